@@ -1,0 +1,96 @@
+"""What carries packets on a host. Is told rows and interfaces, and says for each what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from weft.policy.drop import DropReason
+from weft.policy.rows import Key, Row
+
+
+class Feature(str, Enum):
+    """What a data plane may or may not be able to do."""
+
+    NVGRE = "nvgre"
+    UNDERLAY_IPV4 = "underlay-ipv4"
+    UNDERLAY_IPV6 = "underlay-ipv6"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row, key or port that could not be carried out. permanent: trying again without a change is useless."""
+
+    key: Key
+    reason: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Counters of one interface, from the guest's side: received from the guest, sent to the guest.
+
+    Of an uplink: received are the packets taken from the underlay, sent those given to it.
+    """
+
+    received_packets: int = 0
+    received_bytes: int = 0
+    sent_packets: int = 0
+    sent_bytes: int = 0
+    drops: Mapping[DropReason, int] = field(default_factory=dict)
+
+
+class DataPlane(Protocol):
+    """Synchronous: whoever calls it puts it on a thread of its own. One caller at a time.
+
+    Every method may be called at any time and any number of times; state lives in the kernel and outlives the caller.
+    """
+
+    @property
+    def features(self) -> frozenset[Feature]: ...
+
+    def update(self, rows: Iterable[Row]) -> list[Failure]:
+        """Make each row so. Idempotent. Rows come in the tables' order."""
+        ...
+
+    def delete(self, keys: Iterable[Key]) -> list[Failure]:
+        """Make each row absent; absent already is success."""
+        ...
+
+    def prune(self, desired: Collection[Key]) -> list[Failure]:
+        """Remove whatever is ours and not in ``desired``."""
+        ...
+
+    def read(self) -> Iterator[Row]:
+        """What is really programmed, read back from the kernel (ports: those that are bound)."""
+        ...
+
+    def bind(self, bindings: Mapping[str, str]) -> list[Failure]:
+        """All bindings of ports to interfaces there should be (port name -> interface name), replacing the former.
+
+        An interface is closed (all of its packets dropped) from its binding on until its port's row is there, and
+        again when the row goes. One that leaves the bindings is let go: our program comes off it.
+        """
+        ...
+
+    def repair(self) -> int:
+        """Compare all that was told with what is programmed, and mend it; the number of entries mended."""
+        ...
+
+    def counters(self) -> Mapping[str, Traffic]:
+        """Port name, or ``uplink:<interface>``, -> traffic."""
+        ...
+
+    def usage(self) -> Mapping[str, tuple[int, int]]:
+        """Table -> (entries in use, capacity)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of handles. What is programmed stays."""
+        ...
+
+    def remove(self) -> None:
+        """Take everything that is ours off this host."""
+        ...

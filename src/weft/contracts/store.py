@@ -1,0 +1,63 @@
+"""Where intent is kept. Knows names, bytes and revisions, and nothing of what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One object as it is kept. revision: of the commit that last wrote it."""
+
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    objects: Mapping[str, Stored]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One commit. A watcher sees each, whole, once, in order."""
+
+    revision: int
+    puts: Mapping[str, bytes]
+    deletes: Collection[str]
+
+
+class Compacted(Exception):
+    """The log no longer reaches back to the revision asked for: take a snapshot and start from there."""
+
+
+class PreconditionFailed(Exception):
+    """An object is not at the revision that the commit rests on. Nothing was written."""
+
+    def __init__(self, name: str, expected: int, actual: int) -> None:
+        super().__init__(f"{name} is at revision {actual}, not {expected}")
+        self.name, self.expected, self.actual = name, expected, actual
+
+
+class Store(Protocol):
+    """Revisions are positive and grow by one a commit; an empty store is at 0."""
+
+    async def snapshot(self) -> Snapshot: ...
+
+    async def commit(
+        self, preconditions: Mapping[str, int], puts: Mapping[str, bytes], deletes: Collection[str]
+    ) -> int:
+        """All or nothing, durable when it returns. preconditions: name -> revision it must be at, 0 for absent.
+
+        Deleting what is absent is no fault. Raises PreconditionFailed.
+        """
+        ...
+
+    def watch(self, revision: int) -> AsyncIterator[Batch]:
+        """Every commit after ``revision``, then those to come. Raises Compacted (at the first step)."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The maps that programs and agent share: who writes, who reads. Layouts are pinned state: a change is a new generation.
+ *
+ * Addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d, always in network byte order; VSIDs, ifindexes and numbers are in
+ * host byte order. Every byte of padding is zero.
+ */
+#pragma once
+
+#include "types.h"
+
+#define MAX_PAS 8 /* provider addresses of one host */
+
+/* host: written by the agent from the Host row (and the kernel's view of the uplinks); read on every packet. */
+struct host {
+	struct addr pas[MAX_PAS]; /* unused ones all zero */
+	struct addr source4; /* first IPv4 PA, mapped; zero: none */
+	struct addr source6; /* first IPv6 PA; zero: none */
+	__u32 uplink_mtu; /* smallest of the uplinks; 0: no Host row yet */
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct host);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} host SEC(".maps");
+
+/* subnets: written by the agent from Subnet rows; read on every packet. */
+#define SUBNET_HAS4 1
+#define SUBNET_HAS6 2
+struct subnet {
+	__u8 rdid[16];
+	struct addr gateway6;
+	__be32 gateway4;
+	__u8 router_mac[6];
+	__u16 flags;
+	__u32 mtu; /* 0: what the underlay leaves */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32); /* VSID */
+	__type(value, struct subnet);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} subnets SEC(".maps");
+
+/* records: written by the agent from Record rows; read on every packet. */
+#define RULE_NVGRE 1
+struct record_key {
+	__u32 vsid;
+	struct addr ca;
+};
+struct record {
+	struct addr pa;
+	__u8 mac[6];
+	__u16 rule;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct record_key);
+	__type(value, struct record);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} records SEC(".maps");
+
+/* macs: written by the agent from MacRecord rows; read when an address has no record. value.mac repeats the key's. */
+struct mac_key {
+	__u32 vsid;
+	__u8 mac[6];
+	__u16 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct mac_key);
+	__type(value, struct record);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} macs SEC(".maps");
+
+/* routes: written by the agent from Route rows; read on every routed packet. */
+struct route_key {
+	__u32 prefixlen; /* 128 + length; an IPv4 length counts from 96 */
+	__u8 rdid[16];
+	struct addr prefix;
+};
+struct route {
+	__u32 vsid;
+	__u32 via; /* 1: next_hop; 0: on-link */
+	struct addr next_hop;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct route_key);
+	__type(value, struct route);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} routes SEC(".maps");
+
+/* ports: written by the agent from Port rows and bindings; read on every packet from a guest. */
+#define PORT_ENABLED 1
+#define PORT_PEER 2 /* veth or netkit whose other end is in another namespace: bpf_redirect_peer works */
+struct port {
+	__u32 vsid;
+	__u8 mac[6];
+	__u16 flags;
+	struct addr ca4; /* first IPv4 CA, mapped, and first IPv6 CA: the fast way through anti-spoofing; zero: none */
+	struct addr ca6;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct port);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} ports SEC(".maps");
+
+/* local: written by the agent: the bound ports by MAC; read on every packet to a local port. */
+struct local_port {
+	__u32 ifindex;
+	__u32 flags; /* as in struct port */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct mac_key);
+	__type(value, struct local_port);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} local SEC(".maps");
+
+/* sources: written by the agent: every (MAC, prefix) a bound port may send from, its own CAs included. */
+struct source_key {
+	__u32 prefixlen; /* 96 + length; an IPv4 length counts from 96 */
+	__u32 ifindex;
+	__u8 mac[6];
+	__u16 pad;
+	struct addr prefix;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_key);
+	__type(value, __u32); /* 1 */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sources SEC(".maps");
+
+/* counters: entries made by the agent for every bound port and uplink before its program is attached, counted by the
+ * programs. A value per CPU. The entry of ifindex 0 counts what comes in by an interface that has none.
+ */
+struct counters {
+	__u64 received_packets;
+	__u64 received_bytes;
+	__u64 sent_packets;
+	__u64 sent_bytes;
+	__u64 drops[32]; /* by enum drop_reason */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 4112);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct counters);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} counters SEC(".maps");

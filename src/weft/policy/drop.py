@@ -1,0 +1,47 @@
+"""Why a packet is dropped: one closed list, the same in every data plane, in the CLI, in metrics and in traces.
+
+Standard library only, and no import from Weft: the build of the eBPF program reads this file to write its C header.
+Numbers are part of the pinned maps' layout: append, never renumber.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class DropReason(IntEnum):
+    """Member name in lower case is the name that users see."""
+
+    PORT_UNBOUND = 1  #: no port is bound to the interface
+    PORT_DOWN = 2  #: the port's admin state is down
+    TRUNCATED = 3  #: a header is cut short
+    MALFORMED = 4  #: a header contradicts itself or the packet's length
+    VLAN_TAG = 5  #: IEEE 802.1Q or 802.1ad tag where none may be
+    ETHERTYPE = 6  #: neither ARP, IPv4 nor IPv6 (from the uplink: neither IPv4 nor IPv6)
+    SPOOFED_MAC = 7  #: source MAC is not the port's own nor an allowed address pair's
+    SPOOFED_CA = 8  #: source address is not the port's own nor an allowed address pair's
+    NO_RECORD = 9  #: nobody has the address (and no port of the subnet has the MAC)
+    NO_ROUTE = 10  #: the routing domain has no route to the destination
+    TTL_EXPIRED = 11  #: hop limit would reach zero
+    TOO_BIG = 12  #: larger than the path takes; Fragmentation Needed or Packet Too Big was sent if allowed
+    MULTICAST = 13  #: broadcast or multicast that is not carried
+    ANNOUNCEMENT = 14  #: gratuitous ARP, ARP reply or neighbour advertisement: a hint, consumed here
+    OWN_ADDRESS = 15  #: a question about the asking port's own address (duplicate address detection): silence is right
+    TO_GATEWAY = 16  #: for the gateway itself and not an echo request
+    OUTER_MALFORMED = 17  #: outer IP header contradicts itself
+    OUTER_FRAGMENT = 18  #: outer packet is a fragment
+    FORGED_SOURCE = 19  #: outer source is not where policy places the inner source
+    RESERVED_VSID = 20  #: VSID outside 4096..16777214
+    UNKNOWN_VSID = 21  #: no such virtual subnet on this host
+    VSID_ACL = 22  #: no port with the destination MAC has the packet's VSID here
+    NO_UNDERLAY = 23  #: the kernel has no route to the destination PA, or this host no PA of that family
+    ENCAP_FAILED = 24  #: the kernel refused to add or remove the outer header
+    UNSUPPORTED_RULE = 25  #: the record's rule is none that this data plane carries
+    HAIRPIN = 26  #: would leave by the port that it came from
+    ECN = 27  #: congestion marked outside, inner transport not ECN capable (RFC 6040 section 4.2)
+    NOT_POLICY = 28  #: towards a guest, but not sent there by the data plane (the host's own stack)
+
+    @property
+    def label(self) -> str:
+        """The name that users see."""
+        return self.name.lower()

@@ -1,0 +1,159 @@
+"""What one host needs to know, as typed flat rows. Holds no reference to what tenants wrote, and decides nothing.
+
+Text fields are canonical: addresses as ``str(ipaddress.ip_address(...))`` (IPv4 never mapped), MACs lower case
+with colons, prefixes with host bits zero. A row is what goes over the feed, field by field, so a field's name is
+part of the feed's contract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+
+class Rule(str, Enum):
+    """How a record's packets travel."""
+
+    NVGRE = "nvgre"  # RFC 7637
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """One NIC of a host on the physical network."""
+
+    interface: str
+    mtu_bytes: int  # IP MTU of the provider network
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The host itself. Scope: the host."""
+
+    host: str  # hosts/h1
+    pas: tuple[str, ...]  # the first of each family is the source of what it sends
+    uplinks: tuple[Uplink, ...]
+
+    @property
+    def key(self) -> HostKey:
+        return ("hosts", self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """One virtual subnet. Scope: its routing domain."""
+
+    vsid: int
+    rdid: str
+    prefixes: tuple[str, ...]  # at most one per family
+    gateways: tuple[str, ...]  # one per prefix, in the same order
+    router_mac: str
+    mtu_bytes: int  # 0: what the underlay leaves
+
+    @property
+    def key(self) -> SubnetKey:
+        return ("subnets", self.vsid)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A lookup record: where a customer address lives and how to reach it. Scope: its routing domain."""
+
+    vsid: int
+    ca: str
+    pa: str
+    mac: str
+    rule: Rule = Rule.NVGRE
+
+    @property
+    def key(self) -> RecordKey:
+        return ("records", self.vsid, self.ca)
+
+
+@dataclass(frozen=True, slots=True)
+class MacRecord:
+    """Where a port's MAC lives, for addresses that have no record. Scope: its routing domain."""
+
+    vsid: int
+    mac: str
+    pa: str
+    rule: Rule = Rule.NVGRE
+
+    @property
+    def key(self) -> MacRecordKey:
+        return ("macs", self.vsid, self.mac)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A destination prefix of a routing domain; the winner among equals is chosen already. Scope: its routing domain.
+
+    next_hop None: on-link in subnet ``vsid``; else the CA in subnet ``vsid`` to hand the packet to.
+    """
+
+    rdid: str
+    prefix: str
+    vsid: int
+    next_hop: str | None = None
+
+    @property
+    def key(self) -> RouteKey:
+        return ("routes", self.rdid, self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A further source that a port may use. A port's own (MAC, CA) pairs are not listed here."""
+
+    mac: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A guest's virtual NIC on this host. Scope: the host."""
+
+    port: str  # tenants/blue/ports/web-1
+    vsid: int
+    mac: str
+    cas: tuple[str, ...]
+    pairs: tuple[Pair, ...] = ()
+    enabled: bool = True
+
+    @property
+    def key(self) -> PortKey:
+        return ("ports", self.port)
+
+
+Row: TypeAlias = Host | Subnet | Record | MacRecord | Route | Port
+
+HostKey: TypeAlias = tuple[str, str]
+SubnetKey: TypeAlias = tuple[str, int]
+RecordKey: TypeAlias = tuple[str, int, str]
+MacRecordKey: TypeAlias = tuple[str, int, str]
+RouteKey: TypeAlias = tuple[str, str, str]
+PortKey: TypeAlias = tuple[str, str]
+Key: TypeAlias = tuple[str, str] | tuple[str, int] | tuple[str, int, str] | tuple[str, str, str]
+
+#: Table name (a key's first item) -> row type, in the order in which puts are applied; deletes go in reverse.
+TABLES: dict[str, type[Row]] = {
+    "hosts": Host,
+    "subnets": Subnet,
+    "records": Record,
+    "macs": MacRecord,
+    "routes": Route,
+    "ports": Port,
+}
+
+ORDER: dict[str, int] = {table: rank for rank, table in enumerate(TABLES)}
+
+#: A scope is ``host:hosts/h1`` or ``rd:<RDID>``; a host is sent its own scope and those of the domains it runs ports of.
+Scope: TypeAlias = str
+
+
+def host_scope(host: str) -> Scope:
+    return f"host:{host}"
+
+
+def domain_scope(rdid: str) -> Scope:
+    return f"rd:{rdid}"
