@@ -1,0 +1,335 @@
+"""Client and AsyncClient: /v1 as typed calls, over TCP or a unix socket. Neither retries by itself.
+
+A refused connection is Retry (time's turn); an answer that says no is ApiError (whose turn: its status).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Self, TypeAlias, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx2
+import msgspec
+
+from weft.kit.errors import Rejected, Retry
+from weft.wire import problem
+from weft.wire.api import Applied, Event, Item, Page, StatusReport, Traced
+
+DEFAULT_URL = "unix:///run/weft/controller.sock"
+
+#: One put of an apply: the object's name and its spec.
+Put: TypeAlias = tuple[str, Mapping[str, Any]]
+
+_T = TypeVar("_T")
+
+
+class ApiError(Exception):
+    """The controller said no. status and field as in its problem details; never raised for a broken connection."""
+
+    def __init__(self, status: int, title: str, detail: str = "", field: str = "") -> None:
+        super().__init__(f"{field}: {detail}" if field else (detail or f"{status} {title}"))
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.field = field
+
+
+def _check(status: int, body: bytes) -> None:
+    if status >= 400:
+        found = problem.decode(status, body)
+        raise ApiError(status, found.title, found.detail, found.field)
+
+
+def _decode(body: bytes, type_: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except msgspec.DecodeError as error:
+        raise Retry(f"the answer is not one of a Weft controller: {error}") from error
+
+
+def _address(url: str) -> tuple[str, str | None]:
+    """(base URL, unix socket's path or None)."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return "http://weft", unquote(parts.path)
+    if parts.scheme in ("http", "https") and parts.netloc:
+        return url.rstrip("/"), None
+    raise Rejected(f"'{url}' is not a controller's URL such as http://127.0.0.1:8640 or {DEFAULT_URL}")
+
+
+def _path(name: str) -> str:
+    return "/v1/" + quote(name.strip("/"), safe="/")
+
+
+def _body(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def _preconditions(if_match: int | None, create_only: bool) -> dict[str, str]:
+    headers = {"content-type": "application/json"}
+    if if_match is not None:
+        headers["if-match"] = f'"{if_match}"'
+    if create_only:
+        headers["if-none-match"] = "*"
+    return headers
+
+
+def _apply_body(puts: Iterable[Put], deletes: Iterable[str]) -> bytes:
+    return _body({"puts": [{"name": name, "spec": spec} for name, spec in puts], "deletes": list(deletes)})
+
+
+def _watch_query(revision: int | None, prefix: str) -> dict[str, str]:
+    query = {} if revision is None else {"revision": str(revision)}
+    if prefix:
+        query["prefix"] = prefix
+    return query
+
+
+def _feed_query(revision: int | None) -> dict[str, str]:
+    return {} if revision is None else {"revision": str(revision)}
+
+
+def _list_query(limit: int, filters: Mapping[str, str], after: str | None) -> dict[str, str]:
+    query = {"limit": str(limit), **filters}
+    if after is not None:
+        query["continue"] = after
+    return query
+
+
+def _trace_body(source: str, to: str | None, frame: bytes | None) -> bytes:
+    if (to is None) == (frame is None):
+        raise Rejected("a trace needs either an address to reach or a frame, and not both")
+    return _body({"from": source, "to": to} if frame is None else {"from": source, "frame": frame.hex()})
+
+
+def _fault(url: str, error: httpx2.HTTPError) -> Retry:
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return Retry(f"no controller answers at {url}: {error}")
+    return Retry(f"the connection to the controller at {url} broke: {str(error) or type(error).__name__}")
+
+
+# Any silence longer than this on a stream is a dead connection: the controller says something every 5 s.
+_STREAM_SILENCE_S = 20.0
+
+
+def _timeouts(timeout_s: float, read_s: float | None = None) -> httpx2.Timeout:
+    return httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0), read=read_s or timeout_s)
+
+
+def _lines(pending: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
+    *lines, rest = (pending + chunk).split(b"\n")
+    return [line for line in lines if line], rest
+
+
+class Client:
+    """The controller, from ordinary code. Not to be shared between threads while it streams."""
+
+    def __init__(
+        self, url: str = DEFAULT_URL, *, timeout_s: float = 60.0, transport: httpx2.BaseTransport | None = None
+    ) -> None:
+        base, socket = _address(url)
+        self.url = url
+        self._timeout_s = timeout_s
+        self._http = httpx2.Client(
+            base_url=base,
+            transport=transport or httpx2.HTTPTransport(uds=socket),
+            timeout=_timeouts(timeout_s),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def get(self, name: str) -> Item:
+        return _decode(self._call("GET", _path(name)), Item)
+
+    def page(self, collection: str, *, limit: int = 500, after: str | None = None, **filters: str) -> Page:
+        """One part of a list; ``after`` is the former part's ``next``."""
+        return _decode(self._call("GET", _path(collection), params=_list_query(limit, filters, after)), Page)
+
+    def list(self, collection: str, *, limit: int = 500, **filters: str) -> Iterator[Item]:
+        """Every object of the collection, asked for in parts of ``limit``."""
+        after: str | None = None
+        while True:
+            part = self.page(collection, limit=limit, after=after, **filters)
+            yield from part.items
+            if (after := part.next) is None:
+                return
+
+    def put(
+        self, name: str, spec: Mapping[str, Any], *, if_match: int | None = None, create_only: bool = False
+    ) -> Item:
+        headers = _preconditions(if_match, create_only)
+        return _decode(self._call("PUT", _path(name), content=_body({"spec": spec}), headers=headers), Item)
+
+    def patch(self, name: str, spec: Mapping[str, Any], *, if_match: int | None = None) -> Item:
+        """RFC 7396: a null takes a field away, an object is merged, all else replaces."""
+        headers = _preconditions(if_match, False)
+        return _decode(self._call("PATCH", _path(name), content=_body({"spec": spec}), headers=headers), Item)
+
+    def delete(self, name: str, *, if_match: int | None = None) -> None:
+        self._call("DELETE", _path(name), headers=_preconditions(if_match, False))
+
+    def apply(self, puts: Iterable[Put] = (), deletes: Iterable[str] = (), *, dry_run: bool = False) -> Applied:
+        """All or nothing, in any order."""
+        params = {"dry_run": "true"} if dry_run else {}
+        return _decode(self._call("POST", "/v1/apply", content=_apply_body(puts, deletes), params=params), Applied)
+
+    def trace(self, source: str, *, to: str | None = None, frame: bytes | None = None) -> Traced:
+        return _decode(self._call("POST", "/v1/trace", content=_trace_body(source, to, frame)), Traced)
+
+    def report(self, host: str, report: StatusReport) -> None:
+        """Say what a host (full name) has applied and how its ports are."""
+        self._call("POST", _path(host) + "/status", content=_body(report))
+
+    def health(self) -> dict[str, Any]:
+        return _decode(self._call("GET", "/healthz"), dict[str, Any])
+
+    def watch(self, revision: int | None = None, prefix: str = "") -> Iterator[Event]:
+        """Every change after ``revision`` (None: from now), and bookmarks. Ends with the connection.
+
+        ApiError 410: the revision is too old; list again.
+        """
+        pending = b""
+        for chunk in self._stream("/v1/watch", _watch_query(revision, prefix)):
+            lines, pending = _lines(pending, chunk)
+            for line in lines:
+                yield _decode(line, Event)
+
+    def feed(self, host: str, revision: int | None = None) -> Iterator[bytes]:
+        """The bytes of a host's feed, in pieces as they come."""
+        return self._stream(_path(host) + "/feed", _feed_query(revision))
+
+    def _call(self, method: str, path: str, **arguments: Any) -> bytes:
+        try:
+            answer = self._http.request(method, path, **arguments)
+        except httpx2.HTTPError as error:
+            raise _fault(self.url, error) from error
+        _check(answer.status_code, answer.content)
+        return answer.content
+
+    def _stream(self, path: str, params: Mapping[str, str]) -> Iterator[bytes]:
+        timeout = _timeouts(self._timeout_s, _STREAM_SILENCE_S)
+        try:
+            with self._http.stream("GET", path, params=params, timeout=timeout) as answer:
+                if answer.status_code >= 400:
+                    _check(answer.status_code, answer.read())
+                yield from answer.iter_raw()
+        except httpx2.HTTPError as error:
+            raise _fault(self.url, error) from error
+
+
+class AsyncClient:
+    """The controller, from asyncio code. Every call may be cancelled."""
+
+    def __init__(
+        self, url: str = DEFAULT_URL, *, timeout_s: float = 60.0, transport: httpx2.AsyncBaseTransport | None = None
+    ) -> None:
+        base, socket = _address(url)
+        self.url = url
+        self._timeout_s = timeout_s
+        self._http = httpx2.AsyncClient(
+            base_url=base,
+            transport=transport or httpx2.AsyncHTTPTransport(uds=socket),
+            timeout=_timeouts(timeout_s),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def get(self, name: str) -> Item:
+        return _decode(await self._call("GET", _path(name)), Item)
+
+    async def page(self, collection: str, *, limit: int = 500, after: str | None = None, **filters: str) -> Page:
+        """One part of a list; ``after`` is the former part's ``next``."""
+        return _decode(await self._call("GET", _path(collection), params=_list_query(limit, filters, after)), Page)
+
+    async def list(self, collection: str, *, limit: int = 500, **filters: str) -> AsyncIterator[Item]:
+        """Every object of the collection, asked for in parts of ``limit``."""
+        after: str | None = None
+        while True:
+            part = await self.page(collection, limit=limit, after=after, **filters)
+            for item in part.items:
+                yield item
+            if (after := part.next) is None:
+                return
+
+    async def put(
+        self, name: str, spec: Mapping[str, Any], *, if_match: int | None = None, create_only: bool = False
+    ) -> Item:
+        headers = _preconditions(if_match, create_only)
+        return _decode(await self._call("PUT", _path(name), content=_body({"spec": spec}), headers=headers), Item)
+
+    async def patch(self, name: str, spec: Mapping[str, Any], *, if_match: int | None = None) -> Item:
+        """RFC 7396: a null takes a field away, an object is merged, all else replaces."""
+        headers = _preconditions(if_match, False)
+        return _decode(await self._call("PATCH", _path(name), content=_body({"spec": spec}), headers=headers), Item)
+
+    async def delete(self, name: str, *, if_match: int | None = None) -> None:
+        await self._call("DELETE", _path(name), headers=_preconditions(if_match, False))
+
+    async def apply(self, puts: Iterable[Put] = (), deletes: Iterable[str] = (), *, dry_run: bool = False) -> Applied:
+        """All or nothing, in any order."""
+        params = {"dry_run": "true"} if dry_run else {}
+        body = _apply_body(puts, deletes)
+        return _decode(await self._call("POST", "/v1/apply", content=body, params=params), Applied)
+
+    async def trace(self, source: str, *, to: str | None = None, frame: bytes | None = None) -> Traced:
+        return _decode(await self._call("POST", "/v1/trace", content=_trace_body(source, to, frame)), Traced)
+
+    async def report(self, host: str, report: StatusReport) -> None:
+        """Say what a host (full name) has applied and how its ports are."""
+        await self._call("POST", _path(host) + "/status", content=_body(report))
+
+    async def health(self) -> dict[str, Any]:
+        return _decode(await self._call("GET", "/healthz"), dict[str, Any])
+
+    async def watch(self, revision: int | None = None, prefix: str = "") -> AsyncIterator[Event]:
+        """Every change after ``revision`` (None: from now), and bookmarks. Ends with the connection.
+
+        ApiError 410: the revision is too old; list again.
+        """
+        pending = b""
+        async with contextlib.aclosing(self._stream("/v1/watch", _watch_query(revision, prefix))) as chunks:
+            async for chunk in chunks:
+                lines, pending = _lines(pending, chunk)
+                for line in lines:
+                    yield _decode(line, Event)
+
+    def feed(self, host: str, revision: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes of a host's feed, in pieces as they come. ApiError 410: start over without a revision."""
+        return self._stream(_path(host) + "/feed", _feed_query(revision))
+
+    async def _call(self, method: str, path: str, **arguments: Any) -> bytes:
+        try:
+            answer = await self._http.request(method, path, **arguments)
+        except httpx2.HTTPError as error:
+            raise _fault(self.url, error) from error
+        _check(answer.status_code, answer.content)
+        return answer.content
+
+    async def _stream(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        timeout = _timeouts(self._timeout_s, _STREAM_SILENCE_S)
+        try:
+            async with self._http.stream("GET", path, params=params, timeout=timeout) as answer:
+                if answer.status_code >= 400:
+                    _check(answer.status_code, await answer.aread())
+                async for chunk in answer.aiter_raw():
+                    yield chunk
+        except httpx2.HTTPError as error:
+            raise _fault(self.url, error) from error

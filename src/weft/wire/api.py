@@ -1,0 +1,134 @@
+"""What surrounds a spec on /v1: items, lists, changes, events, statuses. Knows no spec's fields."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One object as a client sees it."""
+
+    name: str
+    kind: str
+    revision: int
+    spec: dict[str, Any]
+    status: dict[str, Any] = {}
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of a list. next: what to give as ``continue`` for the following part; None at the end."""
+
+    items: list[Item]
+    revision: int
+    next: str | None = msgspec.field(name="continue", default=None)
+
+
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of PUT and PATCH."""
+
+    spec: msgspec.Raw
+
+
+class PutEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One put of an apply. The spec stays bytes until its kind is known."""
+
+    name: str
+    spec: msgspec.Raw
+
+
+class ApplyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of an apply."""
+
+    puts: list[PutEntry] = []
+    deletes: list[str] = []
+
+
+Action = Literal["create", "update", "delete"]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What an apply did, or would do, to one object."""
+
+    name: str
+    action: Action
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of an apply. revision: of the state that holds the changes (dry run: that they were worked out on)."""
+
+    revision: int
+    changes: list[Change]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a watch. A bookmark has neither puts nor deletes: nothing else happened up to its revision."""
+
+    revision: int
+    puts: list[Item] = []
+    deletes: list[str] = []
+
+
+class TraceRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a trace: an address to reach, or a whole Ethernet frame in hex. Exactly one of the two."""
+
+    source: str = msgspec.field(name="from")
+    to: str | None = None
+    frame: str | None = None
+
+
+class TraceStep(msgspec.Struct, frozen=True):
+    host: str
+    text: str
+
+
+class Traced(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of the packet, step by step."""
+
+    steps: list[TraceStep]
+    outcome: dict[str, Any]
+
+
+PortState = Literal["active", "down", "failed"]
+
+
+class PortReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a host says of one of its ports."""
+
+    state: PortState
+    reason: str = ""
+
+
+class FailureReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A row that a host could not carry out."""
+
+    key: list[str | int]
+    reason: str
+
+
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a host's status. complete: replaces all that the host said before; else ports are merged into it."""
+
+    revision: int
+    ports: dict[str, PortReport] = {}
+    failures: list[FailureReport] = []
+    complete: bool = False
+
+
+class PortStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Status of a port. host: who said so, or should; None for a port that is nowhere."""
+
+    state: Literal["active", "down", "failed", "unknown"]
+    reason: str = ""
+    host: str | None = None
+
+
+class HostStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Status of a host. connected: an agent of it has the feed open."""
+
+    state: Literal["connected", "absent"]
+    applied_revision: int | None = None
+    failures: list[FailureReport] = []
