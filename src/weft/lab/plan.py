@@ -1,0 +1,288 @@
+"""From a lab's spec to the steps that build it, as typed values. Never runs one of them.
+
+Namespaces: ``weft.<lab>.fabric``, ``weft.<lab>.host.<host>``, ``weft.<lab>.guest.<tenant>.<port>``. A dot is in no name
+of ours, so one lab's prefix is never another's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from weft.kit.errors import Rejected
+from weft.lab.spec import Attach, LabHost, LabSpec
+
+#: Of the guest's packet; over an IPv4 and an IPv6 underlay.
+NVGRE_OVERHEAD_BYTES = {4: 42, 6: 62}
+UPLINK = "eth0"
+GUEST_INTERFACE = "eth0"
+
+
+@dataclass(frozen=True, slots=True)
+class AddNamespace:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a veth pair."""
+
+    namespace: str
+    interface: str
+    mac: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddVeth:
+    left: End
+    right: End
+    mtu_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLink:
+    namespace: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """An interface that is up cannot be renamed: it goes down first."""
+
+    namespace: str
+    interface: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl:
+    """key: below /proc/sys/net, as a path."""
+
+    namespace: str
+    key: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    """address: with its prefix length. checked: IPv6 duplicate address detection runs."""
+
+    namespace: str
+    interface: str
+    address: str
+    checked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    namespace: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddDefaultRoute:
+    namespace: str
+    via: str
+
+
+Step: TypeAlias = AddNamespace | AddVeth | DeleteLink | Rename | SetSysctl | AddAddress | SetUp | AddDefaultRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A port's guest. interface: the host's end of its veth; explicit: the agent must be told of it."""
+
+    port: str
+    namespace: str
+    host: str
+    interface: str
+    explicit: bool
+    mac: str
+    addresses: tuple[str, ...]  # with prefix lengths
+    gateways: tuple[str, ...]
+    mtu_bytes: int
+
+
+def prefix(lab: str) -> str:
+    return f"weft.{lab}."
+
+
+def fabric_namespace(lab: str) -> str:
+    return f"{prefix(lab)}fabric"
+
+
+def host_namespace(lab: str, host: str) -> str:
+    return f"{prefix(lab)}host.{host}"
+
+
+def guest_namespace(lab: str, port: str) -> str:
+    _, tenant, _, name = port.split("/")
+    return f"{prefix(lab)}guest.{tenant}.{name}"
+
+
+def tap_name(port: str) -> str:
+    """As OpenStack names taps; an agent binds such an interface without being told."""
+    return "tap" + port.rsplit("/", 1)[1][:11]
+
+
+def explicit_name(port: str) -> str:
+    """Fits in the 15 characters of an interface's name, and is the port's alone."""
+    return "guest" + hashlib.sha256(port.encode()).hexdigest()[:8]
+
+
+def underlay_steps(spec: LabSpec) -> list[Step]:
+    """The fabric, and each host on a wire of its own to it."""
+    fabric = fabric_namespace(spec.name)
+    hosts = [(index, host, host_namespace(spec.name, host.name)) for index, host in enumerate(spec.hosts, 1)]
+    steps: list[Step] = [AddNamespace(fabric), *(AddNamespace(namespace) for _, _, namespace in hosts)]
+    steps += [
+        SetSysctl(fabric, "ipv4/ip_forward", 1),
+        SetSysctl(fabric, "ipv6/conf/all/forwarding", 1),
+        *_no_rp_filter(fabric),
+    ]
+    for _, _, namespace in hosts:
+        # Its own stack must not carry what the data plane should: a host forwards nothing.
+        steps += [
+            SetSysctl(namespace, "ipv4/ip_forward", 0),
+            SetSysctl(namespace, "ipv6/conf/all/forwarding", 0),
+            *_no_rp_filter(namespace),
+        ]
+    steps += [
+        AddVeth(End(fabric, f"host{index}"), End(namespace, UPLINK), spec.mtu_bytes) for index, _, namespace in hosts
+    ]
+    steps.append(SetUp(fabric, "lo"))
+    for index, host, _ in hosts:
+        steps += [AddAddress(fabric, f"host{index}", _in(host, host.gateway)), SetUp(fabric, f"host{index}")]
+    for _, host, namespace in hosts:
+        steps += [
+            SetUp(namespace, "lo"),
+            AddAddress(namespace, UPLINK, _in(host, host.pa)),
+            SetUp(namespace, UPLINK),
+            AddDefaultRoute(namespace, host.gateway),
+        ]
+    return steps
+
+
+def guests(
+    spec: LabSpec, ports: Iterable[Mapping[str, Any]], subnets: Mapping[str, Mapping[str, Any]]
+) -> list[Guest]:
+    """A guest for each port that is on a host of the lab. ports: objects as the API gives them; subnets: specs by name."""
+    placed = [each for each in ports if each["spec"].get("host")]
+    taken: dict[tuple[str, str], int] = {}
+    for each in placed:
+        place = (_label(each["spec"]["host"]), tap_name(each["name"]))
+        taken[place] = taken.get(place, 0) + 1
+    found: list[Guest] = []
+    for each in placed:
+        name, host = each["name"], _label(each["spec"]["host"])
+        subnet = subnets[each["spec"]["virtual_subnet"]]
+        guest = _guest(spec, name, host, each["spec"], subnet)
+        alone = taken[host, tap_name(name)] == 1
+        found.append(_attached(spec, guest, alone))
+    if lost := sorted(spec.guests.keys() - {guest.port for guest in found}):
+        raise Rejected(f"{lost[0]} is no port on a host of this lab; see objects", f"guests.{lost[0]}")
+    return found
+
+
+def guest_steps(spec: LabSpec, built: Iterable[Guest]) -> list[Step]:
+    """Namespaces first, then wires, then addresses: what the same tool does stands together."""
+    built = list(built)
+    steps: list[Step] = [AddNamespace(guest.namespace) for guest in built]
+    for guest in built:
+        steps += [
+            SetSysctl(guest.namespace, "ipv6/conf/default/accept_ra", 0),
+            SetSysctl(guest.namespace, "ipv6/conf/default/addr_gen_mode", 0),  # EUI-64: what anti-spoofing knows
+        ]
+    steps += [_wire(spec.name, guest, GUEST_INTERFACE) for guest in built]
+    steps += [_mute(spec.name, guest) for guest in built]
+    for host in spec.hosts:
+        namespace = host_namespace(spec.name, host.name)
+        steps += [SetUp(namespace, guest.interface) for guest in built if guest.host == host.name]
+    for guest in built:
+        steps.append(SetUp(guest.namespace, "lo"))
+        steps += _dressed(guest, checked=True)
+    return steps
+
+
+def moved(spec: LabSpec, guest: Guest, host: str, others: Iterable[Guest]) -> Guest:
+    """The same guest on another host."""
+    spec.host(host)
+    alone = all(tap_name(other.port) != tap_name(guest.port) for other in others if other.host == host)
+    return _attached(spec, replace(guest, host=host), alone)
+
+
+def arrival_steps(lab: str, guest: Guest) -> list[Step]:
+    """The moved guest's new wire, ready beside the old one, which still carries."""
+    namespace = host_namespace(lab, guest.host)
+    return [_wire(lab, guest, "arriving"), _mute(lab, guest), SetUp(namespace, guest.interface)]
+
+
+def handover_steps(guest: Guest) -> list[Step]:
+    """The guest goes from the old wire to the new one. Addresses are its own already, so nothing is checked again."""
+    return [
+        DeleteLink(guest.namespace, GUEST_INTERFACE),
+        Rename(guest.namespace, "arriving", GUEST_INTERFACE),
+        *_dressed(guest, checked=False),
+    ]
+
+
+def _guest(spec: LabSpec, name: str, host: str, port: Mapping[str, Any], subnet: Mapping[str, Any]) -> Guest:
+    spec.host(host)
+    prefixes = [ipaddress.ip_network(each) for each in subnet["prefixes"]]
+    addresses = []
+    for each in port["addresses"]:
+        ca = ipaddress.ip_address(each)
+        length = next(prefix.prefixlen for prefix in prefixes if ca in prefix)
+        addresses.append(f"{ca}/{length}")
+    versions = {ipaddress.ip_interface(each).version for each in addresses}
+    gateways = tuple(each for each in subnet["gateways"] if ipaddress.ip_address(each).version in versions)
+    overhead = max(NVGRE_OVERHEAD_BYTES[each.subnet.version] for each in spec.hosts)
+    wish = spec.guests.get(name)
+    mtu_bytes = (wish.mtu_bytes if wish else 0) or subnet.get("mtu_bytes", 0) or spec.mtu_bytes - overhead
+    namespace = guest_namespace(spec.name, name)
+    return Guest(name, namespace, host, tap_name(name), False, port["mac"], tuple(addresses), gateways, mtu_bytes)
+
+
+def _attached(spec: LabSpec, guest: Guest, alone: bool) -> Guest:
+    wish = spec.guests.get(guest.port)
+    attach = wish.attach if wish and wish.attach is not Attach.AUTO else spec.host(guest.host).attach
+    if attach is Attach.TAP and not alone:
+        raise Rejected(
+            f"two ports of host {guest.host} would both have the interface {tap_name(guest.port)}; use attach: explicit",
+            f"guests.{guest.port}.attach",
+        )
+    explicit = attach is Attach.EXPLICIT or not alone
+    return replace(guest, explicit=explicit, interface=explicit_name(guest.port) if explicit else tap_name(guest.port))
+
+
+def _wire(lab: str, guest: Guest, interface: str) -> Step:
+    host = End(host_namespace(lab, guest.host), guest.interface)
+    return AddVeth(host, End(guest.namespace, interface, guest.mac), guest.mtu_bytes)
+
+
+def _mute(lab: str, guest: Guest) -> Step:
+    """The host's own stack has nothing to say to a guest."""
+    return SetSysctl(host_namespace(lab, guest.host), f"ipv6/conf/{guest.interface}/disable_ipv6", 1)
+
+
+def _dressed(guest: Guest, *, checked: bool) -> Iterator[Step]:
+    for address in guest.addresses:
+        yield AddAddress(guest.namespace, GUEST_INTERFACE, address, checked)
+    yield SetUp(guest.namespace, GUEST_INTERFACE)
+    for gateway in guest.gateways:
+        yield AddDefaultRoute(guest.namespace, gateway)
+
+
+def _no_rp_filter(namespace: str) -> list[Step]:
+    return [SetSysctl(namespace, f"ipv4/conf/{each}/rp_filter", 0) for each in ("all", "default")]
+
+
+def _in(host: LabHost, address: str) -> str:
+    return f"{address}/{host.subnet.prefixlen}"
+
+
+def _label(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
