@@ -1,0 +1,437 @@
+"""The server's side of the feed: what each host is sent, and when. Never waits for a host.
+
+Everything rests on one idea: what a listener is owed is a function of the scopes it had, the scopes it has, and the
+changes in between. A host that follows, one that lags and one that comes back are the same case with one change,
+a few, or many; so lagging costs fewer frames, not more.
+
+``rows`` and ``scopes_of`` must show exactly what was published: whoever compiles publishes in the same step of the
+event loop, with no await in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from weft.contracts.clock import Clock
+from weft.policy.delta import Delta, ScopedDelta
+from weft.policy.rows import ORDER, TABLES, Key, Row, Scope
+from weft.wire import feed as wire
+
+_RANK = {kind: ORDER[table] for table, kind in TABLES.items()}
+_TABLE = {kind: table for table, kind in TABLES.items()}
+
+_Item = TypeVar("_Item")
+
+#: Frames below this are joined into one write; above it they are passed on as they are, to all listeners alike.
+_JOIN_BYTES = 16_384
+
+
+class Gone(Exception):
+    """The history does not reach back to the revision asked for: start over with everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is kept for those who lag or come back."""
+
+    history_rows: int = 500_000  #: changed rows that can be resumed over
+    history_changes: int = 100_000
+    pending_rows: int = 500_000  #: changed rows that a listener may be behind before it is cut off
+    snapshot_rows: int = 1_000_000  #: rows whose encoded form is kept for the next who starts
+    bookmark_s: float = 5.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the feed has done since it began. ``listeners`` and ``pending`` state the present."""
+
+    listeners: int = 0
+    streams_full: int = 0
+    streams_resumed: int = 0
+    streams_gone: int = 0
+    streams_cut_off: int = 0
+    wakes: int = 0
+    frames_encoded: int = 0
+    bytes_encoded: int = 0
+    writes_sent: int = 0
+    bytes_sent: int = 0
+
+
+class MonotonicClock:
+    """Real time."""
+
+    def now_s(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class FeedLog:
+    """What was published, kept for as long as it may be asked for, and who listens."""
+
+    def __init__(
+        self,
+        rows: Callable[[Scope], Iterable[Row]],
+        scopes_of: Callable[[str], frozenset[Scope]],
+        revision: int,
+        *,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._rows = rows
+        self._scopes_of = scopes_of
+        self._clock = clock or MonotonicClock()
+        self._limits = limits or Limits()
+        self._revision = revision
+        self._floor = revision  # the oldest revision that can be resumed from
+        self._history: deque[_Change] = deque()
+        self._history_rows = 0
+        self._snapshots: OrderedDict[Scope, _Snapshot] = OrderedDict()
+        self._snapshot_rows = 0
+        self._merged: OrderedDict[tuple[Scope, int, int], tuple[bytes, ...]] = OrderedDict()
+        self._by_scope: dict[Scope, set[_Listener]] = {}
+        self._by_host: dict[str, set[_Listener]] = {}
+        self.counters = Counters()
+
+    @property
+    def revision(self) -> int:
+        return self._revision
+
+    def listening(self, host: str) -> bool:
+        """Whether an agent of the host is connected."""
+        return host in self._by_host
+
+    def publish(self, revision: int, delta: ScopedDelta) -> None:
+        """One commit's consequences. Wakes those it concerns, and only those."""
+        if revision <= self._revision:
+            raise ValueError(f"revision {revision} was published after {self._revision}; revisions grow")
+        change = _Change.of(revision, delta, self.counters)
+        self._revision = revision
+        self._remember(change)
+        for scope in change.scopes:
+            self._forget_snapshot(scope)
+        self._move_members(change)
+        for scope in change.scopes:
+            for listener in self._by_scope.get(scope, ()):
+                self._owe(listener, change)
+
+    async def stream(self, host: str, revision: int | None = None) -> AsyncIterator[bytes]:
+        """Everything the host is to have, then what changes; or what changed since ``revision``, and on from there.
+
+        Raises Gone at its first step when the history does not reach back to ``revision``. Ends when the listener
+        is further behind than it may be.
+        """
+        listener, frames = self._admit(host, revision)
+        ticker = asyncio.ensure_future(self._clock.sleep(self._limits.bookmark_s))
+        try:
+            while True:
+                for data in _joined(frames):
+                    self.counters.writes_sent += 1
+                    self.counters.bytes_sent += len(data)
+                    yield data
+                    if listener.cut_off:
+                        return
+                while not listener.owed and not ticker.done():
+                    await listener.wait(ticker)
+                if listener.cut_off:
+                    return
+                if ticker.done():
+                    ticker = asyncio.ensure_future(self._clock.sleep(self._limits.bookmark_s))
+                frames = self._due(listener)
+        finally:
+            ticker.cancel()
+            self._dismiss(listener)
+
+    # -- listeners --
+
+    def _admit(self, host: str, revision: int | None) -> tuple[_Listener, Iterator[bytes]]:
+        now = self._scopes_of(host)
+        if revision is None:
+            self.counters.streams_full += 1
+            frames = self._difference(frozenset(), now, ())
+        else:
+            if not self._floor <= revision <= self._revision:
+                self.counters.streams_gone += 1
+                raise Gone(
+                    f"revision {revision} cannot be resumed from; {self._floor}..{self._revision} can: start over"
+                )
+            since = [change for change in self._history if change.revision > revision]
+            then = set(now)
+            for change in reversed(since):
+                then -= change.entered.get(host, frozenset())
+                then |= change.left.get(host, frozenset())
+            self.counters.streams_resumed += 1
+            frames = _after(wire.encode_resume(revision), self._difference(frozenset(then), now, since))
+        listener = _Listener(host, set(now), now)
+        self._by_host.setdefault(host, set()).add(listener)
+        for scope in now:
+            self._by_scope.setdefault(scope, set()).add(listener)
+        self.counters.listeners += 1
+        return listener, frames
+
+    def _dismiss(self, listener: _Listener) -> None:
+        self.counters.listeners -= 1
+        _discard(self._by_host, listener.host, listener)
+        for scope in listener.scopes:
+            _discard(self._by_scope, scope, listener)
+
+    def _move_members(self, change: _Change) -> None:
+        for host, scopes in change.left.items():
+            for listener in self._by_host.get(host, ()):
+                for scope in scopes & listener.scopes:
+                    listener.scopes.discard(scope)
+                    _discard(self._by_scope, scope, listener)
+                self._owe(listener, change)
+        for host, scopes in change.entered.items():
+            for listener in self._by_host.get(host, ()):
+                for scope in scopes:
+                    listener.scopes.add(scope)
+                    self._by_scope.setdefault(scope, set()).add(listener)
+                self._owe(listener, change)
+
+    def _owe(self, listener: _Listener, change: _Change) -> None:
+        if listener.cut_off or (listener.owed and listener.owed[-1] is change):
+            return
+        listener.owed.append(change)
+        listener.owed_rows += change.size
+        # One change may be larger than the bound (a domain of 100,000 ports in one apply): it is not lag.
+        if listener.owed_rows > self._limits.pending_rows and len(listener.owed) > 1:
+            listener.cut()
+            self.counters.streams_cut_off += 1
+        self.counters.wakes += 1
+        listener.wake()
+
+    def _due(self, listener: _Listener) -> Iterator[bytes]:
+        then, listener.sent = listener.sent, frozenset(listener.scopes)
+        changes, listener.owed, listener.owed_rows = listener.owed, [], 0
+        return self._difference(then, listener.sent, changes)
+
+    # -- frames --
+
+    def _difference(self, then: frozenset[Scope], now: frozenset[Scope], changes: Sequence[_Change]) -> Iterator[bytes]:
+        """All that turns the rows of ``then`` into those of ``now``, of this moment, however late it is read."""
+        ready: list[bytes] = []
+        for scope in sorted(now & then):
+            touching = [change for change in changes if scope in change.scopes]
+            ready.extend(self._changed(scope, touching))
+        ready.extend(wire.encode_leave(scope) for scope in sorted(then - now))
+        # "host:" sorts before "rd:": a host's own row comes first; its ports wait for everything they rest on.
+        entered = [self._snapshot(scope) for scope in sorted(now - then)]
+        return _sequence(ready, entered, wire.encode_bookmark(self._revision, synced=True))
+
+    def _changed(self, scope: Scope, changes: Sequence[_Change]) -> tuple[bytes, ...]:
+        if not changes:
+            return ()
+        if len(changes) == 1:
+            return changes[0].frames(scope)
+        span = (scope, changes[0].revision, changes[-1].revision)
+        merged = self._merged.get(span)
+        if merged is None:
+            merged = _encoded(scope, _merge(change.scopes[scope] for change in changes), self.counters)
+            self._merged[span] = merged
+            if len(self._merged) > 256:
+                self._merged.popitem(last=False)
+        return merged
+
+    def _snapshot(self, scope: Scope) -> _Snapshot:
+        snapshot = self._snapshots.get(scope)
+        if snapshot is None:
+            snapshot = _Snapshot(scope, self._rows(scope), self.counters)
+            self._snapshots[scope] = snapshot
+            self._snapshot_rows += snapshot.size
+            while self._snapshot_rows > self._limits.snapshot_rows and len(self._snapshots) > 1:
+                self._forget_snapshot(next(iter(self._snapshots)))
+        else:
+            self._snapshots.move_to_end(scope)
+        return snapshot
+
+    def _forget_snapshot(self, scope: Scope) -> None:
+        snapshot = self._snapshots.pop(scope, None)
+        if snapshot is not None:
+            self._snapshot_rows -= snapshot.size
+
+    def _remember(self, change: _Change) -> None:
+        self._history.append(change)
+        self._history_rows += change.size
+        while self._history_rows > self._limits.history_rows or len(self._history) > self._limits.history_changes:
+            oldest = self._history.popleft()
+            self._history_rows -= oldest.size
+            self._floor = oldest.revision
+
+
+@dataclass(slots=True, eq=False)
+class _Change:
+    """One publish. Encoded at most once a scope, when the first listener wants it."""
+
+    revision: int
+    scopes: dict[Scope, Delta]
+    entered: dict[str, frozenset[Scope]]
+    left: dict[str, frozenset[Scope]]
+    size: int
+    counters: Counters
+    encoded: dict[Scope, tuple[bytes, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, revision: int, delta: ScopedDelta, counters: Counters) -> _Change:
+        scopes = {scope: change for scope, change in delta.scopes.items() if change}
+        return cls(
+            revision,
+            scopes,
+            _by_host(delta.entered),
+            _by_host(delta.left),
+            sum(len(change.puts) + len(change.deletes) for change in scopes.values()),
+            counters,
+        )
+
+    def frames(self, scope: Scope) -> tuple[bytes, ...]:
+        frames = self.encoded.get(scope)
+        if frames is None:
+            frames = self.encoded[scope] = _encoded(scope, self.scopes[scope], self.counters)
+        return frames
+
+
+class _Snapshot:
+    """All rows of a scope at one moment, in frames that are encoded at most once, each when it is first wanted."""
+
+    __slots__ = ("_chunks", "_counters", "ports_from", "scope", "size")
+
+    def __init__(self, scope: Scope, rows: Iterable[Row], counters: Counters) -> None:
+        ordered = sorted(rows, key=lambda row: _RANK[type(row)])
+        ports = next((n for n, row in enumerate(ordered) if _RANK[type(row)] == ORDER["ports"]), len(ordered))
+        self.scope = scope
+        self.size = len(ordered)
+        self._counters = counters
+        self._chunks: list[bytes | list[Row]] = [*_slices(ordered[:ports])]
+        self.ports_from = len(self._chunks)  #: the first frame of ports
+        self._chunks.extend(_slices(ordered[ports:]))
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def frame(self, index: int) -> bytes:
+        chunk = self._chunks[index]
+        if isinstance(chunk, bytes):
+            return chunk
+        tables: dict[str, list[Row]] = {}
+        for row in chunk:
+            tables.setdefault(_TABLE[type(row)], []).append(row)
+        frame = _count(wire.encode_tables(self.scope, tables), self._counters)
+        self._chunks[index] = frame
+        return frame
+
+
+@dataclass(slots=True, eq=False)
+class _Listener:
+    """One open stream. scopes: what the host has now; sent: what it had when it was last told."""
+
+    host: str
+    scopes: set[Scope]
+    sent: frozenset[Scope]
+    owed: list[_Change] = field(default_factory=list)
+    owed_rows: int = 0
+    cut_off: bool = False
+    _waiter: asyncio.Future[None] | None = None
+
+    def cut(self) -> None:
+        self.cut_off = True
+        self.owed = self.owed[-1:]  # lets go of the rest; what remains only says that there is something
+        self.owed_rows = 0
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, ticker: asyncio.Future[None]) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._waiter, ticker), return_when=asyncio.FIRST_COMPLETED)
+        self._waiter = None
+
+
+def _sequence(ready: Sequence[bytes], entered: Sequence[_Snapshot], bookmark: bytes) -> Iterator[bytes]:
+    yield from ready
+    for snapshot in entered:
+        for index in range(snapshot.ports_from):
+            yield snapshot.frame(index)
+    for snapshot in entered:
+        for index in range(snapshot.ports_from, len(snapshot)):
+            yield snapshot.frame(index)
+    yield bookmark
+
+
+def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _joined(frames: Iterator[bytes]) -> Iterator[bytes]:
+    """Small frames together in one write; a large one is yielded as the object that all listeners share."""
+    small: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if len(frame) >= _JOIN_BYTES:
+            if small:
+                yield b"".join(small)
+                small, size = [], 0
+            yield frame
+            continue
+        small.append(frame)
+        size += len(frame)
+        if size >= _JOIN_BYTES:
+            yield b"".join(small)
+            small, size = [], 0
+    if small:
+        yield b"".join(small)
+
+
+def _merge(changes: Iterable[Delta]) -> Delta:
+    """Several changes of one scope as one: of each key the last word."""
+    last: dict[Key, Row | None] = {}
+    for change in changes:
+        for row in change.puts:
+            last[row.key] = row
+        for key in change.deletes:
+            last[key] = None
+    puts = sorted((row for row in last.values() if row is not None), key=lambda row: _RANK[type(row)])
+    deletes = sorted((key for key, row in last.items() if row is None), key=lambda key: ORDER[key[0]], reverse=True)
+    return Delta(tuple(puts), tuple(deletes))
+
+
+def _encoded(scope: Scope, delta: Delta, counters: Counters) -> tuple[bytes, ...]:
+    if len(delta.puts) + len(delta.deletes) <= wire.CHUNK_ROWS:
+        return (_count(wire.encode_rows(scope, delta.puts, delta.deletes), counters),)
+    return (
+        *(_count(wire.encode_rows(scope, rows), counters) for rows in _slices(delta.puts)),
+        *(_count(wire.encode_rows(scope, (), keys), counters) for keys in _slices(delta.deletes)),
+    )
+
+
+def _count(frame: bytes, counters: Counters) -> bytes:
+    counters.frames_encoded += 1
+    counters.bytes_encoded += len(frame)
+    return frame
+
+
+def _slices(items: Sequence[_Item]) -> Iterator[list[_Item]]:
+    for start in range(0, len(items), wire.CHUNK_ROWS):
+        yield list(items[start : start + wire.CHUNK_ROWS])
+
+
+def _by_host(pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[Scope]]:
+    hosts: dict[str, set[Scope]] = {}
+    for host, scope in pairs:
+        hosts.setdefault(host, set()).add(scope)
+    return {host: frozenset(scopes) for host, scopes in hosts.items()}
+
+
+def _discard(index: dict[str, set[_Listener]], name: str, listener: _Listener) -> None:
+    members = index.get(name)
+    if members is not None:
+        members.discard(listener)
+        if not members:
+            del index[name]
