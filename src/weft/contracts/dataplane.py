@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
+from weft.model.features import Feature
 from weft.policy.drop import DropReason
 from weft.policy.rows import Key, Row
 
-
-class Feature(str, Enum):
-    """What a data plane may or may not be able to do."""
-
-    NVGRE = "nvgre"
-    UNDERLAY_IPV4 = "underlay-ipv4"
-    UNDERLAY_IPV6 = "underlay-ipv6"
+__all__ = ["DataPlane", "Failure", "Feature", "Traffic"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class Rejected(Exception):
     """What the caller gave cannot be done, and never will be, until the caller changes it.
@@ -15,11 +17,11 @@ class Rejected(Exception):
         self.message = message
         self.field = field
 
-    def at(self, field: str) -> Rejected:
+    def at(self, field: str) -> Self:
         """The same fault, found one level further out."""
         inner = self.field
         joined = f"{field}.{inner}" if inner and not inner.startswith("[") else f"{field}{inner}"
-        return Rejected(self.message, joined)
+        return type(self)(self.message, joined)
 
 
 class Missing(Rejected):

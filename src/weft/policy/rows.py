@@ -8,14 +8,9 @@ part of the feed's contract.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TypeAlias
 
-
-class Rule(str, Enum):
-    """How a record's packets travel."""
-
-    NVGRE = "nvgre"  # RFC 7637
+from weft.model.features import Rule as Rule  # noqa: PLC0414 - a row's reader finds it here
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +142,7 @@ TABLES: dict[str, type[Row]] = {
 
 ORDER: dict[str, int] = {table: rank for rank, table in enumerate(TABLES)}
 
-#: A scope is ``host:hosts/h1`` or ``rd:<RDID>``; a host is sent its own scope and those of the domains it runs ports of.
+#: A scope is ``host:hosts/h1`` or ``rd:<RDID>``; a host is sent its own scope and those of the domains of its ports.
 Scope: TypeAlias = str
 
 

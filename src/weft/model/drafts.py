@@ -1,0 +1,107 @@
+"""What a caller wrote, before it is an object: text as given, references short or full, None for what is not given.
+
+A draft promises nothing. The catalog parses, resolves and chooses, and says which field is wrong, so nobody
+else has to look at the values in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from weft.model.names import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    name: str
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """first, last: by default the lowest and highest host address of the prefix."""
+
+    prefix: str
+    first: str | None = None
+    last: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderNetwork:
+    name: str
+    pools: tuple[Pool, ...]
+    mtu_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    interface: str
+    provider_network: str
+    pas: tuple[str, ...] | None = None
+    pool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    name: str
+    uplinks: tuple[Uplink, ...]
+    data_plane: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDomain:
+    name: str
+    rdid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualSubnet:
+    name: str
+    prefixes: tuple[str, ...]
+    vsid: int | None = None
+    gateways: tuple[str, ...] | None = None
+    router_mac: str | None = None
+    rule: str | None = None
+    mtu_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPair:
+    prefix: str
+    mac: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """host None means nowhere, whether it was said or left out."""
+
+    name: str
+    virtual_subnet: str
+    mac: str | None = None
+    addresses: tuple[str, ...] | None = None
+    host: str | None = None
+    allowed_address_pairs: tuple[AddressPair, ...] | None = None
+    admin_state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerRoute:
+    name: str
+    prefix: str
+    next_hop: str | None = None
+    virtual_subnet: str | None = None
+    metric: int | None = None
+
+
+Draft: TypeAlias = Tenant | ProviderNetwork | Host | RoutingDomain | VirtualSubnet | Port | CustomerRoute
+
+KINDS: dict[type[Draft], Kind] = {
+    Tenant: Kind.TENANT,
+    ProviderNetwork: Kind.PROVIDER_NETWORK,
+    Host: Kind.HOST,
+    RoutingDomain: Kind.ROUTING_DOMAIN,
+    VirtualSubnet: Kind.VIRTUAL_SUBNET,
+    Port: Kind.PORT,
+    CustomerRoute: Kind.CUSTOMER_ROUTE,
+}

@@ -1,0 +1,55 @@
+"""What data planes can do, and what tenants' wishes need of them. Says nothing of how it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Feature(StrEnum):
+    """What a data plane may or may not be able to do."""
+
+    NVGRE = "nvgre"
+    UNDERLAY_IPV4 = "underlay-ipv4"
+    UNDERLAY_IPV6 = "underlay-ipv6"
+
+
+class Rule(StrEnum):
+    """How a record's packets travel."""
+
+    NVGRE = "nvgre"  # RFC 7637
+
+
+class DataPlaneKind(StrEnum):
+    """The data planes that a host may have."""
+
+    EBPF = "ebpf"
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What hosts of one data plane can be asked for. A bound here is one that the data plane has compiled in."""
+
+    features: frozenset[Feature]
+    max_pas: int
+
+
+#: What each kind can do today: the controller refuses the rest at the door, before a host has to.
+ABILITIES: Mapping[DataPlaneKind, Abilities] = MappingProxyType(
+    {
+        DataPlaneKind.EBPF: Abilities(
+            features=frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4}),
+            max_pas=8,  # MAX_PAS in the eBPF program's maps
+        ),
+    }
+)
+
+#: What a rule needs of the host of a port.
+RULE_NEEDS: Mapping[Rule, Feature] = MappingProxyType({Rule.NVGRE: Feature.NVGRE})
+
+
+def underlay_feature(version: int) -> Feature:
+    """What a PA of this IP version needs of its host."""
+    return Feature.UNDERLAY_IPV4 if version == 4 else Feature.UNDERLAY_IPV6

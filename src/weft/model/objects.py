@@ -1,0 +1,126 @@
+"""What tenants and operators have, each thing said: every field resolved and canonical. Made by the catalog only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from weft.model.features import DataPlaneKind, Rule
+from weft.model.names import Kind, Name
+from weft.model.values import AdminState, Ip, Mac, Prefix, Rdid, Vsid
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who owns networks and machines: the unit of isolation."""
+
+    name: Name
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Addresses of a provider network from which PAs are drawn, first and last included."""
+
+    prefix: Prefix
+    first: Ip
+    last: Ip
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderNetwork:
+    """A physical IP network."""
+
+    name: Name
+    pools: tuple[Pool, ...]
+    mtu_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """A host's NIC on a provider network. pool: from where its PA was to be drawn, if that was said."""
+
+    interface: str
+    provider_network: Name
+    pas: tuple[Ip, ...]
+    pool: Prefix | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that runs guests."""
+
+    name: Name
+    uplinks: tuple[Uplink, ...]
+    data_plane: DataPlaneKind
+
+    @property
+    def pas(self) -> tuple[Ip, ...]:
+        """Every PA; the first is where records of its ports point."""
+        return tuple(pa for uplink in self.uplinks for pa in uplink.pas)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDomain:
+    """One customer network. Nothing crosses from one to another."""
+
+    name: Name
+    rdid: Rdid
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualSubnet:
+    """One IP subnet and broadcast domain. prefixes and gateways go in pairs, IPv4 first."""
+
+    name: Name
+    vsid: Vsid
+    prefixes: tuple[Prefix, ...]
+    gateways: tuple[Ip, ...]
+    router_mac: Mac
+    rule: Rule
+    mtu_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPair:
+    """A further source that a port may use. mac None: the port's own, whatever that is."""
+
+    prefix: Prefix
+    mac: Mac | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A guest's virtual NIC. host None: it runs nowhere."""
+
+    name: Name
+    virtual_subnet: Name
+    mac: Mac
+    addresses: tuple[Ip, ...]
+    host: Name | None
+    allowed_address_pairs: tuple[AddressPair, ...]
+    admin_state: AdminState
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerRoute:
+    """A destination of a routing domain. Exactly one of next_hop and virtual_subnet (on-link there) is given."""
+
+    name: Name
+    prefix: Prefix
+    next_hop: Ip | None
+    virtual_subnet: Name | None
+    metric: int
+
+
+Object: TypeAlias = Tenant | ProviderNetwork | Host | RoutingDomain | VirtualSubnet | Port | CustomerRoute
+
+KINDS: dict[type[Object], Kind] = {
+    Tenant: Kind.TENANT,
+    ProviderNetwork: Kind.PROVIDER_NETWORK,
+    Host: Kind.HOST,
+    RoutingDomain: Kind.ROUTING_DOMAIN,
+    VirtualSubnet: Kind.VIRTUAL_SUBNET,
+    Port: Kind.PORT,
+    CustomerRoute: Kind.CUSTOMER_ROUTE,
+}
