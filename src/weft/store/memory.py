@@ -1,0 +1,69 @@
+"""The store contract in memory, for tests. Refuses what the real ones refuse, and keeps nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Mapping
+
+from weft.contracts.store import Batch, Compacted, PreconditionFailed, Snapshot, Stored
+from weft.kit.errors import Retry
+
+
+class MemoryStore:
+    """Objects in a dict, the log in a deque of bounded length."""
+
+    def __init__(self, log_commits: int = 10_000) -> None:
+        self._objects: dict[str, Stored] = {}
+        self._log: deque[Batch] = deque(maxlen=log_commits)
+        self._revision = 0
+        self._closed = False
+        self._moved = asyncio.Event()
+
+    async def snapshot(self) -> Snapshot:
+        self._refuse_when_closed()
+        return Snapshot(dict(self._objects), self._revision)
+
+    async def commit(
+        self, preconditions: Mapping[str, int], puts: Mapping[str, bytes], deletes: Collection[str]
+    ) -> int:
+        self._refuse_when_closed()
+        for name, expected in preconditions.items():
+            stored = self._objects.get(name)
+            actual = stored.revision if stored else 0
+            if actual != expected:
+                raise PreconditionFailed(name, expected, actual)
+        self._revision += 1
+        for name in deletes:
+            self._objects.pop(name, None)
+        for name, value in puts.items():
+            self._objects[name] = Stored(bytes(value), self._revision)
+        self._log.append(Batch(self._revision, dict(puts), tuple(deletes)))
+        self._wake()
+        return self._revision
+
+    async def watch(self, revision: int) -> AsyncGenerator[Batch, None]:
+        while not self._closed:
+            oldest = self._log[0].revision if self._log else self._revision + 1
+            if not oldest - 1 <= revision <= self._revision:
+                raise Compacted(f"the log holds {oldest}..{self._revision} and cannot go on from {revision}")
+            moved = self._moved
+            # By index: what a slow consumer has not read may leave the log meanwhile.
+            if revision < self._revision:
+                batch = self._log[revision + 1 - oldest]
+                revision = batch.revision
+                yield batch
+            else:
+                await moved.wait()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise Retry("the store is closed")
