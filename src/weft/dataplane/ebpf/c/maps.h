@@ -82,10 +82,14 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } macs SEC(".maps");
 
+#define FAMILY_IPV4 4
+#define FAMILY_IPV6 6
+
 /* routes: written by the agent from Route rows; read on every routed packet. */
 struct route_key {
-	__u32 prefixlen; /* 128 + length; an IPv4 length counts from 96 */
+	__u32 prefixlen; /* 160 + length; an IPv4 length counts from 96 */
 	__u8 rdid[16];
+	__u32 family; /* FAMILY_*: ::/0 must not match a mapped IPv4 address */
 	struct addr prefix;
 };
 struct route {
@@ -141,7 +145,7 @@ struct source_key {
 	__u32 prefixlen; /* 96 + length; an IPv4 length counts from 96 */
 	__u32 ifindex;
 	__u8 mac[6];
-	__u16 pad;
+	__u16 family; /* as in struct route_key */
 	struct addr prefix;
 };
 

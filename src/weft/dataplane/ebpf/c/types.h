@@ -1,17 +1,119 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Types that every header of the data plane needs. */
+/* Types and byte helpers that every header of the data plane needs. */
 #pragma once
 
 #include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/pkt_cls.h>
 #include <linux/types.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #define INLINE static __always_inline
+#define AF_INET 2
+#define AF_INET6 10
 
-/* An IPv4 (mapped) or IPv6 address in network byte order. */
+/* An IPv4 (mapped, ::ffff:a.b.c.d) or IPv6 address in network byte order. */
 struct addr {
 	__be32 w[4];
 };
+
+#define MAPPED bpf_htonl(0xffff)
+
+INLINE struct addr addr_of4(__be32 address)
+{
+	return (struct addr){ .w = { 0, 0, MAPPED, address } };
+}
+
+INLINE bool addr_is4(const struct addr *a)
+{
+	return a->w[0] == 0 && a->w[1] == 0 && a->w[2] == MAPPED;
+}
+
+INLINE bool addr_equal(const struct addr *a, const struct addr *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
+
+INLINE bool addr_is_zero(const struct addr *a)
+{
+	return (a->w[0] | a->w[1] | a->w[2] | a->w[3]) == 0;
+}
+
+/* 0.0.0.0 or :: */
+INLINE bool addr_is_unspecified(const struct addr *a)
+{
+	return (a->w[0] | a->w[1] | a->w[3]) == 0 && (a->w[2] == 0 || a->w[2] == MAPPED);
+}
+
+/* 224.0.0.0/4, 255.255.255.255 or ff00::/8 */
+INLINE bool addr_is_multicast(const struct addr *a)
+{
+	if (addr_is4(a))
+		return (a->w[3] & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || a->w[3] == bpf_htonl(0xffffffff);
+	return (a->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+/* fe80::/10 */
+INLINE bool is_link_local(const struct addr *a)
+{
+	return (a->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+INLINE bool mac_equal(const __u8 *a, const __u8 *b)
+{
+	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5])) == 0;
+}
+
+/* Link-local address with the modified EUI-64 of a MAC: RFC 4291 appendix A. */
+INLINE struct addr addr_of_eui64(const __u8 *mac)
+{
+	return (struct addr){ .w = {
+		bpf_htonl(0xfe800000),
+		0,
+		bpf_htonl((__u32)(mac[0] ^ 2) << 24 | (__u32)mac[1] << 16 | (__u32)mac[2] << 8 | 0xff),
+		bpf_htonl(0xfe000000u | (__u32)mac[3] << 16 | (__u32)mac[4] << 8 | mac[5]),
+	} };
+}
+
+/* The MAC inside a link-local address of EUI-64 form; false when it has another form. */
+INLINE bool mac_of_eui64(const struct addr *a, __u8 *mac)
+{
+	__u32 high = bpf_ntohl(a->w[2]), low = bpf_ntohl(a->w[3]);
+
+	if (a->w[0] != bpf_htonl(0xfe800000) || a->w[1] != 0)
+		return false;
+	if ((high & 0xff) != 0xff || (low >> 24) != 0xfe)
+		return false;
+	mac[0] = (high >> 24) ^ 2;
+	mac[1] = high >> 16;
+	mac[2] = high >> 8;
+	mac[3] = low >> 16;
+	mac[4] = low >> 8;
+	mac[5] = low;
+	return true;
+}
+
+/* One's complement sums, on words as they lie in memory. */
+INLINE __u16 csum_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* RFC 1624, equation 3: HC' = ~(~HC + ~m + m'). */
+INLINE __u16 csum_update(__u16 check, __u16 old, __u16 new)
+{
+	__u32 sum = (__u16)~check + (__u16)~old + new;
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Questions to policy. */
+#pragma once
+
+#include "maps.h"
+
+INLINE struct subnet *subnet_of(__u32 vsid)
+{
+	return bpf_map_lookup_elem(&subnets, &vsid);
+}
+
+INLINE struct record *record_of(__u32 vsid, const struct addr *ca)
+{
+	struct record_key key = { .vsid = vsid, .ca = *ca };
+
+	return bpf_map_lookup_elem(&records, &key);
+}
+
+INLINE struct record *record_of_mac(__u32 vsid, const __u8 *mac)
+{
+	struct mac_key key = { .vsid = vsid };
+
+	__builtin_memcpy(key.mac, mac, 6);
+	return bpf_map_lookup_elem(&macs, &key);
+}
+
+INLINE struct local_port *local_port_of(__u32 vsid, const __u8 *mac)
+{
+	struct mac_key key = { .vsid = vsid };
+
+	__builtin_memcpy(key.mac, mac, 6);
+	return bpf_map_lookup_elem(&local, &key);
+}
+
+INLINE struct route *route_of(const struct subnet *subnet, const struct addr *destination)
+{
+	struct route_key key = { .prefixlen = 288, .prefix = *destination };
+
+	key.family = addr_is4(destination) ? FAMILY_IPV4 : FAMILY_IPV6;
+
+	__builtin_memcpy(key.rdid, subnet->rdid, 16);
+	return bpf_map_lookup_elem(&routes, &key);
+}
+
+INLINE struct host *this_host(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&host, &zero);
+}
+
+INLINE bool is_local_pa(const struct host *h, const struct addr *pa)
+{
+	int i;
+
+	/* The first is nearly always the only one. */
+#pragma unroll
+	for (i = 0; i < MAX_PAS; i++) {
+		if (addr_equal(&h->pas[i], pa))
+			return true;
+		if (addr_is_zero(&h->pas[i]))
+			return false;
+	}
+	return false;
+}

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Reads a frame's headers once, into a struct that the rest of the program works from. */
+#pragma once
+
+#include "drop.h"
+#include "headers.h"
+
+/* The bytes that must be linear: outer headers, then Ethernet, the longest IPv4 header, TCP with all of its options. */
+#define HEADER_BYTES 192
+
+#define FRAGMENT 1 /* offset not 0 or more to come */
+#define FRAGMENT_LATER 2 /* offset not 0 */
+
+struct packet {
+	struct addr source;
+	struct addr destination;
+	__u8 to[6];
+	__u8 from[6];
+	__be16 type;
+	__u8 protocol; /* IPv4 protocol, IPv6 first next header */
+	__u8 hop_limit;
+	__u8 ecn;
+	__u8 fragment;
+	__u8 icmp_type; /* when protocol is ICMP and the byte is there */
+	__u8 has_icmp_type;
+	__u32 l4_offset; /* of the transport header, from the network header */
+	__u32 ip_length; /* as the network header says, its own bytes included */
+	__u32 l3_length; /* frame (of a GSO packet, one segment) less Ethernet */
+	__be32 l4_word; /* TCP's and UDP's ports */
+};
+
+/* Make the headers linear; without it direct access sees less than there is. */
+INLINE void pull(struct __sk_buff *skb)
+{
+	__u32 need = skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES;
+
+	if ((__u64)skb->data + need > skb->data_end)
+		bpf_skb_pull_data(skb, need);
+}
+
+INLINE bool is_icmp(const struct packet *p)
+{
+	return p->protocol == (p->type == ETHERTYPE_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
+
+/* Transport header: what forwarding and the flow's hash need of it. base: of the network header, as an offset. */
+INLINE void parse_transport(struct __sk_buff *skb, struct packet *p, __u32 base)
+{
+	void *end = (void *)(long)skb->data_end;
+	__u8 *l4 = (void *)(long)skb->data + base + (p->l4_offset & 63);
+
+	p->has_icmp_type = 0;
+	p->icmp_type = 0;
+	p->l4_word = 0;
+	if (p->fragment & FRAGMENT_LATER)
+		return;
+	if (is_icmp(p)) {
+		if (p->l4_offset + 1 <= p->ip_length && (void *)(l4 + 1) <= end) {
+			p->icmp_type = *l4;
+			p->has_icmp_type = 1;
+		}
+	} else if ((p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) && !p->fragment) {
+		if (p->l4_offset + 4 <= p->ip_length && (void *)(l4 + 4) <= end)
+			p->l4_word = *(__be32 *)l4;
+		/* One segment of a GSO packet is what must fit. */
+		if (skb->gso_size) {
+			__u32 header = 8;
+
+			if (p->protocol == IPPROTO_TCP && (void *)(l4 + 13) <= end)
+				header = (l4[12] >> 4) * 4;
+			p->l3_length = p->l4_offset + header + skb->gso_size;
+		}
+	}
+}
+
+/* The frame that starts at offset base and ends with the packet: docs/design/datapath.md, "from a guest's port" 2 and 3.
+ * Returns 0 or the reason to drop it. ARP is left to its own header check.
+ */
+INLINE enum drop_reason parse(struct __sk_buff *skb, struct packet *p, __u32 base, __u32 frame_length)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethernet *eth = (void *)(long)skb->data + base;
+	__u32 l3_length;
+
+	if (frame_length < ETHERNET_BYTES || (void *)(eth + 1) > end)
+		return DROP_TRUNCATED;
+	__builtin_memcpy(p->to, eth->destination, 6);
+	__builtin_memcpy(p->from, eth->source, 6);
+	p->type = eth->type;
+	if (p->type == ETHERTYPE_8021Q || p->type == ETHERTYPE_8021AD)
+		return DROP_VLAN_TAG;
+	l3_length = frame_length - ETHERNET_BYTES;
+	p->l3_length = l3_length;
+	p->fragment = 0;
+	if (p->type == ETHERTYPE_IPV4) {
+		struct ipv4 *ip = (void *)(eth + 1);
+		__u32 header;
+		__u16 fragment;
+
+		if (l3_length < IPV4_BYTES || (void *)(ip + 1) > end)
+			return DROP_TRUNCATED;
+		header = (ip->version_ihl & 15) * 4;
+		p->ip_length = bpf_ntohs(ip->total_length);
+		if (ip->version_ihl >> 4 != 4 || header < IPV4_BYTES || p->ip_length < header)
+			return DROP_MALFORMED;
+		if (p->ip_length > l3_length)
+			return DROP_TRUNCATED;
+		p->l4_offset = header;
+		p->protocol = ip->protocol;
+		p->hop_limit = ip->ttl;
+		p->ecn = ip->tos & 3;
+		fragment = bpf_ntohs(ip->fragment);
+		if (fragment & IPV4_OFFSET)
+			p->fragment = FRAGMENT | FRAGMENT_LATER;
+		else if (fragment & IPV4_MF)
+			p->fragment = FRAGMENT;
+		p->source = addr_of4(ip->source);
+		p->destination = addr_of4(ip->destination);
+	} else if (p->type == ETHERTYPE_IPV6) {
+		struct ipv6 *ip = (void *)(eth + 1);
+
+		if (l3_length < IPV6_BYTES || (void *)(ip + 1) > end)
+			return DROP_TRUNCATED;
+		p->ip_length = IPV6_BYTES + bpf_ntohs(ip->payload_length);
+		if (bpf_ntohl(ip->version_class_flow) >> 28 != 6)
+			return DROP_MALFORMED;
+		if (p->ip_length > l3_length)
+			return DROP_TRUNCATED;
+		p->l4_offset = IPV6_BYTES;
+		p->protocol = ip->next_header;
+		p->hop_limit = ip->hop_limit;
+		p->ecn = (bpf_ntohl(ip->version_class_flow) >> 20) & 3;
+		p->source = ip->source;
+		p->destination = ip->destination;
+		/* Inside Weft these are IPv4's own; on the wire they may not be: RFC 4291 section 2.5.5.2. */
+		if (addr_is4(&p->source) || addr_is4(&p->destination))
+			return DROP_MALFORMED;
+		if (p->protocol == IPPROTO_FRAGMENT) {
+			struct ipv6_fragment *fragment = (void *)(ip + 1);
+
+			p->fragment = FRAGMENT;
+			if (p->ip_length < IPV6_BYTES + sizeof(*fragment) || (void *)(fragment + 1) > end ||
+			    fragment->offset & bpf_htons(0xfff8))
+				p->fragment |= FRAGMENT_LATER;
+		}
+	} else if (p->type != ETHERTYPE_ARP) {
+		return DROP_ETHERTYPE;
+	}
+	return 0;
+}
+
+/* FlowID: docs/design/datapath.md "NVGRE on the wire"; constant for a flow (RFC 7637 section 3.2). */
+INLINE __u32 word_rotl7(__be32 word)
+{
+	__u32 v = bpf_ntohl(word);
+
+	return v << 7 | v >> 25;
+}
+
+INLINE __u8 flow_id(const struct packet *p)
+{
+	__u32 h = 0;
+
+	if (p->type == ETHERTYPE_IPV4) {
+		h = bpf_ntohl(p->source.w[3]) ^ word_rotl7(p->destination.w[3]);
+	} else {
+		h = bpf_ntohl(p->source.w[0] ^ p->source.w[1] ^ p->source.w[2] ^ p->source.w[3]);
+		h ^= word_rotl7(p->destination.w[0] ^ p->destination.w[1] ^ p->destination.w[2] ^ p->destination.w[3]);
+	}
+	h ^= p->protocol;
+	h ^= bpf_ntohl(p->l4_word);
+	return (h * 0x9E3779B1u) >> 24;
+}

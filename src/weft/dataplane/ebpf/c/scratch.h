@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Room to build an answer in: the stack has 512 bytes in all. */
+#pragma once
+
+#include "headers.h"
+
+#define QUOTE6_MAX 1232 /* within 1280: RFC 4443 section 3.1 */
+#define CSUM_CHUNK 256
+
+/* Scratch for building an answer; per CPU, written and read within one run of a program. */
+struct scratch {
+	__u8 frame[ETHERNET_BYTES + IPV6_BYTES + ICMP_BYTES + QUOTE6_MAX + CSUM_CHUNK];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
+
+INLINE struct scratch *scratch_of_this_cpu(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch, &zero);
+}

@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* The eBPF data plane: what docs/design/datapath.md says, in its order. Keeps no state but its counters.
+ *
+ * weft_from_port    TC ingress of a port's interface: what a guest sends
+ * weft_from_uplink  TC ingress of an uplink: what comes from the physical network
+ * weft_to_port      TC egress of a port's interface: lets nothing to the guest but what the other two sent
+ */
+#include "antispoof.h"
+#include "icmp.h"
+#include "lookup.h"
+#include "neighbour.h"
+#include "nvgre.h"
+#include "size.h"
+
+/* Where a packet goes, once policy has spoken. */
+struct target {
+	const struct record *record;
+	__u8 from[6]; /* source MAC on arrival */
+	__u16 routed;
+	__u32 vsid;
+	__u32 mtu; /* of the subnet; 0: none */
+};
+
+INLINE int to_local_port(struct __sk_buff *skb, __u32 ifindex, __u32 flags, bool peer_works)
+{
+	skb->cb[0] = VERDICT_TO_PORT;
+	skb->cb[1] = ifindex;
+	if (flags & PORT_PEER && peer_works)
+		return bpf_redirect_peer(ifindex, 0);
+	skb->mark = WEFT_MARK;
+	return bpf_redirect(ifindex, 0);
+}
+
+/* Hop limit less one and the router's MAC as source, for a routed packet; the destination's MAC always. */
+INLINE bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct target *t)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethernet *eth = (void *)(long)skb->data;
+
+	if ((void *)(eth + 1) > end)
+		return false;
+	__builtin_memcpy(eth->destination, t->record->mac, 6);
+	if (!t->routed)
+		return true;
+	__builtin_memcpy(eth->source, t->from, 6);
+	if (p->type == ETHERTYPE_IPV4) {
+		struct ipv4 *ip = (void *)(eth + 1);
+		__u16 old, new;
+
+		if ((void *)(ip + 1) > end)
+			return false;
+		__builtin_memcpy(&old, &ip->ttl, 2);
+		ip->ttl -= 1;
+		__builtin_memcpy(&new, &ip->ttl, 2);
+		ip->check = csum_update(ip->check, old, new);
+	} else {
+		struct ipv6 *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > end)
+			return false;
+		ip->hop_limit -= 1;
+	}
+	return true;
+}
+
+INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct host *h,
+		       const struct subnet *own, struct counters *c)
+{
+	struct bpf_fib_lookup fib = {};
+	struct bpf_redir_neigh next_hop = {};
+	struct counters *up;
+	long rc;
+
+	if (t->record->rule != RULE_NVGRE)
+		return drop(skb, c, DROP_UNSUPPORTED_RULE);
+	if (!addr_is4(&t->record->pa) || addr_is_zero(&h->source4))
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	fib.family = AF_INET;
+	fib.l4_protocol = IPPROTO_GRE;
+	fib.tot_len = p->l3_length + NVGRE4_BYTES;
+	fib.ipv4_src = h->source4.w[3];
+	fib.ipv4_dst = t->record->pa.w[3];
+	fib.ifindex = skb->ifindex;
+	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib.mtu_result > NVGRE4_BYTES)
+		/* The kernel knows a smaller path MTU than the uplink's own. */
+		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib.mtu_result - NVGRE4_BYTES), c);
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	if (!rewrite(skb, p, t))
+		return drop(skb, c, DROP_TRUNCATED);
+	up = counters_of(fib.ifindex);
+	if (up) {
+		up->sent_packets += packets_in(skb);
+		up->sent_bytes += skb->len + NVGRE4_BYTES;
+	}
+	if (nvgre_push(skb, p, fib.ipv4_src, t->record->pa.w[3], t->vsid, t->record->mac, t->routed ? t->from : p->from))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	next_hop.nh_family = fib.family;
+	if (fib.family == AF_INET)
+		next_hop.ipv4_nh = fib.ipv4_dst;
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, fib.ipv6_dst, 16);
+	skb->cb[0] = VERDICT_TO_UNDERLAY;
+	skb->cb[1] = fib.ifindex;
+	return bpf_redirect_neigh(fib.ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/* Step 10. own: the sender's subnet, whose gateway speaks when something does not fit. */
+INLINE int deliver(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct subnet *own,
+		   struct counters *c)
+{
+	struct host *h = this_host();
+	struct local_port *to;
+	__u32 limit = t->mtu, headers;
+	bool local_pa;
+
+	if (!h)
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	local_pa = is_local_pa(h, &t->record->pa);
+	if (!local_pa && h->uplink_mtu) {
+		__u32 left = h->uplink_mtu - NVGRE4_BYTES;
+
+		if (!limit || left < limit)
+			limit = left;
+	}
+	if (limit) {
+		if (p->l3_length > limit)
+			return icmp_error(skb, p, own, ICMP_TOO_BIG(limit), c);
+		headers = p->type == ETHERTYPE_IPV4 ? 40 : 60;
+		if (limit > headers && is_syn(skb, p))
+			clamp_mss(skb, p, limit - headers);
+	}
+	if (!local_pa)
+		return to_underlay(skb, p, t, h, own, c);
+	to = local_port_of(t->vsid, t->record->mac);
+	if (!to)
+		return drop(skb, c, DROP_VSID_ACL);
+	if (to->ifindex == skb->ifindex)
+		return drop(skb, c, DROP_HAIRPIN);
+	if (!(to->flags & PORT_ENABLED))
+		return drop(skb, c, DROP_PORT_DOWN);
+	if (!rewrite(skb, p, t))
+		return drop(skb, c, DROP_TRUNCATED);
+	count_sent(skb, counters_of(to->ifindex));
+	return to_local_port(skb, to->ifindex, to->flags, true);
+}
+
+/* Step 8: the destination MAC is the distributed router's. */
+INLINE int route(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet, struct counters *c)
+{
+	struct target t = { .routed = 1 };
+	struct subnet *to = NULL;
+	struct route *r;
+	struct record *record;
+
+	if (addr_is_multicast(&p->destination))
+		return drop(skb, c, DROP_MULTICAST);
+	if (is_link_local(&p->destination)) {
+		struct addr link_local = addr_of_eui64(subnet->router_mac);
+
+		if (addr_equal(&p->destination, &link_local))
+			return to_gateway(skb, p, subnet, c);
+		return drop(skb, c, DROP_NO_ROUTE);
+	}
+	r = route_of(subnet, &p->destination);
+	if (!r)
+		return icmp_error(skb, p, subnet, ICMP_NO_ROUTE, c);
+	t.vsid = r->vsid;
+	to = subnet_of(r->vsid);
+	if (!to)
+		return drop(skb, c, DROP_UNKNOWN_VSID);
+	if (!r->via && (p->type == ETHERTYPE_IPV4
+				? to->flags & SUBNET_HAS4 && p->destination.w[3] == to->gateway4
+				: to->flags & SUBNET_HAS6 && addr_equal(&p->destination, &to->gateway6)))
+		return to_gateway(skb, p, subnet, c);
+	if (p->hop_limit <= 1)
+		return icmp_error(skb, p, subnet, ICMP_TIME_EXCEEDED, c);
+	record = record_of(r->vsid, r->via ? &r->next_hop : &p->destination);
+	if (!record)
+		return icmp_error(skb, p, subnet, ICMP_NO_HOST, c);
+	t.record = record;
+	t.mtu = to->mtu;
+	__builtin_memcpy(t.from, to->router_mac, 6);
+	return deliver(skb, p, &t, subnet, c);
+}
+
+/* Step 9: another unicast MAC: within the subnet. */
+INLINE int bridge(struct __sk_buff *skb, const struct packet *p, const struct port *port, const struct subnet *subnet,
+		  struct counters *c)
+{
+	struct target t = { .vsid = port->vsid, .mtu = subnet->mtu };
+	struct record *record = record_of(port->vsid, &p->destination);
+
+	if (!record)
+		record = record_of_mac(port->vsid, p->to);
+	if (!record)
+		return drop(skb, c, DROP_NO_RECORD);
+	t.record = record;
+	return deliver(skb, p, &t, subnet, c);
+}
+
+/* A DHCP client that has no address yet: RFC 2131 section 4.1. */
+INLINE bool is_dhcp_discover(const struct packet *p)
+{
+	return p->type == ETHERTYPE_IPV4 && p->source.w[3] == 0 && p->protocol == IPPROTO_UDP && !p->fragment &&
+	       p->l4_word == bpf_htonl(68 << 16 | 67) && p->ip_length >= p->l4_offset + 8;
+}
+
+SEC("tc")
+int weft_from_port(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct counters *c = counters_of(ifindex);
+	struct subnet *subnet;
+	struct packet p = {};
+	struct port *port;
+	enum drop_reason why;
+	bool discovery;
+
+	count_received(skb, c);
+	port = bpf_map_lookup_elem(&ports, &ifindex);
+	if (!port)
+		return drop(skb, c, DROP_PORT_UNBOUND);
+	if (!(port->flags & PORT_ENABLED))
+		return drop(skb, c, DROP_PORT_DOWN);
+	subnet = subnet_of(port->vsid);
+	if (!subnet)
+		return drop(skb, c, DROP_UNKNOWN_VSID);
+	pull(skb);
+	why = parse(skb, &p, 0, skb->len);
+	if (why)
+		return drop(skb, c, why);
+	if (p.type == ETHERTYPE_ARP)
+		return arp(skb, &p, port, subnet, c);
+	parse_transport(skb, &p, ETHERNET_BYTES);
+	discovery = is_neighbour_discovery(skb, &p);
+	why = check_source(port, ifindex, p.from, &p.source);
+	if (why == DROP_SPOOFED_CA && addr_is_unspecified(&p.source) &&
+	    (is_dhcp_discover(&p) || (discovery && p.icmp_type == 135)))
+		why = 0;
+	if (why)
+		return drop(skb, c, why);
+	if (discovery)
+		return neighbour(skb, &p, port, subnet, c);
+	if (p.to[0] & 1)
+		return drop(skb, c, DROP_MULTICAST);
+	if (mac_equal(p.to, subnet->router_mac))
+		return route(skb, &p, subnet, c);
+	return bridge(skb, &p, port, subnet, c);
+}
+
+/* The PA that policy places an inner source at: the first record found decides. */
+INLINE struct record *placed(const struct packet *p, const struct subnet *subnet, __u32 vsid)
+{
+	struct record *record = record_of(vsid, &p->source);
+	struct route *r;
+
+	if (record)
+		return record;
+	r = is_link_local(&p->source) ? NULL : route_of(subnet, &p->source);
+	if (r) {
+		record = record_of(r->vsid, r->via ? &r->next_hop : &p->source);
+		if (record)
+			return record;
+	}
+	return record_of_mac(vsid, p->from);
+}
+
+/* RFC 6040 section 4.2, for an outer header that says congestion experienced. */
+INLINE bool mark_congestion(struct __sk_buff *skb, const struct packet *p)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethernet *eth = (void *)(long)skb->data;
+
+	if (p->type == ETHERTYPE_IPV4) {
+		struct ipv4 *ip = (void *)(eth + 1);
+		__u16 old, new;
+
+		if ((void *)(ip + 1) > end)
+			return false;
+		__builtin_memcpy(&old, &ip->version_ihl, 2);
+		ip->tos |= 3;
+		__builtin_memcpy(&new, &ip->version_ihl, 2);
+		ip->check = csum_update(ip->check, old, new);
+		return true;
+	}
+	{
+		__u8 byte;
+
+		if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + 1, &byte, 1))
+			return false;
+		byte |= 0x30;
+		return bpf_skb_store_bytes(skb, ETHERNET_BYTES + 1, &byte, 1, BPF_F_RECOMPUTE_CSUM) == 0;
+	}
+}
+
+INLINE int to_stack(struct __sk_buff *skb)
+{
+	skb->cb[0] = VERDICT_TO_STACK;
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int weft_from_uplink(struct __sk_buff *skb)
+{
+	struct ethernet *eth;
+	struct ipv4 *ip;
+	struct host *me;
+	struct counters *c, *to_counters;
+	struct subnet *subnet;
+	struct record *record;
+	struct local_port *to;
+	struct packet p = {};
+	struct addr outer, pa;
+	enum drop_reason why;
+	void *end;
+	__u32 vsid, total, header, outer_ecn, to_ifindex, to_flags;
+	__be32 *words;
+	__be32 *gre;
+	__u64 sum;
+
+	if (skb->protocol != ETHERTYPE_IPV4)
+		return to_stack(skb);
+	pull(skb);
+	eth = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	ip = (void *)(eth + 1);
+	if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_GRE)
+		return to_stack(skb);
+	header = (ip->version_ihl & 15) * 4;
+	if (header < IPV4_BYTES)
+		return to_stack(skb);
+	gre = (void *)((__u8 *)ip + header);
+	if ((void *)(gre + 2) > end || *gre != NVGRE_FLAGS_PROTOCOL)
+		return to_stack(skb);
+	me = this_host();
+	pa = addr_of4(ip->destination);
+	if (!me || !is_local_pa(me, &pa))
+		return to_stack(skb);
+
+	c = counters_of(skb->ifindex);
+	count_received(skb, c);
+	total = bpf_ntohs(ip->total_length);
+	if (ip->version_ihl != 0x45 || total < IPV4_BYTES + GRE_BYTES || total + ETHERNET_BYTES > skb->len)
+		return drop(skb, c, DROP_OUTER_MALFORMED);
+	words = (void *)ip;
+	sum = (__u64)words[0] + words[1] + words[2] + words[3] + words[4];
+	if (csum_fold(sum) != 0)
+		return drop(skb, c, DROP_OUTER_MALFORMED);
+	if (ip->fragment & bpf_htons(IPV4_MF | IPV4_OFFSET))
+		return drop(skb, c, DROP_OUTER_FRAGMENT);
+	outer = addr_of4(ip->source);
+	outer_ecn = ip->tos & 3;
+	vsid = bpf_ntohl(gre[1]) >> 8;
+	if (vsid < VSID_MIN || vsid > VSID_MAX)
+		return drop(skb, c, DROP_RESERVED_VSID);
+	subnet = subnet_of(vsid);
+	if (!subnet)
+		return drop(skb, c, DROP_UNKNOWN_VSID);
+	if (total + ETHERNET_BYTES < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, total + ETHERNET_BYTES, 0))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	why = parse(skb, &p, offsetof(struct nvgre4, inner), total - IPV4_BYTES - GRE_BYTES);
+	if (!why && p.type == ETHERTYPE_ARP)
+		why = DROP_ETHERTYPE;
+	if (why)
+		return drop(skb, c, why);
+	if (p.to[0] & 1)
+		return drop(skb, c, DROP_MULTICAST);
+	record = placed(&p, subnet, vsid);
+	if (!record || !addr_equal(&record->pa, &outer))
+		return drop(skb, c, DROP_FORGED_SOURCE);
+	to = local_port_of(vsid, p.to);
+	if (!to)
+		return drop(skb, c, DROP_VSID_ACL);
+	if (!(to->flags & PORT_ENABLED))
+		return drop(skb, c, DROP_PORT_DOWN);
+	if (outer_ecn == 3 && p.ecn == 0)
+		return drop(skb, c, DROP_ECN);
+	to_ifindex = to->ifindex;
+	to_flags = to->flags;
+	to_counters = counters_of(to_ifindex);
+	if (to_counters) {
+		to_counters->sent_packets += packets_in(skb);
+		to_counters->sent_bytes += total - IPV4_BYTES - GRE_BYTES;
+	}
+	if (nvgre_pop(skb, &p))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (outer_ecn == 3 && !mark_congestion(skb, &p))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
+	return to_local_port(skb, to_ifindex, to_flags, weft_decap_l3 || p.type == ETHERTYPE_IPV4);
+}
+
+SEC("tc")
+int weft_to_port(struct __sk_buff *skb)
+{
+	if (skb->mark != WEFT_MARK)
+		return drop(skb, counters_of(skb->ifindex), DROP_NOT_POLICY);
+	skb->mark = 0;
+	return TC_ACT_UNSPEC;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
