@@ -1,0 +1,314 @@
+"""Specs as JSON: from what callers write to drafts, and from objects to what is stored and shown. Judges types only.
+
+Whether a MAC is one, a reference leads somewhere or a prefix overlaps is the catalog's to say. The structs below are
+also what /openapi.json is generated from, so their field names are the API.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, TypeAlias, TypeVar, assert_never
+
+import msgspec
+
+from weft.kit.errors import Rejected
+from weft.model import drafts, objects
+from weft.model.features import DataPlaneKind, Rule
+from weft.model.names import Kind, Name, kind_of
+from weft.model.values import AdminState, Ip, Mac, Prefix, Rdid, Vsid
+
+
+class Malformed(Rejected):
+    """What was given is not JSON at all."""
+
+
+_Address = Annotated[str, msgspec.Meta(description="an IPv4 or IPv6 address", examples=["10.0.1.5", "fd00:1::5"])]
+_Prefix = Annotated[str, msgspec.Meta(description="address/length", examples=["10.0.1.0/24", "fd00:1::/64"])]
+_Mac = Annotated[str, msgspec.Meta(description="a MAC address", examples=["02:00:00:00:00:01"])]
+
+
+def _reference(description: str) -> msgspec.Meta:
+    return msgspec.Meta(description=description)
+
+
+class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class TenantSpec(_Spec, frozen=True):
+    description: str | None = None
+
+
+class PoolSpec(_Spec, frozen=True):
+    prefix: _Prefix
+    first: _Address | None = None
+    last: _Address | None = None
+
+
+class ProviderNetworkSpec(_Spec, frozen=True):
+    pools: tuple[PoolSpec, ...]
+    mtu_bytes: int | None = None
+
+
+class UplinkSpec(_Spec, frozen=True):
+    interface: str
+    provider_network: Annotated[str, _reference("provider-networks/N, or N")]
+    pas: tuple[_Address, ...] | None = None
+    pool: _Prefix | None = None
+
+
+class HostSpec(_Spec, frozen=True):
+    uplinks: tuple[UplinkSpec, ...]
+    data_plane: str | None = None
+
+
+class RoutingDomainSpec(_Spec, frozen=True):
+    rdid: Annotated[str, msgspec.Meta(description="a UUID")] | None = None
+
+
+class VirtualSubnetSpec(_Spec, frozen=True):
+    prefixes: tuple[_Prefix, ...]
+    vsid: Annotated[int, msgspec.Meta(description="4096..16777214")] | None = None
+    gateways: tuple[_Address, ...] | None = None
+    router_mac: _Mac | None = None
+    rule: str | None = None
+    mtu_bytes: Annotated[int, msgspec.Meta(description="0: what the underlay leaves")] | None = None
+
+
+class AddressPairSpec(_Spec, frozen=True):
+    prefix: _Prefix
+    mac: _Mac | None = None
+
+
+class PortSpec(_Spec, frozen=True):
+    virtual_subnet: Annotated[str, _reference("tenants/T/routing-domains/D/virtual-subnets/S, or D/S")]
+    mac: _Mac | None = None
+    addresses: tuple[_Address, ...] | None = None
+    host: Annotated[str, _reference("hosts/H, or H; null: nowhere")] | None = None
+    allowed_address_pairs: tuple[AddressPairSpec, ...] | None = None
+    admin_state: Annotated[str, msgspec.Meta(description="up or down")] | None = None
+
+
+class CustomerRouteSpec(_Spec, frozen=True):
+    prefix: _Prefix
+    next_hop: Annotated[str, msgspec.Meta(description="an address in a subnet of the domain")] | None = None
+    virtual_subnet: Annotated[str, _reference("on-link there: full name, or S")] | None = None
+    metric: int | None = None
+
+
+Spec: TypeAlias = (
+    TenantSpec | ProviderNetworkSpec | HostSpec | RoutingDomainSpec | VirtualSubnetSpec | PortSpec | CustomerRouteSpec
+)
+
+SPECS: Mapping[Kind, type[Spec]] = {
+    Kind.TENANT: TenantSpec,
+    Kind.PROVIDER_NETWORK: ProviderNetworkSpec,
+    Kind.HOST: HostSpec,
+    Kind.ROUTING_DOMAIN: RoutingDomainSpec,
+    Kind.VIRTUAL_SUBNET: VirtualSubnetSpec,
+    Kind.PORT: PortSpec,
+    Kind.CUSTOMER_ROUTE: CustomerRouteSpec,
+}
+
+_DECODE = {kind: msgspec.json.Decoder(spec).decode for kind, spec in SPECS.items()}
+_encode = msgspec.json.Encoder().encode
+
+_T = TypeVar("_T")
+
+
+def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
+    """What a caller wrote of an object; faults are reported at ``spec.…``."""
+    kind = kind_of(name)
+    try:
+        spec = _DECODE[kind](raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _rejected(error, "spec", SPECS[kind].__struct_fields__, kind) from error
+    match spec:
+        case PortSpec():
+            pairs = spec.allowed_address_pairs
+            return drafts.Port(
+                name=name,
+                virtual_subnet=spec.virtual_subnet,
+                mac=spec.mac,
+                addresses=spec.addresses,
+                host=spec.host,
+                allowed_address_pairs=None
+                if pairs is None
+                else tuple(drafts.AddressPair(pair.prefix, pair.mac) for pair in pairs),
+                admin_state=spec.admin_state,
+            )
+        case TenantSpec():
+            return drafts.Tenant(name, spec.description)
+        case ProviderNetworkSpec():
+            pools = tuple(drafts.Pool(pool.prefix, pool.first, pool.last) for pool in spec.pools)
+            return drafts.ProviderNetwork(name, pools, spec.mtu_bytes)
+        case HostSpec():
+            uplinks = tuple(
+                drafts.Uplink(uplink.interface, uplink.provider_network, uplink.pas, uplink.pool)
+                for uplink in spec.uplinks
+            )
+            return drafts.Host(name, uplinks, spec.data_plane)
+        case RoutingDomainSpec():
+            return drafts.RoutingDomain(name, spec.rdid)
+        case VirtualSubnetSpec():
+            return drafts.VirtualSubnet(
+                name=name,
+                prefixes=spec.prefixes,
+                vsid=spec.vsid,
+                gateways=spec.gateways,
+                router_mac=spec.router_mac,
+                rule=spec.rule,
+                mtu_bytes=spec.mtu_bytes,
+            )
+        case CustomerRouteSpec():
+            return drafts.CustomerRoute(name, spec.prefix, spec.next_hop, spec.virtual_subnet, spec.metric)
+        case _:
+            assert_never(spec)
+
+
+def encode_spec(value: objects.Object) -> bytes:
+    """An object's spec, every field said; what is None is left out. ``load`` reads it back."""
+    return _encode(_spec_of(value))
+
+
+def load(name: Name, raw: bytes) -> objects.Object:
+    """An object as ``encode_spec`` wrote it. Trusts it: only what was valid is ever stored."""
+    spec = _DECODE[kind_of(name)](raw)
+    match spec:
+        case PortSpec():
+            return objects.Port(
+                name=name,
+                virtual_subnet=Name(spec.virtual_subnet),
+                mac=Mac(_said(spec.mac)),
+                addresses=tuple(map(Ip, _said(spec.addresses))),
+                host=None if spec.host is None else Name(spec.host),
+                allowed_address_pairs=tuple(
+                    objects.AddressPair(Prefix(pair.prefix), None if pair.mac is None else Mac(pair.mac))
+                    for pair in _said(spec.allowed_address_pairs)
+                ),
+                admin_state=AdminState(_said(spec.admin_state)),
+            )
+        case TenantSpec():
+            return objects.Tenant(name, _said(spec.description))
+        case ProviderNetworkSpec():
+            pools = tuple(
+                objects.Pool(Prefix(pool.prefix), Ip(_said(pool.first)), Ip(_said(pool.last))) for pool in spec.pools
+            )
+            return objects.ProviderNetwork(name, pools, _said(spec.mtu_bytes))
+        case HostSpec():
+            uplinks = tuple(
+                objects.Uplink(
+                    interface=uplink.interface,
+                    provider_network=Name(uplink.provider_network),
+                    pas=tuple(map(Ip, _said(uplink.pas))),
+                    pool=None if uplink.pool is None else Prefix(uplink.pool),
+                )
+                for uplink in spec.uplinks
+            )
+            return objects.Host(name, uplinks, DataPlaneKind(_said(spec.data_plane)))
+        case RoutingDomainSpec():
+            return objects.RoutingDomain(name, Rdid(_said(spec.rdid)))
+        case VirtualSubnetSpec():
+            return objects.VirtualSubnet(
+                name=name,
+                vsid=Vsid(_said(spec.vsid)),
+                prefixes=tuple(map(Prefix, spec.prefixes)),
+                gateways=tuple(map(Ip, _said(spec.gateways))),
+                router_mac=Mac(_said(spec.router_mac)),
+                rule=Rule(_said(spec.rule)),
+                mtu_bytes=_said(spec.mtu_bytes),
+            )
+        case CustomerRouteSpec():
+            return objects.CustomerRoute(
+                name=name,
+                prefix=Prefix(spec.prefix),
+                next_hop=None if spec.next_hop is None else Ip(spec.next_hop),
+                virtual_subnet=None if spec.virtual_subnet is None else Name(spec.virtual_subnet),
+                metric=_said(spec.metric),
+            )
+        case _:
+            assert_never(spec)
+
+
+def decode_body(raw: bytes, decode: msgspec.json.Decoder[_T]) -> _T:
+    """A request's body; faults are reported at the field's own path, such as ``puts[3].name``."""
+    try:
+        return decode.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _rejected(error, "", (), None) from error
+
+
+def _spec_of(value: objects.Object) -> Spec:
+    match value:
+        case objects.Port():
+            return PortSpec(
+                virtual_subnet=value.virtual_subnet,
+                mac=value.mac,
+                addresses=value.addresses,
+                host=value.host,
+                allowed_address_pairs=tuple(
+                    AddressPairSpec(pair.prefix, pair.mac) for pair in value.allowed_address_pairs
+                ),
+                admin_state=value.admin_state,
+            )
+        case objects.Tenant():
+            return TenantSpec(value.description)
+        case objects.ProviderNetwork():
+            pools = tuple(PoolSpec(pool.prefix, pool.first, pool.last) for pool in value.pools)
+            return ProviderNetworkSpec(pools, value.mtu_bytes)
+        case objects.Host():
+            uplinks = tuple(
+                UplinkSpec(uplink.interface, uplink.provider_network, uplink.pas, uplink.pool)
+                for uplink in value.uplinks
+            )
+            return HostSpec(uplinks, value.data_plane)
+        case objects.RoutingDomain():
+            return RoutingDomainSpec(value.rdid)
+        case objects.VirtualSubnet():
+            return VirtualSubnetSpec(
+                prefixes=value.prefixes,
+                vsid=value.vsid,
+                gateways=value.gateways,
+                router_mac=value.router_mac,
+                rule=value.rule,
+                mtu_bytes=value.mtu_bytes,
+            )
+        case objects.CustomerRoute():
+            return CustomerRouteSpec(value.prefix, value.next_hop, value.virtual_subnet, value.metric)
+        case _:
+            assert_never(value)
+
+
+def _said(value: _T | None) -> _T:
+    if value is None:
+        raise ValueError("a stored object lacks a field that every object of its kind has")
+    return value
+
+
+# msgspec says where at the end of its message: "Expected `int`, got `str` - at `$.pools[0].prefix`".
+_WHERE = re.compile(r"(?P<what>.*?)(?: - at `(?P<where>\$.*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
+
+
+def _rejected(error: Exception, root: str, known: tuple[str, ...], kind: Kind | None) -> Rejected:
+    """What msgspec found, in our words and at our path. known: the fields there are at the root."""
+    if isinstance(error, RecursionError):
+        return Malformed("this JSON is nested too deeply to be anything of ours", root)
+    if not isinstance(error, msgspec.ValidationError):
+        return Malformed(f"this is not JSON: {error}", root)
+    found = _WHERE.fullmatch(str(error))
+    what, where = (found["what"], found["where"] or "$") if found else (str(error), "$")
+    path = f"{root}{where[1:]}".lstrip(".")
+    if missing := _MISSING.fullmatch(what):
+        return Rejected("this field is needed, and is not there", _below(path, missing["field"]))
+    if unknown := _UNKNOWN.fullmatch(what):
+        owner = f"a {kind.value}" if kind and where == "$" else "what it is in"
+        these = f"; it has {', '.join(known)}" if known and where == "$" else ""
+        return Rejected(f"{owner} has no such field{these}", _below(path, unknown["field"]))
+    return Rejected(what[:1].lower() + what[1:].replace("`", ""), path)
+
+
+def _below(path: str, field: str) -> str:
+    return f"{path}.{field}" if path else field
