@@ -43,7 +43,9 @@ def _plain_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor("tag:yaml.org,2002:map", _plain_mapping)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^(?:<<)$"), ["<"])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?$"), list("-+0123456789")
@@ -116,7 +118,9 @@ def read_files(paths: Iterable[str], stdin: str | None = None) -> list[Manifest]
     for source, text in _texts(paths, stdin):
         for each in manifests(text, source):
             if (first := found.get(each.name)) is not None:
-                raise Rejected(f"{each.place}: {each.name} stands at {first.place} already; keep one of the two", "name")
+                raise Rejected(
+                    f"{each.place}: {each.name} stands at {first.place} already; keep one of the two", "name"
+                )
             found[each.name] = each
     return list(found.values())
 

@@ -166,9 +166,7 @@ def underlay_steps(spec: LabSpec) -> list[Step]:
     return steps
 
 
-def guests(
-    spec: LabSpec, ports: Iterable[Mapping[str, Any]], subnets: Mapping[str, Mapping[str, Any]]
-) -> list[Guest]:
+def guests(spec: LabSpec, ports: Iterable[Mapping[str, Any]], subnets: Mapping[str, Mapping[str, Any]]) -> list[Guest]:
     """A guest for each port that is on a host of the lab. ports: objects as the API gives them; subnets: specs by name."""
     placed = [each for each in ports if each["spec"].get("host")]
     taken: dict[tuple[str, str], int] = {}

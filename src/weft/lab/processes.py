@@ -51,7 +51,11 @@ def find(directory: Path) -> list[Found]:
     ours = _ancestors()
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) not in ours and (marks := _marks(entry)).get(MARK) == str(directory):
+        if (
+            entry.name.isdigit()
+            and int(entry.name) not in ours
+            and (marks := _marks(entry)).get(MARK) == str(directory)
+        ):
             found.append(Found(int(entry.name), marks.get(NAME, "")))
     return sorted(found, key=lambda each: each.pid)
 

@@ -34,7 +34,9 @@ _CLONE_NEWNET = 0x4000_0000
 
 def run(steps: Iterable[Step], progress: Callable[[int], None] = lambda _: None) -> None:
     """Consecutive steps of one namespace go in one run of ip. progress: told how many steps were done."""
-    for (where, sysctls), group in itertools.groupby(steps, key=lambda step: (_where(step), isinstance(step, SetSysctl))):
+    for (where, sysctls), group in itertools.groupby(
+        steps, key=lambda step: (_where(step), isinstance(step, SetSysctl))
+    ):
         batch = list(group)
         if sysctls:
             within(where, lambda batch=batch: _write_sysctls(batch))  # type: ignore[misc]  # binds the loop's value

@@ -71,7 +71,9 @@ class LabSpec:
 
 def parse(text: str, source: str, include: Callable[[str], str]) -> LabSpec:
     """include: gives the text of a file named in the YAML, relative to it."""
-    value = _mapping(manifests.one_document(text, source), "", {"lab", "underlay", "hosts", "guests", "objects", "include"})
+    value = _mapping(
+        manifests.one_document(text, source), "", {"lab", "underlay", "hosts", "guests", "objects", "include"}
+    )
     name = lab_name(value.get("lab"))
     underlay = _mapping(value.get("underlay") or {}, "underlay", {"prefix", "mtu_bytes"})
     mtu_bytes = _integer(underlay.get("mtu_bytes", 1500), "underlay.mtu_bytes", 1280 + 62, 65_535)

@@ -1,0 +1,41 @@
+"""The command line `weft`: which commands there are, and where. Decides nothing itself."""
+
+from __future__ import annotations
+
+import click
+
+from weft.cli.lazy import Lazy, LazyCommands
+
+#: By module path, as click's own LazyGroup: each command's imports are paid for when it runs, and the lab, which is
+#: built on top of these programs, is reached without this module importing it.
+COMMANDS = {
+    "apply": Lazy("weft.cli.apply:apply", "Make objects as files say: create and update, all or nothing."),
+    "get": Lazy("weft.cli.get:get", "List objects of a kind, or show some by name."),
+    "describe": Lazy("weft.cli.get:describe", "Show one object: its spec, its status, and what belongs to it."),
+    "delete": Lazy("weft.cli.apply:delete", "Delete objects by name, all or nothing."),
+    "trace": Lazy(
+        "weft.cli.trace:trace", "Follow a packet from a port to its end, or to the reason it is dropped for."
+    ),
+    "status": Lazy("weft.cli.status:status", "Show the controller, the hosts and how many ports are active."),
+    "attach": Lazy("weft.cli.host:attach", "Tell this host's agent which interface is a port's."),
+    "detach": Lazy("weft.cli.host:detach", "Take back an attachment made by hand."),
+    "counters": Lazy("weft.cli.host:counters", "Show this host's traffic by port and uplink, and its drops by reason."),
+    "controller": Lazy("weft.apps.services:controller", "Run the controller."),
+    "agent": Lazy("weft.apps.services:agent", "Run the agent of a host."),
+    "lab": Lazy("weft.lab.commands:lab", "A whole data centre on this machine, in network namespaces."),
+    "completion": Lazy("weft.cli.completion:completion", "Print the completion script of a shell."),
+}
+
+
+@click.group(cls=LazyCommands, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="weft", prog_name="weft")
+def main() -> None:
+    """Weft: many tenants' networks on one physical network.
+
+    Names: tenants/blue/ports/web-1 in full, or blue/web-1 for a port, blue/prod/web for a virtual subnet, h1 where a host
+    is meant. Kinds: singular, plural or short (port, ports, p; subnets, vs; domains, rd; ...).
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""weft apply and weft delete: many objects at once, all or nothing. Never changes half of what was asked for."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from weft.cli import references, session, show
+from weft.cli.session import ExitCode, Failed, Output
+from weft.kit.errors import Rejected
+
+if TYPE_CHECKING:
+    from weft.cli.manifests import Manifest
+    from weft.client import Applied, Change, Client
+
+
+@click.command()
+@click.option(
+    "-f", "--file", "files", multiple=True, required=True, metavar="FILE",
+    help="YAML of objects; a directory of such files; - for stdin. May be given again.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--delete", "removal", is_flag=True, help="Delete the objects that the files name.")
+@click.option("--ignore-missing", is_flag=True, help="With --delete: what is not there is no error.")
+@session.with_output(Output.NAME)
+@session.with_controller
+def apply(files: tuple[str, ...], dry_run: bool, removal: bool, ignore_missing: bool, output: Output, url: str) -> None:
+    """Make objects as files say: create and update, all or nothing.
+
+    A file holds YAML documents, each one object `{name, spec}` or a list of them. What the spec leaves out is chosen by
+    the controller, or stays as it was chosen. Order does not matter.
+    """
+    from weft.cli import manifests
+
+    found = manifests.read_files(files, sys.stdin.read() if "-" in files else None)
+    if not found:
+        raise Rejected("the files hold no object")
+    with session.controller(url) as client, session.busy(f"applying {len(found)} objects"):
+        if removal:
+            names = _present(client, [each.name for each in found]) if ignore_missing else [each.name for each in found]
+            answer = _told(client, (), names, dry_run, found)
+        else:
+            answer = _told(client, [(each.name, each.spec) for each in found], (), dry_run, found)
+    _print(answer, dry_run, output)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="[KIND] NAME...")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--ignore-missing", is_flag=True, help="What is not there is no error.")
+@session.with_output(Output.NAME)
+@session.with_controller
+def delete(names: tuple[str, ...], dry_run: bool, ignore_missing: bool, output: Output, url: str) -> None:
+    """Delete objects by name, all or nothing.
+
+    `weft delete blue/web-1`, `weft delete subnet blue/prod/web`, `weft delete tenants/blue hosts/h1`. What others still refer
+    to is refused.
+    """
+    kind = references.kind(names[0])
+    if kind is not None and len(names) == 1:
+        raise click.UsageError(f"which {kind.value}? Give its name.")
+    wanted = [references.full(name, kind) for name in (names[1:] if kind else names)]
+    with session.controller(url) as client:
+        answer = _told(client, (), _present(client, wanted) if ignore_missing else wanted, dry_run, ())
+    _print(answer, dry_run, output)
+
+
+def _present(client: Client, names: Iterable[str]) -> list[str]:
+    from weft.client import ApiError
+
+    found = []
+    for name in names:
+        try:
+            client.get(name)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        else:
+            found.append(name)
+    return found
+
+
+_INDEX = re.compile(r"(puts|deletes)\[(\d+)\]\.?")
+
+
+def _told(
+    client: Client, puts: Sequence[tuple[str, dict[str, Any]]], deletes: Sequence[str], dry_run: bool,
+    written: Sequence[Manifest],
+) -> Applied:  # fmt: skip
+    """The controller's answer; an error of the n-th object names the object, and the file and line it stands at."""
+    from weft.client import ApiError
+
+    try:
+        return client.apply(puts, deletes, dry_run=dry_run)
+    except ApiError as error:
+        match = _INDEX.match(error.field)
+        names = [name for name, _ in puts] if match and match[1] == "puts" else deletes
+        if match is None or int(match[2]) >= len(names):
+            raise
+        index = int(match[2])
+        place = f"{written[index].place}: " if index < len(written) else ""
+        field = error.field[match.end() :]
+        where = f"{place}{names[index]}" + (f": {field}" if field else "")
+        code = ExitCode.NOT_FOUND if error.status == 404 else ExitCode.REFUSED
+        raise Failed(f"{where}: {error.detail or error.title}", code) from error
+
+
+def _print(answer: Applied, dry_run: bool, output: Output) -> None:
+    changes = answer.changes
+    match output:
+        case Output.JSON:
+            import msgspec
+
+            show.as_json({**msgspec.to_builtins(answer), "dry_run": dry_run})
+        case Output.NAME:
+            for change in changes:
+                click.echo(change.name)
+        case _:
+            if changes:
+                show.table(
+                    ["action", "name", "fields"], [[each.action, each.name, _difference(each)] for each in changes]
+                )
+            would = "would change" if dry_run else "changed"
+            click.echo(f"{len(changes)} objects {would}" if changes else "nothing to change")
+
+
+def _difference(change: Change) -> str:
+    """The fields that an update changes, as ``field: before -> after``."""
+    before, after = change.before or {}, change.after or {}
+    if change.action != "update":
+        return ""
+    fields = [field for field in {**before, **after} if before.get(field) != after.get(field)]
+    return "; ".join(f"{field}: {show.cell(before.get(field))} -> {show.cell(after.get(field))}" for field in fields)

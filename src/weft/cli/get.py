@@ -1,0 +1,194 @@
+"""weft get and weft describe: what there is, and what of it hangs together. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from weft.cli import references, session, show
+from weft.cli.references import short
+from weft.cli.session import Output
+from weft.model.names import Kind, domain_of, find_kind, kind_of, label_of
+
+if TYPE_CHECKING:
+    from weft.client import Client, Item
+
+#: Columns of a kind's table: heading -> what an item has there.
+COLUMNS: dict[Kind, dict[str, Callable[[Item], object]]] = {
+    Kind.TENANT: {"description": lambda item: item.spec.get("description")},
+    Kind.PROVIDER_NETWORK: {
+        "pools": lambda item: [pool.get("prefix") for pool in item.spec.get("pools", [])],
+        "mtu": lambda item: item.spec.get("mtu_bytes"),
+    },
+    Kind.HOST: {
+        "pas": lambda item: [pa for uplink in item.spec.get("uplinks", []) for pa in uplink.get("pas") or []],
+        "data plane": lambda item: item.spec.get("data_plane"),
+        "state": lambda item: item.status.get("state", "unknown"),
+        "applied": lambda item: item.status.get("applied_revision"),
+    },
+    Kind.ROUTING_DOMAIN: {"rdid": lambda item: item.spec.get("rdid")},
+    Kind.VIRTUAL_SUBNET: {
+        "vsid": lambda item: item.spec.get("vsid"),
+        "prefixes": lambda item: item.spec.get("prefixes"),
+        "gateways": lambda item: item.spec.get("gateways"),
+    },
+    Kind.PORT: {
+        "subnet": lambda item: short(item.spec.get("virtual_subnet", "")),
+        "mac": lambda item: item.spec.get("mac"),
+        "addresses": lambda item: item.spec.get("addresses"),
+        "host": lambda item: short(item.spec.get("host") or ""),
+        "state": lambda item: port_state(item.status),
+    },
+    Kind.CUSTOMER_ROUTE: {
+        "prefix": lambda item: item.spec.get("prefix"),
+        "next hop": lambda item: item.spec.get("next_hop") or label_of(item.spec.get("virtual_subnet") or "-"),
+        "metric": lambda item: item.spec.get("metric"),
+    },
+}
+
+
+def port_state(status: dict[str, Any]) -> str:
+    state, reason = status.get("state", "unknown"), status.get("reason")
+    return f"{state}: {reason}" if reason else state
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="KIND|NAME [NAME...] [FIELD=VALUE...]")
+@session.with_output(Output.YAML, Output.NAME)
+@session.with_controller
+def get(words: tuple[str, ...], output: Output, url: str) -> None:
+    """List objects of a kind, or show some by name.
+
+    \b
+    weft get ports                         every port
+    weft get ports tenant=blue host=h1     blue's ports on h1
+    weft get subnets tenant=blue domain=prod
+    weft get port blue/web-1 blue/web-2    these two
+    weft get blue/web-1 -o yaml            a port, as `weft apply` reads it
+
+    A filter is tenant=, domain=, or a field of the kind's spec, such as host= or virtual_subnet=.
+    """
+    kind = references.kind(words[0])
+    rest = words[1:] if kind else words
+    filters = dict(_filter(word) for word in rest if "=" in word)
+    names = [references.full(word, kind) for word in rest if "=" not in word]
+    if names and filters:
+        raise click.UsageError("filters narrow down a list; with names there is nothing to narrow down")
+    with session.controller(url) as client, session.busy("asking the controller"):
+        if names:
+            items = [client.get(name) for name in names]
+        elif kind is None:
+            raise click.UsageError(f"{words[0]!r} is no kind; there are {', '.join(map(references.plural, Kind))}")
+        else:
+            items = list(_listed(client, kind, filters))
+    show_items(items, output, single=bool(names) and len(names) == 1)
+
+
+def _filter(word: str) -> tuple[str, str]:
+    field, _, value = word.partition("=")
+    if not field or not value:
+        raise click.UsageError(f"{word!r} is no filter such as host=h1")
+    return field.replace("-", "_"), value
+
+
+def _listed(client: Client, kind: Kind, filters: dict[str, str]) -> Iterator[Item]:
+    rest = {field: value for field, value in filters.items() if field not in {"tenant", "domain"}}
+    path = references.collection(kind, filters.get("tenant"), filters.get("domain"))
+    if ("domain" in filters and "routing-domains/" not in path) or ("tenant" in filters and "tenants/" not in path):
+        raise click.UsageError(f"{references.plural(kind)} cannot be narrowed down so")
+    return client.list(path, limit=1000, **rest)
+
+
+def plain_item(item: Item) -> dict[str, Any]:
+    return {"name": item.name, "kind": item.kind, "revision": item.revision, "spec": item.spec, "status": item.status}
+
+
+def show_items(items: list[Item], output: Output, *, single: bool) -> None:
+    plain = [plain_item(item) for item in items]
+    match output:
+        case Output.JSON:
+            show.as_json(plain[0] if single else {"items": plain})
+        case Output.YAML:
+            show.as_yaml(plain[0] if single else plain)
+        case Output.NAME:
+            for item in items:
+                click.echo(item.name)
+        case Output.TABLE:
+            for kind in sorted({kind_of(item.name) for item in items}, key=list(Kind).index):
+                _table(kind, (item for item in items if find_kind(item.name) is kind))
+            if not items:
+                show.table([], [])
+
+
+def _table(kind: Kind, items: Iterable[Item]) -> None:
+    columns = COLUMNS[kind]
+    rows = [[short(item.name), *(read(item) for read in columns.values())] for item in items]
+    show.table([kind.value, *columns], rows)
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="[KIND] NAME")
+@session.with_output(Output.YAML)
+@session.with_controller
+def describe(words: tuple[str, ...], output: Output, url: str) -> None:
+    """Show one object: its spec, its status, and what belongs to it."""
+    kind = references.kind(words[0]) if len(words) > 1 else None
+    if len(words) != (2 if kind else 1):
+        raise click.UsageError("describe takes one object, such as blue/web-1 or: host h1")
+    name = references.full(words[-1], kind)
+    with session.controller(url) as client:
+        item = client.get(name)
+        related = {heading: list(found) for heading, found in _related(client, item)}
+    document = {
+        **plain_item(item),
+        "related": {heading: [each.name for each in found] for heading, found in related.items()},
+    }
+    match output:
+        case Output.JSON:
+            show.as_json(document)
+        case Output.YAML:
+            show.as_yaml(document)
+        case _:
+            click.echo(click.style(f"{item.kind} {short(item.name)}", bold=True) + f"  revision {item.revision}")
+            click.echo(f"\nspec\n{_indented(item.spec)}\nstatus\n{_indented(item.status)}")
+            for heading, found in related.items():
+                click.echo(f"\n{heading}")
+                _table(kind_of(found[0].name), found) if found else click.echo("  none")
+
+
+def _indented(value: dict[str, Any]) -> str:
+    lines = show.yaml_text(value).splitlines() if value else ["-"]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _related(client: Client, item: Item) -> Iterator[tuple[str, Iterable[Item]]]:
+    """What the object rests on and what rests on it."""
+    name = references.full(item.name)
+    match kind_of(name):
+        case Kind.TENANT:
+            tenant = label_of(name)
+            for kind in (Kind.ROUTING_DOMAIN, Kind.VIRTUAL_SUBNET, Kind.PORT):
+                yield references.plural(kind), client.list(references.collection(kind, tenant))
+        case Kind.PROVIDER_NETWORK:
+            hosts = client.list(references.collection(Kind.HOST))
+            yield "hosts", [
+                host for host in hosts
+                if any(uplink.get("provider_network") in (name, label_of(name)) for uplink in host.spec.get("uplinks", []))
+            ]  # fmt: skip
+        case Kind.HOST:
+            yield "ports", client.list(references.collection(Kind.PORT), host=name)
+        case Kind.ROUTING_DOMAIN:
+            _, tenant, _, domain = name.split("/")
+            for kind in (Kind.VIRTUAL_SUBNET, Kind.CUSTOMER_ROUTE):
+                yield references.plural(kind), client.list(references.collection(kind, tenant, domain))
+        case Kind.VIRTUAL_SUBNET:
+            yield "routing domain", [client.get(domain_of(name))]
+            yield "ports", client.list(references.collection(Kind.PORT, name.split("/")[1]), virtual_subnet=name)
+        case Kind.PORT:
+            yield "virtual subnet", [client.get(item.spec["virtual_subnet"])]
+            if host := item.spec.get("host"):
+                yield "host", [client.get(host)]
+        case Kind.CUSTOMER_ROUTE:
+            yield "routing domain", [client.get(domain_of(name))]

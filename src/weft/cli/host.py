@@ -1,0 +1,67 @@
+"""weft attach, detach and counters: what is asked of the agent of this host. Needs no controller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from weft.cli import agent_socket, references, session, show
+from weft.cli.session import Output
+from weft.model.names import Kind
+
+
+@click.command()
+@click.argument("port")
+@click.argument("interface")
+@session.with_output()
+@agent_socket.with_agent
+def attach(port: str, interface: str, output: Output, agent: str) -> None:
+    """Tell this host's agent which interface is a port's."""
+    name = references.full(port, Kind.PORT)
+    agent_socket.ask(agent, "POST", "/attach", {"port": name, "interface": interface})
+    _said({"port": name, "interface": interface}, f"{references.short(name)} is attached to {interface}", output)
+
+
+@click.command()
+@click.argument("port")
+@session.with_output()
+@agent_socket.with_agent
+def detach(port: str, output: Output, agent: str) -> None:
+    """Take back an attachment made by hand."""
+    name = references.full(port, Kind.PORT)
+    agent_socket.ask(agent, "POST", "/detach", {"port": name})
+    _said({"port": name}, f"{references.short(name)} is detached", output)
+
+
+def _said(facts: dict[str, Any], sentence: str, output: Output) -> None:
+    if output is Output.JSON:
+        show.as_json(facts)
+    else:
+        click.echo(sentence)
+
+
+@click.command()
+@session.with_output(Output.YAML)
+@agent_socket.with_agent
+def counters(output: Output, agent: str) -> None:
+    """Show this host's traffic by port and uplink, and its drops by reason."""
+    found: dict[str, dict[str, Any]] = agent_socket.ask(agent, "GET", "/counters") or {}
+    match output:
+        case Output.JSON:
+            show.as_json(found)
+        case Output.YAML:
+            show.as_yaml(found)
+        case _:
+            rows = [
+                [
+                    references.short(name),
+                    *(traffic.get(key, 0) for key in _TRAFFIC),
+                    [f"{reason} {count}" for reason, count in traffic.get("drops", {}).items() if count],
+                ]
+                for name, traffic in sorted(found.items())
+            ]
+            show.table(["port", *(key.replace("_", " ") for key in _TRAFFIC), "drops"], rows)
+
+
+_TRAFFIC = ("received_packets", "received_bytes", "sent_packets", "sent_bytes")

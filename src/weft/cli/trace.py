@@ -1,0 +1,64 @@
+"""weft trace: what would become of a packet, step by step across hosts. Sends none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from weft.cli import references, session, show
+from weft.cli.session import ExitCode, Output
+from weft.kit.errors import Rejected
+from weft.model.names import Kind
+
+if TYPE_CHECKING:
+    from weft.client import Traced
+
+
+@click.command()
+@click.option("--from", "source", required=True, metavar="PORT", help="The port that sends, such as blue/web-1.")
+@click.option("--to", metavar="ADDRESS", help="The address to reach.")
+@click.option("--frame", metavar="HEX", help="A whole Ethernet frame instead, in hex.")
+@session.with_output(Output.YAML)
+@session.with_controller
+def trace(source: str, to: str | None, frame: str | None, output: Output, url: str) -> None:
+    """Follow a packet from a port to its end, or to the reason it is dropped for.
+
+    \b
+    weft trace --from blue/web-1 --to 10.0.1.5
+
+    Exits with 5 when the packet would not arrive.
+    """
+    if (to is None) == (frame is None):
+        raise click.UsageError("give one of --to and --frame")
+    try:
+        raw = None if frame is None else bytes.fromhex(frame)
+    except ValueError:
+        raise Rejected(f"{frame!r} is not a frame in hex such as 0257454654010200...", "--frame") from None
+    with session.controller(url) as client:
+        answer = client.trace(references.full(source, Kind.PORT), to=to, frame=raw)
+    plain = {"steps": [{"host": each.host, "text": each.text} for each in answer.steps], "outcome": answer.outcome}
+    match output:
+        case Output.JSON:
+            show.as_json(plain)
+        case Output.YAML:
+            show.as_yaml(plain)
+        case _:
+            _print(answer)
+    if not arrived(answer.outcome):
+        click.get_current_context().exit(int(ExitCode.NOT_DELIVERED))
+
+
+def arrived(outcome: dict[str, Any]) -> bool:
+    return outcome.get("verdict") in {"delivered", "answered"}
+
+
+def _print(answer: Traced) -> None:
+    width = max((len(references.short(each.host)) for each in answer.steps), default=0)
+    former = ""
+    for each in answer.steps:
+        host = references.short(each.host)
+        click.echo(f"{click.style((host if host != former else '').ljust(width), bold=True)}  {each.text}")
+        former = host
+    colour = "green" if arrived(answer.outcome) else "red"
+    click.echo(click.style(show.cell(answer.outcome), fg=colour, bold=True))
