@@ -11,13 +11,13 @@ event loop, with no await in between.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from weft.contracts.clock import Clock
+from weft.kit.clock import MonotonicClock
 from weft.policy.delta import Delta, ScopedDelta
 from weft.policy.rows import ORDER, TABLES, Key, Row, Scope
 from weft.wire import feed as wire
@@ -60,16 +60,6 @@ class Counters:
     bytes_encoded: int = 0
     writes_sent: int = 0
     bytes_sent: int = 0
-
-
-class MonotonicClock:
-    """Real time."""
-
-    def now_s(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class FeedLog:
