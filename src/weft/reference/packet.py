@@ -277,6 +277,14 @@ def _arp(frame: bytes) -> Arp | DropReason:
     return Arp(frame, opcode, sender_mac, sender, target)
 
 
+def neighbour_message(ip: Ip) -> int | None:
+    """The type, when this is a neighbour solicitation or advertisement (RFC 4861 7.1: only with hop limit 255)."""
+    if ip.version != 6 or ip.protocol != ICMPV6 or ip.hop_limit != 255 or ip.ip_length < IPV6_BYTES + 24:
+        return None
+    kind, code = ip.payload[:2]
+    return kind if code == 0 and kind in (NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT) else None
+
+
 def ports(ip: Ip) -> bytes | None:
     """The first 4 bytes of a whole TCP or UDP packet (source and destination port)."""
     if ip.protocol not in (TCP, UDP) or ip.fragment:

@@ -1,0 +1,145 @@
+"""Where a guest's packet goes: routed, bridged, delivered (datapath.md, from a guest's port, 8 to 10). Never floods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from weft.policy.drop import DropReason
+from weft.policy.rows import Rule
+from weft.reference import icmp, nvgre, packet, size
+from weft.reference.lookups import Location, Lookups, Port, Subnet
+from weft.reference.packet import Ip
+from weft.reference.verdict import Drop, ToPort, ToUnderlay, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """One packet on its way: where it came from, what is known, and what is said about it."""
+
+    lookups: Lookups
+    reachable: Callable[[str], bool]  # has the kernel a route to the PA
+    port: Port
+    subnet: Subnet  # the port's
+    steps: list[str]
+
+    def forward(self, ip: Ip) -> Verdict:
+        """Routed when it is for the router's MAC, else bridged."""
+        if ip.destination_mac == self.subnet.router_mac:
+            return self._routed(ip)
+        return self._bridged(ip)
+
+    def _refuse(self, ip: Ip, error: icmp.Error, reason: DropReason, next_hop_mtu: int = 0) -> Verdict:
+        return icmp.refuse(self.subnet, ip, error, reason, self.steps, next_hop_mtu)
+
+    def _routed(self, ip: Ip) -> Verdict:
+        destination = ip.destination
+        text = packet.address_text(destination)
+        if packet.is_multicast(destination) or destination == b"\xff\xff\xff\xff":
+            self.steps.append(f"routed: {text} is multicast or broadcast, which no router carries")
+            return Drop(DropReason.MULTICAST)
+        if packet.is_link_local6(destination):
+            if destination == self.subnet.router_link_local:
+                return icmp.to_gateway(self.subnet, ip, self.steps)
+            self.steps.append(f"routed: {text} is link-local, and there is no route to that")
+            return Drop(DropReason.NO_ROUTE)
+        route = self.lookups.route(self.subnet.rdid, destination)
+        if route is None:
+            self.steps.append(f"routed: no route to {text} in routing domain {self.subnet.rdid}")
+            return self._refuse(ip, icmp.Error.NO_ROUTE, DropReason.NO_ROUTE)
+        how = "on-link" if route.next_hop is None else f"next hop {packet.address_text(route.next_hop)}"
+        self.steps.append(f"route {route.prefix}: {how} in VSID {route.vsid}")
+        target = self.lookups.subnets.get(route.vsid)
+        if target is None:
+            self.steps.append(f"VSID {route.vsid}: no such subnet on this host")
+            return Drop(DropReason.UNKNOWN_VSID)
+        if route.next_hop is None and destination == target.gateway(ip.version):
+            return icmp.to_gateway(self.subnet, ip, self.steps)
+        if ip.hop_limit <= 1:
+            self.steps.append(f"hop limit {ip.hop_limit}: expires here")
+            return self._refuse(ip, icmp.Error.TIME_EXCEEDED, DropReason.TTL_EXPIRED)
+        return self._to_next_hop(ip, target, destination if route.next_hop is None else route.next_hop)
+
+    def _to_next_hop(self, ip: Ip, target: Subnet, ca: bytes) -> Verdict:
+        location = self.lookups.record(target.vsid, ca)
+        if location is None:
+            self.steps.append(f"record ({target.vsid}, {packet.address_text(ca)}): none")
+            return self._refuse(ip, icmp.Error.ADDRESS_UNREACHABLE, DropReason.NO_RECORD)
+        self._say_found(f"record ({target.vsid}, {packet.address_text(ca)})", location)
+        sized = self._sized(ip, target, location)
+        if not isinstance(sized, bytes):
+            return sized
+        frame = packet.with_hop_limit(ip, sized, ip.hop_limit - 1)
+        return self._deliver(target, location, packet.with_macs(frame, location.mac, target.router_mac))
+
+    def _bridged(self, ip: Ip) -> Verdict:
+        vsid, text = self.subnet.vsid, packet.address_text(ip.destination)
+        location = self.lookups.record(vsid, ip.destination)
+        if location is not None:
+            self._say_found(f"record ({vsid}, {text})", location)
+        else:
+            mac = packet.mac_text(ip.destination_mac)
+            location = self.lookups.mac_record(vsid, ip.destination_mac)
+            if location is None:
+                self.steps.append(f"record ({vsid}, {text}): none, and none for MAC {mac}")
+                return Drop(DropReason.NO_RECORD)
+            self._say_found(f"no record ({vsid}, {text}), but one for MAC {mac}", location)
+        sized = self._sized(ip, self.subnet, location)
+        if not isinstance(sized, bytes):
+            return sized
+        return self._deliver(self.subnet, location, packet.with_macs(sized, location.mac, ip.source_mac))
+
+    def _say_found(self, what: str, location: Location) -> None:
+        self.steps.append(f"{what}: at PA {packet.address_text(location.pa)}, MAC {packet.mac_text(location.mac)}")
+
+    def _sized(self, ip: Ip, target: Subnet, location: Location) -> bytes | Verdict:
+        """The frame, MSS clamped, or what becomes of a packet that does not fit."""
+        limit = size.limit(self.lookups.host, target, location)
+        if limit is not None and ip.l3_length > limit:
+            self.steps.append(f"size: {ip.l3_length} bytes, and no more than {limit} fit")
+            return self._refuse(ip, icmp.Error.TOO_BIG, DropReason.TOO_BIG, limit)
+        frame = size.clamped(ip, limit)
+        if frame is not ip.frame:
+            self.steps.append(f"size: TCP's MSS is lowered, since no more than {limit} bytes fit")
+        return frame
+
+    def _deliver(self, target: Subnet, location: Location, frame: bytes) -> Verdict:
+        if location.pa in self.lookups.host.pas:
+            return to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
+        text = packet.address_text(location.pa)
+        match location.rule:
+            case Rule.NVGRE:
+                source = self.lookups.host.source(location.pa)
+                if source is None:
+                    self.steps.append(f"underlay: this host has no PA of the family of {text}")
+                    return Drop(DropReason.NO_UNDERLAY)
+                if not self.reachable(text):
+                    self.steps.append(f"underlay: the kernel has no route to {text}")
+                    return Drop(DropReason.NO_UNDERLAY)
+                outer, flow = nvgre.encapsulate(source, location.pa, target.vsid, frame)
+                more = size.OVERHEAD_BYTES[len(location.pa)]
+                self.steps.append(
+                    f"encapsulated: NVGRE to {text}, VSID {target.vsid}, FlowID {flow}, {len(frame)} + {more} bytes"
+                )
+                return ToUnderlay(text, outer)
+            case _:
+                assert_never(location.rule)
+
+
+def to_local(
+    lookups: Lookups, vsid: int, mac: bytes, frame: bytes, steps: list[str], came_from: Port | None = None
+) -> ToPort | Drop:
+    """To the bound port with the MAC in the subnet: the VSID ACL."""
+    local = lookups.local_port(vsid, mac)
+    if local is None:
+        steps.append(f"VSID ACL: no port with MAC {packet.mac_text(mac)} in VSID {vsid} here")
+        return Drop(DropReason.VSID_ACL)
+    if came_from is not None and local.name == came_from.name:
+        steps.append(f"{local.name} is where the packet came from")
+        return Drop(DropReason.HAIRPIN)
+    if not local.enabled:
+        steps.append(f"{local.name} is disabled")
+        return Drop(DropReason.PORT_DOWN)
+    steps.append(f"to port {local.name}: {len(frame)} bytes")
+    return ToPort(local.name, frame)

@@ -1,0 +1,323 @@
+"""Rows as a packet needs them: keyed by bytes of the wire. Looks up, and never decides what becomes of a packet."""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from weft.kit.errors import Rejected
+from weft.policy import rows
+from weft.policy.rows import Key, Row, Rule
+from weft.reference import packet
+
+VSID_FIRST, VSID_LAST = 4096, 16_777_214
+#: The smallest IPv4 MTU there may be (RFC 791), the largest that an IP packet can use.
+MTU_FIRST, MTU_LAST = 68, 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This host's place in the underlay."""
+
+    pas: frozenset[bytes]
+    source4: bytes | None
+    source6: bytes | None
+    uplinks: tuple[str, ...]
+    mtu_bytes: int | None  # the smallest of the uplinks
+
+    def source(self, pa: bytes) -> bytes | None:
+        """Where packets to ``pa`` come from."""
+        return self.source4 if len(pa) == 4 else self.source6
+
+
+NOWHERE = Host(frozenset(), None, None, (), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    vsid: int
+    rdid: str
+    gateway4: bytes | None
+    gateway6: bytes | None
+    router_mac: bytes
+    router_link_local: bytes
+    mtu_bytes: int
+
+    def gateway(self, version: int) -> bytes | None:
+        return self.gateway4 if version == 4 else self.gateway6
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an address or a MAC lives: a lookup record's value."""
+
+    pa: bytes
+    mac: bytes
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    prefix: str
+    vsid: int
+    next_hop: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A prefix of one family; matches no address of the other."""
+
+    address_bytes: int
+    shift: int
+    bits: int
+
+    def covers(self, address: bytes) -> bool:
+        return len(address) == self.address_bytes and int.from_bytes(address, "big") >> self.shift == self.bits
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    name: str
+    vsid: int
+    mac: bytes
+    cas: frozenset[bytes]
+    pairs: tuple[tuple[bytes, Prefix], ...]
+    enabled: bool
+    link_local: bytes
+
+    def may_send_from(self, mac: bytes, address: bytes) -> bool:
+        """Its own MAC with one of its CAs, or an address pair."""
+        if mac == self.mac and address in self.cas:
+            return True
+        return any(mac == pair_mac and prefix.covers(address) for pair_mac, prefix in self.pairs)
+
+
+class Routes:
+    """One routing domain's prefixes of one family, for the longest match."""
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        self._by_length: dict[int, dict[int, Route]] = {}
+        self._lengths: list[int] = []  # longest first
+
+    def __bool__(self) -> bool:
+        return bool(self._by_length)
+
+    def put(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network, route: Route) -> None:
+        length = network.prefixlen
+        self._by_length.setdefault(length, {})[int(network.network_address) >> self._bits - length] = route
+        self._lengths = sorted(self._by_length, reverse=True)
+
+    def remove(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None:
+        length = network.prefixlen
+        table = self._by_length[length]
+        del table[int(network.network_address) >> self._bits - length]
+        if not table:
+            del self._by_length[length]
+            self._lengths.remove(length)
+
+    def longest(self, address: bytes) -> Route | None:
+        number = int.from_bytes(address, "big")
+        for length in self._lengths:
+            route = self._by_length[length].get(number >> self._bits - length)
+            if route is not None:
+                return route
+        return None
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        raise Rejected(f"{text!r} is not a prefix such as 10.0.1.0/24, host bits zero") from None
+    if str(network) != text:
+        raise Rejected(f"{text!r} is not in canonical form: write {str(network)!r}")
+    return network
+
+
+def _prefix(text: str) -> Prefix:
+    network = _network(text)
+    shift = network.max_prefixlen - network.prefixlen
+    return Prefix(network.max_prefixlen // 8, shift, int(network.network_address) >> shift)
+
+
+def _vsid(value: int) -> int:
+    if not VSID_FIRST <= value <= VSID_LAST:
+        raise Rejected(f"VSID {value} is outside {VSID_FIRST}..{VSID_LAST}")
+    return value
+
+
+def _rdid(text: str) -> str:
+    try:
+        canonical = str(uuid.UUID(text))
+    except ValueError:
+        canonical = ""
+    if canonical != text:
+        raise Rejected(f"RDID {text!r} is not a UUID such as 7f3c2d1e-0000-4000-8000-000000000001")
+    return text
+
+
+def _rule(rule: Rule) -> Rule:
+    if rule not in tuple(Rule):
+        raise Rejected(f"rule {rule!r} is none of {', '.join(known.value for known in Rule)}")
+    return rule
+
+
+def _host(row: rows.Host) -> Host:
+    pas = [packet.address_bytes(pa) for pa in row.pas]
+    for uplink in row.uplinks:
+        if not MTU_FIRST <= uplink.mtu_bytes <= MTU_LAST:
+            raise Rejected(f"MTU {uplink.mtu_bytes} of {uplink.interface} is outside {MTU_FIRST}..{MTU_LAST}")
+    return Host(
+        frozenset(pas),
+        next((pa for pa in pas if len(pa) == 4), None),
+        next((pa for pa in pas if len(pa) == 16), None),
+        tuple(uplink.interface for uplink in row.uplinks),
+        min((uplink.mtu_bytes for uplink in row.uplinks), default=None),
+    )
+
+
+def _subnet(row: rows.Subnet) -> Subnet:
+    for prefix in row.prefixes:
+        _network(prefix)
+    gateways = [packet.address_bytes(gateway) for gateway in row.gateways]
+    router_mac = packet.mac_bytes(row.router_mac)
+    if not 0 <= row.mtu_bytes <= MTU_LAST:
+        raise Rejected(f"mtu_bytes {row.mtu_bytes} is outside 0..{MTU_LAST}")
+    return Subnet(
+        _vsid(row.vsid),
+        _rdid(row.rdid),
+        next((gateway for gateway in gateways if len(gateway) == 4), None),
+        next((gateway for gateway in gateways if len(gateway) == 16), None),
+        router_mac,
+        packet.link_local(router_mac),
+        row.mtu_bytes,
+    )
+
+
+def _port(row: rows.Port) -> Port:
+    mac = packet.mac_bytes(row.mac)
+    return Port(
+        row.port,
+        _vsid(row.vsid),
+        mac,
+        frozenset(packet.address_bytes(ca) for ca in row.cas),
+        tuple((packet.mac_bytes(pair.mac), _prefix(pair.prefix)) for pair in row.pairs),
+        row.enabled,
+        packet.link_local(mac),
+    )
+
+
+@dataclass(slots=True)
+class Lookups:
+    """Everything that the pipeline asks. Changed only through ``put``, ``remove`` and ``bind``."""
+
+    name: str  # of this host: hosts/h1
+    rows: dict[Key, Row] = field(default_factory=dict)
+    used: Counter[str] = field(default_factory=Counter)  # table -> rows
+    bindings: dict[str, str] = field(default_factory=dict)  # port -> interface
+    host: Host = NOWHERE
+    subnets: dict[int, Subnet] = field(default_factory=dict)
+    _records: dict[tuple[int, bytes], Location] = field(default_factory=dict)
+    _macs: dict[tuple[int, bytes], Location] = field(default_factory=dict)
+    _routes: dict[tuple[str, int], Routes] = field(default_factory=dict)  # (RDID, bytes of an address)
+    _ports: dict[str, Port] = field(default_factory=dict)
+    _local: dict[tuple[int, bytes], Port] | None = None  # bound ports; None: to be made anew
+
+    # What the pipeline asks
+
+    def record(self, vsid: int, ca: bytes) -> Location | None:
+        return self._records.get((vsid, ca))
+
+    def mac_record(self, vsid: int, mac: bytes) -> Location | None:
+        return self._macs.get((vsid, mac))
+
+    def route(self, rdid: str, destination: bytes) -> Route | None:
+        """The longest match."""
+        routes = self._routes.get((rdid, len(destination)))
+        return None if routes is None else routes.longest(destination)
+
+    def port(self, name: str) -> Port | None:
+        return self._ports.get(name)
+
+    def local_port(self, vsid: int, mac: bytes) -> Port | None:
+        """The bound port with the MAC in the subnet."""
+        if self._local is None:
+            bound = sorted((port for port in self._ports.values() if port.name in self.bindings), key=_by_name)
+            self._local = {(port.vsid, port.mac): port for port in reversed(bound)}
+        return self._local.get((vsid, mac))
+
+    # What changes them
+
+    def put(self, row: Row) -> None:
+        """Make the row so, in place of the former of its key. Raises Rejected, and then nothing has changed."""
+        match row:
+            case rows.Host():
+                if row.host != self.name:
+                    raise Rejected(f"row of {row.host}, and this is {self.name}")
+                self.host = _host(row)
+            case rows.Subnet():
+                self.subnets[row.vsid] = _subnet(row)
+            case rows.Record():
+                location = Location(packet.address_bytes(row.pa), packet.mac_bytes(row.mac), _rule(row.rule))
+                self._records[(_vsid(row.vsid), packet.address_bytes(row.ca))] = location
+            case rows.MacRecord():
+                mac = packet.mac_bytes(row.mac)
+                self._macs[(_vsid(row.vsid), mac)] = Location(packet.address_bytes(row.pa), mac, _rule(row.rule))
+            case rows.Route():
+                next_hop = None if row.next_hop is None else packet.address_bytes(row.next_hop)
+                network = _network(row.prefix)
+                table = (_rdid(row.rdid), network.max_prefixlen // 8)
+                route = Route(row.prefix, _vsid(row.vsid), next_hop)
+                self._routes.setdefault(table, Routes(network.max_prefixlen)).put(network, route)
+            case rows.Port():
+                self._ports[row.port] = _port(row)
+                self._local = None
+            case _:
+                assert_never(row)
+        key = row.key
+        self.used[key[0]] += key not in self.rows
+        self.rows[key] = row
+
+    def remove(self, key: Key) -> None:
+        """Make the row absent. Absent already is fine."""
+        row = self.rows.pop(key, None)
+        if row is None:
+            return
+        self.used[key[0]] -= 1
+        match row:
+            case rows.Host():
+                self.host = NOWHERE
+            case rows.Subnet():
+                del self.subnets[row.vsid]
+            case rows.Record():
+                del self._records[(row.vsid, packet.address_bytes(row.ca))]
+            case rows.MacRecord():
+                del self._macs[(row.vsid, packet.mac_bytes(row.mac))]
+            case rows.Route():
+                network = _network(row.prefix)
+                table = (row.rdid, network.max_prefixlen // 8)
+                self._routes[table].remove(network)
+                if not self._routes[table]:
+                    del self._routes[table]
+            case rows.Port():
+                del self._ports[row.port]
+                self._local = None
+            case _:
+                assert_never(row)
+
+    def bind(self, bindings: Mapping[str, str]) -> None:
+        self.bindings = dict(bindings)
+        self._local = None
+
+    def bound_rows(self) -> Iterable[Row]:
+        """Every row; ports only when bound."""
+        return (row for row in self.rows.values() if not isinstance(row, rows.Port) or row.port in self.bindings)
+
+
+def _by_name(port: Port) -> str:
+    return port.name

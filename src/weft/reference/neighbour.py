@@ -1,0 +1,85 @@
+"""ARP and neighbour discovery, answered from records: datapath.md, from a guest's port, 5 and 6. Never floods."""
+
+from __future__ import annotations
+
+from weft.policy.drop import DropReason
+from weft.reference import antispoof, packet
+from weft.reference.lookups import Lookups, Port, Subnet
+from weft.reference.packet import Arp, Ip
+from weft.reference.verdict import Answer, Drop, Verdict
+
+MAX_OPTIONS = 4
+SOURCE_LINK_LAYER, TARGET_LINK_LAYER = 1, 2
+OPTIONS_AT = 24
+
+
+def arp(lookups: Lookups, port: Port, subnet: Subnet, ask: Arp, steps: list[str]) -> Verdict:
+    """The answer to an ARP request that has passed anti-spoofing."""
+    if ask.opcode == packet.ARP_REPLY or ask.sender == ask.target:
+        steps.append(f"ARP: announces {packet.address_text(ask.sender)}: a hint, consumed here")
+        return Drop(DropReason.ANNOUNCEMENT)
+    if ask.opcode != packet.ARP_REQUEST:
+        steps.append(f"ARP: operation {ask.opcode} is neither request nor reply")
+        return Drop(DropReason.MALFORMED)
+    found = _who_has(lookups, port, subnet, ask.target, steps)
+    return found if isinstance(found, Drop) else Answer(packet.arp_reply(ask, found[0]))
+
+
+def discovery(lookups: Lookups, port: Port, subnet: Subnet, ip: Ip, kind: int, steps: list[str]) -> Verdict:
+    """What becomes of a solicitation or advertisement that has passed anti-spoofing."""
+    target = ip.payload[8:24]
+    solicited = kind == packet.NEIGHBOUR_SOLICITATION
+    fault = _fault(ip, target, SOURCE_LINK_LAYER if solicited else TARGET_LINK_LAYER)
+    if fault is None and not solicited:
+        fault = antispoof.address(port, ip.source_mac, target)
+    if fault is not None:
+        steps.append(f"neighbour discovery: target {packet.address_text(target)}: {fault.label}")
+        return Drop(fault)
+    if not solicited:
+        steps.append(f"neighbour discovery: announces {packet.address_text(target)}: a hint, consumed here")
+        return Drop(DropReason.ANNOUNCEMENT)
+    found = _who_has(lookups, port, subnet, target, steps)
+    if isinstance(found, Drop):
+        return found
+    mac, router = found
+    return Answer(packet.neighbour_advertisement(ip.source_mac, ip.source, target, mac, router=router))
+
+
+def _fault(ip: Ip, target: bytes, link_layer: int) -> DropReason | None:
+    """What is wrong with the message: a target that cannot be, broken options, or another's link-layer address."""
+    if packet.is_mapped(target):
+        return DropReason.MALFORMED
+    options = ip.payload[OPTIONS_AT:]
+    for _ in range(MAX_OPTIONS):
+        if not options:
+            return None
+        length = options[1] * 8 if len(options) > 1 else 0
+        if length == 0 or length > len(options):
+            return DropReason.MALFORMED
+        if options[0] == link_layer and length == 8 and options[2:8] != ip.source_mac:
+            return DropReason.SPOOFED_MAC
+        options = options[length:]
+    return DropReason.MALFORMED if options else None
+
+
+def _who_has(
+    lookups: Lookups, port: Port, subnet: Subnet, target: bytes, steps: list[str]
+) -> tuple[bytes, bool] | Drop:
+    """The MAC that has the target, and whether it is the router's."""
+    text = packet.address_text(target)
+    router = len(target) == 16 and target == subnet.router_link_local
+    if router or target == subnet.gateway(4 if len(target) == 4 else 6):
+        steps.append(f"who has {text}: the gateway, {packet.mac_text(subnet.router_mac)}")
+        return subnet.router_mac, True
+    location = lookups.record(subnet.vsid, target)
+    if location is None and len(target) == 16:
+        made_of = packet.mac_of_link_local(target)
+        location = None if made_of is None else lookups.mac_record(subnet.vsid, made_of)
+    if location is None:
+        steps.append(f"who has {text}: nobody in VSID {subnet.vsid}")
+        return Drop(DropReason.NO_RECORD)
+    if location.mac == port.mac:
+        steps.append(f"who has {text}: the asker itself; silence is right")
+        return Drop(DropReason.OWN_ADDRESS)
+    steps.append(f"who has {text}: {packet.mac_text(location.mac)}, by record ({subnet.vsid}, {text})")
+    return location.mac, False

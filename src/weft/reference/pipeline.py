@@ -1,0 +1,126 @@
+"""The two ways into a host, in datapath.md's order of checks. Pure: counts nothing and keeps nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+from weft.policy.drop import DropReason
+from weft.reference import antispoof, neighbour, nvgre, packet
+from weft.reference.forwarding import Forwarding, to_local
+from weft.reference.lookups import Location, Lookups, Port, Subnet
+from weft.reference.packet import Arp, Ip
+from weft.reference.verdict import Drop, ToStack, Verdict
+
+
+def from_guest(
+    lookups: Lookups, reachable: Callable[[str], bool], port: Port, frame: bytes, steps: list[str]
+) -> Verdict:
+    """What becomes of a frame from a port's guest."""
+    steps.append(f"from port {port.name}: {len(frame)} bytes")
+    if not port.enabled:
+        steps.append(f"{port.name} is disabled")
+        return Drop(DropReason.PORT_DOWN)
+    subnet = lookups.subnets.get(port.vsid)
+    if subnet is None:
+        steps.append(f"VSID {port.vsid}: no such subnet on this host")
+        return Drop(DropReason.UNKNOWN_VSID)
+    parsed = packet.parse(frame)
+    if isinstance(parsed, DropReason):
+        steps.append(f"headers: {parsed.label}")
+        return Drop(parsed)
+    spoofed = antispoof.check(port, parsed)
+    _say_spoofing(parsed, spoofed, steps)
+    if spoofed is not None:
+        return Drop(spoofed)
+    match parsed:
+        case Arp():
+            return neighbour.arp(lookups, port, subnet, parsed, steps)
+        case Ip():
+            return _ip_from_guest(lookups, reachable, port, subnet, parsed, steps)
+        case _:
+            assert_never(parsed)
+
+
+def _ip_from_guest(
+    lookups: Lookups, reachable: Callable[[str], bool], port: Port, subnet: Subnet, ip: Ip, steps: list[str]
+) -> Verdict:
+    message = packet.neighbour_message(ip)
+    if message is not None:
+        return neighbour.discovery(lookups, port, subnet, ip, message, steps)
+    if packet.is_group(ip.destination_mac):
+        steps.append(f"destination MAC {packet.mac_text(ip.destination_mac)} is a group's: not carried")
+        return Drop(DropReason.MULTICAST)
+    return Forwarding(lookups, reachable, port, subnet, steps).forward(ip)
+
+
+def _say_spoofing(parsed: Ip | Arp, spoofed: DropReason | None, steps: list[str]) -> None:
+    source = parsed.sender if isinstance(parsed, Arp) else parsed.source
+    verdict = "may be this port's" if spoofed is None else spoofed.label
+    steps.append(f"anti-spoofing: {packet.mac_text(parsed.source_mac)} with {packet.address_text(source)}: {verdict}")
+
+
+def from_underlay(lookups: Lookups, frame: bytes, steps: list[str]) -> Verdict:
+    """What becomes of a frame from an uplink."""
+    outer = nvgre.take(lookups.host, frame)
+    match outer:
+        case nvgre.NotOurs():
+            steps.append("from the uplink: no NVGRE for a PA of this host: to the host's own stack")
+            return ToStack()
+        case nvgre.Bad(reason):
+            steps.append(f"from the uplink: outer headers: {reason.label}")
+            return Drop(reason)
+        case nvgre.Tunnelled():
+            steps.append(
+                f"from the uplink: NVGRE from {packet.address_text(outer.source)}, VSID {outer.vsid}, "
+                f"FlowID {outer.flow}, {len(outer.inner)} bytes inside"
+            )
+            return _inner(lookups, outer, steps)
+        case _:
+            assert_never(outer)
+
+
+def _inner(lookups: Lookups, outer: nvgre.Tunnelled, steps: list[str]) -> Verdict:
+    subnet = lookups.subnets.get(outer.vsid)
+    if subnet is None:
+        steps.append(f"VSID {outer.vsid}: no such subnet on this host")
+        return Drop(DropReason.UNKNOWN_VSID)
+    parsed = _parse_inner(outer.inner)
+    if isinstance(parsed, DropReason):
+        steps.append(f"inner headers: {parsed.label}")
+        return Drop(parsed)
+    if packet.is_group(parsed.destination_mac):
+        steps.append(f"destination MAC {packet.mac_text(parsed.destination_mac)} is a group's: not carried")
+        return Drop(DropReason.MULTICAST)
+    place = _placed(lookups, subnet, parsed)
+    if place is None or place.pa != outer.source:
+        where = "nowhere" if place is None else f"at PA {packet.address_text(place.pa)}"
+        steps.append(f"source {packet.address_text(parsed.source)}: policy places it {where}")
+        return Drop(DropReason.FORGED_SOURCE)
+    steps.append(f"source {packet.address_text(parsed.source)}: policy places it at PA {packet.address_text(place.pa)}")
+    local = to_local(lookups, subnet.vsid, parsed.destination_mac, parsed.frame, steps)
+    if isinstance(local, Drop) or outer.ecn != packet.CE:
+        return local
+    if parsed.ecn == 0:
+        steps.append("ECN: congestion was marked outside, and the inner transport cannot be told")
+        return Drop(DropReason.ECN)
+    steps.append("ECN: congestion was marked outside, and is now marked inside")
+    return type(local)(local.port, packet.with_ce(parsed))
+
+
+def _parse_inner(frame: bytes) -> Ip | DropReason:
+    parsed = packet.parse(frame)
+    # ARP is answered on its own host: an inner one is no Ethertype of ours, however long it is.
+    if frame[12:14] == b"\x08\x06" or isinstance(parsed, Arp):
+        return DropReason.ETHERTYPE
+    return parsed
+
+
+def _placed(lookups: Lookups, subnet: Subnet, ip: Ip) -> Location | None:
+    """Where policy places the inner source: the first record found."""
+    found = lookups.record(subnet.vsid, ip.source)
+    if found is None and not packet.is_link_local6(ip.source):
+        route = lookups.route(subnet.rdid, ip.source)
+        if route is not None:
+            found = lookups.record(route.vsid, ip.source if route.next_hop is None else route.next_hop)
+    return found or lookups.mac_record(subnet.vsid, ip.source_mac)

@@ -1,0 +1,230 @@
+"""A data plane in plain Python: the oracle for every other, and what a trace runs through. Does no input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from weft.contracts.dataplane import Failure, Feature, Traffic
+from weft.kit.errors import Rejected
+from weft.policy.drop import DropReason
+from weft.policy.rows import ORDER, TABLES, Key, Row
+from weft.reference import packet, pipeline
+from weft.reference.lookups import Lookups
+from weft.reference.verdict import Answer, Drop, Result, ToPort, ToStack, ToUnderlay, Verdict
+
+__all__ = ["UNBOUND", "Answer", "Drop", "ReferenceDataPlane", "Result", "ToPort", "ToStack", "ToUnderlay", "Verdict"]
+
+#: Whose counters a frame is under that came in by an interface without a binding.
+UNBOUND = "unbound"
+UNLIMITED = 2**63 - 1
+
+
+def uplink_counters(interface: str) -> str:
+    return f"uplink:{interface}"
+
+
+def _always(_pa: str) -> bool:
+    return True
+
+
+@dataclass(slots=True)
+class _Count:
+    """The counters of one interface."""
+
+    received_packets: int = 0
+    received_bytes: int = 0
+    sent_packets: int = 0
+    sent_bytes: int = 0
+    drops: dict[DropReason, int] = field(default_factory=dict)
+
+    def received(self, frame: bytes) -> None:
+        self.received_packets += 1
+        self.received_bytes += len(frame)
+
+    def sent(self, frame_bytes: int) -> None:
+        self.sent_packets += 1
+        self.sent_bytes += frame_bytes
+
+    def dropped(self, reason: DropReason) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    def traffic(self) -> Traffic:
+        return Traffic(self.received_packets, self.received_bytes, self.sent_packets, self.sent_bytes, dict(self.drops))
+
+
+class ReferenceDataPlane:
+    """The DataPlane contract in memory; interfaces are names.
+
+    Never asks a kernel: ``reachable`` says whether there is a route to a PA, and what is encapsulated counts as sent by
+    the host's first uplink. ``sizes``: capacity by table, unlimited when absent.
+    """
+
+    def __init__(
+        self, host: str, reachable: Callable[[str], bool] = _always, sizes: Mapping[str, int] | None = None
+    ) -> None:
+        self.host = host
+        self._reachable = reachable
+        self._sizes = dict(sizes or {})
+        self._lookups = Lookups(host)
+        self._by_interface: dict[str, str] = {}  # interface -> port name
+        self._counts: dict[str, _Count] = {UNBOUND: _Count()}
+
+    # The contract
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        return frozenset(Feature)
+
+    def update(self, rows: Iterable[Row]) -> list[Failure]:
+        failures = []
+        for row in rows:
+            try:
+                self._put(row)
+            except Rejected as rejected:
+                failures.append(Failure(row.key, rejected.message, permanent=True))
+        self._renew_uplinks()
+        return failures
+
+    def _put(self, row: Row) -> None:
+        table = row.key[0]
+        if row.key not in self._lookups.rows and self._used(table) >= self._capacity(table):
+            raise Rejected(f"table {table} is full: {self._capacity(table)} entries")
+        self._lookups.put(row)
+
+    def delete(self, keys: Iterable[Key]) -> list[Failure]:
+        failures = []
+        for key in keys:
+            if key[0] in TABLES:
+                self._lookups.remove(key)
+            else:
+                failures.append(Failure(key, f"there is no table {key[0]!r}", permanent=True))
+        self._renew_uplinks()
+        return failures
+
+    def prune(self, desired: Collection[Key]) -> list[Failure]:
+        keep = frozenset(desired)
+        excess = [key for key in self._lookups.rows if key not in keep]
+        return self.delete(sorted(excess, key=lambda key: ORDER[key[0]], reverse=True))
+
+    def read(self) -> Iterator[Row]:
+        return iter(tuple(self._lookups.bound_rows()))
+
+    def bind(self, bindings: Mapping[str, str]) -> list[Failure]:
+        failures: list[Failure] = []
+        by_interface: dict[str, str] = {}
+        for port, interface in bindings.items():
+            if interface in self._lookups.host.uplinks:
+                failures.append(Failure(("ports", port), f"{interface} is an uplink", permanent=True))
+            elif interface in by_interface:
+                reason = f"{interface} is that of {by_interface[interface]}"
+                failures.append(Failure(("ports", port), reason, permanent=True))
+            else:
+                by_interface[interface] = port
+        for port in list(self._counts):
+            interface_before = self._lookups.bindings.get(port)
+            if interface_before is not None and by_interface.get(interface_before) != port:
+                del self._counts[port]
+        for port in by_interface.values():
+            self._counts.setdefault(port, _Count())
+        self._by_interface = by_interface
+        self._lookups.bind({port: interface for interface, port in by_interface.items()})
+        return failures
+
+    def repair(self) -> int:
+        return 0  # what was told is what is programmed
+
+    def counters(self) -> Mapping[str, Traffic]:
+        return {name: count.traffic() for name, count in self._counts.items()}
+
+    def usage(self) -> Mapping[str, tuple[int, int]]:
+        return {table: (self._used(table), self._capacity(table)) for table in TABLES}
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def remove(self) -> None:
+        self._lookups = Lookups(self.host)
+        self._by_interface = {}
+        self._counts = {UNBOUND: _Count()}
+
+    # Packets
+
+    def from_port(self, interface: str, frame: bytes) -> Result:
+        """What becomes of a frame that a guest sends by the interface."""
+        name = self._by_interface.get(interface)
+        port = None if name is None else self._lookups.port(name)
+        steps: list[str] = []
+        if port is None:
+            steps.append(f"{interface}: " + ("no port is bound to it" if name is None else f"{name} is not known here"))
+            verdict: Verdict = Drop(DropReason.PORT_UNBOUND)
+        else:
+            verdict = pipeline.from_guest(self._lookups, self._reachable, port, frame, steps)
+        return self._counted(self._counts[UNBOUND if name is None else name], frame, verdict, steps)
+
+    def from_uplink(self, interface: str, frame: bytes) -> Result:
+        """What becomes of a frame that the interface takes from the underlay."""
+        count = self._counts.get(uplink_counters(interface))
+        steps: list[str] = []
+        if count is None:
+            return Result(ToStack(), (f"{interface} is no uplink of this host: to the host's own stack",))
+        return self._counted(count, frame, pipeline.from_underlay(self._lookups, frame, steps), steps)
+
+    def _counted(self, source: _Count, frame: bytes, verdict: Verdict, steps: list[str]) -> Result:
+        """Count one packet that came in by ``source``."""
+        match verdict:
+            case ToStack():
+                return Result(verdict, tuple(steps))
+            case ToPort(port, delivered):
+                self._counts[port].sent(len(delivered))
+            case ToUnderlay(_, outer):
+                self._count_underlay(len(outer) + packet.ETHERNET_BYTES)
+            case Answer(answer, reason):
+                source.sent(len(answer))
+                if reason is not None:
+                    source.dropped(reason)
+                    steps.append(f"dropped: {reason.label}")
+            case Drop(reason):
+                source.dropped(reason)
+                steps.append(f"dropped: {reason.label}")
+            case _:
+                assert_never(verdict)
+        source.received(frame)
+        return Result(verdict, tuple(steps))
+
+    def _count_underlay(self, frame_bytes: int) -> None:
+        for interface in self._lookups.host.uplinks[:1]:
+            self._counts[uplink_counters(interface)].sent(frame_bytes)
+
+    # What a trace needs to know
+
+    @property
+    def uplinks(self) -> tuple[str, ...]:
+        return self._lookups.host.uplinks
+
+    @property
+    def lookups(self) -> Lookups:
+        """For reading."""
+        return self._lookups
+
+    def interface_of(self, port: str) -> str | None:
+        return self._lookups.bindings.get(port)
+
+    def has_pa(self, pa: str) -> bool:
+        return packet.address_bytes(pa) in self._lookups.host.pas
+
+    # Bookkeeping
+
+    def _renew_uplinks(self) -> None:
+        wanted = {uplink_counters(interface) for interface in self._lookups.host.uplinks}
+        for name in [name for name in self._counts if name.startswith("uplink:") and name not in wanted]:
+            del self._counts[name]
+        for name in wanted:
+            self._counts.setdefault(name, _Count())
+
+    def _used(self, table: str) -> int:
+        return self._lookups.used[table]
+
+    def _capacity(self, table: str) -> int:
+        return self._sizes.get(table, UNLIMITED)

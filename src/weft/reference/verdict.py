@@ -1,0 +1,53 @@
+"""What can become of a packet on one host, as a closed union, and the words that explain how it came to that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from weft.policy.drop import DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class ToPort:
+    """Delivered to a local port."""
+
+    port: str
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ToUnderlay:
+    """Given to the kernel's own routes. packet: from the outer IP header on."""
+
+    pa: str
+    packet: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A frame goes back to the port that the packet came from; dropped: and the packet itself is dropped for this."""
+
+    frame: bytes
+    dropped: DropReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToStack:
+    """Left to the host's own network stack, untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    reason: DropReason
+
+
+Verdict: TypeAlias = ToPort | ToUnderlay | Answer | ToStack | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one packet, and each step to it as a sentence for an operator."""
+
+    verdict: Verdict
+    steps: tuple[str, ...]
