@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Self
 
-from typing import Self
-
 
 class Rejected(Exception):
     """What the caller gave cannot be done, and never will be, until the caller changes it.
