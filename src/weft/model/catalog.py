@@ -1,13 +1,37 @@
-"""Every object there is. Signatures only, so far."""
+"""Every object there is, valid as a whole at any time. Never reads a clock or a file, and never half takes a batch.
+
+The batch's end is what is judged: what it deletes and replaces is taken out first, what it puts goes in kind by kind,
+and then what it did not touch is looked at where it may have lost its footing. See docs/design/model.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import assert_never
 
+from weft.kit.errors import Conflict, Missing, Rejected
+from weft.model import domains, drafts, ports, routes, subnets, underlay
 from weft.model.drafts import Draft
-from weft.model.names import Kind, Name
-from weft.model.objects import Object
+from weft.model.indexes import Indexes
+from weft.model.names import Kind, Name, domain_of, find_kind, parse_name_of
+from weft.model.objects import (
+    KINDS,
+    CustomerRoute,
+    Host,
+    Object,
+    Port,
+    ProviderNetwork,
+    RoutingDomain,
+    Tenant,
+    VirtualSubnet,
+)
+from weft.model.ordering import SortedNames
+from weft.model.puts import Put
+from weft.model.values import Ip, Prefix, Rdid
+
+_RANK = {kind: rank for rank, kind in enumerate(Kind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,27 +43,314 @@ class Change:
     new: Object | None
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What is asked for, by kind. deletes: by rank in the request, and as the objects were."""
+
+    tenants: list[domains.TenantPut] = field(default_factory=list)
+    provider_networks: list[underlay.NetworkPut] = field(default_factory=list)
+    hosts: list[underlay.HostPut] = field(default_factory=list)
+    routing_domains: list[domains.DomainPut] = field(default_factory=list)
+    virtual_subnets: list[subnets.SubnetPut] = field(default_factory=list)
+    ports: list[ports.PortPut] = field(default_factory=list)
+    customer_routes: list[routes.RoutePut] = field(default_factory=list)
+    deletes: list[tuple[int, Object]] = field(default_factory=list)
+    before: dict[Name, Object | None] = field(default_factory=dict)  # all that is put
+
+
 class Catalog:
-    """Every object, valid as a whole. Never half changed."""
+    """Objects by name, with the questions that a compiler and a controller ask of them. One caller at a time."""
 
-    def apply(self, puts: Iterable[Draft], deletes: Iterable[Name] = ()) -> tuple[Change, ...]:
-        raise NotImplementedError
+    def __init__(self) -> None:
+        self._ix = Indexes()
+        self._sorted = {kind: SortedNames() for kind in Kind}
 
-    def revert(self, changes: tuple[Change, ...]) -> None:
-        """Undo the last apply; several are undone last first."""
-        raise NotImplementedError
+    # What changes it
+
+    def apply(self, puts: Iterable[Draft], deletes: Iterable[str] = ()) -> tuple[Change, ...]:
+        """Take a batch, all or nothing; what is the same before and after is no change.
+
+        The order of puts and of deletes does not matter. Raises Rejected, Conflict or Missing.
+        """
+        ix = self._ix
+        batch = self._sort(puts, deletes)
+        try:
+            for old in batch.before.values():
+                if old is not None:
+                    ix.remove(old)
+            for _, old in batch.deletes:
+                ix.remove(old)
+            domains.admit_tenants(ix, batch.tenants)
+            underlay.admit_networks(ix, batch.provider_networks)
+            underlay.admit(ix, batch.hosts)
+            domains.admit(ix, batch.routing_domains)
+            subnets.admit(ix, batch.virtual_subnets)
+            ports.admit(ix, batch.ports)
+            routes.admit(ix, batch.customer_routes)
+            self._check_untouched(batch)
+            for _, old in batch.deletes:
+                ix.retire(old)
+        except BaseException:
+            ix.undo()
+            raise
+        ix.settle()
+        changes = self._changes(batch)
+        self._note(changes)
+        return changes
+
+    def revert(self, changes: Sequence[Change]) -> None:
+        """Undo the last apply exactly; several are undone last first."""
+        ix = self._ix
+        for change in changes:
+            if change.new is not None:
+                ix.remove(change.new)
+        for old in sorted((change.old for change in changes if change.old is not None), key=_rank):
+            ix.insert(old)
+        for change in changes:
+            if change.old is None and change.new is not None:
+                ix.retire(change.new)
+        ix.settle()
+        self._note([Change(change.name, change.new, change.old) for change in changes])
 
     def load(self, objects: Iterable[Object]) -> None:
-        """Take objects that a catalog made before, in any order."""
-        raise NotImplementedError
+        """Take in objects that a catalog made, in any order, unjudged: they were judged when they were put."""
+        for thing in sorted(objects, key=_rank):
+            self._ix.insert(thing)
+            self._ix.settle()
+            self._sorted[KINDS[type(thing)]].add(thing.name)
+
+    # What is there
 
     def get(self, name: str) -> Object | None:
-        raise NotImplementedError
+        kind = find_kind(name)
+        return None if kind is None else self._ix.find(kind, Name(name))
 
     def objects(self, kind: Kind) -> Mapping[Name, Object]:
-        """By name; in no particular order."""
-        raise NotImplementedError
+        """By name, in no particular order. A view: it changes with the catalog."""
+        match kind:
+            case Kind.TENANT:
+                return self.tenants
+            case Kind.PROVIDER_NETWORK:
+                return self.provider_networks
+            case Kind.HOST:
+                return self.hosts
+            case Kind.ROUTING_DOMAIN:
+                return self.routing_domains
+            case Kind.VIRTUAL_SUBNET:
+                return self.virtual_subnets
+            case Kind.PORT:
+                return self.ports
+            case Kind.CUSTOMER_ROUTE:
+                return self.customer_routes
+            case _:
+                assert_never(kind)
 
     def names(self, kind: Kind) -> Sequence[Name]:
-        """Sorted, for lists that are read page by page."""
-        raise NotImplementedError
+        """Sorted, for lists that are read page by page. A view: good until the catalog changes."""
+        return self._sorted[kind].read(self.objects(kind))
+
+    @property
+    def tenants(self) -> Mapping[Name, Tenant]:
+        return MappingProxyType(self._ix.tenants)
+
+    @property
+    def provider_networks(self) -> Mapping[Name, ProviderNetwork]:
+        return MappingProxyType(self._ix.provider_networks)
+
+    @property
+    def hosts(self) -> Mapping[Name, Host]:
+        return MappingProxyType(self._ix.hosts)
+
+    @property
+    def routing_domains(self) -> Mapping[Name, RoutingDomain]:
+        return MappingProxyType(self._ix.routing_domains)
+
+    @property
+    def virtual_subnets(self) -> Mapping[Name, VirtualSubnet]:
+        return MappingProxyType(self._ix.virtual_subnets)
+
+    @property
+    def ports(self) -> Mapping[Name, Port]:
+        return MappingProxyType(self._ix.ports)
+
+    @property
+    def customer_routes(self) -> Mapping[Name, CustomerRoute]:
+        return MappingProxyType(self._ix.customer_routes)
+
+    def domain_with(self, rdid: Rdid) -> Name | None:
+        return self._ix.rdids.get(rdid)
+
+    def hosts_on(self, network: Name) -> Collection[Name]:
+        """The hosts with an uplink on a provider network."""
+        return self._ix.hosts_on.get(network, {}).keys()
+
+    def ports_on(self, host: Name) -> Collection[Name]:
+        return self._ix.ports_on.get(host, {}).keys()
+
+    def ports_in(self, subnet: Name) -> Collection[Name]:
+        index = self._ix.subnets.get(subnet)
+        return index.ports.keys() if index is not None else ()
+
+    def subnets_of(self, domain: Name) -> Collection[Name]:
+        index = self._ix.domains.get(domain)
+        return index.subnets.keys() if index is not None else ()
+
+    def routes_of(self, domain: Name) -> Collection[Name]:
+        index = self._ix.domains.get(domain)
+        return index.routes.keys() if index is not None else ()
+
+    def routes_to(self, domain: Name, prefix: Prefix) -> Collection[Name]:
+        """The customer routes of a domain to exactly this prefix."""
+        index = self._ix.domains.get(domain)
+        return index.claims.get(prefix, ()) if index is not None else ()
+
+    def subnet_with(self, domain: Name, prefix: Prefix) -> Name | None:
+        """The subnet of a domain that has exactly this prefix."""
+        index = self._ix.domains.get(domain)
+        return index.on_link.get(prefix) if index is not None else None
+
+    def subnet_at(self, domain: Name, address: Ip) -> Name | None:
+        """The subnet of a domain that an address is in."""
+        index = self._ix.domains.get(domain)
+        return index.subnet_at(address) if index is not None else None
+
+    def port_at(self, domain: Name, address: Ip) -> Name | None:
+        """The port that has a CA in a domain."""
+        index = self._ix.domains.get(domain)
+        holder = index.cas.get(address) if index is not None else None
+        return holder if holder in self._ix.ports else None
+
+    # How a batch is judged
+
+    def _sort(self, puts: Iterable[Draft], deletes: Iterable[str]) -> _Batch:
+        """A batch by kind, every name right and there but once."""
+        ix, batch = self._ix, _Batch()
+        before = batch.before
+        for rank, draft in enumerate(puts):
+            try:
+                name = parse_name_of(drafts.KINDS[type(draft)], draft.name)
+            except Rejected as fault:
+                raise fault.at(f"puts[{rank}]") from None
+            if name in before:
+                raise Rejected(f"{name} is put twice in one request", f"puts[{rank}].name")
+            match draft:
+                case drafts.Port():
+                    before[name] = port = ix.ports.get(name)
+                    batch.ports.append(Put(rank, name, draft, port))
+                case drafts.VirtualSubnet():
+                    before[name] = subnet = ix.virtual_subnets.get(name)
+                    batch.virtual_subnets.append(Put(rank, name, draft, subnet))
+                case drafts.CustomerRoute():
+                    before[name] = route = ix.customer_routes.get(name)
+                    batch.customer_routes.append(Put(rank, name, draft, route))
+                case drafts.RoutingDomain():
+                    before[name] = domain = ix.routing_domains.get(name)
+                    batch.routing_domains.append(Put(rank, name, draft, domain))
+                case drafts.Host():
+                    before[name] = host = ix.hosts.get(name)
+                    batch.hosts.append(Put(rank, name, draft, host))
+                case drafts.ProviderNetwork():
+                    before[name] = network = ix.provider_networks.get(name)
+                    batch.provider_networks.append(Put(rank, name, draft, network))
+                case drafts.Tenant():
+                    before[name] = tenant = ix.tenants.get(name)
+                    batch.tenants.append(Put(rank, name, draft, tenant))
+                case _:
+                    assert_never(draft)
+        going: set[str] = set()
+        for rank, text in enumerate(deletes):
+            old = self.get(text)
+            if old is None:
+                raise Missing(f"{text} does not exist", f"deletes[{rank}]")
+            if text in before or text in going:
+                also = "put" if text in before else "deleted already"
+                raise Rejected(f"{text} is {also} in the same request", f"deletes[{rank}]")
+            going.add(text)
+            batch.deletes.append((rank, old))
+        return batch
+
+    def _check_untouched(self, batch: _Batch) -> None:
+        """What the batch left alone still has what it needs."""
+        ix = self._ix
+        for rank, old in batch.deletes:
+            if (user := self._user_of(old)) is not None:
+                raise Conflict(f"{old.name} cannot go: {user} refers to it", f"deletes[{rank}]")
+        for put in batch.hosts:
+            underlay.check_ports_of(ix, put)
+        # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
+        blamed: dict[Name, str] = {}
+        for subnet_put in batch.virtual_subnets:
+            was, now = subnet_put.old, ix.virtual_subnets[subnet_put.name]
+            if was is not None and (was.prefixes, was.gateways) != (now.prefixes, now.gateways):
+                changed = "prefixes" if was.prefixes != now.prefixes else "gateways"
+                blamed.setdefault(domain_of(was.name), f"{subnet_put.field}.spec.{changed}")
+        for rank, old in batch.deletes:
+            if isinstance(old, VirtualSubnet):
+                blamed.setdefault(domain_of(old.name), f"deletes[{rank}]")
+        for domain, place in blamed.items():
+            if domain in ix.routing_domains:
+                try:
+                    routes.check_of(ix, domain)
+                except Rejected as fault:
+                    raise fault.at(place) from None
+
+    def _user_of(self, old: Object) -> Name | None:
+        """Somebody who still refers to an object that is to go."""
+        ix = self._ix
+        match old:
+            case Port() | CustomerRoute():
+                return None
+            case Tenant():
+                if not ix.tenant_uses[old.name]:
+                    return None
+                below = f"{old.name}/"
+                for table in (ix.routing_domains, ix.ports):
+                    for name in table:
+                        if name.startswith(below):
+                            return name
+                raise AssertionError(f"{old.name} is used, but by nobody")
+            case ProviderNetwork():
+                return next(iter(ix.hosts_on[old.name]), None)
+            case Host():
+                return next(iter(ix.ports_on[old.name]), None)
+            case RoutingDomain():
+                index = ix.domains[old.name]
+                return next(iter(index.subnets), None) or next(iter(index.routes), None)
+            case VirtualSubnet():
+                for name in ix.subnets[old.name].ports:
+                    return name
+                for name in ix.domains[domain_of(old.name)].routes:
+                    if ix.customer_routes[name].virtual_subnet == old.name:
+                        return name
+                return None
+            case _:
+                assert_never(old)
+
+    def _changes(self, batch: _Batch) -> tuple[Change, ...]:
+        ix, changes = self._ix, []
+        for kind, puts in (
+            (Kind.TENANT, batch.tenants),
+            (Kind.PROVIDER_NETWORK, batch.provider_networks),
+            (Kind.HOST, batch.hosts),
+            (Kind.ROUTING_DOMAIN, batch.routing_domains),
+            (Kind.VIRTUAL_SUBNET, batch.virtual_subnets),
+            (Kind.PORT, batch.ports),
+            (Kind.CUSTOMER_ROUTE, batch.customer_routes),
+        ):
+            for put in puts:
+                new = ix.find(kind, put.name)
+                if put.old != new:
+                    changes.append(Change(put.name, put.old, new))
+        changes.extend(Change(old.name, old, None) for _, old in batch.deletes)
+        return tuple(changes)
+
+    def _note(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.old is None and change.new is not None:
+                self._sorted[KINDS[type(change.new)]].add(change.name)
+            elif change.new is None and change.old is not None:
+                self._sorted[KINDS[type(change.old)]].remove(change.name)
+
+
+def _rank(thing: Object) -> int:
+    return _RANK[KINDS[type(thing)]]

@@ -1,0 +1,378 @@
+"""All objects, and what is needed to judge and to find them fast. Judges nothing itself: it believes what it is told.
+
+What is indexed follows from the objects alone, so that removing an object and inserting it again changes nothing, and
+a catalog that was loaded answers like one that grew. Every change is journaled, and the last batch can be undone.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from typing import NamedTuple, assert_never
+
+from weft.model.allocation import LowestFree
+from weft.model.journal import Journal
+from weft.model.names import Kind, Name, domain_of, tenant_of
+from weft.model.objects import (
+    CustomerRoute,
+    Host,
+    Object,
+    Port,
+    ProviderNetwork,
+    RoutingDomain,
+    Tenant,
+    VirtualSubnet,
+)
+from weft.model.values import (
+    Ip,
+    Mac,
+    Prefix,
+    Rdid,
+    Vsid,
+    ip_number,
+    ip_version,
+    ipv4_text,
+    ipv6_text,
+    network_of,
+)
+
+
+class Span(NamedTuple):
+    """The addresses of one prefix of a subnet, as numbers."""
+
+    first: int
+    last: int
+    subnet: Name
+
+
+class Net:
+    """One prefix of a virtual subnet, ready for the questions that every new port asks."""
+
+    __slots__ = ("first", "free", "last", "prefix", "version")
+
+    def __init__(self, prefix: Prefix) -> None:
+        network = network_of(prefix)
+        self.prefix = prefix
+        self.version: int = network.version
+        self.first = int(network.network_address)
+        self.last = int(network.broadcast_address)
+        # The first address names the network (IPv4) or any router of it (IPv6, RFC 4291 2.6.1). IPv6 has no broadcast.
+        highest = self.last - 1 if self.version == 4 else self.last
+        self.free = LowestFree(self.first + 1, highest, ipv4_text if self.version == 4 else ipv6_text)
+
+    def complaint(self, address: Ip, number: int) -> str | None:
+        """Why a host cannot have this address, which is one of the prefix's; None when it can."""
+        if number == self.first:
+            return f"{address} is the network address of {self.prefix}"
+        if number == self.last and self.version == 4:
+            return f"{address} is the broadcast address of {self.prefix}"
+        return None
+
+
+@dataclass(slots=True)
+class DomainIndex:
+    """What lives in one routing domain."""
+
+    cas: dict[Ip, Name] = field(default_factory=dict)  # whose each is: a port's, or (a gateway) a subnet's
+    macs: dict[Mac, Name] = field(default_factory=dict)  # of ports
+    router_macs: dict[Mac, int] = field(default_factory=dict)  # how many subnets have it
+    subnets: dict[Name, None] = field(default_factory=dict)
+    routes: dict[Name, None] = field(default_factory=dict)
+    on_link: dict[Prefix, Name] = field(default_factory=dict)  # the subnet whose prefix it is
+    claims: dict[Prefix, tuple[Name, ...]] = field(default_factory=dict)  # customer routes to it, sorted
+    spans: dict[int, tuple[Span, ...]] = field(
+        default_factory=lambda: {4: (), 6: ()}
+    )  # by IP version, sorted, disjoint
+
+    def subnet_at(self, address: Ip) -> Name | None:
+        """The subnet that an address is in."""
+        spans = self.spans[ip_version(address)]
+        number = ip_number(address)
+        rank = bisect_right(spans, number, key=_first)
+        return spans[rank - 1].subnet if rank and number <= spans[rank - 1].last else None
+
+    def overlapping(self, net: Net) -> Name | None:
+        """A subnet that has some address of this prefix."""
+        spans = self.spans[net.version]
+        rank = bisect_right(spans, net.last, key=_first)
+        return spans[rank - 1].subnet if rank and spans[rank - 1].last >= net.first else None
+
+
+def _first(span: Span) -> int:
+    return span.first
+
+
+@dataclass(slots=True)
+class SubnetIndex:
+    """One virtual subnet, and the ports in it. nets: one per prefix, in the same order."""
+
+    subnet: VirtualSubnet
+    domain: DomainIndex
+    nets: tuple[Net, ...]
+    ports: dict[Name, None]
+
+    def net_of(self, address: Ip, number: int) -> Net | None:
+        """The prefix that an address is in."""
+        version = ip_version(address)
+        for net in self.nets:
+            if net.version == version and net.first <= number <= net.last:
+                return net
+        return None
+
+
+class Indexes:
+    """Objects by kind and by everything that is unique. An inserted object's references are there already."""
+
+    def __init__(self) -> None:
+        self.tenants: dict[Name, Tenant] = {}
+        self.provider_networks: dict[Name, ProviderNetwork] = {}
+        self.hosts: dict[Name, Host] = {}
+        self.routing_domains: dict[Name, RoutingDomain] = {}
+        self.virtual_subnets: dict[Name, VirtualSubnet] = {}
+        self.ports: dict[Name, Port] = {}
+        self.customer_routes: dict[Name, CustomerRoute] = {}
+
+        self.rdids: dict[Rdid, Name] = {}
+        self.vsids: dict[Vsid, Name] = {}
+        self.pas: dict[Ip, Name] = {}
+        self.tenant_uses: dict[Name, int] = {}  # how many domains and ports a tenant has
+        self.hosts_on: dict[Name, dict[Name, None]] = {}  # by provider network
+        self.ports_on: dict[Name, dict[Name, None]] = {}  # by host
+        self.domains: dict[Name, DomainIndex] = {}
+        self.subnets: dict[Name, SubnetIndex] = {}
+
+        # Of a range of PAs, whoever's pool it is: PAs are taken once for all.
+        self._pools: dict[tuple[Ip, Ip], LowestFree] = {}
+        self._journal = Journal()
+        self._claimed: list[tuple[Name | None, Ip]] = []  # CAs (with their subnet) and PAs that undo makes free again
+
+    def find(self, kind: Kind, name: Name) -> Object | None:
+        match kind:
+            case Kind.TENANT:
+                return self.tenants.get(name)
+            case Kind.PROVIDER_NETWORK:
+                return self.provider_networks.get(name)
+            case Kind.HOST:
+                return self.hosts.get(name)
+            case Kind.ROUTING_DOMAIN:
+                return self.routing_domains.get(name)
+            case Kind.VIRTUAL_SUBNET:
+                return self.virtual_subnets.get(name)
+            case Kind.PORT:
+                return self.ports.get(name)
+            case Kind.CUSTOMER_ROUTE:
+                return self.customer_routes.get(name)
+            case _:
+                assert_never(kind)
+
+    def settle(self) -> None:
+        """What was done since the last settle stays done."""
+        self._journal.forget()
+        self._claimed.clear()
+
+    def undo(self) -> None:
+        """Take back everything since the last settle."""
+        self._journal.undo()
+        for subnet, address in self._claimed:
+            self._give_back(subnet, address)
+        self._claimed.clear()
+
+    # Claims: made before the object itself is there, when what others want by name must be known before choosing.
+
+    def claim_pa(self, host: Name, pa: Ip) -> None:
+        self._journal.put(self.pas, pa, host)
+        self._claimed.append((None, pa))
+
+    def claim_rdid(self, domain: Name, rdid: Rdid) -> None:
+        self._journal.put(self.rdids, rdid, domain)
+
+    def claim_vsid(self, subnet: Name, vsid: Vsid) -> None:
+        self._journal.put(self.vsids, vsid, subnet)
+
+    def claim_mac(self, domain: DomainIndex, port: Name, mac: Mac) -> None:
+        self._journal.put(domain.macs, mac, port)
+
+    def claim_ca(self, subnet: SubnetIndex, port: Name, ca: Ip) -> None:
+        self._journal.put(subnet.domain.cas, ca, port)
+        self._claimed.append((subnet.subnet.name, ca))
+
+    def free_pa(self, first: Ip, last: Ip) -> Ip | None:
+        """The lowest free PA from first to last."""
+        pool = self._pools.get((first, last))
+        if pool is None:
+            text = ipv4_text if ip_version(first) == 4 else ipv6_text
+            pool = self._pools[first, last] = LowestFree(ip_number(first), ip_number(last), text)
+        return pool.lowest(self.pas)
+
+    def insert(self, thing: Object) -> None:
+        """Take in an object whose name is free."""
+        put = self._journal.put
+        match thing:
+            case Port():
+                subnet = self.subnets[thing.virtual_subnet]
+                self.claim_mac(subnet.domain, thing.name, thing.mac)
+                for ca in thing.addresses:
+                    self.claim_ca(subnet, thing.name, ca)
+                self.place(thing, subnet)
+            case Tenant():
+                put(self.tenants, thing.name, thing)
+                if thing.name not in self.tenant_uses:
+                    put(self.tenant_uses, thing.name, 0)
+            case ProviderNetwork():
+                put(self.provider_networks, thing.name, thing)
+                if thing.name not in self.hosts_on:
+                    put(self.hosts_on, thing.name, {})
+            case Host():
+                put(self.hosts, thing.name, thing)
+                for uplink in thing.uplinks:
+                    put(self.hosts_on[uplink.provider_network], thing.name, None)
+                    for pa in uplink.pas:
+                        self.claim_pa(thing.name, pa)
+                if thing.name not in self.ports_on:
+                    put(self.ports_on, thing.name, {})
+            case RoutingDomain():
+                put(self.routing_domains, thing.name, thing)
+                self.claim_rdid(thing.name, thing.rdid)
+                tenant = tenant_of(thing.name)
+                put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
+                if thing.name not in self.domains:
+                    put(self.domains, thing.name, DomainIndex())
+            case VirtualSubnet():
+                self._insert_subnet(thing)
+            case CustomerRoute():
+                put(self.customer_routes, thing.name, thing)
+                domain = self.domains[domain_of(thing.name)]
+                put(domain.routes, thing.name, None)
+                rivals = domain.claims.get(thing.prefix, ())
+                put(domain.claims, thing.prefix, tuple(sorted((*rivals, thing.name))))
+            case _:
+                assert_never(thing)
+
+    def place(self, port: Port, subnet: SubnetIndex) -> None:
+        """Take in a port whose MAC and CAs are claimed already."""
+        put = self._journal.put
+        put(self.ports, port.name, port)
+        put(subnet.ports, port.name, None)
+        if port.host is not None:
+            put(self.ports_on[port.host], port.name, None)
+        tenant = tenant_of(port.name)
+        put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
+
+    def _insert_subnet(self, subnet: VirtualSubnet) -> None:
+        put = self._journal.put
+        put(self.virtual_subnets, subnet.name, subnet)
+        self.claim_vsid(subnet.name, subnet.vsid)
+        domain = self.domains[domain_of(subnet.name)]
+        before = self.subnets.get(subnet.name)
+        if (
+            before is not None
+            and before.subnet.prefixes == subnet.prefixes
+            and before.subnet.gateways == subnet.gateways
+        ):
+            nets = before.nets  # and what they know of free addresses
+        else:
+            nets = tuple(map(Net, subnet.prefixes))
+        ports = before.ports if before is not None else {}
+        put(self.subnets, subnet.name, SubnetIndex(subnet, domain, nets, ports))
+        put(domain.subnets, subnet.name, None)
+        put(domain.router_macs, subnet.router_mac, domain.router_macs.get(subnet.router_mac, 0) + 1)
+        for gateway in subnet.gateways:
+            put(domain.cas, gateway, subnet.name)
+        for net in nets:
+            put(domain.on_link, net.prefix, subnet.name)
+            spans = domain.spans[net.version]
+            span = Span(net.first, net.last, subnet.name)
+            rank = bisect_left(spans, span)
+            put(domain.spans, net.version, (*spans[:rank], span, *spans[rank:]))
+
+    def remove(self, thing: Object) -> None:
+        """Let go of an object that comes back in another form, or is retired next."""
+        put, drop = self._journal.put, self._journal.drop
+        match thing:
+            case Port():
+                drop(self.ports, thing.name)
+                subnet = self.subnets[thing.virtual_subnet]
+                drop(subnet.ports, thing.name)
+                drop(subnet.domain.macs, thing.mac)
+                for ca in thing.addresses:
+                    drop(subnet.domain.cas, ca)
+                    self._give_back(thing.virtual_subnet, ca)
+                if thing.host is not None:
+                    drop(self.ports_on[thing.host], thing.name)
+                tenant = tenant_of(thing.name)
+                put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
+            case Tenant():
+                drop(self.tenants, thing.name)
+            case ProviderNetwork():
+                drop(self.provider_networks, thing.name)
+            case Host():
+                drop(self.hosts, thing.name)
+                for network in {uplink.provider_network for uplink in thing.uplinks}:
+                    drop(self.hosts_on[network], thing.name)
+                for pa in thing.pas:
+                    drop(self.pas, pa)
+                    self._give_back(None, pa)
+            case RoutingDomain():
+                drop(self.routing_domains, thing.name)
+                drop(self.rdids, thing.rdid)
+                tenant = tenant_of(thing.name)
+                put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
+            case VirtualSubnet():
+                self._remove_subnet(thing)
+            case CustomerRoute():
+                drop(self.customer_routes, thing.name)
+                domain = self.domains[domain_of(thing.name)]
+                drop(domain.routes, thing.name)
+                rest = tuple(name for name in domain.claims[thing.prefix] if name != thing.name)
+                if rest:
+                    put(domain.claims, thing.prefix, rest)
+                else:
+                    drop(domain.claims, thing.prefix)
+            case _:
+                assert_never(thing)
+
+    def _remove_subnet(self, subnet: VirtualSubnet) -> None:
+        put, drop = self._journal.put, self._journal.drop
+        drop(self.virtual_subnets, subnet.name)
+        drop(self.vsids, subnet.vsid)
+        index = self.subnets[subnet.name]
+        domain = index.domain
+        drop(domain.subnets, subnet.name)
+        if domain.router_macs[subnet.router_mac] > 1:
+            put(domain.router_macs, subnet.router_mac, domain.router_macs[subnet.router_mac] - 1)
+        else:
+            drop(domain.router_macs, subnet.router_mac)
+        for gateway in subnet.gateways:
+            drop(domain.cas, gateway)
+        for net in index.nets:
+            drop(domain.on_link, net.prefix)
+            spans = domain.spans[net.version]
+            rank = bisect_left(spans, Span(net.first, net.last, subnet.name))
+            put(domain.spans, net.version, (*spans[:rank], *spans[rank + 1 :]))
+
+    def retire(self, thing: Object) -> None:
+        """Forget the rest of a removed object that does not come back, and that nothing refers to."""
+        match thing:
+            case Tenant():
+                self._journal.drop(self.tenant_uses, thing.name)
+            case ProviderNetwork():
+                self._journal.drop(self.hosts_on, thing.name)
+            case Host():
+                self._journal.drop(self.ports_on, thing.name)
+            case RoutingDomain():
+                self._journal.drop(self.domains, thing.name)
+            case VirtualSubnet():
+                self._journal.drop(self.subnets, thing.name)
+            case Port() | CustomerRoute():
+                pass
+            case _:
+                assert_never(thing)
+
+    def _give_back(self, subnet: Name | None, address: Ip) -> None:
+        number = ip_number(address)
+        if subnet is None:
+            for (first, _), pool in self._pools.items():
+                if ip_version(first) == ip_version(address):
+                    pool.give_back(number)
+        elif (index := self.subnets.get(subnet)) is not None and (net := index.net_of(address, number)) is not None:
+            net.free.give_back(number)

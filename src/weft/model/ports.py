@@ -1,0 +1,214 @@
+"""Ports: when they are right. Chooses MACs and CAs; what many ports ask alike is answered once a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import TypeAlias
+
+from weft.kit.errors import Conflict, Rejected
+from weft.model import domains, drafts, underlay, values
+from weft.model.indexes import Indexes, SubnetIndex
+from weft.model.names import Kind, Name, resolve, tenant_of
+from weft.model.objects import AddressPair, Port
+from weft.model.puts import Put, humane, read
+from weft.model.values import AdminState, Ip, Mac, ip_number
+
+PortPut: TypeAlias = Put[drafts.Port, Port]
+_Asked: TypeAlias = tuple[str, str, str | None]  # tenant, subnet and host as they are written
+
+
+class _Plan:
+    """A port in the making. mac, addresses None: still to be chosen."""
+
+    __slots__ = ("addresses", "host", "mac", "pairs", "put", "state", "subnet")
+
+    def __init__(self, put: PortPut, subnet: SubnetIndex, host: Name | None) -> None:
+        self.put = put
+        self.subnet = subnet
+        self.host = host
+        self.mac: Mac | None = None
+        self.addresses: tuple[Ip, ...] | None = None
+        self.pairs: tuple[AddressPair, ...] = ()
+        self.state = AdminState.UP
+
+    def port(self) -> Port:
+        if self.mac is None or self.addresses is None:
+            raise AssertionError(f"{self.put.name} has not chosen yet")
+        return Port(self.put.name, self.subnet.subnet.name, self.mac, self.addresses, self.host, self.pairs, self.state)
+
+
+def admit(ix: Indexes, puts: Sequence[PortPut]) -> None:
+    """First what is said, or held without moving, is claimed; then movers keep what they can; then the rest choose."""
+    answered: dict[_Asked, tuple[SubnetIndex, Name | None]] = {}
+    plans: list[_Plan] = []
+    for put in puts:
+        draft = put.draft
+        try:
+            tenant = tenant_of(put.name)
+            asked = (tenant, draft.virtual_subnet, draft.host)
+            answer = answered.get(asked)
+            if answer is None:
+                answer = answered[asked] = _whereabouts(ix, put)
+            plan = _Plan(put, *answer)
+            plans.append(plan)
+            _read(plan)
+            _claim_known(ix, plan)
+        except Rejected as fault:
+            raise fault.at(put.field) from None
+    unfinished = [plan for plan in plans if plan.mac is None or plan.addresses is None]
+    unfinished.sort(key=lambda plan: humane(plan.put.name))
+    kept: dict[Name, list[Ip]] = {}
+    for plan in unfinished:
+        if plan.put.old is not None:
+            kept[plan.put.name] = _keep(ix, plan, plan.put.old)
+    for plan in unfinished:
+        try:
+            if plan.addresses is None:
+                plan.addresses = _choose_addresses(ix, plan, kept.get(plan.put.name))
+            if plan.mac is None:
+                plan.mac = _choose_mac(plan)
+                ix.claim_mac(plan.subnet.domain, plan.put.name, plan.mac)
+        except Rejected as fault:
+            raise fault.at(plan.put.field) from None
+    for plan in plans:
+        ix.place(plan.port(), plan.subnet)
+
+
+def _whereabouts(ix: Indexes, put: PortPut) -> tuple[SubnetIndex, Name | None]:
+    """The subnet and the host that a port names, both there and fit for each other."""
+    domains.require_tenant(ix, put.name)
+    subnet = read(
+        "spec.virtual_subnet", lambda text: resolve(Kind.VIRTUAL_SUBNET, text, put.name), put.draft.virtual_subnet
+    )
+    if subnet not in ix.virtual_subnets:
+        raise Rejected(f"{subnet} does not exist", "spec.virtual_subnet")
+    if (owner := tenant_of(subnet)) != (tenant := tenant_of(put.name)):
+        raise Rejected(
+            f"{subnet} is a subnet of {owner}; a port of {tenant} needs one of its own", "spec.virtual_subnet"
+        )
+    index = ix.subnets[subnet]
+    if put.draft.host is None:
+        return index, None
+    host = read("spec.host", lambda text: resolve(Kind.HOST, text), put.draft.host)
+    if host not in ix.hosts:
+        raise Rejected(f"{host} does not exist", "spec.host")
+    if (why := underlay.why_not_on(ix.hosts[host], index.subnet.rule)) is not None:
+        raise Conflict(why, "spec.host")
+    return index, host
+
+
+def _read(plan: _Plan) -> None:
+    """What needs no look at others."""
+    draft, old = plan.put.draft, plan.put.old
+    if draft.admin_state is not None:
+        plan.state = read("spec.admin_state", values.parse_admin_state, draft.admin_state)
+    elif old is not None:
+        plan.state = old.admin_state
+    if draft.allowed_address_pairs is not None:
+        plan.pairs = tuple(
+            read(f"spec.allowed_address_pairs[{rank}]", _pair, pair)
+            for rank, pair in enumerate(draft.allowed_address_pairs)
+        )
+    elif old is not None:
+        plan.pairs = old.allowed_address_pairs
+
+
+def _pair(draft: drafts.AddressPair) -> AddressPair:
+    prefix = read("prefix", values.parse_prefix, draft.prefix)
+    return AddressPair(prefix, None if draft.mac is None else read("mac", values.parse_mac, draft.mac))
+
+
+def _claim_known(ix: Indexes, plan: _Plan) -> None:
+    draft, old, subnet = plan.put.draft, plan.put.old, plan.subnet
+    if draft.mac is not None:
+        mac: Mac | None = read("spec.mac", values.parse_mac, draft.mac)
+    elif old is not None and ix.subnets[old.virtual_subnet].domain is subnet.domain:
+        mac = old.mac
+    else:
+        mac = None
+    if mac is not None:
+        if (holder := subnet.domain.macs.get(mac)) is not None:
+            raise Conflict(f"MAC {mac} is taken by {holder}, in the same routing domain", "spec.mac")
+        if mac in subnet.domain.router_macs:
+            raise Conflict(f"MAC {mac} is the router's in a subnet of the same routing domain", "spec.mac")
+        plan.mac = mac
+        ix.claim_mac(subnet.domain, plan.put.name, mac)
+    if draft.addresses is not None:
+        addresses = []
+        for rank, text in enumerate(draft.addresses):
+            field = f"spec.addresses[{rank}]"
+            ca = read(field, values.parse_ip, text)
+            if (why := _why_not_in(subnet, ca)) is not None:
+                raise Rejected(why, field)
+            _claim(ix, plan, ca, field)
+            addresses.append(ca)
+        plan.addresses = tuple(addresses)
+    elif (
+        old is not None
+        and old.virtual_subnet == subnet.subnet.name
+        and not any(_why_not_in(subnet, ca) for ca in old.addresses)
+    ):
+        for ca in old.addresses:
+            _claim(ix, plan, ca, "spec.addresses")
+        plan.addresses = old.addresses
+
+
+def _claim(ix: Indexes, plan: _Plan, ca: Ip, field: str) -> None:
+    holder = plan.subnet.domain.cas.get(ca)
+    if holder is None:
+        ix.claim_ca(plan.subnet, plan.put.name, ca)
+    elif holder in ix.virtual_subnets:
+        raise Conflict(f"{ca} is the gateway of {holder}", field)
+    elif holder == plan.put.name:
+        raise Rejected(f"{ca} is listed twice", field)
+    else:
+        raise Conflict(f"address {ca} is taken by {holder}, in the same routing domain", field)
+
+
+def _why_not_in(subnet: SubnetIndex, ca: Ip) -> str | None:
+    number = ip_number(ca)
+    net = subnet.net_of(ca, number)
+    if net is None:
+        return f"{ca} is outside {' and '.join(subnet.subnet.prefixes)} of {subnet.subnet.name}"
+    return net.complaint(ca, number)
+
+
+def _keep(ix: Indexes, plan: _Plan, old: Port) -> list[Ip]:
+    """What a port that moves to another subnet can take along: its MAC and CAs where they fit and are free."""
+    domain = plan.subnet.domain
+    if plan.mac is None and old.mac not in domain.macs and old.mac not in domain.router_macs:
+        plan.mac = old.mac
+        ix.claim_mac(domain, old.name, old.mac)
+    if plan.addresses is not None:
+        return []
+    kept = [ca for ca in old.addresses if _why_not_in(plan.subnet, ca) is None and ca not in domain.cas]
+    for ca in kept:
+        ix.claim_ca(plan.subnet, old.name, ca)
+    if len(kept) == len(old.addresses):
+        plan.addresses = old.addresses
+    return kept
+
+
+def _choose_addresses(ix: Indexes, plan: _Plan, kept: list[Ip] | None) -> tuple[Ip, ...]:
+    """The lowest free address of each prefix that has not given the port one."""
+    subnet = plan.subnet
+    served = {net.version for ca in kept if (net := subnet.net_of(ca, ip_number(ca)))} if kept else ()
+    chosen = []
+    for net in subnet.nets:
+        if net.version not in served:
+            ca = net.free.lowest(subnet.domain.cas)
+            if ca is None:
+                raise Conflict(f"no address is left in {net.prefix} of {subnet.subnet.name}", "spec.addresses")
+            ix.claim_ca(subnet, plan.put.name, ca)
+            chosen.append(ca)
+    return (*kept, *chosen) if kept else tuple(chosen)
+
+
+def _choose_mac(plan: _Plan) -> Mac:
+    domain = plan.subnet.domain
+    for attempt in count():
+        mac = values.default_mac(plan.put.name, attempt)
+        if mac not in domain.macs and mac not in domain.router_macs:
+            return mac
+    raise AssertionError

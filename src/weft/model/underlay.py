@@ -1,0 +1,200 @@
+"""Provider networks and hosts: when they are right. Chooses PAs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeAlias
+
+from weft.kit.errors import Conflict, Rejected
+from weft.model import drafts, values
+from weft.model.features import ABILITIES, RULE_NEEDS, DataPlaneKind, Rule, underlay_feature
+from weft.model.indexes import Indexes
+from weft.model.names import Kind, Name, resolve
+from weft.model.objects import Host, Pool, ProviderNetwork, Uplink
+from weft.model.puts import Put, humane, read
+from weft.model.values import Ip, Prefix, ip_number, ip_version, network_of
+
+MTU_BYTES = 1500
+MTU_FIRST = 576  # RFC 791: what every IPv4 host takes
+
+NetworkPut: TypeAlias = Put[drafts.ProviderNetwork, ProviderNetwork]
+HostPut: TypeAlias = Put[drafts.Host, Host]
+
+
+def admit_networks(ix: Indexes, puts: Sequence[NetworkPut]) -> None:
+    for put in puts:
+        try:
+            ix.insert(_network(put))
+        except Rejected as fault:
+            raise fault.at(put.field) from None
+
+
+def _network(put: NetworkPut) -> ProviderNetwork:
+    mtu_bytes = put.draft.mtu_bytes
+    if mtu_bytes is None:
+        mtu_bytes = put.old.mtu_bytes if put.old is not None else MTU_BYTES
+    read("spec.mtu_bytes", lambda given: values.parse_mtu(given, MTU_FIRST), mtu_bytes)
+    pools = []
+    for rank, draft in enumerate(put.draft.pools):
+        pools.append(read(f"spec.pools[{rank}]", _pool, draft))
+    return ProviderNetwork(put.name, tuple(pools), mtu_bytes)
+
+
+def _pool(draft: drafts.Pool) -> Pool:
+    prefix = read("prefix", values.parse_prefix, draft.prefix)
+    network = network_of(prefix)
+    if (why := values.why_not_unicast(network)) is not None:
+        raise Rejected(f"hosts cannot have addresses of {prefix}: {why}", "prefix")
+    first, last = int(network.network_address), int(network.broadcast_address)
+    if last - first > 1:
+        first, last = first + 1, last - 1 if network.version == 4 else last
+    text = values.ipv4_text if network.version == 4 else values.ipv6_text
+    ends = []
+    for field, given, default in (("first", draft.first, first), ("last", draft.last, last)):
+        end = text(default) if given is None else read(field, values.parse_ip, given)
+        if ip_version(end) != network.version or values.address_network(end).network_address not in network:
+            raise Rejected(f"{end} is not in {prefix}", field)
+        ends.append(end)
+    if ip_number(ends[0]) > ip_number(ends[1]):
+        raise Rejected(f"the first address {ends[0]} comes after the last, {ends[1]}", "first")
+    return Pool(prefix, ends[0], ends[1])
+
+
+def admit(ix: Indexes, puts: Sequence[HostPut]) -> None:
+    """PAs that are said or held are claimed before any is drawn."""
+    plans = []
+    for put in puts:
+        try:
+            plan = _Plan(ix, put)
+            for rank, uplink in enumerate(plan.uplinks):
+                read(f"spec.uplinks[{rank}].pas", plan.claim, uplink.pas)
+        except Rejected as fault:
+            raise fault.at(put.field) from None
+        plans.append(plan)
+    for plan in sorted(plans, key=lambda plan: humane(plan.put.name)):
+        try:
+            for rank in plan.drawing:
+                plan.draw(rank)
+            plan.check_room()
+        except Rejected as fault:
+            raise fault.at(plan.put.field) from None
+        ix.insert(Host(plan.put.name, tuple(plan.uplinks), plan.data_plane))
+
+
+class _Plan:
+    """A host in the making. drawing: the ranks of the uplinks whose PA is still to be drawn."""
+
+    def __init__(self, ix: Indexes, put: HostPut) -> None:
+        self.ix, self.put = ix, put
+        draft, old = put.draft, put.old
+        if draft.data_plane is not None:
+            self.data_plane = read("spec.data_plane", values.parse_data_plane, draft.data_plane)
+        else:
+            self.data_plane = old.data_plane if old is not None else DataPlaneKind.EBPF
+        self.drawing: list[int] = []
+        self.uplinks: list[Uplink] = []
+        before = (
+            {(uplink.interface, uplink.provider_network): uplink for uplink in old.uplinks} if old is not None else {}
+        )
+        for rank, uplink in enumerate(draft.uplinks):
+            try:
+                self._uplink(rank, uplink, before)
+            except Rejected as fault:
+                raise fault.at(f"spec.uplinks[{rank}]") from None
+
+    def _uplink(self, rank: int, draft: drafts.Uplink, before: dict[tuple[str, Name], Uplink]) -> None:
+        interface = read("interface", values.parse_interface, draft.interface)
+        if any(other.interface == interface for other in self.uplinks):
+            raise Rejected(f"{interface} is an uplink already; each interface is listed once", "interface")
+        network = read("provider_network", _network_name, draft.provider_network)
+        if network not in self.ix.provider_networks:
+            raise Rejected(f"{network} does not exist", "provider_network")
+        old = before.get((interface, network))
+        pool = read("pool", values.parse_prefix, draft.pool) if draft.pool is not None else None
+        if draft.pas is not None:
+            pas = tuple(read(f"pas[{n}]", values.parse_ip, pa) for n, pa in enumerate(draft.pas))
+        elif old is not None and (pool is None or all(_within(pa, pool) for pa in old.pas)):
+            pas = old.pas
+        else:
+            pas = ()
+            self.drawing.append(rank)
+        if pool is None and old is not None:
+            pool = old.pool
+        self.uplinks.append(Uplink(interface, network, pas, pool))
+
+    def claim(self, pas: Iterable[Ip]) -> None:
+        abilities = ABILITIES[self.data_plane]
+        for n, pa in enumerate(pas):
+            if (why := values.why_not_unicast(values.address_network(pa))) is not None:
+                raise Rejected(f"a host cannot have {pa}: {why}", f"[{n}]")
+            if (need := underlay_feature(ip_version(pa))) not in abilities.features:
+                raise Rejected(f"data plane {self.data_plane} cannot use {pa}: it lacks {need}", f"[{n}]")
+            if (holder := self.ix.pas.get(pa)) is not None:
+                raise Conflict(f"PA {pa} is taken by {holder}", f"[{n}]")
+            self.ix.claim_pa(self.put.name, pa)
+
+    def check_room(self) -> None:
+        limit = ABILITIES[self.data_plane].max_pas
+        if (found := sum(len(uplink.pas) for uplink in self.uplinks)) > limit:
+            raise Rejected(
+                f"{found} PAs are more than data plane {self.data_plane} has room for: {limit}", "spec.uplinks"
+            )
+
+    def draw(self, rank: int) -> None:
+        """One PA from the first pool that has one left."""
+        uplink = self.uplinks[rank]
+        field = f"spec.uplinks[{rank}]"
+        pools: Collection[Pool] = self.ix.provider_networks[uplink.provider_network].pools
+        if not pools:
+            raise Rejected(f"{uplink.provider_network} has no pool to draw a PA from: give one", f"{field}.pas")
+        if uplink.pool is not None:
+            known = ", ".join(pool.prefix for pool in pools)
+            pools = [pool for pool in pools if pool.prefix == uplink.pool]
+            if not pools:
+                raise Rejected(
+                    f"{uplink.pool} is no pool of {uplink.provider_network}, which has {known}", f"{field}.pool"
+                )
+        features = ABILITIES[self.data_plane].features
+        usable = [pool for pool in pools if underlay_feature(ip_version(pool.prefix)) in features]
+        listed = ", ".join(pool.prefix for pool in usable or pools)
+        if not usable:
+            raise Rejected(f"data plane {self.data_plane} cannot use a PA of {listed}", f"{field}.pas")
+        for pool in usable:
+            pa = self.ix.free_pa(pool.first, pool.last)
+            if pa is not None:
+                self.ix.claim_pa(self.put.name, pa)
+                self.uplinks[rank] = Uplink(uplink.interface, uplink.provider_network, (pa,), uplink.pool)
+                return
+        raise Conflict(f"no PA is left in {listed} of {uplink.provider_network}", f"{field}.pas")
+
+
+def why_not_on(host: Host, rule: Rule) -> str | None:
+    """Why a port of a subnet with this rule cannot run on a host, or None when it can."""
+    if not any(uplink.pas for uplink in host.uplinks):
+        return f"{host.name} has no PA, so nobody could reach a port on it"
+    if (need := RULE_NEEDS[rule]) not in ABILITIES[host.data_plane].features:
+        return f"{host.name} has data plane {host.data_plane}, which lacks {need}"
+    return None
+
+
+def check_ports_of(ix: Indexes, put: HostPut) -> None:
+    """The ports on a changed host still can be there."""
+    host, old = ix.hosts[put.name], put.old
+    if old is None or (old.data_plane, bool(old.pas)) == (host.data_plane, bool(host.pas)):
+        return
+    judged: set[Rule] = set()
+    for name in ix.ports_on[put.name]:
+        rule = ix.virtual_subnets[ix.ports[name].virtual_subnet].rule
+        if rule not in judged and (why := why_not_on(host, rule)) is not None:
+            field = "spec.data_plane" if host.pas else "spec.uplinks"
+            raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.{field}")
+        judged.add(rule)
+
+
+def _network_name(reference: str) -> Name:
+    return resolve(Kind.PROVIDER_NETWORK, reference)
+
+
+def _within(pa: Ip, prefix: Prefix) -> bool:
+    network = network_of(prefix)
+    return ip_version(pa) == network.version and values.address_network(pa).network_address in network
