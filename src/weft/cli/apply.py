@@ -57,8 +57,8 @@ def apply(files: tuple[str, ...], dry_run: bool, removal: bool, ignore_missing: 
 def delete(names: tuple[str, ...], dry_run: bool, ignore_missing: bool, output: Output, url: str) -> None:
     """Delete objects by name, all or nothing.
 
-    `weft delete blue/web-1`, `weft delete subnet blue/prod/web`, `weft delete tenants/blue hosts/h1`. What others still refer
-    to is refused.
+    `weft delete blue/web-1`, `weft delete subnet blue/prod/web`, `weft delete tenants/blue hosts/h1`. What others
+    still refer to is refused.
     """
     kind = references.kind(names[0])
     if kind is not None and len(names) == 1:

@@ -43,7 +43,7 @@ COLUMNS: dict[Kind, dict[str, Callable[[Item], object]]] = {
     },
     Kind.CUSTOMER_ROUTE: {
         "prefix": lambda item: item.spec.get("prefix"),
-        "next hop": lambda item: item.spec.get("next_hop") or label_of(item.spec.get("virtual_subnet") or "-"),
+        "next hop": lambda item: item.spec.get("next_hop") or short(item.spec.get("virtual_subnet", "")),
         "metric": lambda item: item.spec.get("metric"),
     },
 }
@@ -163,6 +163,10 @@ def _indented(value: dict[str, Any]) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
+def _provider_networks(host: Item) -> set[str]:
+    return {references.full(each["provider_network"], Kind.PROVIDER_NETWORK) for each in host.spec.get("uplinks", [])}
+
+
 def _related(client: Client, item: Item) -> Iterator[tuple[str, Iterable[Item]]]:
     """What the object rests on and what rests on it."""
     name = references.full(item.name)
@@ -173,10 +177,7 @@ def _related(client: Client, item: Item) -> Iterator[tuple[str, Iterable[Item]]]
                 yield references.plural(kind), client.list(references.collection(kind, tenant))
         case Kind.PROVIDER_NETWORK:
             hosts = client.list(references.collection(Kind.HOST))
-            yield "hosts", [
-                host for host in hosts
-                if any(uplink.get("provider_network") in (name, label_of(name)) for uplink in host.spec.get("uplinks", []))
-            ]  # fmt: skip
+            yield "hosts", [host for host in hosts if name in _provider_networks(host)]
         case Kind.HOST:
             yield "ports", client.list(references.collection(Kind.PORT), host=name)
         case Kind.ROUTING_DOMAIN:

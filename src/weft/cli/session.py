@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -47,7 +47,7 @@ EXIT_CODES = {
 }
 
 
-class Output(str, Enum):
+class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
@@ -59,7 +59,7 @@ class Failed(click.ClickException):
 
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)
-        self.exit_code = int(code)
+        self.exit_code = int(code)  # type: ignore[misc]  # click declares it for the class, reads it of the instance
 
     def show(self, file: Any = None) -> None:
         click.echo(f"{click.style('error', fg='red', bold=True, reset=True)}: {self.message}", file=file, err=True)

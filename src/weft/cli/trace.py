@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @session.with_output(Output.YAML)
 @session.with_controller
 def trace(source: str, to: str | None, frame: str | None, output: Output, url: str) -> None:
-    """Follow a packet from a port to its end, or to the reason it is dropped for.
+    """Follow a packet from a port to its end, or to its drop reason.
 
     \b
     weft trace --from blue/web-1 --to 10.0.1.5

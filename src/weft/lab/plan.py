@@ -167,7 +167,7 @@ def underlay_steps(spec: LabSpec) -> list[Step]:
 
 
 def guests(spec: LabSpec, ports: Iterable[Mapping[str, Any]], subnets: Mapping[str, Mapping[str, Any]]) -> list[Guest]:
-    """A guest for each port that is on a host of the lab. ports: objects as the API gives them; subnets: specs by name."""
+    """A guest for each port on a host. ports: objects as the API gives them; subnets: specs by name."""
     placed = [each for each in ports if each["spec"].get("host")]
     taken: dict[tuple[str, str], int] = {}
     for each in placed:
@@ -237,7 +237,7 @@ def _guest(spec: LabSpec, name: str, host: str, port: Mapping[str, Any], subnet:
         addresses.append(f"{ca}/{length}")
     versions = {ipaddress.ip_interface(each).version for each in addresses}
     gateways = tuple(each for each in subnet["gateways"] if ipaddress.ip_address(each).version in versions)
-    overhead = max(NVGRE_OVERHEAD_BYTES[each.subnet.version] for each in spec.hosts)
+    overhead = max(NVGRE_OVERHEAD_BYTES[ipaddress.ip_address(each.pa).version] for each in spec.hosts)
     wish = spec.guests.get(name)
     mtu_bytes = (wish.mtu_bytes if wish else 0) or subnet.get("mtu_bytes", 0) or spec.mtu_bytes - overhead
     namespace = guest_namespace(spec.name, name)
@@ -249,7 +249,7 @@ def _attached(spec: LabSpec, guest: Guest, alone: bool) -> Guest:
     attach = wish.attach if wish and wish.attach is not Attach.AUTO else spec.host(guest.host).attach
     if attach is Attach.TAP and not alone:
         raise Rejected(
-            f"two ports of host {guest.host} would both have the interface {tap_name(guest.port)}; use attach: explicit",
+            f"two ports of {guest.host} would have the same interface {tap_name(guest.port)}; use attach: explicit",
             f"guests.{guest.port}.attach",
         )
     explicit = attach is Attach.EXPLICIT or not alone
@@ -279,7 +279,7 @@ def _no_rp_filter(namespace: str) -> list[Step]:
 
 
 def _in(host: LabHost, address: str) -> str:
-    return f"{address}/{host.subnet.prefixlen}"
+    return f"{address}/{ipaddress.ip_network(host.subnet).prefixlen}"
 
 
 def _label(name: str) -> str:

@@ -1,6 +1,6 @@
 """A lab's processes: started apart from whoever starts them, found again by a mark in their environment.
 
-Never signals a process without that mark: a pid may be another's by now, so it is held by a pidfd while it is looked at.
+Never signals a process without that mark: a pid may be another's by now, so it is held by a pidfd and looked at again.
 """
 
 from __future__ import annotations
@@ -49,15 +49,9 @@ def environment(directory: Path, name: str = "") -> dict[str, str]:
 def find(directory: Path) -> list[Found]:
     """Every living process with the lab's mark, this one and its ancestors left out."""
     ours = _ancestors()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if (
-            entry.name.isdigit()
-            and int(entry.name) not in ours
-            and (marks := _marks(entry)).get(MARK) == str(directory)
-        ):
-            found.append(Found(int(entry.name), marks.get(NAME, "")))
-    return sorted(found, key=lambda each: each.pid)
+    others = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) not in ours)
+    marked = sorted(((int(entry.name), _marks(entry)) for entry in others), key=lambda each: each[0])
+    return [Found(pid, marks.get(NAME, "")) for pid, marks in marked if marks.get(MARK) == str(directory)]
 
 
 def end(directory: Path, pids: Iterable[int], grace_s: float = 3.0) -> None:

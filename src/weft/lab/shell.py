@@ -151,7 +151,7 @@ def _line(step: Step) -> str:
         case SetUp(_, interface):
             return f"link set {interface} up"
         case AddDefaultRoute(_, via):
-            return f"{'-6 ' if ':' in via else ''}route add default via {via}"
+            return f"route add {'::/0' if ':' in via else '0.0.0.0/0'} via {via}"
         case SetSysctl():
             raise ValueError("a sysctl is no work for ip")
         case _:

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any, TypeAlias
 
 from weft.cli import manifests
@@ -23,10 +23,11 @@ LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 LONGEST_LAB_NAME = 32
 MOST_HOSTS = 250
 DEFAULT_UNDERLAY = "100.64.0.0/16"
+FIELDS = {"lab", "underlay", "hosts", "guests", "objects", "include"}
 PROVIDER_NETWORK = "provider-networks/fabric"
 
 
-class Attach(str, Enum):
+class Attach(StrEnum):
     """How a host's agent learns which interface is a port's."""
 
     AUTO = "auto"  # tap, where the name is unmistakable on its host; else explicit
@@ -39,7 +40,7 @@ class LabHost:
     """One host, alone in its subnet of the underlay. gateway: the fabric's address there, pa: the host's."""
 
     name: str
-    subnet: Network
+    subnet: str
     gateway: str
     pa: str
     attach: Attach = Attach.AUTO
@@ -69,12 +70,10 @@ class LabSpec:
         raise Rejected(f"{name!r} is no host of the lab {self.name}; it has {known}")
 
 
-def parse(text: str, source: str, include: Callable[[str], str]) -> LabSpec:
-    """include: gives the text of a file named in the YAML, relative to it."""
-    value = _mapping(
-        manifests.one_document(text, source), "", {"lab", "underlay", "hosts", "guests", "objects", "include"}
-    )
-    name = lab_name(value.get("lab"))
+def parse(text: str, source: str, include: Callable[[str], str], name: str | None = None) -> LabSpec:
+    """include: gives the text of a file named in the YAML, relative to it. name: instead of the YAML's own."""
+    value = _mapping(manifests.one_document(text, source), "", FIELDS)
+    name = lab_name(name or value.get("lab"))
     underlay = _mapping(value.get("underlay") or {}, "underlay", {"prefix", "mtu_bytes"})
     mtu_bytes = _integer(underlay.get("mtu_bytes", 1500), "underlay.mtu_bytes", 1280 + 62, 65_535)
     prefix = _network(underlay.get("prefix", DEFAULT_UNDERLAY), "underlay.prefix")
@@ -115,17 +114,19 @@ def _hosts(value: object, prefix: Network) -> tuple[LabHost, ...]:
     }
     free = _free_subnets(prefix, list(given.values()))
     hosts: list[LabHost] = []
+    taken: dict[str, Network] = {}
     for name, each in entries.items():
         if not isinstance(name, str) or not LABEL.fullmatch(name) or len(name) > 63:
             raise Rejected(f"{name!r} is no name for a host; it is of a-z, 0-9 and -, such as h1", f"hosts.{name}")
         subnet = given.get(name) or next(free, None)
         if subnet is None:
             raise Rejected(f"{prefix} has no subnet left for host {name}; give a shorter prefix", "underlay.prefix")
-        for other in hosts:
-            if subnet.overlaps(other.subnet):
-                raise Rejected(f"{subnet} overlaps host {other.name}'s {other.subnet}", f"hosts.{name}.subnet")
+        for other, theirs in taken.items():
+            if subnet.version == theirs.version and subnet.overlaps(theirs):
+                raise Rejected(f"{subnet} overlaps host {other}'s {theirs}", f"hosts.{name}.subnet")
+        taken[name] = subnet
         attach = _attach(each.get("attach", "auto"), f"hosts.{name}.attach")
-        hosts.append(LabHost(name, subnet, str(subnet[1]), str(subnet[2]), attach))
+        hosts.append(LabHost(name, str(subnet), str(subnet[1]), str(subnet[2]), attach))
     return tuple(hosts)
 
 
@@ -167,7 +168,7 @@ def _objects(value: dict[str, Any], source: str, include: Callable[[str], str]) 
 
 def _infrastructure(hosts: tuple[LabHost, ...], mtu_bytes: int) -> Iterator[Manifest]:
     """The provider network and the hosts, as objects: a lab's YAML need not repeat them."""
-    pools = [{"prefix": str(host.subnet), "first": host.pa} for host in hosts]
+    pools = [{"prefix": host.subnet, "first": host.pa} for host in hosts]
     yield Manifest(PROVIDER_NETWORK, {"pools": pools, "mtu_bytes": mtu_bytes}, "the lab")
     for host in hosts:
         uplink = {"interface": "eth0", "provider_network": PROVIDER_NETWORK, "pas": [host.pa]}
@@ -201,6 +202,6 @@ def _integer(value: object, field: str, lowest: int, highest: int) -> int:
 
 def _attach(value: object, field: str) -> Attach:
     try:
-        return Attach(value)
+        return Attach(str(value))
     except ValueError:
         raise Rejected(f"{value!r} is none of {', '.join(each.value for each in Attach)}", field) from None
