@@ -1,0 +1,24 @@
+"""Waits for what is to come, with a deadline: the only wait that tests know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], what: str = "", within_s: float = 10.0, every_s: float = 0.01) -> T:
+    """The first true thing that look gives. An AssertionError of its own is a no, too."""
+    deadline = time.monotonic() + within_s
+    fault: object = "false"
+    while True:
+        try:
+            if found := look():
+                return found
+        except AssertionError as error:
+            fault = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_s} s: {what or look}: {fault}")
+        time.sleep(every_s)
