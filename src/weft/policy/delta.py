@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from weft.policy.rows import ORDER, Key, Row
+from weft.policy.rows import ORDER, TABLES, Key, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +19,21 @@ class Delta:
         return bool(self.puts or self.deletes)
 
 
+_RANKS = {TABLES[table]: rank for table, rank in ORDER.items()}
+
+
 def _rank(key: Key) -> int:
     return ORDER[key[0]]
+
+
+def _row_rank(row: Row) -> int:
+    return _RANKS[type(row)]  # the key would say it too, but is made anew each time it is asked for
 
 
 def ordered(puts: Iterable[Row], deletes: Iterable[Key]) -> Delta:
     """Both sides in the order in which a data plane must be told of them."""
     return Delta(
-        tuple(sorted(puts, key=lambda row: _rank(row.key))),
+        tuple(sorted(puts, key=_row_rank)),
         tuple(sorted(deletes, key=_rank, reverse=True)),
     )
 

@@ -1,0 +1,233 @@
+"""Changes of objects into changes of rows, touching only what follows from them. Never walks what did not change.
+
+What a changed object had for rows is not remembered: it is worked out again from the object as it was, resting on the
+others as they were. So a change costs what it changes, and a port that rests costs nothing here, but for scopes that
+somebody has asked for: their rows are kept, and kept up to date. That this equals ``full`` is proved in the tests.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar, cast
+
+from weft.compiler import full, translate
+from weft.compiler.affected import Affected, affected_by
+from weft.model.catalog import Catalog, Change
+from weft.model.names import Name, domain_of
+from weft.model.objects import Host, Object, Port, RoutingDomain, VirtualSubnet
+from weft.model.values import Ip, Prefix, Rdid
+from weft.policy import delta
+from weft.policy.rows import Key, Route, Row, Scope, domain_scope, host_scope
+
+T = TypeVar("T")
+
+_HOST, _DOMAIN = host_scope(""), domain_scope("")
+
+
+class Compiler:
+    """Follows a catalog: is told of each of its changes, once, in order. Never changes the catalog."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._kept: dict[Scope, dict[Key, Row]] = {}
+        self._routes: dict[Name, dict[Prefix, Route]] = {}  # the winners, by domain
+        self._running: dict[Name, dict[Name, int]] = {}  # host -> domain -> how many ports
+        for port in catalog.ports.values():
+            self._count(port, 1)
+        for domain in catalog.routing_domains:
+            self._route(domain, full.prefixes_of(catalog, domain))
+
+    def rows(self, scope: Scope) -> Mapping[Key, Row]:
+        """The rows of a scope; none when there is no such scope. A view: it changes with the next apply."""
+        if scope not in self._kept:
+            compiled = self._compile(scope)
+            if not compiled:
+                return MappingProxyType({})
+            self._kept[scope] = compiled
+        return MappingProxyType(self._kept[scope])
+
+    def scopes_of(self, host: str) -> frozenset[Scope]:
+        """What a host needs, and all that it may be told; nothing when there is no such host."""
+        name = Name(host)
+        if name not in self._catalog.hosts:
+            return frozenset()
+        domains = self._catalog.routing_domains
+        running = self._running.get(name, {})
+        return frozenset({host_scope(name), *(domain_scope(domains[domain].rdid) for domain in running)})
+
+    def apply(self, changes: Sequence[Change]) -> delta.ScopedDelta:
+        """What follows for each scope, and for who is in it. The catalog has taken the changes already.
+
+        To undo: revert the catalog, and apply the changes turned round.
+        """
+        was = {change.name: change.old for change in changes}
+        before, after = _Side(self._catalog, was), _Side(self._catalog, {})
+        affected = affected_by(self._catalog, changes)
+        for side in (before, after):
+            side.add(affected)
+        for old, new in self._reroute(affected):
+            for side, route in ((before, old), (after, new)):
+                if route is not None:
+                    side.rows[domain_scope(route.rdid)][route.key] = route
+        scopes = {}
+        for scope in dict.fromkeys((*before.rows, *after.rows)):
+            if difference := delta.between(before.rows.get(scope, {}), after.rows.get(scope, {})):
+                scopes[scope] = difference
+                self._patch(scope, difference)
+        entered, left = self._move(changes, before)
+        return delta.ScopedDelta(scopes, entered, left)
+
+    def _compile(self, scope: Scope) -> dict[Key, Row]:
+        if scope.startswith(_HOST):
+            host = Name(scope.removeprefix(_HOST))
+            return full.host_rows(self._catalog, host) if host in self._catalog.hosts else {}
+        domain = self._catalog.domain_with(Rdid(scope.removeprefix(_DOMAIN)))
+        return full.domain_rows(self._catalog, domain) if domain is not None else {}
+
+    def _patch(self, scope: Scope, difference: delta.Delta) -> None:
+        if (kept := self._kept.get(scope)) is not None:
+            for row in difference.puts:
+                kept[row.key] = row
+            for key in difference.deletes:
+                del kept[key]
+            if not kept:
+                del self._kept[scope]  # the scope may be gone, and costs nothing to compile again if it is not
+
+    # Routes: the only rows that several objects contend for, so the winners are remembered.
+
+    def _reroute(self, affected: Affected) -> Iterable[tuple[Route | None, Route | None]]:
+        for domain in affected.routed_anew:
+            every = (*self._routes.get(domain, ()), *full.prefixes_of(self._catalog, domain))
+            yield from self._route(domain, dict.fromkeys(every))
+        for domain, prefixes in affected.prefixes.items():
+            if domain not in affected.routed_anew:
+                yield from self._route(domain, prefixes)
+
+    def _route(self, domain: Name, prefixes: Iterable[Prefix]) -> list[tuple[Route | None, Route | None]]:
+        """The winners of these prefixes as they were and as they are."""
+        winners = self._routes.setdefault(domain, {})
+        found = []
+        for prefix in prefixes:
+            old, new = winners.pop(prefix, None), full.winner(self._catalog, domain, prefix)
+            if new is not None:
+                winners[prefix] = new
+            found.append((old, new))
+        if not winners:
+            del self._routes[domain]
+        return found
+
+    # Membership: a host is in the domains that it runs ports of.
+
+    def _count(self, port: Port, step: int) -> None:
+        if port.host is None:
+            return
+        running = self._running.setdefault(port.host, {})
+        domain = domain_of(port.virtual_subnet)
+        count = running.get(domain, 0) + step
+        if count:
+            running[domain] = count
+        else:
+            del running[domain]
+            if not running:
+                del self._running[port.host]
+
+    def _move(self, changes: Sequence[Change], before: _Side) -> tuple[_Pairs, _Pairs]:
+        """Count ports over, and compare the memberships that this can have changed."""
+        now = self._catalog.routing_domains
+        touched: dict[tuple[Name, Name], None] = {}
+        were: set[tuple[str, Scope]] = set()
+        are: set[tuple[str, Scope]] = set()
+        for change in changes:
+            if isinstance(change.old, Host):
+                were.add((change.name, host_scope(change.name)))
+            if isinstance(change.new, Host):
+                are.add((change.name, host_scope(change.name)))
+            if isinstance(change.old, RoutingDomain):
+                for host, running in self._running.items():
+                    if change.name in running:
+                        touched[host, change.name] = None
+            for port in (change.old, change.new):
+                if isinstance(port, Port) and port.host is not None:
+                    touched[port.host, domain_of(port.virtual_subnet)] = None
+        for host, domain in touched:
+            if domain in self._running.get(host, ()):
+                were.add((host, domain_scope(before.domain(domain).rdid)))
+        for change in changes:
+            if isinstance(change.old, Port):
+                self._count(change.old, -1)
+            if isinstance(change.new, Port):
+                self._count(change.new, 1)
+        for host, domain in touched:
+            if domain in self._running.get(host, ()):
+                are.add((host, domain_scope(now[domain].rdid)))
+        return tuple(sorted(are - were)), tuple(sorted(were - are))
+
+
+_Pairs = tuple[tuple[str, Scope], ...]
+
+
+class _Side:
+    """The rows of what is affected, by scope: as they are, or (with what changed objects were) as they were.
+
+    What many ports rest on, their subnet and host, is looked up once.
+    """
+
+    def __init__(self, catalog: Catalog, was: Mapping[Name, Object | None]) -> None:
+        self.rows: defaultdict[Scope, dict[Key, Row]] = defaultdict(dict)
+        self._was = was
+        self._networks, self._hosts, self._ports = catalog.provider_networks, catalog.hosts, catalog.ports
+        self._domains, self._subnets = catalog.routing_domains, catalog.virtual_subnets
+        self._by_subnet: dict[Name, tuple[VirtualSubnet, dict[Key, Row]]] = {}
+        self._by_host: dict[Name, tuple[Ip | None, dict[Key, Row]]] = {}
+
+    def domain(self, name: Name) -> RoutingDomain:
+        return self._need(self._domains, name)
+
+    def add(self, affected: Affected) -> None:
+        for name in affected.hosts:
+            if (host := self._find(self._hosts, name)) is not None:
+                networks = {up.provider_network: self._need(self._networks, up.provider_network) for up in host.uplinks}
+                row: Row = translate.host_row(host, networks)
+                self.rows[host_scope(name)][row.key] = row
+        for name in affected.subnets:
+            if (subnet := self._find(self._subnets, name)) is not None:
+                domain = self.domain(domain_of(name))
+                row = translate.subnet_row(subnet, domain)
+                self.rows[domain_scope(domain.rdid)][row.key] = row
+        for name in affected.ports:
+            port = self._find(self._ports, name)
+            if port is not None and port.host is not None:
+                self._add_port(port, port.host)
+
+    def _add_port(self, port: Port, host: Name) -> None:
+        subnet, domain_rows = self._by_subnet.get(port.virtual_subnet) or self._ground(port.virtual_subnet)
+        pa, host_rows = self._by_host.get(host) or self._abode(host)
+        row: Row = translate.port_row(port, subnet)
+        host_rows[row.key] = row
+        if pa is not None:
+            for row in translate.record_rows(port, subnet, pa):
+                domain_rows[row.key] = row
+
+    def _ground(self, name: Name) -> tuple[VirtualSubnet, dict[Key, Row]]:
+        scope = domain_scope(self.domain(domain_of(name)).rdid)
+        found = self._by_subnet[name] = self._need(self._subnets, name), self.rows[scope]
+        return found
+
+    def _abode(self, name: Name) -> tuple[Ip | None, dict[Key, Row]]:
+        pa = translate.first_pa(self._need(self._hosts, name))
+        found = self._by_host[name] = pa, self.rows[host_scope(name)]
+        return found
+
+    def _find(self, table: Mapping[Name, T], name: Name) -> T | None:
+        if name in self._was:
+            # A name says its kind: what it named before is of the kind that the table holds.
+            return cast("T | None", self._was[name])
+        return table.get(name)
+
+    def _need(self, table: Mapping[Name, T], name: Name) -> T:
+        found = self._find(table, name)
+        if found is None:
+            raise AssertionError(f"{name} is referred to where it does not exist")
+        return found

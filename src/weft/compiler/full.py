@@ -1,0 +1,87 @@
+"""Everything at once, from nothing but the catalog: what the incremental compiler is proved against. Keeps nothing."""
+
+from __future__ import annotations
+
+from weft.compiler import translate
+from weft.model.catalog import Catalog
+from weft.model.names import Name, domain_of
+from weft.model.values import Prefix
+from weft.policy.rows import Key, Route, Row, Scope, domain_scope, host_scope
+
+
+def compile_all(catalog: Catalog) -> tuple[dict[Scope, dict[Key, Row]], dict[str, frozenset[Scope]]]:
+    """The rows of every scope, and the scopes of every host."""
+    rows: dict[Scope, dict[Key, Row]] = {}
+    scopes: dict[str, frozenset[Scope]] = {}
+    for host in catalog.hosts:
+        rows[host_scope(host)] = host_rows(catalog, host)
+        scopes[host] = frozenset({host_scope(host)} | _domain_scopes(catalog, host))
+    for name, domain in catalog.routing_domains.items():
+        rows[domain_scope(domain.rdid)] = domain_rows(catalog, name)
+    return rows, scopes
+
+
+def host_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
+    """A host's own rows: itself, and the ports on it."""
+    found: dict[Key, Row] = {}
+    row: Row = translate.host_row(catalog.hosts[name], catalog.provider_networks)
+    found[row.key] = row
+    ports, subnets = catalog.ports, catalog.virtual_subnets
+    for port_name in catalog.ports_on(name):
+        port = ports[port_name]
+        row = translate.port_row(port, subnets[port.virtual_subnet])
+        found[row.key] = row
+    return found
+
+
+def domain_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
+    """A routing domain's rows: its subnets, the routes that win, and where its ports live."""
+    found: dict[Key, Row] = {}
+    row: Row
+    domain = catalog.routing_domains[name]
+    ports, hosts, subnets = catalog.ports, catalog.hosts, catalog.virtual_subnets
+    for subnet_name in catalog.subnets_of(name):
+        subnet = subnets[subnet_name]
+        row = translate.subnet_row(subnet, domain)
+        found[row.key] = row
+        for port_name in catalog.ports_in(subnet_name):
+            port = ports[port_name]
+            pa = translate.first_pa(hosts[port.host]) if port.host is not None else None
+            if pa is not None:
+                for row in translate.record_rows(port, subnet, pa):
+                    found[row.key] = row
+    for prefix in prefixes_of(catalog, name):
+        if (route := winner(catalog, name, prefix)) is not None:
+            found[route.key] = route
+    return found
+
+
+def prefixes_of(catalog: Catalog, domain: Name) -> dict[Prefix, None]:
+    """Every destination of a routing domain, each once: its subnets' prefixes, and its customer routes'."""
+    found: dict[Prefix, None] = {}
+    for subnet in catalog.subnets_of(domain):
+        found.update(dict.fromkeys(catalog.virtual_subnets[subnet].prefixes))
+    for route in catalog.routes_of(domain):
+        found[catalog.customer_routes[route].prefix] = None
+    return found
+
+
+def winner(catalog: Catalog, domain: Name, prefix: Prefix) -> Route | None:
+    """The route to a prefix: the subnet that has it, else the customer route of the lowest metric, then first name."""
+    subnets = catalog.virtual_subnets
+    on_link = catalog.subnet_with(domain, prefix)
+    if on_link is not None:
+        return translate.on_link_row(catalog.routing_domains[domain], prefix, subnets[on_link])
+    claims = [catalog.customer_routes[name] for name in catalog.routes_to(domain, prefix)]
+    if not claims:
+        return None
+    best = min(claims, key=lambda route: (route.metric, route.name))
+    via = best.virtual_subnet if best.next_hop is None else catalog.subnet_at(domain, best.next_hop)
+    if via is None:
+        raise AssertionError(f"the catalog let {best.name} lead nowhere")
+    return translate.route_row(catalog.routing_domains[domain], best, subnets[via])
+
+
+def _domain_scopes(catalog: Catalog, host: Name) -> set[Scope]:
+    domains = {domain_of(catalog.ports[port].virtual_subnet) for port in catalog.ports_on(host)}
+    return {domain_scope(catalog.routing_domains[domain].rdid) for domain in domains}

@@ -1,0 +1,56 @@
+"""One object at a time into rows. Looks nothing up: what an object rests on is given beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from weft.model import objects
+from weft.model.names import Name
+from weft.model.values import AdminState, Ip
+from weft.policy import rows
+from weft.policy.rows import Row
+
+
+def first_pa(host: objects.Host) -> Ip | None:
+    """Where records of the host's ports point."""
+    for uplink in host.uplinks:
+        if uplink.pas:
+            return uplink.pas[0]
+    return None
+
+
+def host_row(host: objects.Host, networks: Mapping[Name, objects.ProviderNetwork]) -> rows.Host:
+    uplinks = tuple(rows.Uplink(up.interface, networks[up.provider_network].mtu_bytes) for up in host.uplinks)
+    return rows.Host(host.name, host.pas, uplinks)
+
+
+def subnet_row(subnet: objects.VirtualSubnet, domain: objects.RoutingDomain) -> rows.Subnet:
+    return rows.Subnet(subnet.vsid, domain.rdid, subnet.prefixes, subnet.gateways, subnet.router_mac, subnet.mtu_bytes)
+
+
+def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
+    pairs = port.allowed_address_pairs
+    return rows.Port(
+        port.name,
+        subnet.vsid,
+        port.mac,
+        port.addresses,
+        tuple(rows.Pair(pair.mac or port.mac, pair.prefix) for pair in pairs) if pairs else (),
+        port.admin_state is AdminState.UP,
+    )
+
+
+def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip) -> Iterator[Row]:
+    """Where a port and its CAs live; a port that is down lives there all the same."""
+    for ca in port.addresses:
+        yield rows.Record(subnet.vsid, ca, pa, port.mac, subnet.rule)
+    yield rows.MacRecord(subnet.vsid, port.mac, pa, subnet.rule)
+
+
+def on_link_row(domain: objects.RoutingDomain, prefix: str, subnet: objects.VirtualSubnet) -> rows.Route:
+    return rows.Route(domain.rdid, prefix, subnet.vsid)
+
+
+def route_row(domain: objects.RoutingDomain, route: objects.CustomerRoute, subnet: objects.VirtualSubnet) -> rows.Route:
+    """A customer route; subnet: the one that its next hop is in, or that it is on-link in."""
+    return rows.Route(domain.rdid, route.prefix, subnet.vsid, route.next_hop)
