@@ -20,6 +20,18 @@ MTU_FIRST, MTU_LAST = 68, 65_535
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """A prefix of one family; matches no address of the other."""
+
+    address_bytes: int
+    shift: int
+    bits: int
+
+    def covers(self, address: bytes) -> bool:
+        return len(address) == self.address_bytes and int.from_bytes(address, "big") >> self.shift == self.bits
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """This host's place in the underlay."""
 
@@ -41,6 +53,7 @@ NOWHERE = Host(frozenset(), None, None, (), None)
 class Subnet:
     vsid: int
     rdid: str
+    prefixes: tuple[Prefix, ...]
     gateway4: bytes | None
     gateway6: bytes | None
     router_mac: bytes
@@ -68,23 +81,11 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
-    """A prefix of one family; matches no address of the other."""
-
-    address_bytes: int
-    shift: int
-    bits: int
-
-    def covers(self, address: bytes) -> bool:
-        return len(address) == self.address_bytes and int.from_bytes(address, "big") >> self.shift == self.bits
-
-
-@dataclass(frozen=True, slots=True)
 class Port:
     name: str
     vsid: int
     mac: bytes
-    cas: frozenset[bytes]
+    cas: tuple[bytes, ...]
     pairs: tuple[tuple[bytes, Prefix], ...]
     enabled: bool
     link_local: bytes
@@ -182,8 +183,6 @@ def _host(row: rows.Host) -> Host:
 
 
 def _subnet(row: rows.Subnet) -> Subnet:
-    for prefix in row.prefixes:
-        _network(prefix)
     gateways = [packet.address_bytes(gateway) for gateway in row.gateways]
     router_mac = packet.mac_bytes(row.router_mac)
     if not 0 <= row.mtu_bytes <= MTU_LAST:
@@ -191,6 +190,7 @@ def _subnet(row: rows.Subnet) -> Subnet:
     return Subnet(
         _vsid(row.vsid),
         _rdid(row.rdid),
+        tuple(_prefix(prefix) for prefix in row.prefixes),
         next((gateway for gateway in gateways if len(gateway) == 4), None),
         next((gateway for gateway in gateways if len(gateway) == 16), None),
         router_mac,
@@ -205,7 +205,7 @@ def _port(row: rows.Port) -> Port:
         row.port,
         _vsid(row.vsid),
         mac,
-        frozenset(packet.address_bytes(ca) for ca in row.cas),
+        tuple(packet.address_bytes(ca) for ca in row.cas),
         tuple((packet.mac_bytes(pair.mac), _prefix(pair.prefix)) for pair in row.pairs),
         row.enabled,
         packet.link_local(mac),

@@ -1,0 +1,179 @@
+"""Properties of the reference data plane over random policies and packets."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from strategies import packets
+from strategies.policies import HOSTS, Policy, policies
+from weft.policy.rows import Subnet
+from weft.reference import packet
+from weft.reference.lookups import VSID_FIRST
+from weft.reference.plane import Answer, Drop, ReferenceDataPlane, Result, ToPort, ToUnderlay
+
+BUDGET = settings(max_examples=30, deadline=None)
+PACKETS = 8
+
+
+def planes(policy: Policy) -> dict[str, ReferenceDataPlane]:
+    made = {host: ReferenceDataPlane(host) for host in HOSTS}
+    for host, plane in made.items():
+        assert plane.update(policy.rows[host]) == []
+        assert plane.bind(policy.bindings(host)) == []
+    return made
+
+
+def sent(draw: st.DrawFn, policy: Policy, host: str, plane: ReferenceDataPlane) -> tuple[str | None, bytes, Result]:
+    """One packet of either way in, and what became of it; the port that it came from, if any."""
+    ports = policy.ports(host)
+    if not ports or draw(st.integers(0, 2)) == 0:
+        frame = draw(packets.frames_from_underlay(policy, host))
+        return None, frame, plane.from_uplink("eth0", frame)
+    port = draw(st.sampled_from(ports))
+    frame = draw(packets.frames_from(policy, host, port))
+    return port.port, frame, plane.from_port(policy.bindings(host)[port.port], frame)
+
+
+@BUDGET
+@given(st.data())
+def test_a_packet_of_any_bytes_has_one_verdict_and_is_counted_once(data: st.DataObject) -> None:
+    policy = data.draw(policies(underlay6=True))
+    host = data.draw(st.sampled_from(HOSTS))
+    plane = planes(policy)[host]
+    received, drops = 0, 0
+    for _ in range(PACKETS):
+        port, _, result = sent(data.draw, policy, host, plane)
+        match result.verdict:
+            case Drop() | Answer(dropped=int()):
+                drops += 1
+            case _:
+                pass
+        received += port is not None
+        assert result.steps
+    counters = plane.counters()
+    assert sum(sum(traffic.drops.values()) for traffic in counters.values()) == drops
+    assert (
+        sum(traffic.received_packets for name, traffic in counters.items() if name in policy.bindings(host)) == received
+    )
+
+
+@BUDGET
+@given(st.data())
+def test_nothing_crosses_two_routing_domains_and_what_is_encapsulated_arrives_whole(data: st.DataObject) -> None:
+    policy = data.draw(policies(underlay6=True))
+    host = data.draw(st.sampled_from([host for host in HOSTS if policy.ports(host)] or HOSTS[:1]))
+    all_planes = planes(policy)
+    domains = policy.domain_of_port
+    for port in policy.ports(host):
+        for _ in range(4):
+            frame = data.draw(packets.frames_from(policy, host, port))
+            verdict = all_planes[host].from_port(policy.bindings(host)[port.port], frame).verdict
+            match verdict:
+                case ToPort(to, _):
+                    assert domains[to] == domains[port.port]
+                case ToUnderlay(pa, outer):
+                    _arrives(policy, all_planes, domains[port.port], frame, pa, outer, port.cas)
+                case _:
+                    pass
+
+
+def _arrives(
+    policy: Policy,
+    all_planes: dict[str, ReferenceDataPlane],
+    domain: str,
+    frame: bytes,
+    pa: str,
+    outer: bytes,
+    cas: tuple[str, ...],
+) -> None:
+    """The host with the PA delivers it in the same domain; the source of an address pair may be refused there."""
+    [owner] = [host for host, plane in all_planes.items() if plane.has_pa(pa)]
+    head = 20 if outer[0] >> 4 == 4 else 40
+    vsid = int.from_bytes(outer[head + 4 : head + 7], "big")
+    assert {row.rdid for row in policy.rows[owner] if isinstance(row, Subnet) and row.vsid == vsid} == {domain}
+    ethertype = 0x0800 if head == 20 else 0x86DD
+    arrived = all_planes[owner].from_uplink("eth0", packet.ethernet(bytes(6), bytes(6), ethertype, outer)).verdict
+    match arrived:
+        case ToPort(to, inner):
+            assert policy.domain_of_port[to] == domain
+            assert inner == outer[head + 8 :]
+        case Drop(reason):
+            parsed = packet.parse(frame)
+            assert isinstance(parsed, packet.Ip)
+            own = packet.address_text(parsed.source) in cas
+            assert reason.label in ({"port_down"} if own else {"port_down", "forged_source"})
+        case _:
+            raise AssertionError(arrived)
+
+
+@BUDGET
+@given(st.data())
+def test_what_comes_from_the_uplink_reaches_only_a_port_of_its_own_vsid(data: st.DataObject) -> None:
+    policy = data.draw(policies(underlay6=True))
+    host = data.draw(st.sampled_from(HOSTS))
+    plane = planes(policy)[host]
+    vsids = {port.port: port.vsid for port in policy.ports(host)}
+    for _ in range(PACKETS):
+        frame = data.draw(packets.frames_from_underlay(policy, host))
+        verdict = plane.from_uplink("eth0", frame).verdict
+        assert not isinstance(verdict, Answer | ToUnderlay)
+        if isinstance(verdict, ToPort):
+            at = 34 if frame[12:14] == b"\x08\x00" else 54
+            assert vsids[verdict.port] == int.from_bytes(frame[at + 4 : at + 7], "big")
+            assert vsids[verdict.port] >= VSID_FIRST
+
+
+@BUDGET
+@given(st.data())
+def test_an_answer_is_sound_and_goes_to_the_asker(data: st.DataObject) -> None:
+    policy = data.draw(policies())
+    host = data.draw(st.sampled_from(HOSTS))
+    plane = planes(policy)[host]
+    for port in policy.ports(host):
+        frame = data.draw(packets.frames_from(policy, host, port))
+        verdict = plane.from_port(policy.bindings(host)[port.port], frame).verdict
+        if not isinstance(verdict, Answer):
+            continue
+        answer = packet.parse(verdict.frame)
+        assert isinstance(answer, packet.Ip | packet.Arp)
+        if isinstance(answer, packet.Arp):
+            assert answer.opcode == packet.ARP_REPLY
+            assert verdict.frame[:6] == frame[6:12]
+        elif verdict.dropped is not None:
+            _error_is_sound(frame, answer)
+
+
+def _error_is_sound(frame: bytes, answer: packet.Ip) -> None:
+    asked = packet.parse(frame)
+    assert isinstance(asked, packet.Ip)
+    assert answer.destination == asked.source
+    assert answer.destination_mac == asked.source_mac
+    assert answer.ip_length <= (576 if answer.version == 4 else 1280)
+    assert answer.payload[8:] == asked.packet[: len(answer.payload) - 8]
+    if answer.version == 4:
+        assert packet.checksum(answer.packet[:20]) == 0
+        assert packet.checksum(answer.payload) == 0
+    else:
+        blank = answer.payload[:2] + b"\0\0" + answer.payload[4:]
+        right = packet.transport_checksum(answer.source, answer.destination, packet.ICMPV6, blank)
+        assert right == int.from_bytes(answer.payload[2:4], "big")
+
+
+@BUDGET
+@given(st.data())
+def test_rows_told_in_any_order_and_twice_make_the_same_plane(data: st.DataObject) -> None:
+    policy = data.draw(policies())
+    host = data.draw(st.sampled_from(HOSTS))
+    straight = planes(policy)[host]
+    shuffled = ReferenceDataPlane(host)
+    shuffled.bind(policy.bindings(host))
+    shuffled.update(data.draw(st.permutations(policy.rows[host])))
+    shuffled.update(policy.rows[host])
+    assert set(shuffled.read()) == set(straight.read())
+    for _ in range(4):
+        port = data.draw(st.sampled_from(policy.ports(host))) if policy.ports(host) else None
+        if port is not None:
+            interface = policy.bindings(host)[port.port]
+            frame = data.draw(packets.frames_from(policy, host, port))
+            assert shuffled.from_port(interface, frame) == straight.from_port(interface, frame)

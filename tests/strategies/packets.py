@@ -1,0 +1,275 @@
+"""Random packets for a policy: mostly what guests and hosts send, some of it wrong, some of it only bytes."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+
+from hypothesis import strategies as st
+
+from strategies.policies import HOSTS, PAS4, PAS6, ROUTER_MAC, VRRP_MAC, Policy
+from weft.policy.rows import Host, Port, Subnet
+from weft.reference import packet
+
+ELSEWHERE4 = (
+    "172.16.5.9",
+    "172.16.9.9",
+    "10.0.2.200",
+    "10.0.9.9",
+    "203.0.113.5",
+    "224.0.0.5",
+    "255.255.255.255",
+    "0.0.0.0",
+)
+ELSEWHERE6 = ("2001:db8:99::5", "2001:db8:9::9", "ff02::1", "ff02::1:ff00:4", "::", "::1", "fe80::1", "::ffff:10.0.1.4")
+MACS = (
+    "ff:ff:ff:ff:ff:ff",
+    "33:33:00:00:00:01",
+    "01:00:5e:00:00:05",
+    "02:00:00:00:00:77",
+    "00:00:00:00:00:00",
+    VRRP_MAC,
+)
+BOUNDARIES = (0, 1, 7, 8, 20, 40, 500, 1228, 1229, 1260, 1261, 1430, 1431, 1480, 1481)
+
+
+def frames_from(policy: Policy, host: str, port: Port) -> st.SearchStrategy[bytes]:
+    """What the port's guest may send."""
+    good = _guest_frames(policy, host, port)
+    return _spoilt(good)
+
+
+def frames_from_underlay(policy: Policy, host: str) -> st.SearchStrategy[bytes]:
+    """What may come in by the host's uplink."""
+    return _spoilt(_outer_frames(policy, host))
+
+
+def _spoilt(good: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.one_of(good, good, good, good, mutated(good), st.binary(max_size=120))
+
+
+@st.composite
+def mutated(draw: st.DrawFn, good: st.SearchStrategy[bytes]) -> bytes:
+    """A good frame with bytes changed, cut off or added."""
+    frame = bytearray(draw(good))
+    for _ in range(draw(st.integers(0, 3))):
+        if frame:
+            # Headers are where it matters.
+            at = draw(st.integers(0, min(len(frame), 110) - 1))
+            frame[at] = draw(
+                st.one_of(st.sampled_from((0, 1, 0xFF, frame[at] ^ 1, frame[at] ^ 0x80)), st.integers(0, 255))
+            )
+    cut = draw(st.integers(0, 5))
+    if cut == 0:
+        return bytes(frame[: draw(st.integers(0, len(frame)))])
+    if cut == 1:
+        return bytes(frame) + draw(st.binary(min_size=1, max_size=40))
+    return bytes(frame)
+
+
+def _macs(policy: Policy, host: str) -> list[str]:
+    ports = [port.mac for each in HOSTS for port in policy.ports(each)]
+    return [*ports, ROUTER_MAC, ROUTER_MAC, *MACS]
+
+
+def _addresses(policy: Policy, version: int) -> list[str]:
+    ports = [ca for each in HOSTS for port in policy.ports(each) for ca in port.cas]
+    gateways = [
+        gateway for each in HOSTS for row in policy.rows[each] if isinstance(row, Subnet) for gateway in row.gateways
+    ]
+    here = [text for text in (*ports, *ports, *gateways) if (":" in text) == (version == 6)]
+    if version == 4:
+        return [*here, *ELSEWHERE4]
+    macs = {port.mac for each in HOSTS for port in policy.ports(each)} | {ROUTER_MAC}
+    made = [packet.address_text(packet.link_local(packet.mac_bytes(mac))) for mac in sorted(macs)]
+    return [*here, *made, *ELSEWHERE6]
+
+
+def _bytes(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
+
+@st.composite
+def _guest_frames(draw: st.DrawFn, policy: Policy, host: str, port: Port) -> bytes:
+    kind = draw(st.sampled_from(("ip", "ip", "ip", "ip", "arp", "nd", "dhcp", "other")))
+    mac = packet.mac_bytes(draw(st.sampled_from([port.mac] * 20 + _macs(policy, host))))
+    if kind == "other":
+        ethertype = draw(st.sampled_from((0x8100, 0x88A8, 0x88CC, 0x86DD, 0x0800, 0x0806)))
+        return packet.ethernet(b"\x02" * 6, mac, ethertype, draw(st.binary(max_size=60)))
+    if kind == "arp":
+        return _arp(draw, policy, port, mac)
+    if kind == "nd":
+        return _nd(draw, policy, port, mac)
+    if kind == "dhcp":
+        datagram = b"\x00\x44\x00\x43" + struct.pack("!HH", 12, 0) + b"dhcp"
+        to = draw(st.sampled_from(("255.255.255.255", "10.0.1.1")))
+        to_mac = draw(st.sampled_from(("ff:ff:ff:ff:ff:ff", ROUTER_MAC)))
+        whole = packet.ipv4(bytes(4), _bytes(to), 17, datagram)
+        return packet.ethernet(packet.mac_bytes(to_mac), mac, 0x0800, whole)
+    return draw(_ip_frames(policy, host, port, mac))
+
+
+@st.composite
+def _ip_frames(draw: st.DrawFn, policy: Policy, host: str, port: Port, mac: bytes) -> bytes:
+    version = 6 if draw(st.booleans()) else 4
+    own = [ca for ca in port.cas if (":" in ca) == (version == 6)]
+    if not own and draw(st.integers(0, 3)):
+        version = 10 - version
+        own = list(port.cas)
+    sources = own * 30 + _addresses(policy, version)
+    source = _bytes(draw(st.sampled_from(sources)))
+    destination = _bytes(draw(st.sampled_from(_addresses(policy, version))))
+    to = packet.mac_bytes(draw(st.sampled_from([ROUTER_MAC] * 8 + _macs(policy, host))))
+    protocol, payload = draw(transports(version, source, destination))
+    ethertype = 0x0800 if version == 4 else 0x86DD
+    frame = packet.ethernet(to, mac, ethertype, draw(_networks(source, destination, protocol, payload)))
+    return frame + bytes(draw(st.sampled_from((0, 0, 0, 1, 18))))
+
+
+@st.composite
+def _networks(draw: st.DrawFn, source: bytes, destination: bytes, protocol: int, payload: bytes) -> bytes:
+    """The IP packet, with what few packets have."""
+    hop_limit = draw(st.sampled_from((64, 64, 64, 0, 1, 2, 255)))
+    tos = draw(st.sampled_from((0, 0, 1, 2, 3, 0xB8)))
+    if len(source) == 16:
+        if draw(st.integers(0, 9)) == 0:
+            offset = draw(st.sampled_from((0, 1, 8, 9)))
+            payload = struct.pack("!BBHI", protocol, 0, offset, 7) + payload
+            protocol = 44
+        return packet.ipv6(source, destination, protocol, payload, tclass=tos, hop_limit=hop_limit)
+    options = draw(st.sampled_from((b"", b"", b"", b"", b"\x01\x01\x01\x00", b"\x94\x04\x00\x00" * 10)))
+    fragment = draw(st.sampled_from((0, 0, 0, 0x4000, 0x4000, 0x2000, 0x0001, 0x2005, 0x8000)))
+    head = struct.pack(
+        "!BBHHHBBH4s4s", 0x45 + len(options) // 4, tos, 20 + len(options) + len(payload),
+        draw(st.sampled_from((0, 0x1234))), fragment, hop_limit, protocol, 0, source, destination,
+    ) + options  # fmt: skip
+    check = packet.checksum(head) if draw(st.integers(0, 9)) else draw(st.sampled_from((0, 0xFFFF, 0x1234)))
+    return head[:10] + check.to_bytes(2, "big") + head[12:] + payload
+
+
+@st.composite
+def transports(draw: st.DrawFn, version: int, source: bytes, destination: bytes) -> tuple[int, bytes]:
+    """A protocol and what is behind the IP header."""
+    body = bytes(draw(st.sampled_from(BOUNDARIES)))
+    kind = draw(st.sampled_from(("echo", "echo", "udp", "tcp", "syn", "syn", "error", "other")))
+    if kind == "udp":
+        ends = draw(st.sampled_from((b"\xc0\x00\x00\x35", b"\x00\x44\x00\x43")))
+        return 17, ends + struct.pack("!HH", 8 + len(body), 0) + body
+    if kind == "tcp":
+        return 6, b"\xc0\x00\x00\x50" + bytes(8) + b"\x50\x10\xff\xff" + b"\x12\x34\x00\x00" + body
+    if kind == "syn":
+        return 6, draw(syns())
+    if kind == "other":
+        return draw(st.sampled_from((1, 6, 17, 47, 58, 132, 0, 44, 255))), draw(st.binary(max_size=30))
+    if version == 4:
+        number = 8 if kind == "echo" else draw(st.sampled_from((0, 3, 4, 5, 8, 11, 12, 13)))
+        return 1, packet.icmp(number, draw(st.sampled_from((0, 0, 0, 1))), b"\x00\x01\x00\x02", body)
+    number = 128 if kind == "echo" else draw(st.sampled_from((1, 2, 3, 4, 127, 128, 129, 133, 135, 136, 137)))
+    return 58, packet.icmpv6(
+        source, destination, number, draw(st.sampled_from((0, 0, 0, 1))), b"\x00\x01\x00\x02", body
+    )
+
+
+@st.composite
+def syns(draw: st.DrawFn) -> bytes:
+    """A TCP segment that opens a connection, its options in any order and alignment."""
+    mss = draw(st.sampled_from((0, 1, 536, 1240, 1260, 1400, 1458, 1460, 8960, 65535)))
+    options = b"".join(
+        draw(
+            st.lists(
+                st.sampled_from(
+                    (
+                        b"\x01", b"\x01", b"\x01", b"\x04\x02", b"\x03\x03\x07", b"\x08\x0a" + bytes(8),
+                        b"\x02\x04" + mss.to_bytes(2, "big"), b"\x02\x04" + mss.to_bytes(2, "big"),
+                        b"\x02\x03\x05", b"\x1e\x00", b"\x1e\xff", b"\x00",
+                    )
+                ),
+                max_size=12,
+            )
+        )
+    )[:40]  # fmt: skip
+    options += bytes(-len(options) % 4)
+    words = 5 + len(options) // 4
+    words = draw(st.sampled_from((words, words, words, words, 4, 15)))
+    flags = draw(st.sampled_from((2, 2, 2, 0x12, 0x10)))
+    check = draw(st.sampled_from((0x1234, 0, 0xFFFF)))
+    return b"\xc0\x00\x00\x50" + bytes(8) + struct.pack("!BBHHH", words << 4, flags, 0xFFFF, check, 0) + options
+
+
+def _arp(draw: st.DrawFn, policy: Policy, port: Port, mac: bytes) -> bytes:
+    addresses = _addresses(policy, 4)
+    own = [ca for ca in port.cas if ":" not in ca]
+    sender = _bytes(draw(st.sampled_from(own * 30 + addresses)))
+    target = _bytes(draw(st.sampled_from(addresses)))
+    sender_mac = draw(st.sampled_from((mac,) * 9 + (b"\x02" * 6,)))
+    opcode = draw(st.sampled_from((1, 1, 1, 1, 1, 1, 2, 3)))
+    kind = draw(st.sampled_from((b"\x00\x01\x08\x00\x06\x04",) * 9 + (b"\x00\x06\x08\x00\x06\x04",)))
+    body = kind + struct.pack("!H6s4s6x4s", opcode, sender_mac, sender, target)
+    to = draw(st.sampled_from((b"\xff" * 6, packet.mac_bytes(ROUTER_MAC))))
+    return packet.ethernet(to, mac, 0x0806, body + bytes(draw(st.sampled_from((0, 18)))))
+
+
+def _nd(draw: st.DrawFn, policy: Policy, port: Port, mac: bytes) -> bytes:
+    addresses = _addresses(policy, 6)
+    own = [ca for ca in port.cas if ":" in ca] + [packet.address_text(packet.link_local(packet.mac_bytes(port.mac)))]
+    source = _bytes(draw(st.sampled_from(own * 15 + ["::"] * 15 + addresses)))
+    kind = draw(st.sampled_from((135, 135, 135, 136)))
+    target = _bytes(draw(st.sampled_from(own * 5 + addresses)))
+    destination = _bytes(draw(st.sampled_from(("ff02::1:ff00:4", "ff02::1", "2001:db8:1::5"))))
+    option = draw(
+        st.sampled_from(
+            (b"\x01\x01" + mac,) * 4
+            + (b"\x02\x01" + mac, b"\x01\x01" + bytes(6), b"\x02\x01" + bytes(6), b"\x0e\x01" + bytes(6))
+            + (b"", b"\x01\x00", b"\x01\x02" + bytes(6), b"\x01", b"\x01\x02" + bytes(14))
+        )
+    )
+    options = option * draw(st.sampled_from((1, 1, 1, 1, 4, 5)))
+    message = packet.icmpv6(
+        source, destination, kind, draw(st.sampled_from((0, 0, 0, 0, 1))), bytes(4), target + options
+    )
+    whole = packet.ipv6(source, destination, 58, message, hop_limit=draw(st.sampled_from((255,) * 7 + (64,))))
+    return packet.ethernet(b"\x33\x33" + destination[12:], mac, 0x86DD, whole)
+
+
+@st.composite
+def _outer_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
+    """NVGRE to the host, as another host would send it, or nearly so."""
+    here = next(row for row in policy.rows[host] if isinstance(row, Host)).pas
+    to = _bytes(draw(st.sampled_from(here * 9 + (PAS4["hosts/h3"], PAS6["hosts/h2"], "192.0.2.99"))))
+    version = 4 if len(to) == 4 else 6
+    pas = list((PAS4 if version == 4 else PAS6).values()) + (["192.0.2.99"] if version == 4 else ["2001:db8:f::99"])
+    source = _bytes(draw(st.sampled_from(pas)))
+    senders = [port for each in HOSTS if each != host for port in policy.ports(each)]
+    receivers = list(policy.ports(host))
+    everybody = senders + receivers
+    inner = draw(st.binary(max_size=80))
+    vsid = draw(st.sampled_from((0, 4095, 4096, 5001, 5011, 9999, 16777214, 16777215)))
+    if everybody:
+        sender = draw(st.sampled_from(senders or everybody))
+        receiver = draw(st.sampled_from(receivers or everybody))
+        to_mac = packet.mac_bytes(draw(st.sampled_from([receiver.mac] * 15 + _macs(policy, host))))
+        mac = packet.mac_bytes(draw(st.sampled_from((sender.mac, ROUTER_MAC))))
+        frame = draw(_ip_frames(policy, host, sender, mac))
+        inner = to_mac + frame[6:]
+        vsid = draw(st.sampled_from([receiver.vsid] * 9 + [sender.vsid, vsid]))
+    word = draw(
+        st.sampled_from((packet.NVGRE_WORD,) * 15 + (b"\x20\x00\x08\x00", b"\xb0\x00\x65\x58", b"\x00\x00\x65\x58"))
+    )
+    gre = word + (vsid << 8 | draw(st.integers(0, 255))).to_bytes(4, "big") + inner
+    protocol = draw(st.sampled_from((47,) * 15 + (17,)))
+    ecn = draw(st.sampled_from((0, 0, 1, 2, 3, 3)))
+    if version == 6:
+        return packet.ethernet(b"\x02" * 6, b"\x04" * 6, 0x86DD, packet.ipv6(source, to, protocol, gre, tclass=ecn))
+    whole = packet.ipv4(source, to, protocol, gre, tos=ecn)
+    oddity = draw(st.integers(0, 19))
+    if oddity == 0:  # fragment
+        whole = packet.ipv4(source, to, protocol, gre, tos=ecn)
+        whole = packet.with_word(bytes(14) + whole, 20, 24, 0x2000)[14:]
+    if oddity == 1:  # checksum
+        whole = whole[:10] + b"\x12\x34" + whole[12:]
+    if oddity == 2:  # options
+        head = (
+            b"\x46" + whole[1:2] + (len(whole) + 4).to_bytes(2, "big") + whole[4:10] + b"\0\0" + whole[12:20] + bytes(4)
+        )
+        whole = head[:10] + packet.checksum(head).to_bytes(2, "big") + head[12:] + whole[20:]
+    return packet.ethernet(b"\x02" * 6, b"\x04" * 6, 0x0800, whole + bytes(draw(st.sampled_from((0, 0, 0, 6)))))

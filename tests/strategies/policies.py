@@ -1,0 +1,144 @@
+"""Small random policies: what one host is told, and what its neighbours are. Consistent, as a compiler's output is."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from weft.policy.rows import Host, MacRecord, Pair, Port, Record, Route, Row, Subnet, Uplink
+
+ROUTER_MAC = "02:57:45:46:54:01"
+HOSTS = ("hosts/h1", "hosts/h2", "hosts/h3")
+RDIDS = ("0b1e0000-0000-4000-8000-00000000000a", "7ed00000-0000-4000-8000-00000000000b")
+PAS4 = {"hosts/h1": "192.0.2.11", "hosts/h2": "192.0.2.12", "hosts/h3": "198.51.100.13"}
+PAS6 = {"hosts/h1": "2001:db8:f::11", "hosts/h2": "2001:db8:f::12", "hosts/h3": "2001:db8:f::13"}
+VRRP_MAC = "00:00:5e:00:01:07"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Rows by host: what each host of a small data centre is told."""
+
+    rows: dict[str, tuple[Row, ...]]
+
+    def of(self, host: str, kind: type[Row]) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows[host] if isinstance(row, kind))
+
+    def ports(self, host: str) -> tuple[Port, ...]:
+        return tuple(row for row in self.rows[host] if isinstance(row, Port))
+
+    def bindings(self, host: str) -> dict[str, str]:
+        """Port -> an interface name, short enough for the kernel."""
+        return {port.port: f"tap{number}" for number, port in enumerate(self.ports(host))}
+
+    @property
+    def domain_of_port(self) -> dict[str, str]:
+        """Port -> RDID."""
+        found = {}
+        for rows in self.rows.values():
+            rdids = {row.vsid: row.rdid for row in rows if isinstance(row, Subnet)}
+            found |= {row.port: rdids[row.vsid] for row in rows if isinstance(row, Port) and row.vsid in rdids}
+        return found
+
+
+def _mac(number: int) -> str:
+    return f"02:00:00:00:00:{number:02x}"
+
+
+@st.composite
+def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
+    """Two routing domains with the same CAs on three hosts. underlay6: all may be placed at IPv6 PAs."""
+    version = draw(st.sampled_from((4, 6))) if underlay6 else 4
+    pas = {host: _pas(draw, host, version) for host in HOSTS}
+    mtu_bytes = draw(st.sampled_from((576, 1342, 1500, 9000)))
+    shared: dict[str, list[Row]] = {}
+    ports: dict[str, list[Port]] = {host: [] for host in HOSTS}
+    domains_of: dict[str, set[str]] = {host: set() for host in HOSTS}
+    for domain, rdid in enumerate(RDIDS):
+        number = 0  # so both domains have the same addresses and MACs
+        rows: list[Row] = []
+        for index in (1, 2):
+            vsid = 5000 + 10 * domain + index
+            subnet = _subnet(draw, rdid, vsid, index)
+            rows.append(subnet)
+            rows += [Route(rdid, prefix, vsid) for prefix in subnet.prefixes]
+            for host in draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=3)):
+                number += 1
+                port = _port(draw, subnet, number, f"tenants/{'ab'[domain]}/ports/p{number}-{index}")
+                pa = pas[host][0]
+                rows += [Record(vsid, ca, pa, port.mac) for ca in port.cas]
+                rows.append(MacRecord(vsid, port.mac, pa))
+                ports[host].append(port)
+                domains_of[host].add(rdid)
+        rows += _customer_routes(draw, rdid, rows)
+        shared[rdid] = rows
+    return Policy(
+        {
+            host: (
+                Host(host, pas[host], (Uplink("eth0", mtu_bytes),)),
+                *(row for rdid in RDIDS if rdid in domains_of[host] for row in shared[rdid]),
+                *ports[host],
+            )
+            for host in HOSTS
+        }
+    )
+
+
+def _pas(draw: st.DrawFn, host: str, version: int) -> tuple[str, ...]:
+    """The PA that its ports are placed at first; perhaps one of the other family behind it."""
+    if version == 6:
+        return draw(st.sampled_from(((PAS6[host],), (PAS6[host], PAS4[host]))))
+    return (PAS4[host],)
+
+
+def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:
+    prefixes = draw(
+        st.sampled_from(
+            (
+                (f"10.0.{index}.0/24", f"2001:db8:{index}::/64"),
+                (f"2001:db8:{index}::/64", f"10.0.{index}.0/24"),
+                (f"10.0.{index}.0/24",),
+                (f"2001:db8:{index}::/64",),
+            )
+        )
+    )
+    gateways = tuple(str(ipaddress.ip_network(prefix)[1]) for prefix in prefixes)
+    router_mac = draw(st.sampled_from((ROUTER_MAC, "02:57:45:46:54:02")))
+    return Subnet(vsid, rdid, prefixes, gateways, router_mac, draw(st.sampled_from((0, 0, 0, 576, 1300, 9000))))
+
+
+def _port(draw: st.DrawFn, subnet: Subnet, number: int, name: str) -> Port:
+    cas = tuple(str(ipaddress.ip_network(prefix)[3 + number]) for prefix in subnet.prefixes)
+    mac = _mac(number)
+    pairs = draw(
+        st.lists(
+            st.sampled_from(
+                (
+                    Pair(VRRP_MAC, subnet.prefixes[0]),
+                    Pair(mac, "172.16.0.0/12"),
+                    Pair(mac, "0.0.0.0/0"),
+                    Pair(mac, "::/0"),
+                    Pair(mac, "2001:db8:99::/48"),
+                )
+            ),
+            max_size=2,
+            unique=True,
+        )
+    )
+    return Port(name, subnet.vsid, mac, cas, tuple(pairs), enabled=draw(st.integers(0, 9)) != 0)
+
+
+def _customer_routes(draw: st.DrawFn, rdid: str, rows: list[Row]) -> list[Row]:
+    """Prefixes behind a guest, or on-link where no subnet says so."""
+    records = [row for row in rows if isinstance(row, Record)]
+    found: list[Row] = []
+    for prefix in draw(
+        st.lists(st.sampled_from(("0.0.0.0/0", "::/0", "172.16.0.0/12", "172.16.5.0/24", "10.0.2.128/25")), unique=True)
+    ):
+        via = draw(st.sampled_from(records)) if records else None
+        if via is None or (":" in via.ca) != (":" in prefix):
+            continue
+        found.append(Route(rdid, prefix, via.vsid, draw(st.sampled_from((via.ca, via.ca, None)))))
+    return found
