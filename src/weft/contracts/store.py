@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,8 +56,11 @@ class Store(Protocol):
         """
         ...
 
-    def watch(self, revision: int) -> AsyncIterator[Batch]:
-        """Every commit after ``revision``, then those to come. Raises Compacted (at the first step)."""
+    def watch(self, revision: int) -> AsyncGenerator[Batch, None]:
+        """Every commit after ``revision``, then those to come; ends when the store is closed.
+
+        Raises Compacted: at the first step, or later when the log overtakes a watcher that is slow to read.
+        """
         ...
 
     async def close(self) -> None: ...

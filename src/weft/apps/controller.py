@@ -1,0 +1,240 @@
+"""The controller as a process: opens the store, listens, and ends in good order. Never binds what another has.
+
+Everything that can be refused (the store, an address that is taken) is refused before the first request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import structlog
+import uvicorn
+
+from weft.controller.api import create_app
+from weft.controller.service import Service
+from weft.kit.errors import Rejected, Retry
+from weft.store.sqlite import SqliteStore
+
+DEFAULT_STORE = "sqlite:///var/lib/weft/controller.db"
+DEFAULT_LISTEN = ("http://127.0.0.1:8640", "unix:///run/weft/controller.sock")
+
+# After SIGTERM: requests that are being answered get this long; streams are told at once.
+_GRACE_S = 1
+
+# A full page of objects is small; what is large comes as a stream of its own. Waiting connections beyond are refused.
+_BACKLOG = 1024
+
+_log = structlog.stdlib.get_logger("weft.controller")
+
+
+def run(store: str, listen: Sequence[str] = DEFAULT_LISTEN) -> None:
+    """Serve until SIGTERM or SIGINT. Rejected: something cannot be opened; Retry: starting again would help."""
+    configure_logs()
+    asyncio.run(_until_signalled(store, listen))
+
+
+async def _until_signalled(store: str, listen: Sequence[str]) -> None:
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await serve(store, listen, stopping)
+
+
+async def serve(
+    store: str, listen: Sequence[str], stopping: asyncio.Event, *, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until ``stopping`` is set. ready: called once requests are answered."""
+    path = store_path(store)
+    with contextlib.ExitStack() as listeners:
+        # Listening first: a second controller on one machine is told of the address, not of a locked file.
+        sockets = [listeners.enter_context(listening(url)) for url in listen]
+        opened = await asyncio.to_thread(SqliteStore, path)
+        try:
+            service = await Service.start(opened)
+            _log.info("started", store=str(path), revision=service.revision, listen=list(listen))
+            await _serve(service, sockets, stopping, ready)
+            await service.stop()
+        finally:
+            await opened.close()
+    if service.broken.is_set():
+        raise Retry("memory and store may differ after a failure (see the log above); starting again mends it")
+    _log.info("stopped", revision=service.revision)
+
+
+async def _serve(
+    service: Service, sockets: list[socket.socket], stopping: asyncio.Event, ready: Callable[[], None]
+) -> None:
+    server = _Server(
+        uvicorn.Config(
+            create_app(service, stopping),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http="httptools",
+            ws="none",
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_GRACE_S,
+        ),
+        ready,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(server.serve(sockets))
+        stopped, broken = tasks.create_task(stopping.wait()), tasks.create_task(service.broken.wait())
+        await asyncio.wait((serving, stopped, broken), return_when=asyncio.FIRST_COMPLETED)
+        stopping.set()  # ends the streams
+        server.should_exit = True
+        broken.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but the signals are ours: its own handlers would end the process by the signal, as if killed."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def store_path(store: str) -> Path:
+    """The file of ``sqlite:///path`` or of a path alone."""
+    parts = urlsplit(store)
+    if not parts.scheme:
+        return Path(store)
+    if parts.scheme == "sqlite" and not parts.netloc and parts.path not in ("", "/"):
+        return Path(unquote(parts.path))
+    raise Rejected(f"'{store}' is not a store such as {DEFAULT_STORE} or a path", "store")
+
+
+@contextlib.contextmanager
+def listening(url: str) -> Iterator[socket.socket]:
+    """A socket that listens at ``http://address:port`` or ``unix:///path``; a unix socket's file goes with it."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise _not_a_listener(url) from error
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        with _unix(Path(unquote(parts.path)), url) as bound:
+            yield bound
+    elif parts.scheme == "http" and parts.hostname and port is not None and parts.path in ("", "/"):
+        with contextlib.closing(_tcp(parts.hostname, port, url)) as bound:
+            yield bound
+    else:
+        raise _not_a_listener(url)
+
+
+def _not_a_listener(url: str) -> Rejected:
+    return Rejected(f"'{url}' is nothing to listen at; {' or '.join(DEFAULT_LISTEN)} would be", "listen")
+
+
+def _tcp(host: str, port: int, url: str) -> socket.socket:
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise Rejected(f"cannot listen at {url}: {error.strerror}", "listen") from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise _cannot_listen(url, error) from error
+    return bound
+
+
+@contextlib.contextmanager
+def _unix(path: Path, url: str) -> Iterator[socket.socket]:
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.closing(bound):
+            try:
+                _clear(path, url)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                bound.bind(str(path))
+                path.chmod(0o660)  # whoever may connect may do anything: root and the file's group
+                bound.listen(_BACKLOG)
+                ours = path.stat().st_ino
+            except OSError as error:
+                raise _cannot_listen(url, error) from error
+            yield bound
+    finally:
+        with contextlib.suppress(FileNotFoundError, UnboundLocalError):
+            if path.stat().st_ino == ours:
+                path.unlink()
+
+
+def _clear(path: Path, url: str) -> None:
+    """Removes the socket of a controller that was killed; refuses where one listens, or the file is no socket."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Rejected(f"cannot listen at {url}: there is a file that is no socket", "listen")
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise Rejected(f"cannot listen at {url}: another process does", "listen")
+
+
+def _cannot_listen(url: str, error: OSError) -> Rejected:
+    reason = "another process does" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+    return Rejected(f"cannot listen at {url}: {reason}", "listen")
+
+
+def configure_logs() -> None:
+    """People read lines, machines read JSON: by whether stderr is a terminal."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    terminal = sys.stderr.isatty()
+    last: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if terminal
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(os.environ.get("WEFT_LOG", "INFO").upper())
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -1,0 +1,451 @@
+"""REST /v1: one table of kinds and verbs. Parses, calls the service and answers; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from weft.contracts.store import Batch, Compacted
+from weft.controller import merge, openapi, streams, tracing
+from weft.controller.kinds import RESOURCES, Resource, continue_after, filter_by, read_continue
+from weft.controller.metrics import Metrics
+from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service
+from weft.feed.log import Gone
+from weft.kit.errors import Conflict, Missing, Rejected, Retry
+from weft.model.names import Kind, Name, find_kind, kind_of
+from weft.model.objects import KINDS, Host, Port
+from weft.wire import api as wire
+from weft.wire import problem
+from weft.wire.objects import Malformed, decode_body, encode_spec
+
+MAX_BODY_BYTES = 64 << 20
+MAX_PAGE, PAGE = 1000, 500
+
+# Bodies up to this size are decoded in the event loop: a few milliseconds.
+_INLINE_BYTES = 256 << 10
+
+_log = structlog.stdlib.get_logger("weft.api")
+
+_T = TypeVar("_T")
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+_APPLY = msgspec.json.Decoder(wire.ApplyRequest)
+_SPEC = msgspec.json.Decoder(wire.Spec)
+_STATUS = msgspec.json.Decoder(wire.StatusReport)
+_TRACE = msgspec.json.Decoder(wire.TraceRequest)
+_encode = msgspec.json.Encoder().encode
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _Item(msgspec.Struct, frozen=True):
+    """wire.Item as it is written: the spec is JSON already."""
+
+    name: str
+    kind: str
+    revision: int
+    spec: msgspec.Raw
+    status: wire.PortStatus | wire.HostStatus | dict[str, str]
+
+
+class _Page(msgspec.Struct, frozen=True, omit_defaults=True):
+    items: list[_Item]
+    revision: int
+    next: str | None = msgspec.field(name="continue", default=None)
+
+
+class _Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    action: wire.Action
+    before: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    after: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Applied(msgspec.Struct, frozen=True):
+    revision: int
+    changes: list[_Change]
+
+
+class _Event(msgspec.Struct, frozen=True):
+    revision: int
+    puts: list[_Item]
+    deletes: list[str]
+
+
+class Api:
+    """The handlers, around one service. stopping: set, it ends every stream, so that the server can end."""
+
+    def __init__(self, service: Service, stopping: asyncio.Event, *, bookmark_s: float = 5.0) -> None:
+        self._service = service
+        self._stopping = stopping
+        self._bookmark_s = bookmark_s
+        self._metrics = Metrics(service)
+
+    def routes(self) -> list[Route]:
+        return [
+            *(route for resource in RESOURCES.values() for route in self._of(resource)),
+            self._route("/v1/apply", POST=self._apply),
+            self._route("/v1/watch", GET=self._watch),
+            self._route("/v1/trace", POST=self._trace),
+            self._route("/v1/hosts/{host}/feed", GET=self._feed),
+            self._route("/v1/hosts/{host}/status", POST=self._report),
+            self._route("/healthz", GET=self._health),
+            self._route("/metrics", GET=self._scrape),
+            self._route("/openapi.json", GET=self._describe),
+        ]
+
+    def _of(self, resource: Resource) -> Iterable[Route]:
+        yield self._route(f"/v1/{resource.collection}", GET=partial(self._list, resource))
+        yield self._route(
+            f"/v1/{resource.path}",
+            GET=partial(self._get, resource),
+            PUT=partial(self._put, resource),
+            PATCH=partial(self._patch, resource),
+            DELETE=partial(self._delete, resource),
+        )
+
+    def _route(self, path: str, **verbs: Handler) -> Route:
+        async def endpoint(request: Request) -> Response:
+            # HEAD comes with GET, by Starlette's doing.
+            handler = verbs["GET" if request.method == "HEAD" else request.method]
+            with self._metrics.request(request.method, path) as measured:
+                answer = await _answered(handler, request)
+                measured(answer.status_code)
+                return answer
+
+        return Route(path, endpoint, methods=list(verbs))
+
+    # -- objects --
+
+    async def _get(self, resource: Resource, request: Request) -> Response:
+        name = resource.name(request.path_params)
+        return self._object(name, self._service.get(name))
+
+    async def _list(self, resource: Resource, request: Request) -> Response:
+        query = _query(request)
+        limit = _number(query.pop("limit", str(PAGE)), "limit", 1, MAX_PAGE)
+        token = query.pop("continue", None)
+        after = "" if token is None else read_continue(token)
+        prefix, beyond = resource.selection(request.path_params)
+        chosen = filter_by(resource, query) if query else None
+        wanted = None
+        if beyond or chosen:
+
+            def wanted(name: Name, value: Any) -> bool:
+                return (beyond is None or beyond(name)) and (chosen is None or chosen(name, value))
+
+        listed = await self._service.page(resource.kind, prefix, limit, after=after, wanted=wanted)
+        items = [self._item(name, held) for name, held in listed.items]
+        token = continue_after(listed.items[-1][0]) if listed.more and listed.items else None
+        return _json(_Page(items, listed.revision, token))
+
+    async def _put(self, resource: Resource, request: Request) -> Response:
+        name = resource.name(request.path_params)
+        condition = _condition(request)
+        body = decode_body(await _read(request), _SPEC)
+        outcome = await self._service.put(name, body.spec, condition)
+        created = any(each.name == name and each.action == "create" for each in outcome.differences)
+        return self._written(name, outcome, 201 if created else 200)
+
+    async def _patch(self, resource: Resource, request: Request) -> Response:
+        name = resource.name(request.path_params)
+        condition = _condition(request)
+        patch = merge.parse(await _read(request))
+        outcome = await self._service.patch(name, partial(merge.merge, patch=patch), condition)
+        return self._written(name, outcome, 200)
+
+    async def _delete(self, resource: Resource, request: Request) -> Response:
+        await self._service.delete(resource.name(request.path_params), _condition(request))
+        return Response(status_code=204)
+
+    async def _apply(self, request: Request) -> Response:
+        query = _query(request)
+        dry_run = _boolean(query.pop("dry_run", "false"), "dry_run")
+        _nothing_else(query)
+        raw = await _read(request)
+        puts, deletes = await _inline_or_thread(len(raw), lambda: _read_apply(raw))
+        outcome = await self._service.apply(puts, deletes, dry_run=dry_run)
+        size = sum(len(each.after or b"") for each in outcome.differences)
+        return await _inline_or_thread(size, lambda: _json(_applied(outcome)))
+
+    def _written(self, name: Name, outcome: Outcome, status: int) -> Response:
+        # What was written, not what is there by now: the next writer may have been quicker than this answer.
+        for each in outcome.differences:
+            if each.name == name and each.after is not None:
+                return _object_answer(self._shown(name, each.after, outcome.revision), status)
+        return self._object(name, self._service.get(name), status)
+
+    def _object(self, name: Name, held: Held, status: int = 200) -> Response:
+        return _object_answer(self._item(name, held), status)
+
+    def _item(self, name: Name, held: Held) -> _Item:
+        kind = KINDS[type(held.value)]
+        spec = msgspec.Raw(encode_spec(held.value))
+        return _Item(name, kind.value, held.revision, spec, self._status(name, held))
+
+    def _shown(self, name: Name, spec: bytes, revision: int) -> _Item:
+        held = self._service.find(name)
+        status = self._status(name, held) if held else {}
+        return _Item(name, kind_of(name).value, revision, msgspec.Raw(spec), status)
+
+    def _status(self, name: Name, held: Held) -> wire.PortStatus | wire.HostStatus | dict[str, str]:
+        match held.value:
+            case Port(host=host):
+                return self._service.statuses.port(name, host)
+            case Host():
+                return self._service.statuses.host(name)
+            case _:
+                return {}
+
+    # -- streams --
+
+    async def _watch(self, request: Request) -> Response:
+        query = _query(request)
+        now = self._service.revision
+        since = _number(query.pop("revision", str(now)), "revision", 0)
+        prefix = query.pop("prefix", "").strip("/")
+        _nothing_else(query)
+        chunks = streams.watch(
+            self._service.watch(since),
+            partial(self._event, prefix),
+            since,
+            now,
+            bookmark_s=self._bookmark_s,
+        )
+        return await self._stream(chunks)
+
+    def _event(self, prefix: str, batch: Batch) -> bytes | None:
+        def below(name: str) -> bool:
+            return not prefix or name == prefix or name.startswith(f"{prefix}/")
+
+        puts = [self._shown(Name(name), value, batch.revision) for name, value in batch.puts.items() if below(name)]
+        deletes = [name for name in batch.deletes if below(name)]
+        return _encode(_Event(batch.revision, puts, deletes)) + b"\n" if puts or deletes else None
+
+    async def _feed(self, request: Request) -> Response:
+        query = _query(request)
+        since = None if "revision" not in query else _number(query.pop("revision"), "revision", 0)
+        _nothing_else(query)
+        host = RESOURCES[Kind.HOST].name(request.path_params)
+        self._service.get(host)
+        return await self._stream(self._service.follow(host, since))
+
+    async def _stream(self, chunks: streams.Chunks) -> Response:
+        try:
+            first = await anext(chunks, b"")
+        except BaseException:
+            await chunks.aclose()
+            raise
+        return streams.Stream(first, chunks, self._stopping)
+
+    # -- the rest --
+
+    async def _report(self, request: Request) -> Response:
+        host = RESOURCES[Kind.HOST].name(request.path_params)
+        self._service.report(host, decode_body(await _read(request), _STATUS))
+        return Response(status_code=204)
+
+    async def _trace(self, request: Request) -> Response:
+        return _json(await tracing.run(self._service, decode_body(await _read(request), _TRACE)))
+
+    async def _health(self, _request: Request) -> Response:
+        if self._service.broken.is_set():
+            raise Retry("the controller is about to start over")
+        return _json({"status": "ok", "revision": self._service.revision})
+
+    async def _scrape(self, _request: Request) -> Response:
+        return Response(self._metrics.exposition(), media_type=self._metrics.content_type)
+
+    async def _describe(self, _request: Request) -> Response:
+        return _json(openapi.document())
+
+
+def create_app(service: Service, stopping: asyncio.Event, *, bookmark_s: float = 5.0) -> Starlette:
+    """The ASGI application."""
+    return Starlette(
+        routes=list(Api(service, stopping, bookmark_s=bookmark_s).routes()),
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+    )
+
+
+# -- errors --
+
+
+async def _answered(handler: Handler, request: Request) -> Response:
+    try:
+        return await handler(request)
+    except Rejected as error:
+        return _problem(_status_of(error), error.message, error.field)
+    except ConditionFailed as error:
+        return _problem(412, str(error))
+    except (Gone, Compacted) as error:
+        return _problem(410, str(error), "revision")
+    except Retry as error:
+        return _problem(503, str(error), headers={"retry-after": "1"})
+    except _TooLarge:
+        return _problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send it in parts")
+    except ClientDisconnect:
+        return Response(status_code=400)  # to nobody
+
+
+def _status_of(error: Rejected) -> int:
+    match error:
+        case Malformed():
+            return 400
+        case Conflict():
+            return 409
+        case Missing() if "spec" not in error.field.split("."):
+            return 404
+        case _:
+            return 422
+
+
+def _problem(status: int, detail: str, field: str = "", headers: Mapping[str, str] | None = None) -> Response:
+    body = problem.encode(problem.problem(status, detail, field))
+    return Response(body, status, dict(headers or {}), media_type=problem.CONTENT_TYPE)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What Starlette refuses by itself: paths and methods that are not in the table."""
+    if not isinstance(error, HTTPException):
+        raise TypeError(f"{type(error).__name__} is no HTTPException")
+    if error.status_code == 404:
+        return _problem(404, f"there is nothing at {request.url.path}; /openapi.json says what there is")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return _problem(405, f"{request.method} is not for {request.url.path}; {allowed}", headers=error.headers)
+    return _problem(error.status_code, error.detail, headers=error.headers)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """A bug. The server logs it; the caller learns no more than that it was not they."""
+    return _problem(500, "the controller failed at this; its log says how")
+
+
+# -- requests --
+
+
+async def _read(request: Request) -> bytes:
+    size = 0
+    chunks: list[bytes] = []
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise _TooLarge
+            chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _query(request: Request) -> dict[str, str]:
+    """Starlette's own would keep the last of two; a caller who says two things is asked which."""
+    query: dict[str, str] = {}
+    for key, value in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True):
+        if key in query:
+            raise Rejected(f"{key!r} is given twice", key)
+        query[key] = value
+    return query
+
+
+def _nothing_else(query: Mapping[str, str]) -> None:
+    for key in query:
+        raise Rejected(f"there is no query parameter {key!r} here", key)
+
+
+def _number(text: str, field: str, first: int, last: int = 2**63 - 1) -> int:
+    if not re.fullmatch("[0-9]{1,19}", text) or not first <= int(text) <= last:
+        raise Rejected(f"{text!r} is not a number from {first} to {last}", field)
+    return int(text)
+
+
+def _boolean(text: str, field: str) -> bool:
+    match text:
+        case "true" | "":
+            return True
+        case "false":
+            return False
+        case _:
+            raise Rejected(f"{text!r} is neither true nor false", field)
+
+
+_ETAG = re.compile(r'\s*"([0-9]{1,19})"\s*')
+
+
+def _condition(request: Request) -> Condition:
+    match, none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
+    revisions: frozenset[int] | None = None
+    exists: bool | None = None
+    if match is not None and match.strip() == "*":
+        exists = True
+    elif match is not None:
+        found = [_ETAG.fullmatch(tag) for tag in match.split(",")]
+        revisions = frozenset(int(tag[1]) for tag in found if tag)
+        if None in found:
+            raise Rejected(f'{match!r} is not a revision in quotes such as "42"', "If-Match")
+    if none_match is not None:
+        if none_match.strip() != "*":
+            raise Rejected(f"{none_match!r} is not *, which is all that is understood here", "If-None-Match")
+        if exists:
+            raise Rejected("If-Match and If-None-Match contradict each other", "If-None-Match")
+        exists = False
+    return Condition(revisions, exists)
+
+
+def _read_apply(raw: bytes) -> tuple[list[Put], list[Name]]:
+    body = decode_body(raw, _APPLY)
+    return (
+        [Put(_name(entry.name, f"puts[{n}].name"), entry.spec) for n, entry in enumerate(body.puts)],
+        [_name(text, f"deletes[{n}]") for n, text in enumerate(body.deletes)],
+    )
+
+
+def _name(text: str, field: str) -> Name:
+    if find_kind(text) is None:
+        try:
+            kind_of(text)
+        except Rejected as error:
+            raise Rejected(error.message, field) from error
+    return Name(text)
+
+
+# -- answers --
+
+
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(_encode(value), status, dict(headers or {}), media_type="application/json")
+
+
+def _object_answer(item: _Item, status: int) -> Response:
+    return _json(item, status, {"etag": f'"{item.revision}"'})
+
+
+def _applied(outcome: Outcome) -> _Applied:
+    return _Applied(outcome.revision, [_change(each) for each in outcome.differences])
+
+
+def _change(each: Difference) -> _Change:
+    return _Change(
+        each.name,
+        each.action,
+        msgspec.UNSET if each.before is None else msgspec.Raw(each.before),
+        msgspec.UNSET if each.after is None else msgspec.Raw(each.after),
+    )
+
+
+async def _inline_or_thread(size: int, work: Callable[[], _T]) -> _T:
+    return work() if size <= _INLINE_BYTES else await asyncio.to_thread(work)

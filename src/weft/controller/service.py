@@ -1,0 +1,369 @@
+"""What the controller does, without HTTP: one writer, many readers, one order of things. Knows no request.
+
+The write path: catalog.apply -> store.commit -> compiler.apply -> feed.publish. The first refuses, the second makes
+durable, the others cannot fail but by a bug. While a commit is under way the catalog is taken back to what is
+committed, since the feed may compile from it at any moment; it moves on in the same step of the event loop as the rows,
+the feed and what readers see. So nobody is ever shown what a failed commit would have to take back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.compiler.compiler import Compiler
+from weft.contracts.store import Batch, PreconditionFailed, Store
+from weft.controller.names import Names, first_of
+from weft.controller.statuses import Statuses
+from weft.feed.log import FeedLog
+from weft.kit.errors import Missing, Rejected, Retry
+from weft.model.catalog import Catalog, Change
+from weft.model.drafts import Draft
+from weft.model.names import Kind, Name, kind_of
+from weft.model.objects import KINDS, Host, Object, Port
+from weft.policy.rows import Row
+from weft.wire.api import Action, StatusReport
+from weft.wire.objects import decode_spec, encode_spec, load
+
+_T = TypeVar("_T")
+
+# Specs decoded or encoded in one go in the event loop (a few milliseconds); more of them go to a thread.
+_INLINE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A committed object and the revision of the commit that last wrote it."""
+
+    value: Object
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """One object as a caller wants it; spec as JSON."""
+
+    name: Name
+    spec: bytes | msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold for a write to a name to go ahead. exists None: either will do."""
+
+    revisions: frozenset[int] | None = None
+    exists: bool | None = None
+
+
+class ConditionFailed(Exception):
+    """The object is not as the caller believed. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What became of one object, as JSON specs."""
+
+    name: Name
+    action: Action
+    before: bytes | None
+    after: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """revision: of the state that holds the differences; of a dry run, of the state they were worked out on."""
+
+    revision: int
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    items: tuple[tuple[Name, Held], ...]
+    revision: int
+    more: bool
+
+
+@dataclass(slots=True)
+class Timings:
+    """Of the write path, for /metrics: called with seconds."""
+
+    commit: Callable[[float], None] = lambda _seconds: None
+    write: Callable[[float], None] = lambda _seconds: None
+
+
+class Service:
+    """Everything there is on one controller. ``broken`` is set when memory and store may differ: stop then."""
+
+    def __init__(self, store: Store, catalog: Catalog, compiler: Compiler, held: dict[Name, Held], revision: int):
+        self._store = store
+        self._catalog = catalog
+        self.compiler = compiler
+        self._held = held
+        self._names = {kind: Names() for kind in Kind}
+        for name in held:
+            self._names[kind_of(name)].add(name)
+        self.feed = FeedLog(lambda scope: compiler.rows(scope).values(), compiler.scopes_of, revision)
+        self.statuses = Statuses(self.feed.listening)
+        self.timings = Timings()
+        self.broken = asyncio.Event()
+        self._revision = revision
+        self._writer = asyncio.Lock()
+        self._writes: set[asyncio.Task[Outcome]] = set()
+
+    @classmethod
+    async def start(cls, store: Store) -> Service:
+        """Reads the store and compiles all of it."""
+        snapshot = await store.snapshot()
+        held = {
+            Name(name): Held(load(Name(name), stored.value), stored.revision)
+            for name, stored in snapshot.objects.items()
+        }
+        catalog = Catalog()
+        catalog.load(each.value for each in held.values())
+        return cls(store, catalog, Compiler(catalog), held, snapshot.revision)
+
+    async def stop(self) -> None:
+        """Lets writes that have begun come to their end."""
+        while self._writes:
+            await asyncio.wait(self._writes)
+
+    # -- reading --
+
+    @property
+    def revision(self) -> int:
+        return self._revision
+
+    def get(self, name: str) -> Held:
+        held = self._held.get(Name(name))
+        if held is None:
+            raise Missing(f"there is no {name}")
+        return held
+
+    def find(self, name: str) -> Held | None:
+        return self._held.get(Name(name))
+
+    def count(self, kind: Kind) -> int:
+        return len(self._names[kind])
+
+    async def page(
+        self,
+        kind: Kind,
+        prefix: str,
+        limit: int,
+        *,
+        after: str = "",
+        wanted: Callable[[Name, Object], bool] | None = None,
+    ) -> Listed:
+        """The first ``limit`` objects below prefix, in order of name, that are ``wanted``."""
+        revision = self._revision
+        names = self._names[kind].below(prefix, after)
+        if wanted is None:
+            taken, more = names[:limit], len(names) > limit
+        elif len(names) <= _INLINE:
+            taken, more = first_of(self._filter(names, wanted), limit)
+        else:
+            taken, more = await asyncio.to_thread(first_of, self._filter(names, wanted), limit)
+        found = ((name, self._held.get(name)) for name in taken)
+        return Listed(tuple((name, held) for name, held in found if held), revision, more)
+
+    def _filter(self, names: Sequence[Name], wanted: Callable[[Name, Object], bool]) -> Iterator[Name]:
+        for name in names:
+            held = self._held.get(name)
+            if held and wanted(name, held.value):
+                yield name
+
+    def watch(self, revision: int) -> AsyncGenerator[Batch, None]:
+        return self._store.watch(revision)
+
+    async def follow(self, host: Name, revision: int | None) -> AsyncGenerator[bytes, None]:
+        """The feed of a host. Raises Gone at its first step; ends when the host is deleted."""
+        async with aclosing(self.feed.stream(host, revision)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+                if host not in self._held:
+                    return
+
+    def rows_of(self, host: str) -> list[Row]:
+        """Every row that the host is sent."""
+        return [row for scope in sorted(self.compiler.scopes_of(host)) for row in self.compiler.rows(scope).values()]
+
+    def host_with(self, pa: str) -> Name | None:
+        """The host that has a PA."""
+        for name in self._names[Kind.HOST].below(""):
+            held = self._held.get(name)
+            if held and isinstance(held.value, Host) and pa in held.value.pas:
+                return name
+        return None
+
+    # -- writing --
+
+    async def put(self, name: Name, spec: bytes | msgspec.Raw, condition: Condition) -> Outcome:
+        draft = decode_spec(name, spec)
+        return await self._write(lambda: ([draft], []), name, condition)
+
+    async def patch(self, name: Name, merge: Callable[[Any], Any], condition: Condition) -> Outcome:
+        """merge: from the present spec to the wanted one, as JSON values. Runs with no other write in between."""
+
+        def drafts() -> tuple[list[Draft], list[Name]]:
+            present = msgspec.json.decode(encode_spec(self.get(name).value))
+            return [decode_spec(name, msgspec.json.encode(merge(present)))], []
+
+        return await self._write(drafts, name, condition)
+
+    async def delete(self, name: Name, condition: Condition) -> Outcome:
+        self.get(name)
+        return await self._write(lambda: ([], [name]), name, condition)
+
+    async def apply(self, puts: Sequence[Put], deletes: Sequence[Name], *, dry_run: bool) -> Outcome:
+        drafts = await _inline_or_thread(len(puts), lambda: _decode_all(puts))
+        if dry_run:
+            async with self._writer:
+                self._refuse_when_broken()
+                changes = self._catalog.apply(drafts, deletes)
+                self._catalog.revert(changes)
+                revision = self._revision
+            differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
+            return Outcome(revision, differences)
+        return await self._write(lambda: (drafts, deletes))
+
+    async def _write(
+        self,
+        drafts: Callable[[], tuple[Sequence[Draft], Sequence[Name]]],
+        name: Name | None = None,
+        condition: Condition | None = None,
+    ) -> Outcome:
+        # In a task of its own: a caller that goes away must not leave the catalog ahead of the store.
+        write = asyncio.create_task(self._write_alone(drafts, name, condition))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        return await asyncio.shield(write)
+
+    async def _write_alone(
+        self,
+        drafts: Callable[[], tuple[Sequence[Draft], Sequence[Name]]],
+        name: Name | None,
+        condition: Condition | None,
+    ) -> Outcome:
+        async with self._writer:
+            began = perf_counter()
+            self._refuse_when_broken()
+            if name is not None and condition is not None:
+                _check(name, self._held.get(name), condition)
+            puts, deletes = drafts()
+            try:
+                changes = self._catalog.apply(puts, deletes)
+            except Rejected as error:
+                raise _of_the_one(error) if name is not None else error
+            if not changes:
+                return Outcome(self._revision, ())
+            self._catalog.revert(changes)
+            differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
+            try:
+                revision = await self._commit(differences)
+            except PreconditionFailed:
+                # Somebody else writes to our store: what we hold is no copy of it any more.
+                self.broken.set()
+                raise
+            try:
+                self._publish(revision, changes)
+            except BaseException:
+                # It is in the store and not in the rows. Whoever runs us starts again, from the store.
+                self.broken.set()
+                raise
+            self.timings.write(perf_counter() - began)
+            return Outcome(revision, differences)
+
+    async def _commit(self, differences: Sequence[Difference]) -> int:
+        preconditions: dict[str, int] = {
+            each.name: held.revision if (held := self._held.get(each.name)) else 0 for each in differences
+        }
+        puts: dict[str, bytes] = {each.name: each.after for each in differences if each.after is not None}
+        deletes = [each.name for each in differences if each.after is None]
+        began = perf_counter()
+        revision = await self._store.commit(preconditions, puts, deletes)
+        self.timings.commit(perf_counter() - began)
+        return revision
+
+    def _publish(self, revision: int, changes: tuple[Change, ...]) -> None:
+        """One step of the event loop: catalog, rows, feed and what readers see move together."""
+        # To take back the opposite is to do it again, without choosing or checking anything twice.
+        self._catalog.revert([Change(change.name, change.new, change.old) for change in changes])
+        delta = self.compiler.apply(changes)
+        for change in changes:
+            self._settle(change, revision)
+        self._revision = revision
+        self.feed.publish(revision, delta)
+
+    def _settle(self, change: Change, revision: int) -> None:
+        kind = KINDS[type(change.new or change.old)]  # type: ignore[index]  # one of them is there
+        if change.new is None:
+            self._held.pop(change.name, None)
+            self._names[kind].remove(change.name)
+        else:
+            if change.old is None:
+                self._names[kind].add(change.name)
+            self._held[change.name] = Held(change.new, revision)
+        match change.old:
+            case Port(host=host) if host is not None and (not isinstance(change.new, Port) or change.new.host != host):
+                self.statuses.forget_port(change.name, host)
+            case Host() if change.new is None:
+                self.statuses.forget_host(change.name)
+            case _:
+                pass
+
+    def _refuse_when_broken(self) -> None:
+        if self.broken.is_set():
+            raise Retry("the controller is about to start over")
+
+    # -- what hosts say --
+
+    def report(self, host: Name, report: StatusReport) -> None:
+        self.get(host)
+        self.statuses.report(host, report)
+
+
+def _check(name: Name, held: Held | None, condition: Condition) -> None:
+    if condition.exists is not None and condition.exists != (held is not None):
+        raise ConditionFailed(f"{name} exists already" if held else f"there is no {name}")
+    if condition.revisions is not None and (held is None or held.revision not in condition.revisions):
+        wanted = ", ".join(map(str, sorted(condition.revisions)))
+        raise ConditionFailed(f"{name} is at revision {held.revision}, not {wanted}" if held else f"there is no {name}")
+
+
+def _of_the_one(error: Rejected) -> Rejected:
+    """A fault of a batch of one, as seen by a caller who sent no batch."""
+    field = error.field.removeprefix("puts[0]").removeprefix("deletes[0]").removeprefix(".")
+    return type(error)(error.message, field)
+
+
+def _decode_all(puts: Iterable[Put]) -> list[Draft]:
+    drafts: list[Draft] = []
+    for n, put in enumerate(puts):
+        try:
+            drafts.append(decode_spec(put.name, put.spec))
+        except Rejected as error:
+            raise error.at(f"puts[{n}]") from error
+    return drafts
+
+
+def _differences(changes: Iterable[Change]) -> tuple[Difference, ...]:
+    return tuple(
+        Difference(
+            change.name,
+            "create" if change.old is None else "delete" if change.new is None else "update",
+            None if change.old is None else encode_spec(change.old),
+            None if change.new is None else encode_spec(change.new),
+        )
+        for change in changes
+    )
+
+
+async def _inline_or_thread(count: int, work: Callable[[], _T]) -> _T:
+    return work() if count <= _INLINE else await asyncio.to_thread(work)
