@@ -13,9 +13,7 @@ COMMANDS = {
     "get": Lazy("weft.cli.get:get", "List objects of a kind, or show some by name."),
     "describe": Lazy("weft.cli.get:describe", "Show one object: its spec, its status, and what belongs to it."),
     "delete": Lazy("weft.cli.apply:delete", "Delete objects by name, all or nothing."),
-    "trace": Lazy(
-        "weft.cli.trace:trace", "Follow a packet from a port to its end, or to the reason it is dropped for."
-    ),
+    "trace": Lazy("weft.cli.trace:trace", "Follow a packet from a port to its end, or to its drop reason."),
     "status": Lazy("weft.cli.status:status", "Show the controller, the hosts and how many ports are active."),
     "attach": Lazy("weft.cli.host:attach", "Tell this host's agent which interface is a port's."),
     "detach": Lazy("weft.cli.host:detach", "Take back an attachment made by hand."),
@@ -32,8 +30,8 @@ COMMANDS = {
 def main() -> None:
     """Weft: many tenants' networks on one physical network.
 
-    Names: tenants/blue/ports/web-1 in full, or blue/web-1 for a port, blue/prod/web for a virtual subnet, h1 where a host
-    is meant. Kinds: singular, plural or short (port, ports, p; subnets, vs; domains, rd; ...).
+    Names: tenants/blue/ports/web-1 in full, or blue/web-1 for a port, blue/prod/web for a virtual subnet, h1 where a
+    host is meant. Kinds: singular, plural or short (port, ports, p; subnets, vs; domains, rd; ...).
     """
 
 

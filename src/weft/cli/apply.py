@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,7 +45,7 @@ def apply(files: tuple[str, ...], dry_run: bool, removal: bool, ignore_missing: 
             answer = _told(client, (), names, dry_run, found)
         else:
             answer = _told(client, [(each.name, each.spec) for each in found], (), dry_run, found)
-    _print(answer, dry_run, output)
+    _print(answer, dry_run, output, {each.name: each.spec for each in found})
 
 
 @click.command()
@@ -66,7 +66,7 @@ def delete(names: tuple[str, ...], dry_run: bool, ignore_missing: bool, output: 
     wanted = [references.full(name, kind) for name in (names[1:] if kind else names)]
     with session.controller(url) as client:
         answer = _told(client, (), _present(client, wanted) if ignore_missing else wanted, dry_run, ())
-    _print(answer, dry_run, output)
+    _print(answer, dry_run, output, {})
 
 
 def _present(client: Client, names: Iterable[str]) -> list[str]:
@@ -109,7 +109,7 @@ def _told(
         raise Failed(f"{where}: {error.detail or error.title}", code) from error
 
 
-def _print(answer: Applied, dry_run: bool, output: Output) -> None:
+def _print(answer: Applied, dry_run: bool, output: Output, written: Mapping[str, Mapping[str, Any]]) -> None:
     changes = answer.changes
     match output:
         case Output.JSON:
@@ -122,16 +122,22 @@ def _print(answer: Applied, dry_run: bool, output: Output) -> None:
         case _:
             if changes:
                 show.table(
-                    ["action", "name", "fields"], [[each.action, each.name, _difference(each)] for each in changes]
+                    ["action", "name", "fields"],
+                    [[each.action, each.name, _difference(each, written.get(each.name, {}))] for each in changes],
                 )
             would = "would change" if dry_run else "changed"
             click.echo(f"{len(changes)} objects {would}" if changes else "nothing to change")
 
 
-def _difference(change: Change) -> str:
-    """The fields that an update changes, as ``field: before -> after``."""
+def _difference(change: Change, written: Mapping[str, Any]) -> str:
+    """What an update changes, as ``field: before -> after``; of a new object what the controller chose for it."""
     before, after = change.before or {}, change.after or {}
-    if change.action != "update":
+    if change.action == "create":
+        chosen = {
+            field: value for field, value in after.items() if field not in written and value not in (None, [], "")
+        }
+        return "; ".join(f"{field}: {show.cell(value)}" for field, value in chosen.items())
+    if change.action == "delete":
         return ""
     fields = [field for field in {**before, **after} if before.get(field) != after.get(field)]
     return "; ".join(f"{field}: {show.cell(before.get(field))} -> {show.cell(after.get(field))}" for field in fields)

@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--from", "source", required=True, metavar="PORT", help="The port that sends, such as blue/web-1.")
 @click.option("--to", metavar="ADDRESS", help="The address to reach.")
+@click.option("--protocol", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp", show_default=True, help="Of it.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where to, with tcp and udp.  [default: 80]")
 @click.option("--frame", metavar="HEX", help="A whole Ethernet frame instead, in hex.")
 @session.with_output(Output.YAML)
 @session.with_controller
-def trace(source: str, to: str | None, frame: str | None, output: Output, url: str) -> None:
+def trace(
+    source: str, to: str | None, protocol: str, port: int | None, frame: str | None, output: Output, url: str
+) -> None:
     """Follow a packet from a port to its end, or to its drop reason.
 
     \b
     weft trace --from blue/web-1 --to 10.0.1.5
+    weft trace --from blue/web-1 --to fd00:0:0:b::5 --protocol tcp --port 443
 
     Exits with 5 when the packet would not arrive.
     """
@@ -36,7 +41,7 @@ def trace(source: str, to: str | None, frame: str | None, output: Output, url: s
     except ValueError:
         raise Rejected(f"{frame!r} is not a frame in hex such as 0257454654010200...", "--frame") from None
     with session.controller(url) as client:
-        answer = client.trace(references.full(source, Kind.PORT), to=to, frame=raw)
+        answer = client.trace(references.full(source, Kind.PORT), to=to, frame=raw, protocol=protocol, port=port)
     plain = {"steps": [{"host": each.host, "text": each.text} for each in answer.steps], "outcome": answer.outcome}
     match output:
         case Output.JSON:
@@ -61,4 +66,5 @@ def _print(answer: Traced) -> None:
         click.echo(f"{click.style((host if host != former else '').ljust(width), bold=True)}  {each.text}")
         former = host
     colour = "green" if arrived(answer.outcome) else "red"
-    click.echo(click.style(show.cell(answer.outcome), fg=colour, bold=True))
+    facts = {key: value for key, value in answer.outcome.items() if key not in {"verdict", "frame", "answer"}}
+    click.echo(click.style(f"{answer.outcome.get('verdict')}: {show.cell(facts)}", fg=colour, bold=True))

@@ -98,10 +98,14 @@ def _list_query(limit: int, filters: Mapping[str, str], after: str | None) -> di
     return query
 
 
-def _trace_body(source: str, to: str | None, frame: bytes | None) -> bytes:
+def _trace_body(
+    source: str, to: str | None, frame: bytes | None, protocol: str | None = None, port: int | None = None
+) -> bytes:
     if (to is None) == (frame is None):
         raise Rejected("a trace needs either an address to reach or a frame, and not both")
-    return _body({"from": source, "to": to} if frame is None else {"from": source, "frame": frame.hex()})
+    if frame is not None:
+        return _body({"from": source, "frame": frame.hex()})
+    return _body({"from": source, "to": to, "protocol": protocol, "port": port})
 
 
 def _fault(url: str, error: httpx2.HTTPError) -> Retry:
@@ -183,8 +187,18 @@ class Client:
         params = {"dry_run": "true"} if dry_run else {}
         return _decode(self._call("POST", "/v1/apply", content=_apply_body(puts, deletes), params=params), Applied)
 
-    def trace(self, source: str, *, to: str | None = None, frame: bytes | None = None) -> Traced:
-        return _decode(self._call("POST", "/v1/trace", content=_trace_body(source, to, frame)), Traced)
+    def trace(
+        self,
+        source: str,
+        *,
+        to: str | None = None,
+        frame: bytes | None = None,
+        protocol: str | None = None,
+        port: int | None = None,
+    ) -> Traced:
+        """protocol (icmp, tcp, udp), port: of the packet that is made to reach ``to``."""
+        body = _trace_body(source, to, frame, protocol, port)
+        return _decode(self._call("POST", "/v1/trace", content=body), Traced)
 
     def report(self, host: str, report: StatusReport) -> None:
         """Say what a host (full name) has applied and how its ports are."""
@@ -289,8 +303,18 @@ class AsyncClient:
         body = _apply_body(puts, deletes)
         return _decode(await self._call("POST", "/v1/apply", content=body, params=params), Applied)
 
-    async def trace(self, source: str, *, to: str | None = None, frame: bytes | None = None) -> Traced:
-        return _decode(await self._call("POST", "/v1/trace", content=_trace_body(source, to, frame)), Traced)
+    async def trace(
+        self,
+        source: str,
+        *,
+        to: str | None = None,
+        frame: bytes | None = None,
+        protocol: str | None = None,
+        port: int | None = None,
+    ) -> Traced:
+        """protocol (icmp, tcp, udp), port: of the packet that is made to reach ``to``."""
+        body = _trace_body(source, to, frame, protocol, port)
+        return _decode(await self._call("POST", "/v1/trace", content=body), Traced)
 
     async def report(self, host: str, report: StatusReport) -> None:
         """Say what a host (full name) has applied and how its ports are."""

@@ -73,11 +73,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TraceRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of a trace: an address to reach, or a whole Ethernet frame in hex. Exactly one of the two."""
+    """Body of a trace: an address to reach, or a whole Ethernet frame in hex. Exactly one of the two.
+
+    protocol (icmp, tcp, udp) and port: of the packet that is made to reach the address.
+    """
 
     source: str = msgspec.field(name="from")
     to: str | None = None
     frame: str | None = None
+    protocol: Literal["icmp", "tcp", "udp"] | None = None
+    port: int | None = None
 
 
 class TraceStep(msgspec.Struct, frozen=True):

@@ -1,0 +1,60 @@
+"""`weft controller` and `weft agent` as commands: options in, a process that serves. Decides nothing itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from weft.cli.session import with_controller
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--listen",
+    multiple=True,
+    envvar="WEFT_LISTEN",
+    default=("http://127.0.0.1:8640", "unix:///run/weft/controller.sock"),
+    show_default=True,
+    help="Where to listen: http://ADDRESS:PORT or unix:///PATH. May be given again.",
+)
+@click.option(
+    "--store",
+    envvar="WEFT_STORE",
+    default="sqlite:///var/lib/weft/controller.db",
+    show_default=True,
+    help="Where intent is kept: sqlite:///PATH, or the path alone.",
+)
+def controller(listen: tuple[str, ...], store: str) -> None:
+    """Run the controller."""
+    from weft.apps.controller import run
+
+    run(store, listen)
+
+
+@click.command()
+@click.option("--host", required=True, envvar="WEFT_HOST", help="This host's name, as in hosts/NAME.")
+@with_controller
+@click.option(
+    "--state",
+    type=DIRECTORY,
+    envvar="WEFT_STATE",
+    default="/var/lib/weft/agent",
+    show_default=True,
+    help="Where the last policy and the attachments are kept.",
+)
+@click.option(
+    "--run", "run_directory", type=DIRECTORY, envvar="WEFT_RUN", default="/run/weft", show_default=True,
+    help="Where the agent's socket is.",
+)  # fmt: skip
+@click.option(
+    "--pins", type=DIRECTORY, envvar="WEFT_PINS", default="/sys/fs/bpf/weft", show_default=True,
+    help="Where programs and maps are pinned.",
+)  # fmt: skip
+def agent(host: str, url: str, state: Path, run_directory: Path, pins: Path) -> None:
+    """Run the agent of a host."""
+    from weft.apps.agent import run
+
+    run(host=host, controller=url, state=state, run=run_directory, pins=pins)
