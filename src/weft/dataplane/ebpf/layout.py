@@ -1,0 +1,343 @@
+"""Rows as the bytes of c/maps.h, and back. Pure: knows neither the kernel nor what is programmed.
+
+A test holds every size and offset here to the compiled object's own type information.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from uuid import UUID
+
+from weft.contracts.dataplane import Traffic
+from weft.kit.errors import Rejected
+from weft.policy.drop import DropReason
+from weft.policy.rows import Host, Key, MacRecord, Pair, Port, Record, Route, Rule, Subnet
+
+MAX_PAS = 8
+HAS4, HAS6 = 1, 2  # SUBNET_HAS*
+ENABLED, PEER = 1, 2  # PORT_*
+FAMILY4, FAMILY6 = 4, 6
+RULES: Mapping[Rule, int] = {Rule.NVGRE: 1}
+RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
+
+#: Bits of a trie key before the prefix itself: (RDID, family) of routes, (ifindex, MAC, family) of sources.
+ROUTE_BITS, SOURCE_BITS = 160, 96
+
+NUMBER = struct.Struct("=I")  # ifindex, VSID, array index, value of sources
+HOST = struct.Struct(f"={MAX_PAS * 16}s16s16sII")
+SUBNET = struct.Struct("=16s16s4s6sHI")
+RECORD_KEY = struct.Struct("=I16s")
+RECORD = struct.Struct("=16s6sH")
+MAC_KEY = struct.Struct("=I6sH")
+ROUTE_KEY = struct.Struct("=I16sI16s")
+ROUTE = struct.Struct("=II16s")
+PORT = struct.Struct("=I6sH16s16s")
+LOCAL = struct.Struct("=II")
+SOURCE_KEY = struct.Struct("=II6sH16s")
+COUNTERS = struct.Struct("=4Q32Q")
+
+#: Map name -> (key, value): what the kernel's maps must agree with.
+LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
+    "host": (NUMBER, HOST),
+    "subnets": (NUMBER, SUBNET),
+    "records": (RECORD_KEY, RECORD),
+    "macs": (MAC_KEY, RECORD),
+    "routes": (ROUTE_KEY, ROUTE),
+    "ports": (NUMBER, PORT),
+    "local": (MAC_KEY, LOCAL),
+    "sources": (SOURCE_KEY, NUMBER),
+    "counters": (NUMBER, COUNTERS),
+}
+
+THE_HOST = NUMBER.pack(0)  # key of the one entry of host
+NOBODY = NUMBER.pack(0)  # key of the counters of interfaces that have none
+ALLOWED = NUMBER.pack(1)  # value of sources
+NONE = bytes(16)
+_MAPPED = bytes(10) + b"\xff\xff"
+
+_record_key, _record, _mac_key = RECORD_KEY.pack, RECORD.pack, MAC_KEY.pack
+
+
+def address(text: str) -> bytes:
+    """16 bytes; IPv4 as ::ffff:a.b.c.d."""
+    try:
+        if ":" not in text:
+            return _MAPPED + inet_pton(AF_INET, text)
+        packed = inet_pton(AF_INET6, text)
+    except (OSError, ValueError):
+        packed = _MAPPED
+    if packed.startswith(_MAPPED):
+        raise Rejected(f"{text!r} is not an address such as 10.0.0.1 or fd00::1")
+    return packed
+
+
+def mac(text: str) -> bytes:
+    """6 bytes."""
+    try:
+        packed = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        packed = b""
+    if len(packed) != 6 or len(text) != 17:
+        raise Rejected(f"{text!r} is not a MAC address such as 02:00:00:00:00:01")
+    return packed
+
+
+#: Addresses and numbers that many rows share: a host's PA is in the record of each of its ports.
+_shared_address = lru_cache(1 << 16)(address)
+
+
+@lru_cache(1 << 16)
+def _rdid(text: str) -> bytes:
+    try:
+        return UUID(text).bytes
+    except ValueError:
+        raise Rejected(f"{text!r} is not an RDID such as 6ba7b810-9dad-11d1-80b4-00c04fd430c8") from None
+
+
+def _prefix(text: str) -> tuple[bytes, int, int]:
+    """(16 bytes, length from the 16 bytes' first bit, family)."""
+    base, slash, digits = text.partition("/")
+    packed = address(base)
+    shift, family = (0, FAMILY6) if ":" in base else (96, FAMILY4)
+    if not slash or not digits.isascii() or not digits.isdigit() or int(digits) + shift > 128:
+        raise Rejected(f"{text!r} is not a prefix such as 10.0.0.0/24 or fd00::/64")
+    return packed, int(digits) + shift, family
+
+
+def _number(value: int) -> int:
+    if not 0 <= value < 1 << 32:
+        raise Rejected(f"{value} does not fit 32 bits")
+    return value
+
+
+def record(row: Record) -> tuple[bytes, bytes]:
+    """Entry of the map records."""
+    return (
+        _record_key(_number(row.vsid), address(row.ca)),
+        _record(_shared_address(row.pa), mac(row.mac), RULES[row.rule]),
+    )
+
+
+def mac_record(row: MacRecord) -> tuple[bytes, bytes]:
+    """Entry of the map macs."""
+    packed = mac(row.mac)
+    return _mac_key(_number(row.vsid), packed, 0), _record(_shared_address(row.pa), packed, RULES[row.rule])
+
+
+def subnet(row: Subnet) -> tuple[bytes, bytes]:
+    """Entry of the map subnets."""
+    gateway4, gateway6, flags = bytes(4), NONE, 0
+    for text in row.gateways:
+        packed = address(text)
+        if ":" in text:
+            gateway6, flags = packed, flags | HAS6
+        else:
+            gateway4, flags = packed[12:], flags | HAS4
+    return NUMBER.pack(_number(row.vsid)), SUBNET.pack(
+        _rdid(row.rdid), gateway6, gateway4, mac(row.router_mac), flags, _number(row.mtu_bytes)
+    )
+
+
+def route(row: Route) -> tuple[bytes, bytes]:
+    """Entry of the map routes."""
+    next_hop = NONE if row.next_hop is None else address(row.next_hop)
+    return route_key(row.rdid, row.prefix), ROUTE.pack(_number(row.vsid), row.next_hop is not None, next_hop)
+
+
+def route_key(rdid: str, prefix: str) -> bytes:
+    packed, length, family = _prefix(prefix)
+    return ROUTE_KEY.pack(ROUTE_BITS + length, _rdid(rdid), family, packed)
+
+
+def host(row: Host, kernel_mtus: Mapping[str, int]) -> bytes:
+    """Value of the map host. kernel_mtus: of the uplinks that exist; where one is smaller, it is the truth."""
+    if len(row.pas) > MAX_PAS:
+        raise Rejected(f"{len(row.pas)} PAs on {row.host}: the eBPF data plane takes {MAX_PAS}")
+    pas = [address(pa) for pa in row.pas]
+    source4 = next((pa for pa in pas if pa.startswith(_MAPPED)), NONE)
+    source6 = next((pa for pa in pas if not pa.startswith(_MAPPED)), NONE)
+    mtus = [min(u.mtu_bytes, kernel_mtus.get(u.interface, u.mtu_bytes)) for u in row.uplinks]
+    return HOST.pack(b"".join(pas), source4, source6, _number(min(mtus, default=0)), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PortEntries:
+    """What one bound port puts into the maps: map name -> entries."""
+
+    sources: Mapping[bytes, bytes]
+    ports: Mapping[bytes, bytes]
+    local: Mapping[bytes, bytes]
+
+
+def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
+    """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end of it."""
+    own = mac(row.mac)
+    flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0)
+    cas = [address(ca) for ca in row.cas]
+    ca4 = next((ca for ca in cas if ca.startswith(_MAPPED)), NONE)
+    ca6 = next((ca for ca in cas if not ca.startswith(_MAPPED)), NONE)
+    sources = [
+        SOURCE_KEY.pack(SOURCE_BITS + 128, ifindex, own, FAMILY4 if ca.startswith(_MAPPED) else FAMILY6, ca)
+        for ca in cas
+    ]
+    for pair in row.pairs:
+        packed, length, family = _prefix(pair.prefix)
+        sources.append(SOURCE_KEY.pack(SOURCE_BITS + length, ifindex, mac(pair.mac), family, packed))
+    return PortEntries(
+        dict.fromkeys(sources, ALLOWED),
+        {NUMBER.pack(ifindex): PORT.pack(_number(row.vsid), own, flags, ca4, ca6)},
+        {_mac_key(row.vsid, own, 0): LOCAL.pack(ifindex, flags)},
+    )
+
+
+def map_key(key: Key) -> bytes:
+    """The kernel's key of a subnet, record, MAC record or route."""
+    parts: tuple[object, ...] = key
+    match parts:
+        case ("subnets", int(vsid)):
+            return NUMBER.pack(_number(vsid))
+        case ("records", int(vsid), str(ca)):
+            return _record_key(_number(vsid), address(ca))
+        case ("macs", int(vsid), str(text)):
+            return _mac_key(_number(vsid), mac(text), 0)
+        case ("routes", str(rdid), str(prefix)):
+            return route_key(rdid, prefix)
+        case _:
+            raise Rejected(f"{key!r} is not the key of a subnet, record, MAC record or route")
+
+
+# And back.
+
+
+def address_text(packed: bytes) -> str:
+    """Canonical text."""
+    if packed.startswith(_MAPPED):
+        return inet_ntop(AF_INET, packed[12:])
+    if packed.startswith(bytes(8)):
+        return str(IPv6Address(packed))  # libc writes ::a.b.c.d here
+    return inet_ntop(AF_INET6, packed)
+
+
+_shared_text = lru_cache(1 << 16)(address_text)
+
+
+def mac_text(packed: bytes) -> str:
+    return packed.hex(":")
+
+
+def _prefix_text(packed: bytes, length: int, family: int) -> str:
+    return f"{address_text(packed)}/{length - 96 if family == FAMILY4 else length}"
+
+
+@lru_cache(1 << 16)
+def _rdid_text(packed: bytes) -> str:
+    return str(UUID(bytes=packed))
+
+
+def subnet_key(key: bytes) -> Key:
+    return ("subnets", int.from_bytes(key, sys.byteorder))
+
+
+def record_key(key: bytes) -> Key:
+    vsid, ca = RECORD_KEY.unpack(key)
+    return ("records", vsid, address_text(ca))
+
+
+def mac_record_key(key: bytes) -> Key:
+    vsid, packed, _ = MAC_KEY.unpack(key)
+    return ("macs", vsid, packed.hex(":"))
+
+
+def route_row_key(key: bytes) -> Key:
+    length, rdid, family, packed = ROUTE_KEY.unpack(key)
+    return ("routes", _rdid_text(rdid), _prefix_text(packed, length - ROUTE_BITS, family))
+
+
+def read_record(key: bytes, value: bytes) -> Record:
+    """Raises KeyError when the rule's number is none of ours; so do the next two for what is no row."""
+    vsid, ca = RECORD_KEY.unpack(key)
+    pa, packed, rule = RECORD.unpack(value)
+    return Record(vsid, address_text(ca), _shared_text(pa), mac_text(packed), RULE_NAMES[rule])
+
+
+def read_mac_record(key: bytes, value: bytes) -> MacRecord:
+    vsid, packed, _ = MAC_KEY.unpack(key)
+    pa, _, rule = RECORD.unpack(value)
+    return MacRecord(vsid, mac_text(packed), _shared_text(pa), RULE_NAMES[rule])
+
+
+def read_route(key: bytes, value: bytes) -> Route:
+    length, rdid, family, packed = ROUTE_KEY.unpack(key)
+    vsid, via, next_hop = ROUTE.unpack(value)
+    prefix = _prefix_text(packed, length - ROUTE_BITS, family)
+    return Route(_rdid_text(rdid), prefix, vsid, address_text(next_hop) if via else None)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSubnet:
+    """What the kernel knows of a subnet: everything but its prefixes."""
+
+    vsid: int
+    rdid: str
+    gateways: tuple[str, ...]
+    router_mac: str
+    mtu_bytes: int
+
+    def row(self, prefixes: tuple[str, ...]) -> Subnet:
+        return Subnet(self.vsid, self.rdid, prefixes, self.gateways, self.router_mac, self.mtu_bytes)
+
+
+def read_subnet(key: bytes, value: bytes) -> ReadSubnet:
+    (vsid,) = NUMBER.unpack(key)
+    rdid, gateway6, gateway4, router_mac, flags, mtu_bytes = SUBNET.unpack(value)
+    gateways: list[str] = []
+    if flags & HAS4:
+        gateways.append(inet_ntop(AF_INET, gateway4))
+    if flags & HAS6:
+        gateways.append(address_text(gateway6))
+    return ReadSubnet(vsid, _rdid_text(rdid), tuple(gateways), mac_text(router_mac), mtu_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHost:
+    pas: tuple[str, ...]
+    uplink_mtu_bytes: int
+
+
+def read_host(value: bytes) -> ReadHost:
+    packed, _, _, mtu_bytes, _ = HOST.unpack(value)
+    pas = (packed[at : at + 16] for at in range(0, len(packed), 16))
+    return ReadHost(tuple(address_text(pa) for pa in pas if pa != NONE), mtu_bytes)
+
+
+def read_port(name: str, value: bytes, source_keys: Iterable[bytes]) -> Port:
+    """CAs beyond the first of each family come in no particular order, and a pair of the port's own MAC with one
+    address reads as a CA: to the programs there is no difference.
+    """
+    vsid, own, flags, ca4, ca6 = PORT.unpack(value)
+    cas = [address_text(ca) for ca in (ca4, ca6) if ca != NONE]
+    pairs: list[Pair] = []
+    for key in sorted(source_keys):
+        length, _, packed, family, prefix = SOURCE_KEY.unpack(key)
+        if packed == own and length == SOURCE_BITS + 128:
+            ca = address_text(prefix)
+            if ca not in cas:
+                cas.append(ca)
+        else:
+            pairs.append(Pair(mac_text(packed), _prefix_text(prefix, length - SOURCE_BITS, family)))
+    return Port(name, vsid, mac_text(own), tuple(cas), tuple(pairs), bool(flags & ENABLED))
+
+
+def traffic(value: bytes) -> Traffic:
+    """Counters of all CPUs, added up."""
+    received_packets, received_bytes, sent_packets, sent_bytes, *dropped = map(
+        sum, zip(*COUNTERS.iter_unpack(value), strict=True)
+    )
+    drops = {reason: dropped[reason] for reason in DropReason if dropped[reason]}
+    return Traffic(received_packets, received_bytes, sent_packets, sent_bytes, drops)

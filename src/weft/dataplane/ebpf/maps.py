@@ -1,0 +1,175 @@
+"""Maps and programs of one host in the kernel, by generation. Knows no row; decides what of a former agent is reused.
+
+A generation is a directory of pinned maps whose name is a digest of their layouts and sizes; in it, a directory of
+pinned programs whose name is a digest of the object file and its constants. So the names alone say what fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from weft.dataplane.ebpf import bpffs, layout, libbpf
+from weft.dataplane.ebpf.btf import Btf
+from weft.kit.errors import Rejected
+
+_DIGITS = 16
+_MAPS, _PROGRAMS = "maps-", "programs-"
+
+PROGRAMS = ("weft_from_port", "weft_to_port", "weft_from_uplink")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many entries each map has room for. Memory of subnets, records and macs is taken when they are made."""
+
+    subnets: int = 4096
+    records: int = 65536
+    macs: int = 65536
+    routes: int = 16384
+    ports: int = 4096
+    sources: int = 65536
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            entries = getattr(self, field.name)
+            if not 1 <= entries <= 1 << 28:
+                raise Rejected(f"{entries} entries are outside 1..268435456", field.name)
+
+    @property
+    def by_map(self) -> Mapping[str, int]:
+        """Map name -> entries."""
+        return {
+            "subnets": self.subnets,
+            "records": self.records,
+            "macs": self.macs,
+            "routes": self.routes,
+            "ports": self.ports,
+            "local": self.ports,
+            "sources": self.sources,
+            "counters": self.ports + 16,  # uplinks, and the entry of those that have none
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The maps and programs that this process works with. generation: where they are pinned; None: nowhere."""
+
+    maps: Mapping[str, libbpf.Map]
+    programs: Mapping[str, libbpf.Program]
+    generation: Path | None
+    programs_at: Path | None
+
+    def close(self) -> None:
+        libbpf.close_all(self.maps, self.programs)
+
+
+def load(source: Path, sizes: Sizes, pins: Path | None) -> Loaded:
+    """The object's maps and programs: those pinned below ``pins`` that fit, and new ones, pinned, for the rest."""
+    try:
+        digest = hashlib.sha256(source.read_bytes())
+    except FileNotFoundError:
+        raise Rejected(f"{source} does not exist: python {Path(__file__).with_name('build.py')} compiles it") from None
+    with libbpf.Object(source) as opened:
+        btf = Btf(opened.btf())
+        check_layouts(opened, btf)
+        constants = {"weft_decap_l3": int(libbpf.has_decap_l3())}
+        for name, value in constants.items():
+            place = btf.constant(name)
+            if place is not None:
+                opened.write_constants(place[0], value.to_bytes(place[1], sys.byteorder))
+                digest.update(f"{name}={value}".encode())
+        opened.resize(sizes.by_map)
+        if pins is None:
+            opened.pin_maps(None)
+            maps, programs = opened.load()
+            return Loaded(maps, programs, None, None)
+        generation = pins / (_MAPS + _layout_digest(opened, btf, sizes))
+        at = generation / (_PROGRAMS + digest.hexdigest()[:_DIGITS])
+        bpffs.make(generation)
+        found = _pinned(generation, at)
+        if found is not None:
+            return found
+        opened.pin_maps(generation)
+        maps, programs = opened.load()
+    _pin_programs(programs, at)
+    return Loaded(maps, programs, generation, at)
+
+
+def generations(pins: Path) -> Iterator[Path]:
+    """Every generation that is pinned there."""
+    return (path for path in bpffs.entries(pins) if path.name.startswith(_MAPS))
+
+
+def counters(generation: Path) -> libbpf.Map | None:
+    """The counters of a generation that may not be this process's; None when it is not whole."""
+    try:
+        return libbpf.Map.of("counters", libbpf.pinned(generation / "counters"))
+    except FileNotFoundError:
+        return None
+
+
+def forget_others(pins: Path, keep: Loaded) -> None:
+    """Unpin every other generation, and other programs of this one. What is still attached goes on by itself."""
+    for generation in generations(pins):
+        if generation != keep.generation:
+            bpffs.remove(generation)
+    if keep.generation is not None:
+        for path in bpffs.entries(keep.generation):
+            if path.name.startswith(_PROGRAMS) and path != keep.programs_at:
+                bpffs.remove(path)
+
+
+def check_layouts(opened: libbpf.Object, btf: Btf) -> None:
+    """Refuses an object whose maps this code does not know how to fill."""
+    definitions = opened.definitions()
+    for name, (key, value) in layout.LAYOUTS.items():
+        definition = definitions.get(name)
+        if definition is None:
+            raise Rejected(f"{opened.path} has no map {name}: it was compiled for another version of Weft")
+        sizes = btf.size(definition.key_type), btf.size(definition.value_type)
+        if sizes != (key.size, value.size):
+            raise Rejected(
+                f"{opened.path}: map {name} has {sizes} bytes of key and value, not {(key.size, value.size)}"
+            )
+    missing = set(PROGRAMS) - set(opened.program_names)
+    if missing:
+        raise Rejected(f"{opened.path} has no program {', '.join(sorted(missing))}")
+
+
+def _layout_digest(opened: libbpf.Object, btf: Btf, sizes: Sizes) -> str:
+    words = [
+        f"{d.name} {d.type} {d.flags} {sizes.by_map.get(d.name, d.max_entries)} "
+        f"{btf.describe(d.key_type)} {btf.describe(d.value_type)}"
+        for d in opened.definitions().values()
+    ]
+    return hashlib.sha256("\n".join(sorted(words)).encode()).hexdigest()[:_DIGITS]
+
+
+def _pinned(generation: Path, at: Path) -> Loaded | None:
+    """What a former agent left, if it is whole."""
+    maps: dict[str, libbpf.Map] = {}
+    programs: dict[str, libbpf.Program] = {}
+    try:
+        for name in layout.LAYOUTS:
+            maps[name] = libbpf.Map.of(name, libbpf.pinned(generation / name))
+        for name in PROGRAMS:
+            programs[name] = libbpf.Program.of(name, libbpf.pinned(at / name))
+    except FileNotFoundError:
+        libbpf.close_all(maps, programs)
+        return None
+    return Loaded(maps, programs, generation, at)
+
+
+def _pin_programs(programs: Mapping[str, libbpf.Program], at: Path) -> None:
+    """All of them, or, after a crash, none under the name that counts."""
+    half = at.with_name(f"new-{at.name}")
+    bpffs.remove(half)
+    bpffs.remove(at)
+    half.mkdir()
+    for name, program in programs.items():
+        libbpf.pin(program.fd, half / name)
+    half.rename(at)

@@ -1,0 +1,637 @@
+"""The eBPF data plane: rows and bindings become map entries and attached programs. Sees no packet.
+
+What is told is kept beside each map (tables.py) so that it can be mended. What a former agent left is recognised by
+where it is pinned: docs/design/ebpf.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from weft.contracts.dataplane import Failure, Feature, Traffic
+from weft.dataplane.ebpf import attach, bpffs, build, layout, maps
+from weft.dataplane.ebpf.interfaces import Interface, interfaces
+from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
+from weft.dataplane.ebpf.maps import Sizes
+from weft.dataplane.ebpf.tables import Table, keys_of
+from weft.kit.errors import Rejected, Retry
+from weft.policy.rows import Host, Key, MacRecord, Port, Record, Route, Row, Subnet, Uplink
+
+_UPLINK = "uplink"
+
+#: What runs on a port's interface, and on an uplink. Closing first: nothing may reach a guest before what it may send.
+_ON_PORT = {Direction.EGRESS: "weft_to_port", Direction.INGRESS: "weft_from_port"}
+_ON_UPLINK = {Direction.INGRESS: "weft_from_uplink"}
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Our programs on one interface, as they are pinned: ``links/<ifindex>-<who>``."""
+
+    ifindex: int
+    who: str  # "uplink", or a digest of the port's name
+
+    @classmethod
+    def of_port(cls, ifindex: int, port: str) -> Attachment:
+        return cls(ifindex, hashlib.sha256(port.encode()).hexdigest()[:16])
+
+    @classmethod
+    def of_uplink(cls, ifindex: int) -> Attachment:
+        return cls(ifindex, _UPLINK)
+
+    @property
+    def programs(self) -> Mapping[Direction, str]:
+        return _ON_UPLINK if self.who == _UPLINK else _ON_PORT
+
+
+@dataclass(slots=True)
+class Bound:
+    """A port on its interface. entries: what it has in the maps, as far as this process knows; none while it is closed.
+
+    inherited: a former agent's entries may be there, too.
+    """
+
+    interface: Interface
+    inherited: bool
+    entries: layout.PortEntries | None = None
+
+
+@dataclass(slots=True)
+class Known:
+    """What this process was told that a map does not say."""
+
+    host: Host | None = None
+    subnets: dict[bytes, Subnet] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
+    bindings: dict[str, str] | None = None  # None: not told yet, and a former agent's are left alone
+    everything: bool = False  # prune() came: what was not told is not wanted
+
+
+class EbpfDataPlane:
+    """One host's data plane. pins: this host's own directory on a BPF file system; source: the compiled programs."""
+
+    def __init__(
+        self, pins: Path, sizes: Sizes, *, source: Path = build.OBJECT, attacher: attach.Attacher | None = None
+    ) -> None:
+        self._pins = pins
+        self._attacher = attacher or attach.best(pins.name)
+        bpffs.make(pins)
+        bpffs.make(pins / "links")
+        self._loaded = maps.load(source, sizes, pins)
+        # Programs of another generation still carry the traffic, until this one has been filled.
+        self._filling = any(generation != self._loaded.generation for generation in maps.generations(pins))
+        of = self._loaded.maps
+        self._subnets, self._records, self._macs = Table(of["subnets"]), Table(of["records"]), Table(of["macs"])
+        self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
+        self._sources = Table(of["sources"])
+        self._host, self._counters = of["host"], of["counters"]
+        self._host_value: bytes | None = None
+        self._known = Known()
+        self._bound: dict[str, Bound] = {}
+        self._uplinks: dict[str, Interface] = {}
+        self._make_counters(0)
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        return frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4})
+
+    # Rows.
+
+    def update(self, rows: Iterable[Row]) -> list[Failure]:
+        failures: list[Failure] = []
+        for kind, some in groupby(rows, key=type):
+            # Each group holds one kind of row; the checker cannot see that.
+            group: Iterator[Any] = some
+            if kind is Record:
+                failures += self._records.put_rows(group, layout.record)
+            elif kind is MacRecord:
+                failures += self._macs.put_rows(group, layout.mac_record)
+            elif kind is Route:
+                failures += self._routes.put_rows(group, layout.route)
+            elif kind is Subnet:
+                failures += self._update_subnets(list(group))
+            else:
+                for row in group:
+                    failures += self._update_host(row) if kind is Host else self._update_port(row)
+        return failures
+
+    def _update_subnets(self, rows: list[Subnet]) -> list[Failure]:
+        failures = self._subnets.put_rows(rows, layout.subnet)
+        failed = {failure.key for failure in failures}
+        for row in rows:
+            if row.key not in failed:
+                self._known.subnets[layout.map_key(row.key)] = row
+        return failures
+
+    def _update_host(self, row: Host) -> list[Failure]:
+        present = interfaces()
+        try:
+            layout.host(row, {})
+        except Rejected as error:
+            return [Failure(row.key, error.message, permanent=True)]
+        self._known.host = row
+        self._write_host(present)
+        failures = self._attach_uplinks(present)
+        self._let_go_of_uplinks()
+        return failures
+
+    def _update_port(self, row: Port) -> list[Failure]:
+        try:
+            layout.port(row, 0, peer=False)
+        except Rejected as error:
+            return [Failure(row.key, error.message, permanent=True)]
+        self._known.ports[row.port] = row
+        return self._open(row.port)
+
+    def delete(self, keys: Iterable[Key]) -> list[Failure]:
+        failures: list[Failure] = []
+        for table, some in groupby(keys, key=lambda key: key[0]):
+            group = list(some)
+            match table:
+                case "hosts":
+                    if self._known.host is None or self._known.host.key in group:
+                        self._remove_host()
+                case "ports":
+                    for key in group:
+                        self._known.ports.pop(str(key[1]), None)
+                        self._close(str(key[1]))
+                case "subnets" | "records" | "macs" | "routes":
+                    failures += self._delete(table, group)
+                case _:
+                    failures += (Failure(key, f"there is no table {table!r}", permanent=True) for key in group)
+        return failures
+
+    def _delete(self, table: str, keys: list[Key]) -> list[Failure]:
+        failures: list[Failure] = []
+        gone: list[bytes] = []
+        for key in keys:
+            try:
+                gone.append(layout.map_key(key))
+            except Rejected as error:
+                failures.append(Failure(key, error.message, permanent=True))
+        self._table(table).drop(gone)
+        if table == "subnets":
+            for packed in gone:
+                self._known.subnets.pop(packed, None)
+        return failures
+
+    def prune(self, desired: Collection[Key]) -> list[Failure]:
+        wanted = desired if isinstance(desired, set) else set(desired)
+        for port in [name for name in self._known.ports if ("ports", name) not in wanted]:
+            del self._known.ports[port]
+            self._close(port)
+        self._known.everything = True
+        self._prune_ports(wanted)
+        for name, key_of in reversed(list(_KEYS.items())):
+            self._table(name).prune(keys_of(key_of, wanted))
+        for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
+            del self._known.subnets[packed]
+        hosts = any(key[0] == "hosts" for key in wanted)
+        if not hosts or (self._known.host is not None and self._known.host.key not in wanted):
+            self._remove_host()
+        self._let_go_of_uplinks()
+        return self._settle()
+
+    def _prune_ports(self, wanted: set[Key]) -> None:
+        """Entries of ports that are not bound here; bindings that were not told yet are a former agent's, and stay."""
+        if self._known.bindings is None:
+            return
+        # Bound and desired, but its row has not come: a former agent's entries still speak for it.
+        spared = {
+            bound.interface.ifindex
+            for name, bound in self._bound.items()
+            if ("ports", name) in wanted and bound.entries is None
+        }
+        for table, ifindex_of in self._of_ports():
+            foreign = [
+                key for key, value in table.entries() if key not in table.told and ifindex_of(key, value) not in spared
+            ]
+            table.drop(foreign)
+        for bound in self._bound.values():
+            bound.inherited = bound.interface.ifindex in spared
+        in_use = {bound.interface.ifindex for bound in self._bound.values()}
+        in_use |= {attachment.ifindex for attachment in self._attachments()} | {0}
+        for key, _ in list(self._counters.items()):
+            if layout.NUMBER.unpack(key)[0] not in in_use:
+                self._counters.delete(key)
+
+    # Bindings.
+
+    def bind(self, bindings: Mapping[str, str]) -> list[Failure]:
+        self._known.bindings = dict(bindings)
+        failures, _ = self._reconcile(interfaces())
+        return failures + self._settle()
+
+    def _reconcile(self, present: Mapping[str, Interface]) -> tuple[list[Failure], int]:
+        """Attachments as they should be; what could not be, and how many had to be mended."""
+        bindings = self._known.bindings
+        if bindings is None:
+            return [], 0
+        failures: list[Failure] = []
+        taken: dict[str, str] = {}
+        wanted: dict[str, Interface] = {}
+        for port, name in bindings.items():
+            interface = present.get(name)
+            if interface is None:
+                failures.append(Failure(("ports", port), f"interface {name} does not exist"))
+            elif name in taken:
+                failures.append(Failure(("ports", port), f"interface {name} is bound to {taken[name]} already"))
+            else:
+                taken[name] = port
+                wanted[port] = interface
+        self._let_go(wanted)
+        mended = 0
+        for port, interface in wanted.items():
+            try:
+                mended += self._bind(port, interface)
+            except (Retry, OSError) as error:
+                failures.append(Failure(("ports", port), str(error)))
+            else:
+                failures += self._open(port)
+        return failures, mended
+
+    def _bind(self, port: str, interface: Interface) -> int:
+        """Counters, then programs: the interface is closed from here on. How many attachments were amiss."""
+        self._make_counters(interface.ifindex)
+        attachment = Attachment.of_port(interface.ifindex, port)
+        inherited = self._at(attachment).exists()
+        mended = self._attach(attachment)
+        bound = self._bound.get(port)
+        if bound is None:
+            self._bound[port] = Bound(interface, inherited)
+        else:
+            bound.interface = interface
+        return mended
+
+    def _let_go(self, wanted: Mapping[str, Interface]) -> None:
+        """Programs come off interfaces that no port is bound to; where another port takes over, they stay, closed."""
+        closed: set[int] = set()
+        for port, bound in list(self._bound.items()):
+            interface = wanted.get(port)
+            if interface is None or interface.ifindex != bound.interface.ifindex:
+                self._close(port)
+                del self._bound[port]
+                closed.add(bound.interface.ifindex)
+        successors = {i.ifindex: Attachment.of_port(i.ifindex, port) for port, i in wanted.items()}
+        leaving = [a for a in self._attachments() if a.who != _UPLINK and successors.get(a.ifindex) != a]
+        self._forget({attachment.ifindex for attachment in leaving} - closed)
+        for attachment in leaving:
+            successor = successors.get(attachment.ifindex)
+            if successor is None:
+                self._detach(attachment)
+            else:
+                bpffs.remove(self._at(successor))
+                self._at(attachment).rename(self._at(successor))
+                with suppress(Retry):  # the binding that follows tries again, and says so
+                    self._attach(successor, swap=True)
+
+    def _open(self, port: str) -> list[Failure]:
+        """The entries of a port that is bound and whose row is known; new ones first, then the former go."""
+        bound, row = self._bound.get(port), self._known.ports.get(port)
+        if bound is None or row is None:
+            return []
+        ifindex = bound.interface.ifindex
+        entries = layout.port(row, ifindex, peer=bound.interface.takes_peer_redirect)
+        refused = self._sources.put(entries.sources)
+        refused += self._ports.put(entries.ports)
+        refused += self._local.put(entries.local)
+        former, bound.entries = bound.entries, entries
+        if former is not None and former != entries:
+            self._local.drop(self._mine(former.local.keys() - entries.local.keys(), ifindex))
+            self._sources.drop(key for key in former.sources if key not in entries.sources)
+        return [Failure(row.key, why) for why in dict.fromkeys(refused)]
+
+    def _close(self, port: str) -> None:
+        """Its entries go; its programs stay and drop everything."""
+        bound = self._bound.get(port)
+        if bound is None:
+            return
+        if bound.inherited:
+            self._forget({bound.interface.ifindex})
+            bound.inherited = False
+        entries, bound.entries = bound.entries, None
+        if entries is None:
+            return
+        self._local.drop(self._mine(entries.local, bound.interface.ifindex))
+        self._ports.drop(entries.ports)
+        self._sources.drop(entries.sources)
+
+    def _mine(self, keys: Iterable[bytes], ifindex: int) -> list[bytes]:
+        """Those of local that still lead to the interface: another port may have taken the MAC over."""
+        leads = ((key, self._local.told.get(key)) for key in keys)
+        return [key for key, value in leads if value is not None and layout.LOCAL.unpack(value)[0] == ifindex]
+
+    def _forget(self, ifindexes: set[int]) -> None:
+        """Whatever entries interfaces have, also those that this process does not know of."""
+        if not ifindexes:
+            return
+        for table, ifindex_of in self._of_ports():
+            table.drop([key for key, value in table.entries() if ifindex_of(key, value) in ifindexes])
+
+    def _of_ports(self) -> tuple[tuple[Table, Callable[[bytes, bytes], int]], ...]:
+        return (
+            (self._local, lambda _, value: int(layout.LOCAL.unpack(value)[0])),
+            (self._ports, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
+            (self._sources, lambda key, _: int(layout.SOURCE_KEY.unpack(key)[1])),
+        )
+
+    # The host and its uplinks.
+
+    def _write_host(self, present: Mapping[str, Interface]) -> int:
+        row = self._known.host
+        if row is None:
+            return 0
+        value = layout.host(row, {name: interface.mtu_bytes for name, interface in present.items()})
+        self._host_value = value
+        if self._host.lookup(layout.THE_HOST) == value:
+            return 0
+        self._host.update(layout.THE_HOST, value)
+        return 1
+
+    def _remove_host(self) -> None:
+        self._known.host = None
+        self._host_value = None
+        self._host.update(layout.THE_HOST, bytes(layout.HOST.size))
+        self._uplinks = {}
+        for attachment in self._attachments():
+            if attachment.who == _UPLINK:
+                self._detach(attachment)
+
+    def _attach_uplinks(self, present: Mapping[str, Interface]) -> list[Failure]:
+        row = self._known.host
+        if row is None:
+            return []
+        failures: list[Failure] = []
+        self._uplinks = {}
+        for uplink in row.uplinks:
+            interface = present.get(uplink.interface)
+            if interface is None:
+                failures.append(Failure(row.key, f"uplink {uplink.interface} does not exist"))
+                continue
+            try:
+                self._make_counters(interface.ifindex)
+                self._attach(Attachment.of_uplink(interface.ifindex))
+                self._uplinks[uplink.interface] = interface
+            except (Retry, OSError) as error:
+                failures.append(Failure(row.key, f"uplink {uplink.interface}: {error}"))
+        return failures
+
+    def _let_go_of_uplinks(self) -> None:
+        if self._known.host is None:
+            return
+        wanted = {interface.ifindex for interface in self._uplinks.values()}
+        for attachment in self._attachments():
+            if attachment.who == _UPLINK and attachment.ifindex not in wanted:
+                self._detach(attachment)
+
+    # Attachments and generations.
+
+    def _at(self, attachment: Attachment) -> Path:
+        return self._pins / "links" / f"{attachment.ifindex}-{attachment.who}"
+
+    def _attachments(self) -> list[Attachment]:
+        found = []
+        for path in bpffs.entries(self._pins / "links"):
+            digits, _, who = path.name.partition("-")
+            found.append(Attachment(int(digits), who))
+        return found
+
+    def _attach(self, attachment: Attachment, *, swap: bool = False) -> int:
+        """Our programs on the interface; how many were not there. While a generation is being filled, the programs
+        of the former one stay where they are, unless ``swap``.
+        """
+        at = self._at(attachment)
+        at.mkdir(exist_ok=True)
+        missing = 0
+        for direction, name in attachment.programs.items():
+            program = self._loaded.programs[name]
+            running = self._attacher.program_id(at, attachment.ifindex, direction)
+            if running is None or (running != program.id and (swap or not self._filling)):
+                self._attacher.attach(at, attachment.ifindex, direction, program)
+                missing += running is None
+        return missing
+
+    def _detach(self, attachment: Attachment) -> None:
+        at = self._at(attachment)
+        for direction in attachment.programs:
+            self._attacher.detach(at, attachment.ifindex, direction)
+        bpffs.remove(at)
+        self._counters.delete(layout.NUMBER.pack(attachment.ifindex))
+
+    def _settle(self) -> list[Failure]:
+        """Once bindings and all rows have come: this generation takes over, and what else is pinned goes."""
+        if self._filling:
+            if self._known.bindings is None or not self._known.everything:
+                return []
+            self._take_counters_over()
+            failures: list[Failure] = []
+            for attachment in self._attachments():
+                try:
+                    self._attach(attachment, swap=True)
+                except (Retry, OSError) as error:
+                    failures.append(Failure(self._key_of(attachment), str(error)))
+            if failures:
+                return failures
+            self._filling = False
+        maps.forget_others(self._pins, self._loaded)
+        return []
+
+    def _key_of(self, attachment: Attachment) -> Key:
+        for port, bound in self._bound.items():
+            if Attachment.of_port(bound.interface.ifindex, port) == attachment:
+                return ("ports", port)
+        return ("hosts", self._host_name)
+
+    @property
+    def _host_name(self) -> str:
+        return self._known.host.host if self._known.host else f"hosts/{self._pins.name}"
+
+    def _make_counters(self, ifindex: int) -> None:
+        try:
+            self._counters.update(layout.NUMBER.pack(ifindex), bytes(self._counters.value_bytes), NOEXIST)
+        except FileExistsError:
+            return
+
+    def _take_counters_over(self) -> None:
+        """Numbers go on from where they were; what is counted between this and the switch is missing from them."""
+        for generation in maps.generations(self._pins):
+            if generation != self._loaded.generation:
+                former = maps.counters(generation)
+                if former is None or former.value_bytes != self._counters.value_bytes:
+                    continue
+                mine = {key for key, _ in self._counters.items()}
+                for key, value in former.items():
+                    if key in mine:
+                        self._counters.update(key, value)
+                former.close()
+
+    # What is there.
+
+    def read(self) -> Iterator[Row]:
+        """A subnet's prefixes, an uplink's own MTU, and which of a port's sources are its CAs are not in the maps: they
+        come from what was told, where that agrees with the maps, else from on-link routes, and from what can be seen.
+        """
+        host = self._read_host()
+        if host is not None:
+            yield host
+        routes = [layout.read_route(key, value) for key, value in self._routes.entries()]
+        on_link: dict[tuple[str, int], list[str]] = {}
+        for route in routes:
+            if route.next_hop is None:
+                on_link.setdefault((route.rdid, route.vsid), []).append(route.prefix)
+        for key, value in self._subnets.entries():
+            told = self._known.subnets.get(key)
+            if told is not None and layout.subnet(told) == (key, value):
+                yield told
+            else:
+                seen = layout.read_subnet(key, value)
+                yield seen.row(_prefixes(seen.gateways, on_link.get((seen.rdid, seen.vsid), ())))
+        for key, value in self._records.entries():
+            if layout.RECORD.unpack(value)[2] in layout.RULE_NAMES:
+                yield layout.read_record(key, value)
+        for key, value in self._macs.entries():
+            if layout.RECORD.unpack(value)[2] in layout.RULE_NAMES:
+                yield layout.read_mac_record(key, value)
+        yield from routes
+        yield from self._read_ports()
+
+    def _read_host(self) -> Host | None:
+        value = self._host.lookup(layout.THE_HOST)
+        if value is None or not any(value):
+            return None
+        if self._known.host is not None and value == self._host_value:
+            return self._known.host
+        seen = layout.read_host(value)
+        names = {interface.ifindex: name for name, interface in interfaces().items()}
+        uplinks = tuple(
+            Uplink(names[attachment.ifindex], seen.uplink_mtu_bytes)
+            for attachment in self._attachments()
+            if attachment.who == _UPLINK and attachment.ifindex in names
+        )
+        return Host(self._host_name, seen.pas, uplinks)
+
+    def _read_ports(self) -> Iterator[Port]:
+        sources: dict[int, set[bytes]] = {}
+        for key, _ in self._sources.entries():
+            sources.setdefault(layout.SOURCE_KEY.unpack(key)[1], set()).add(key)
+        values = dict(self._ports.entries())
+        local = dict(self._local.entries())
+        for name, bound in self._bound.items():
+            ifindex = bound.interface.ifindex
+            key = layout.NUMBER.pack(ifindex)
+            if key not in values:
+                continue
+            row = self._known.ports.get(name)
+            there = sources.get(ifindex, set())
+            if row is not None:
+                should = layout.port(row, ifindex, peer=bound.interface.takes_peer_redirect)
+                reached = all(local.get(k) == v for k, v in should.local.items())
+                if should.ports == {key: values[key]} and should.sources.keys() == there and reached:
+                    yield row
+                    continue
+            yield layout.read_port(name, values[key], there)
+
+    def repair(self) -> int:
+        present = interfaces()
+        all_told = self._known.everything
+        mended = self._write_host(present)
+        mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
+        bindings_told = all_told and self._known.bindings is not None
+        # A link that is amiss first: what passes it by is worse than what it drops.
+        mended += self._reconcile(present)[1]
+        mended += self._repair_uplinks(present)
+        for table in (self._sources, self._ports, self._local):
+            mended += table.repair(prune=bindings_told)
+        return mended
+
+    def _repair_uplinks(self, present: Mapping[str, Interface]) -> int:
+        if self._known.host is None:
+            return 0
+        missing = sum(
+            self._attacher.program_id(self._at(attachment), attachment.ifindex, direction) is None
+            for uplink in self._known.host.uplinks
+            if uplink.interface in present
+            for attachment in [Attachment.of_uplink(present[uplink.interface].ifindex)]
+            for direction in attachment.programs
+        )
+        self._attach_uplinks(present)
+        self._let_go_of_uplinks()
+        return missing
+
+    def counters(self) -> Mapping[str, Traffic]:
+        names = {bound.interface.ifindex: port for port, bound in self._bound.items()}
+        names |= {interface.ifindex: f"uplink:{name}" for name, interface in self._uplinks.items()}
+        names[0] = "unbound"
+        found: dict[str, Traffic] = {}
+        for key, value in self._counters.items():
+            name = names.get(layout.NUMBER.unpack(key)[0])
+            if name is not None:
+                found[name] = layout.traffic(value)
+        return found
+
+    def usage(self) -> Mapping[str, tuple[int, int]]:
+        """Of what was told; ``sources`` are what ports may send from."""
+        return {
+            "hosts": (int(self._host_value is not None), 1),
+            **{
+                name: (len(table.told), table.map.max_entries)
+                for name, table in (
+                    ("subnets", self._subnets),
+                    ("records", self._records),
+                    ("macs", self._macs),
+                    ("routes", self._routes),
+                    ("ports", self._ports),
+                    ("sources", self._sources),
+                )
+            },
+        }
+
+    def close(self) -> None:
+        self._loaded.close()
+
+    def remove(self) -> None:
+        for attachment in self._attachments():
+            for direction in attachment.programs:
+                self._attacher.detach(self._at(attachment), attachment.ifindex, direction)
+        bpffs.remove(self._pins)
+        self.close()
+
+    def _table(self, name: str) -> Table:
+        return {"subnets": self._subnets, "records": self._records, "macs": self._macs, "routes": self._routes}[name]
+
+
+#: Tables whose rows are one entry each: how an entry's key is a row's key, in the tables' order.
+_KEYS: Mapping[str, Callable[[bytes], Key]] = {
+    "subnets": layout.subnet_key,
+    "records": layout.record_key,
+    "macs": layout.mac_record_key,
+    "routes": layout.route_row_key,
+}
+
+
+def _prefixes(gateways: Iterable[str], on_link: Iterable[str]) -> tuple[str, ...]:
+    """Of each gateway, the longest on-link prefix that it is in."""
+    found = []
+    for gateway in gateways:
+        address = ip_address(gateway)
+        around = [net for net in map(ip_network, on_link) if net.version == address.version and address in net]
+        if around:
+            found.append(str(max(around, key=lambda net: net.prefixlen)))
+    return tuple(found)
+
+
+def remove(pins: Path) -> None:
+    """Take everything of a host off, without loading anything."""
+    attacher = attach.best(pins.name)
+    for path in bpffs.entries(pins / "links"):
+        digits, _, who = path.name.partition("-")
+        for direction in Attachment(int(digits), who).programs:
+            attacher.detach(path, int(digits), direction)
+    bpffs.remove(pins)

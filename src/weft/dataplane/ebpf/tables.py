@@ -1,0 +1,163 @@
+"""One map beside what was told of it. Knows neither rows' meaning nor interfaces.
+
+``told`` holds what the kernel has taken from this process: what an update may skip, and what repair() compares with.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from weft.contracts.dataplane import Failure
+from weft.dataplane.ebpf import libbpf
+from weft.kit.errors import Rejected
+from weft.policy.rows import Key, Row
+
+R = TypeVar("R", bound=Row)
+
+_BATCH = 16384
+_FULL = (errno.E2BIG, errno.ENOSPC)
+
+
+class Table:
+    """Puts, drops and mends the entries of one map, in batches."""
+
+    def __init__(self, of: libbpf.Map) -> None:
+        self.map = of
+        self.told: dict[bytes, bytes] = {}
+        self._clean: bytes | None = None  # digest of the last dump that was as told; None: told something since
+        self._keys = struct.Struct(f"{of.key_bytes}s")
+        self._values = struct.Struct(f"{of.value_bytes}s")
+
+    def put_rows(self, rows: Iterable[R], encode: Callable[[R], tuple[bytes, bytes]]) -> list[Failure]:
+        """Rows as entries; a failure for each row that cannot be one or that the kernel refused."""
+        failures: list[Failure] = []
+        told, get = self.told, self.told.get
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        origins: list[R] = []
+        for row in rows:
+            try:
+                key, value = encode(row)
+            except Rejected as error:
+                failures.append(Failure(row.key, error.message, permanent=True))
+                continue
+            if get(key) == value:
+                continue
+            told[key] = value
+            keys.append(key)
+            values.append(value)
+            origins.append(row)
+            if len(keys) == _BATCH:
+                failures += (Failure(origins[at].key, why) for at, why in self._write(keys, values))
+                keys, values, origins = [], [], []
+        failures += (Failure(origins[at].key, why) for at, why in self._write(keys, values))
+        return failures
+
+    def put(self, entries: Mapping[bytes, bytes]) -> list[str]:
+        """Entries; why the kernel refused some."""
+        fresh = {key: value for key, value in entries.items() if self.told.get(key) != value}
+        self.told.update(fresh)
+        return [why for _, why in self._write(list(fresh), list(fresh.values()))]
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Entries; absent is success."""
+        gone = list(keys)
+        for key in gone:
+            self.told.pop(key, None)
+        self._delete(gone)
+
+    def entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """What the kernel has."""
+        for keys, values, _ in self.map.chunks(_BATCH):
+            for (key,), (value,) in zip(self._keys.iter_unpack(keys), self._values.iter_unpack(values), strict=True):
+                yield key, value
+
+    def prune(self, is_desired: Callable[[bytes], bool]) -> None:
+        """Drop every entry, told or not, whose key is not desired."""
+        undesired: list[bytes] = []
+        for keys, _, _ in self.map.chunks(_BATCH):
+            undesired += (key for (key,) in self._keys.iter_unpack(keys) if not is_desired(key))
+        self.drop(undesired)
+
+    def repair(self, *, prune: bool) -> int:
+        """Make the map as told; how many entries were not. prune: what was not told goes, too."""
+        if self._clean is not None and self._clean == self._digest():
+            return 0
+        digest = hashlib.blake2b(digest_size=16)
+        wrong: list[bytes] = []
+        foreign: list[bytes] = []
+        seen = 0
+        get = self.told.get
+        for keys, values, count in self.map.chunks(_BATCH):
+            digest.update(keys)
+            digest.update(values)
+            seen += count
+            here = [key for (key,) in self._keys.iter_unpack(keys)]
+            actual = [value for (value,) in self._values.iter_unpack(values)]
+            expected = [get(key) for key in here]
+            if expected != actual:
+                for key, is_, should in zip(here, actual, expected, strict=True):
+                    if should is None:
+                        foreign.append(key)
+                    elif is_ != should:
+                        wrong.append(key)
+        if seen - len(foreign) < len(self.told):
+            wrong += self.told.keys() - {key for key, _ in self.entries()}
+        if not wrong and not foreign:
+            self._clean = digest.digest()
+            return 0
+        self._write(wrong, [self.told[key] for key in wrong])
+        if prune:
+            self._delete(foreign)
+        return len(wrong) + (len(foreign) if prune else 0)
+
+    def _digest(self) -> bytes:
+        digest = hashlib.blake2b(digest_size=16)
+        for keys, values, _ in self.map.chunks(_BATCH):
+            digest.update(keys)
+            digest.update(values)
+        return digest.digest()
+
+    def _write(self, keys: list[bytes], values: list[bytes]) -> list[tuple[int, str]]:
+        """(place, reason) of those that the kernel refused; they count as not told."""
+        refused: list[tuple[int, str]] = []
+        at = 0
+        if keys:
+            self._clean = None
+        while at < len(keys):
+            end = min(at + _BATCH, len(keys))
+            result = self.map.update_batch(b"".join(keys[at:end]), b"".join(values[at:end]), end - at)
+            at += result.done
+            if result.errno:
+                self.told.pop(keys[at], None)
+                refused.append((at, self._reason(result.errno)))
+                at += 1  # a batch stops at the first refusal; what follows may still fit
+        return refused
+
+    def _delete(self, keys: list[bytes]) -> None:
+        at = 0
+        if keys:
+            self._clean = None
+        while at < len(keys):
+            end = min(at + _BATCH, len(keys))
+            result = self.map.delete_batch(b"".join(keys[at:end]), end - at)
+            at += result.done
+            if result.errno == errno.ENOENT:
+                at += 1
+            elif result.errno:
+                raise OSError(result.errno, f"{self.map.name}: an entry cannot be deleted: {os.strerror(result.errno)}")
+
+    def _reason(self, number: int) -> str:
+        if number in _FULL:
+            return f"{self.map.name}: full at {self.map.max_entries} entries: raise the data plane's size of it"
+        return f"{self.map.name}: the kernel refused the entry: {os.strerror(number)}"
+
+
+def keys_of(table: Callable[[bytes], Key], desired: set[Key]) -> Callable[[bytes], bool]:
+    """Whether an entry's key is one of the rows' keys."""
+    return lambda key: table(key) in desired

@@ -1,0 +1,37 @@
+"""Fixtures of the eBPF tests: the programs compiled once a run, namespaces, a place to pin things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from ebpf.harness import Harness, Netns, harness, netns, pin_directory
+from weft.dataplane.ebpf import build
+
+
+@pytest.fixture(scope="session")
+def weft_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build.compile_programs(tmp_path_factory.mktemp("object") / "weft.bpf.o")
+
+
+@pytest.fixture(name="netns")
+def _netns() -> Iterator[Callable[[], Netns]]:
+    """Makes network namespaces; they go with the test."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(netns())
+
+
+@pytest.fixture
+def pins() -> Iterator[Path]:
+    with pin_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def programs(weft_object: Path) -> Iterator[Harness]:
+    """One data plane for a module's test runs. A test tells it all that it relies on, and prunes."""
+    with harness(weft_object) as made:
+        yield made

@@ -1,0 +1,142 @@
+"""Network namespaces, and the eBPF programs run on single frames: what tests of the data plane share."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from weft.dataplane.ebpf import bpffs, libbpf, plane
+from weft.dataplane.ebpf.interfaces import interfaces
+from weft.dataplane.ebpf.maps import Sizes
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+#: Small, so that a hundred of them fit a test run.
+SMALL = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512)
+
+
+def run(*words: str) -> str:
+    """A command's output; its own words when it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Netns:
+    """A named network namespace. ``enter`` takes this thread in; the file system stays as it is."""
+
+    name: str
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        with Path("/proc/thread-self/ns/net").open("rb") as home, Path("/run/netns", self.name).open("rb") as there:
+            assert _libc.setns(there.fileno(), _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+            try:
+                yield
+            finally:
+                assert _libc.setns(home.fileno(), _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+
+    def ip(self, words: str) -> str:
+        return run("ip", "-n", self.name, *words.split())
+
+    def veth(self, name: str, peer: str, *, into: Netns | None = None, mtu_bytes: int = 1500) -> int:
+        """A pair, both ends up; returns the ifindex of ``name``."""
+        self.ip(f"link add {name} mtu {mtu_bytes} type veth peer name {peer} mtu {mtu_bytes}")
+        if into is not None:
+            self.ip(f"link set {peer} netns {into.name}")
+        (into or self).ip(f"link set {peer} up")
+        self.ip(f"link set {name} up")
+        return self.ifindex(name)
+
+    def ifindex(self, name: str) -> int:
+        with self.enter():
+            return interfaces()[name].ifindex
+
+
+@contextmanager
+def netns(label: str = "") -> Iterator[Netns]:
+    """A namespace of its own, with loopback up; gone afterwards with all that is in it."""
+    there = Netns(f"weft-{label}{secrets.token_hex(4)}")
+    run("ip", "netns", "add", there.name)
+    try:
+        there.ip("link set lo up")
+        yield there
+    finally:
+        run("ip", "netns", "del", there.name)
+
+
+@contextmanager
+def pin_directory() -> Iterator[Path]:
+    """A place on the BPF file system for one test."""
+    pins = bpffs.MOUNT_POINT / f"weft-test-{secrets.token_hex(6)}"
+    try:
+        yield pins
+    finally:
+        bpffs.remove(pins)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a program did to a frame. verdict, target: skb->cb[0], cb[1], as in c/drop.h."""
+
+    retval: int
+    data: bytes
+    verdict: int
+    target: int
+    mark: int
+
+
+@dataclass(slots=True)
+class Harness:
+    """A data plane whose programs are run on frames by hand. Give it rows and bindings through ``plane``."""
+
+    plane: plane.EbpfDataPlane
+    netns: Netns
+    _runs: dict[str, libbpf.TestRun] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        loaded = self.plane._loaded
+        self._runs = {name: libbpf.TestRun(program) for name, program in loaded.programs.items()}
+
+    @property
+    def maps(self) -> Mapping[str, libbpf.Map]:
+        return self.plane._loaded.maps
+
+    def run(self, program: str, frame: bytes, ifindex: int, *, mark: int = 0, gso_size: int = 0) -> Outcome:
+        """``weft_from_port``, ``weft_from_uplink`` or ``weft_to_port`` on a frame of at least 14 bytes. ``ifindex`` is an
+        interface of the harness's namespace, which this thread is in (inside ``with harness(...)``).
+        """
+        ran = self._runs[program](frame, ifindex, mark=mark, gso_size=gso_size)
+        context = ran.context
+        return Outcome(ran.retval, ran.data, context.cb[0], context.cb[1], context.mark)
+
+
+@contextmanager
+def harness(source: Path, sizes: Sizes = SMALL, *, uplink_mtu_bytes: int = 1500) -> Iterator[Harness]:
+    """A data plane in a namespace of its own, with interfaces ``port0``..``port3`` and an uplink ``up0``.
+
+    The calling thread is in the namespace until the end. The ports' other ends are in the same namespace (``peer0``…),
+    so there is no bpf_redirect_peer; the uplink has 192.0.2.1/24 and a neighbour 192.0.2.254 that is the default gateway.
+    """
+    with netns("run-") as there, pin_directory() as pins:
+        for number in range(4):
+            there.veth(f"port{number}", f"peer{number}")
+        there.veth("up0", "wire0", mtu_bytes=uplink_mtu_bytes)
+        there.ip("addr add 192.0.2.1/24 dev up0")
+        there.ip("neigh add 192.0.2.254 lladdr 02:00:00:00:ff:fe dev up0 nud permanent")
+        there.ip("route add default via 192.0.2.254")
+        run("nsenter", f"--net=/run/netns/{there.name}", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        with there.enter():
+            of = plane.EbpfDataPlane(pins, sizes, source=source)
+            try:
+                yield Harness(of, there)
+            finally:
+                of.remove()
