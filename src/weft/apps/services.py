@@ -50,11 +50,15 @@ def controller(listen: tuple[str, ...], store: str) -> None:
     help="Where the agent's socket is.",
 )  # fmt: skip
 @click.option(
-    "--pins", type=DIRECTORY, envvar="WEFT_PINS", default="/sys/fs/bpf/weft", show_default=True,
-    help="Where programs and maps are pinned.",
+    "--pins", type=DIRECTORY, envvar="WEFT_PINS", metavar="DIRECTORY",
+    help="Where programs and maps are pinned.  [default: /sys/fs/bpf/weft/HOST]",
 )  # fmt: skip
-def agent(host: str, url: str, state: Path, run_directory: Path, pins: Path) -> None:
+@click.option(
+    "--size", "sizes", multiple=True, envvar="WEFT_SIZE", metavar="TABLE=ENTRIES",
+    help="Room in a map of the data plane, such as records=1000000. May be given again.",
+)  # fmt: skip
+def agent(host: str, url: str, state: Path, run_directory: Path, pins: Path | None, sizes: tuple[str, ...]) -> None:
     """Run the agent of a host."""
-    from weft.apps.agent import run
+    from weft.apps.agent import parse_sizes, run
 
-    run(host=host, controller=url, state=state, run=run_directory, pins=pins)
+    run(host=host, controller=url, state=state, run=run_directory, pins=pins, sizes=parse_sizes(sizes))

@@ -1,0 +1,29 @@
+"""What every bench is handed. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.report import Figure
+from bench.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """progress: one line that a person watches. build: where what is compiled or written on the way goes."""
+
+    settings: Settings
+    build: Path
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One word of --only. how: how it is measured, for docs/benchmarks.md."""
+
+    name: str
+    title: str
+    how: str
+    run: Callable[[Context], list[Figure]]

@@ -1,0 +1,108 @@
+"""Runs traffic.c between two guests and reads what it measured. Knows no ratio and no bar.
+
+Client and server are each held to a CPU, the same ones for every contender: where the scheduler puts them decides more
+than any data plane does. Packets cross every namespace in the sender's context, so the client's CPU carries the path.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.topology import Side
+from weft.lab import shell
+
+SOURCE = Path(__file__).with_name("traffic.c")
+#: A frame of 64 bytes as RFC 2544 counts: 14 Ethernet + 20 IPv4 + 8 UDP + this + 4 FCS (which veth does not carry).
+PAYLOAD_64 = 18
+
+_ports = itertools.count(20_000)
+
+
+def cpus() -> tuple[int, int]:
+    """The client's and the server's."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[min(1, len(allowed) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    per_second: float
+    lost: float  # share of what was sent
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    p50_us: float
+    p99_us: float
+
+
+def program(build: Path) -> Path:
+    """Compiled when it is not there or older than its source."""
+    binary = build / "traffic"
+    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
+        build.mkdir(parents=True, exist_ok=True)
+        beside = build / f"traffic.{os.getpid()}"
+        subprocess.run(["clang", "-O2", "-Wall", "-o", str(beside), str(SOURCE)], check=True)
+        beside.replace(binary)
+    return binary
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """binary: what ``program`` gave."""
+
+    binary: Path
+
+    def tcp_bits_s(self, side: Side, seconds: float) -> float:
+        """One stream, received."""
+        port = str(next(_ports))
+        got, _ = self._run(side, ["tcp-receive", port], ["tcp-send", side.target, port, str(seconds)], cpus())
+        return float(got["bytes"] * 8 / got["seconds"])
+
+    def udp(self, side: Side, seconds: float, destinations: int = 1) -> Packets:
+        """64-byte frames as fast as they go, those that were received. destinations: addresses from the target on."""
+        port = str(next(_ports))
+        send = ["udp-send", side.target, port, str(seconds), str(PAYLOAD_64), str(destinations)]
+        got, sent = self._run(side, ["udp-receive", port], send, cpus())
+        rate = got["packets"] / got["seconds"]
+        return Packets(rate, max(0.0, 1 - rate * (seconds + 0.1) / max(1, sent["sent"])))
+
+    def ping_pong(self, side: Side, seconds: float) -> RoundTrip:
+        """A byte to and fro, both ends on one CPU: no wake-up of another CPU hides what the path costs."""
+        port = str(next(_ports))
+        here = cpus()[0]
+        _, took = self._run(side, ["echo", port], ["ping", side.target, port, str(seconds)], (here, here))
+        return RoundTrip(took["p50_ns"] / 1000, took["p99_ns"] / 1000)
+
+    def _run(
+        self, side: Side, server: Sequence[str], client: Sequence[str], where: tuple[int, int]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        receiver = subprocess.Popen(self._words(side.server, where[1], server), stdout=subprocess.PIPE, text=True)
+        try:
+            assert receiver.stdout is not None
+            if receiver.stdout.readline().strip() != "ready":
+                raise RuntimeError(f"{side.name}: the receiver did not start: {' '.join(server)}")
+            sent = subprocess.run(
+                self._words(side.client, where[0], client), stdout=subprocess.PIPE, text=True, check=True
+            ).stdout
+            said, _ = receiver.communicate(timeout=30)
+            if receiver.returncode:
+                raise RuntimeError(f"{side.name}: {' '.join(server)} failed")
+            return json.loads(said), json.loads(sent or "{}")
+        finally:
+            with suppress(ProcessLookupError):
+                receiver.kill()
+            receiver.wait()
+            if receiver.stdout is not None:
+                receiver.stdout.close()
+
+    def _words(self, namespace: str, cpu: int, arguments: Sequence[str]) -> list[str]:
+        return ["taskset", "-c", str(cpu), *shell.inside(namespace, [str(self.binary), *arguments])]

@@ -1,0 +1,84 @@
+"""The agent as a process: where its parts are put together, its lock is held and its signals are heard.
+
+It does nothing that outlives it: stopped or killed, what it has programmed stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from random import Random
+
+import structlog
+
+from weft.agent.links import NetlinkLinks
+from weft.agent.process import live, locked
+from weft.agent.service import Agent
+from weft.client.client import AsyncClient
+from weft.contracts.dataplane import DataPlane
+from weft.dataplane.ebpf.maps import Sizes
+from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.kit.clock import MonotonicClock
+from weft.kit.errors import Rejected
+from weft.model.names import Kind, parse_name_of
+
+_log = structlog.get_logger("weft.agent")
+
+
+def run(
+    host: str, controller: str, state: Path, run: Path, pins: Path | None = None, sizes: Sizes | None = None
+) -> None:
+    """Until SIGTERM or SIGINT. Raises Rejected or Conflict, saying why, when it cannot start.
+
+    host: H or hosts/H. pins: where the data plane's programs and maps are pinned, one directory for each host.
+    """
+    name = _host_name(host)
+    label = name.rpartition("/")[2]
+    directory = pins or Path("/sys/fs/bpf/weft") / label
+    serve(name, controller, state, run, lambda: EbpfDataPlane(directory, sizes or Sizes()))
+
+
+def serve(host: str, controller: str, state: Path, run: Path, make_plane: Callable[[], DataPlane]) -> None:
+    """The same for any data plane. It is made once the lock is held."""
+    for directory in (state, run):
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with locked(state, host):
+        plane = make_plane()
+        try:
+            asyncio.run(_main(host, controller, state, run / "agent.sock", plane))
+        finally:
+            plane.close()
+
+
+async def _main(host: str, controller: str, state: Path, socket: Path, plane: DataPlane) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with contextlib.closing(NetlinkLinks()) as links:
+        async with AsyncClient(controller) as client:
+            # Jitter, no secret: hosts that come back at the same moment should not do so again.
+            random = Random()  # noqa: S311
+            agent = Agent(host, plane, client, state, links, MonotonicClock(), random)
+            await live(agent, socket, stop)
+    _log.info("stopped; what is programmed stays", host=host)
+
+
+def parse_sizes(given: Iterable[str]) -> Sizes:
+    """``TABLE=ENTRIES`` each; what is not given stays at its default."""
+    tables = [field.name for field in fields(Sizes)]
+    entries: dict[str, int] = {}
+    for each in given:
+        table, _, number = each.partition("=")
+        if table not in tables or not number.isdecimal():
+            raise Rejected(f"{each!r} is not a size such as records=1000000; there are {', '.join(tables)}", "size")
+        entries[table] = int(number)
+    return Sizes(**entries)
+
+
+def _host_name(host: str) -> str:
+    return parse_name_of(Kind.HOST, host if "/" in host else f"hosts/{host}")
