@@ -260,7 +260,9 @@ class Service:
             try:
                 changes = self._catalog.apply(puts, deletes)
             except Rejected as error:
-                raise _of_the_one(error) if name is not None else error
+                if name is None:
+                    raise
+                raise _of_the_one(error) from error
             if not changes:
                 return Outcome(self._revision, ())
             self._catalog.revert(changes)

@@ -1,0 +1,82 @@
+"""A controller inside a test: the real application and service, over the memory store, and what tests put into it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from weft.client import AsyncClient
+from weft.contracts.store import Store
+from weft.controller.api import create_app
+from weft.controller.service import Service
+from weft.kit.errors import Retry
+from weft.store.memory import MemoryStore
+
+DOMAIN = "tenants/blue/routing-domains/prod"
+WEB = f"{DOMAIN}/virtual-subnets/web"
+
+#: Two hosts, a tenant, a domain, a subnet; not in the order in which they need each other.
+BASE: list[tuple[str, dict[str, Any]]] = [
+    (WEB, {"prefixes": ["10.0.1.0/24", "fd00:1::/64"]}),
+    (DOMAIN, {}),
+    ("tenants/blue", {"description": "of the sea"}),
+    ("hosts/h1", {"uplinks": [{"interface": "eth1", "provider_network": "phys"}]}),
+    ("hosts/h2", {"uplinks": [{"interface": "eth1", "provider_network": "phys"}]}),
+    ("provider-networks/phys", {"pools": [{"prefix": "192.0.2.0/24"}]}),
+]
+
+
+def port(number: int, host: str | None = "h1") -> tuple[str, dict[str, Any]]:
+    return f"tenants/blue/ports/p{number}", {"virtual_subnet": "prod/web", "host": host}
+
+
+class UnsureStore(MemoryStore):
+    """A memory store that may be told to fail, or to wait in the middle of a commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = False
+        self.going_on = asyncio.Event()
+        self.going_on.set()
+        self.entered = asyncio.Event()
+
+    async def commit(
+        self, preconditions: Mapping[str, int], puts: Mapping[str, bytes], deletes: Collection[str]
+    ) -> int:
+        self.entered.set()
+        await self.going_on.wait()
+        if self.failing:
+            raise Retry("the disk is full")
+        return await super().commit(preconditions, puts, deletes)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    store: Store
+    service: Service
+    http: httpx2.AsyncClient
+    client: AsyncClient
+
+
+@asynccontextmanager
+async def world(store: Store | None = None, *, base: bool = True, keep: bool = False) -> AsyncIterator[World]:
+    """keep: the store stays open. Answers come whole: streams need a real server, as in test_controller_streams."""
+    store = store or MemoryStore()
+    service = await Service.start(store)
+    # raise_app_exceptions: a bug behind a 500 ends the test with its own traceback.
+    transport = httpx2.ASGITransport(create_app(service, asyncio.Event()))
+    async with (
+        httpx2.AsyncClient(transport=transport, base_url="http://weft") as http,
+        AsyncClient("http://weft", transport=transport) as client,
+    ):
+        if base:
+            await client.apply(BASE)
+        yield World(store, service, http, client)
+        await service.stop()
+    if not keep:
+        await store.close()
