@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -26,9 +26,6 @@ _RANK = {kind: ORDER[table] for table, kind in TABLES.items()}
 _TABLE = {kind: table for table, kind in TABLES.items()}
 
 _Item = TypeVar("_Item")
-
-#: Frames below this are joined into one write; above it they are passed on as they are, to all listeners alike.
-_JOIN_BYTES = 16_384
 
 
 class Gone(Exception):
@@ -44,6 +41,8 @@ class Limits:
     pending_rows: int = 500_000  #: changed rows that a listener may be behind before it is cut off
     snapshot_rows: int = 1_000_000  #: rows whose encoded form is kept for the next who starts
     bookmark_s: float = 5.0
+    frame_rows: int = wire.CHUNK_ROWS
+    join_bytes: int = 16_384  #: frames below it are joined into one write; larger ones are the same object for all
 
 
 @dataclass(slots=True)
@@ -101,7 +100,7 @@ class FeedLog:
         """One commit's consequences. Wakes those it concerns, and only those."""
         if revision <= self._revision:
             raise ValueError(f"revision {revision} was published after {self._revision}; revisions grow")
-        change = _Change.of(revision, delta, self.counters)
+        change = _Change.of(revision, delta, self._encode)
         self._revision = revision
         self._remember(change)
         for scope in change.scopes:
@@ -111,7 +110,7 @@ class FeedLog:
             for listener in self._by_scope.get(scope, ()):
                 self._owe(listener, change)
 
-    async def stream(self, host: str, revision: int | None = None) -> AsyncIterator[bytes]:
+    async def stream(self, host: str, revision: int | None = None) -> AsyncGenerator[bytes, None]:
         """Everything the host is to have, then what changes; or what changed since ``revision``, and on from there.
 
         Raises Gone at its first step when the history does not reach back to ``revision``. Ends when the listener
@@ -121,7 +120,7 @@ class FeedLog:
         ticker = asyncio.ensure_future(self._clock.sleep(self._limits.bookmark_s))
         try:
             while True:
-                for data in _joined(frames):
+                for data in _joined(frames, self._limits.join_bytes):
                     self.counters.writes_sent += 1
                     self.counters.bytes_sent += len(data)
                     yield data
@@ -223,16 +222,25 @@ class FeedLog:
         span = (scope, changes[0].revision, changes[-1].revision)
         merged = self._merged.get(span)
         if merged is None:
-            merged = _encoded(scope, _merge(change.scopes[scope] for change in changes), self.counters)
+            merged = self._encode(scope, _merge(change.scopes[scope] for change in changes))
             self._merged[span] = merged
             if len(self._merged) > 256:
                 self._merged.popitem(last=False)
         return merged
 
+    def _encode(self, scope: Scope, delta: Delta) -> tuple[bytes, ...]:
+        most = self._limits.frame_rows
+        if len(delta.puts) + len(delta.deletes) <= most:
+            return (_count(wire.encode_rows(scope, delta.puts, delta.deletes), self.counters),)
+        return (
+            *(_count(wire.encode_rows(scope, rows), self.counters) for rows in _slices(delta.puts, most)),
+            *(_count(wire.encode_rows(scope, (), keys), self.counters) for keys in _slices(delta.deletes, most)),
+        )
+
     def _snapshot(self, scope: Scope) -> _Snapshot:
         snapshot = self._snapshots.get(scope)
         if snapshot is None:
-            snapshot = _Snapshot(scope, self._rows(scope), self.counters)
+            snapshot = _Snapshot(scope, self._rows(scope), self._limits.frame_rows, self.counters)
             self._snapshots[scope] = snapshot
             self._snapshot_rows += snapshot.size
             while self._snapshot_rows > self._limits.snapshot_rows and len(self._snapshots) > 1:
@@ -264,11 +272,11 @@ class _Change:
     entered: dict[str, frozenset[Scope]]
     left: dict[str, frozenset[Scope]]
     size: int
-    counters: Counters
+    encode: Callable[[Scope, Delta], tuple[bytes, ...]]
     encoded: dict[Scope, tuple[bytes, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, revision: int, delta: ScopedDelta, counters: Counters) -> _Change:
+    def of(cls, revision: int, delta: ScopedDelta, encode: Callable[[Scope, Delta], tuple[bytes, ...]]) -> _Change:
         scopes = {scope: change for scope, change in delta.scopes.items() if change}
         return cls(
             revision,
@@ -276,13 +284,13 @@ class _Change:
             _by_host(delta.entered),
             _by_host(delta.left),
             sum(len(change.puts) + len(change.deletes) for change in scopes.values()),
-            counters,
+            encode,
         )
 
     def frames(self, scope: Scope) -> tuple[bytes, ...]:
         frames = self.encoded.get(scope)
         if frames is None:
-            frames = self.encoded[scope] = _encoded(scope, self.scopes[scope], self.counters)
+            frames = self.encoded[scope] = self.encode(scope, self.scopes[scope])
         return frames
 
 
@@ -291,15 +299,15 @@ class _Snapshot:
 
     __slots__ = ("_chunks", "_counters", "ports_from", "scope", "size")
 
-    def __init__(self, scope: Scope, rows: Iterable[Row], counters: Counters) -> None:
+    def __init__(self, scope: Scope, rows: Iterable[Row], frame_rows: int, counters: Counters) -> None:
         ordered = sorted(rows, key=lambda row: _RANK[type(row)])
         ports = next((n for n, row in enumerate(ordered) if _RANK[type(row)] == ORDER["ports"]), len(ordered))
         self.scope = scope
         self.size = len(ordered)
         self._counters = counters
-        self._chunks: list[bytes | list[Row]] = [*_slices(ordered[:ports])]
+        self._chunks: list[bytes | list[Row]] = [*_slices(ordered[:ports], frame_rows)]
         self.ports_from = len(self._chunks)  #: the first frame of ports
-        self._chunks.extend(_slices(ordered[ports:]))
+        self._chunks.extend(_slices(ordered[ports:], frame_rows))
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -359,12 +367,12 @@ def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _joined(frames: Iterator[bytes]) -> Iterator[bytes]:
+def _joined(frames: Iterator[bytes], join_bytes: int) -> Iterator[bytes]:
     """Small frames together in one write; a large one is yielded as the object that all listeners share."""
     small: list[bytes] = []
     size = 0
     for frame in frames:
-        if len(frame) >= _JOIN_BYTES:
+        if len(frame) >= join_bytes:
             if small:
                 yield b"".join(small)
                 small, size = [], 0
@@ -372,7 +380,7 @@ def _joined(frames: Iterator[bytes]) -> Iterator[bytes]:
             continue
         small.append(frame)
         size += len(frame)
-        if size >= _JOIN_BYTES:
+        if size >= join_bytes:
             yield b"".join(small)
             small, size = [], 0
     if small:
@@ -392,24 +400,15 @@ def _merge(changes: Iterable[Delta]) -> Delta:
     return Delta(tuple(puts), tuple(deletes))
 
 
-def _encoded(scope: Scope, delta: Delta, counters: Counters) -> tuple[bytes, ...]:
-    if len(delta.puts) + len(delta.deletes) <= wire.CHUNK_ROWS:
-        return (_count(wire.encode_rows(scope, delta.puts, delta.deletes), counters),)
-    return (
-        *(_count(wire.encode_rows(scope, rows), counters) for rows in _slices(delta.puts)),
-        *(_count(wire.encode_rows(scope, (), keys), counters) for keys in _slices(delta.deletes)),
-    )
-
-
 def _count(frame: bytes, counters: Counters) -> bytes:
     counters.frames_encoded += 1
     counters.bytes_encoded += len(frame)
     return frame
 
 
-def _slices(items: Sequence[_Item]) -> Iterator[list[_Item]]:
-    for start in range(0, len(items), wire.CHUNK_ROWS):
-        yield list(items[start : start + wire.CHUNK_ROWS])
+def _slices(items: Sequence[_Item], most: int) -> Iterator[list[_Item]]:
+    for start in range(0, len(items), most):
+        yield list(items[start : start + most])
 
 
 def _by_host(pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[Scope]]:

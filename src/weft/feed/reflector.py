@@ -7,7 +7,7 @@ resume and comes back. Neither deletes anything before the stream has said that 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias, assert_never
@@ -93,6 +93,23 @@ class Tables:
     def rows(self) -> Iterator[Row]:
         for table in self.scopes.values():
             yield from table.values()
+
+    def carry_out(self, frames: Iterable[wire.Rows | wire.Leave]) -> None:
+        """Bring the tables up to date; for those who need not know what it changed."""
+        for frame in frames:
+            match frame:
+                case wire.Rows():
+                    table = self.scopes.setdefault(frame.scope, {})
+                    for row in frame.puts:
+                        table[row.key] = row
+                    for key in frame.deletes:
+                        table.pop(key, None)
+                    if not table:
+                        del self.scopes[frame.scope]
+                case wire.Leave():
+                    self.scopes.pop(frame.scope, None)
+                case _:
+                    assert_never(frame)
 
 
 class Reflector:

@@ -1,0 +1,82 @@
+"""The agent in figures, for Prometheus. Never asks the data plane itself: it is given what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from weft.agent.reconcile import Progress
+from weft.contracts.dataplane import Traffic
+
+
+class _Figures(Collector):
+    def __init__(
+        self,
+        progress: Progress,
+        connected: bool,
+        usage: Mapping[str, tuple[int, int]],
+        counters: Mapping[str, Traffic],
+        active_ports: int,
+    ) -> None:
+        self._progress = progress
+        self._connected = connected
+        self._usage = usage
+        self._counters = counters
+        self._active_ports = active_ports
+
+    def collect(self) -> Iterator[Metric]:
+        progress = self._progress
+        yield GaugeMetricFamily(
+            "weft_agent_connected", "1 while the feed of the controller is open.", value=float(self._connected)
+        )
+        yield GaugeMetricFamily(
+            "weft_agent_applied_revision", "The revision that was applied last.", value=progress.revision or 0
+        )
+        yield GaugeMetricFamily("weft_agent_active_ports", "Ports that carry traffic.", value=self._active_ports)
+        yield GaugeMetricFamily(
+            "weft_agent_failures", "Rows and bindings that could not be carried out.",
+            value=len(progress.troubles) + len(progress.binding_failures),
+        )  # fmt: skip
+        yield CounterMetricFamily("weft_agent_failed_rows", "Rows that failed, each time counted.", progress.failed)
+        yield CounterMetricFamily(
+            "weft_agent_mended_entries", "Entries found changed or gone, mended.", progress.mended
+        )
+        yield CounterMetricFamily("weft_agent_runs", "Runs of reconciliation.", progress.runs)
+        rows = GaugeMetricFamily("weft_dataplane_rows", "Entries in use.", labels=["table"])
+        capacity = GaugeMetricFamily("weft_dataplane_capacity", "Entries that there is room for.", labels=["table"])
+        full = GaugeMetricFamily("weft_dataplane_full", "1 when a table has no room left.", labels=["table"])
+        for table, (used, most) in self._usage.items():
+            rows.add_metric([table], used)
+            capacity.add_metric([table], most)
+            full.add_metric([table], float(used >= most))
+        yield from (rows, capacity, full)
+        packets = CounterMetricFamily(
+            "weft_port_packets", "Packets, seen from the guest.", labels=["port", "direction"]
+        )
+        octets = CounterMetricFamily("weft_port_bytes", "Bytes, seen from the guest.", labels=["port", "direction"])
+        drops = CounterMetricFamily("weft_port_drops", "Packets dropped.", labels=["port", "reason"])
+        for port, traffic in self._counters.items():
+            packets.add_metric([port, "received"], traffic.received_packets)
+            packets.add_metric([port, "sent"], traffic.sent_packets)
+            octets.add_metric([port, "received"], traffic.received_bytes)
+            octets.add_metric([port, "sent"], traffic.sent_bytes)
+            for reason, count in traffic.drops.items():
+                drops.add_metric([port, reason.label], count)
+        yield from (packets, octets, drops)
+
+
+def render(
+    progress: Progress,
+    *,
+    connected: bool,
+    usage: Mapping[str, tuple[int, int]],
+    counters: Mapping[str, Traffic],
+    active_ports: int,
+) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(_Figures(progress, connected, usage, counters, active_ports))
+    return generate_latest(registry)

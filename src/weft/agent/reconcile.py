@@ -1,0 +1,354 @@
+"""Makes the data plane what the tables say: desired minus actual, in order, again until it is so.
+
+One task owns the data plane, and one thread calls it. However many signals there are, the next run takes all of them at
+once; whatever fails stays on a list and is tried again, so that cancelling, at any moment, is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeAlias, TypeVar, assert_never
+
+import structlog
+
+from weft.agent.cache import Cache, Compaction
+from weft.contracts.clock import Clock
+from weft.contracts.dataplane import DataPlane, Failure
+from weft.feed.reflector import Batch, Connected, Piece
+from weft.kit.errors import Retry
+from weft.policy.rows import ORDER, Key, Port, Row
+
+_log = structlog.get_logger("weft.agent")
+
+#: Between two looks at what is really programmed. Twice this and a run is the longest that drift can last.
+REPAIR_S = 5.0
+
+RETRY_FIRST_S = 0.2
+RETRY_MOST_S = 10.0
+
+#: The data plane is told of at most so many rows in one call, so that a stop is never far away.
+CALL_ROWS = 20_000
+
+#: The feed waits when so many rows are on their way: what is read and not programmed is memory and nothing else.
+PENDING_ROWS = 100_000
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """All that there should be: remove the rest."""
+
+    desired: Collection[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The cache's rows, at the agent's start. Nothing is deleted for them."""
+
+    revision: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """All bindings that there should be."""
+
+    bindings: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What failed and is due."""
+
+    puts: tuple[Row, ...]
+    deletes: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Look at what is really programmed."""
+
+
+Work: TypeAlias = Start | Connected | Piece | Batch | Prune | Bind | Compaction | Again | Repair
+
+
+@dataclass(slots=True)
+class Trouble:
+    """Something that failed. row None: a delete. due_s None: not before it changes."""
+
+    failure: Failure
+    row: Row | None
+    attempts: int
+    due_s: float | None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has come of all work so far. Written by the worker while it works, read by others when it does not."""
+
+    revision: int | None = None
+    synced: bool = False
+    ports: set[str] = field(default_factory=set)  #: names of those whose rows are programmed
+    bindings: Mapping[str, str] = field(default_factory=dict)  #: the last that the data plane was told
+    binding_failures: Mapping[str, Failure] = field(default_factory=dict)
+    troubles: dict[Key, Trouble] = field(default_factory=dict)
+    mended: int = 0
+    runs: int = 0
+    failed: int = 0  #: rows and keys that failed, each time counted
+
+
+class Reconciler:
+    """The one owner of a data plane. ``submit`` says what is wanted; ``run`` makes it so, for ever."""
+
+    def __init__(self, plane: DataPlane, cache: Cache, clock: Clock, changed: Callable[[], None]) -> None:
+        self.progress = Progress()
+        self._plane = plane
+        self._cache = cache
+        self._clock = clock
+        self._changed = changed
+        self._queue: deque[Work] = deque()
+        self._queued_rows = 0
+        self._awake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="weft-dataplane")
+        self._stopping = False
+        self._repair_at_s = clock.now_s() + REPAIR_S
+        self._bind_at_s: float | None = None
+        self._bind_attempts = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def submit(self, work: Work) -> None:
+        """Order is kept: what is submitted later is done later, or in the same run behind it."""
+        self._queue.append(work)
+        self._queued_rows += _size(work)
+        if self._queued_rows > PENDING_ROWS:
+            self._room.clear()
+        self._awake.set()
+
+    async def room(self) -> None:
+        """Returns when more may be submitted."""
+        await self._room.wait()
+
+    async def settled(self) -> None:
+        """Returns when everything submitted so far was carried out, or has failed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._awake.set()
+        await done
+
+    async def ask(self, question: Callable[[DataPlane], _T]) -> _T:
+        """A question to the data plane, between two runs."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, question, self._plane)
+
+    async def on_worker(self, work: Callable[[], _T]) -> _T:
+        """Something that blocks, on the thread that may."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+    async def run(self) -> None:
+        while True:
+            await self._wait()
+            work, self._queue, self._queued_rows = self._queue, deque(), 0
+            waiting, self._waiting = self._waiting, []
+            self._room.set()
+            work.extend(self._due())
+            if work:
+                await self.on_worker(lambda work=work: self._carry_out(work))  # type: ignore[misc]
+                self.progress.runs += 1
+                self._changed()
+            for done in waiting:
+                if not done.done():
+                    done.set_result(None)
+
+    async def stop(self) -> None:
+        """Let go, with whatever call is under way brought to its end. What is programmed stays."""
+        self._stopping = True
+        await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
+        for done in self._waiting:
+            done.cancel()
+
+    # -- when --
+
+    async def _wait(self) -> None:
+        due_s = min(self._due_times(), default=None)
+        if due_s is None:
+            await self._awake.wait()
+        elif not self._awake.is_set() and (remaining_s := due_s - self._clock.now_s()) > 0:
+            sleeper = asyncio.ensure_future(self._clock.sleep(remaining_s))
+            signal = asyncio.ensure_future(self._awake.wait())
+            try:
+                await asyncio.wait((sleeper, signal), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeper.cancel()
+                signal.cancel()
+        self._awake.clear()
+
+    def _due_times(self) -> Iterator[float]:
+        yield self._repair_at_s
+        if self._bind_at_s is not None:
+            yield self._bind_at_s
+        yield from (trouble.due_s for trouble in self.progress.troubles.values() if trouble.due_s is not None)
+
+    def _due(self) -> Iterator[Work]:
+        now_s = self._clock.now_s()
+        due = [
+            (key, trouble)
+            for key, trouble in self.progress.troubles.items()
+            if trouble.due_s is not None and trouble.due_s <= now_s
+        ]
+        if due:
+            yield Again(
+                _in_order(trouble.row for _, trouble in due if trouble.row is not None),
+                tuple(
+                    sorted(
+                        (key for key, trouble in due if trouble.row is None),
+                        key=lambda key: ORDER[key[0]],
+                        reverse=True,
+                    )
+                ),
+            )
+        if self._bind_at_s is not None and self._bind_at_s <= now_s:
+            yield Bind(self.progress.bindings)
+        if self._repair_at_s <= now_s:
+            yield Repair()
+
+    # -- what: on the worker's thread from here on --
+
+    def _carry_out(self, works: deque[Work]) -> None:
+        while works and not self._stopping:
+            match works.popleft():
+                case Start(revision, rows):
+                    self._put(_in_order(rows))
+                    self.progress.revision = revision
+                case Connected():
+                    self._cache.begin()
+                    self.progress.synced = False
+                case Piece() as piece:
+                    self._cache.write(piece)
+                    puts = list(piece.puts)
+                    # Pieces that wait together are put together: fewer, larger calls.
+                    while works and isinstance(works[0], Piece):
+                        following = works.popleft()
+                        assert isinstance(following, Piece)  # noqa: S101 -- looked at just before
+                        self._cache.write(following)
+                        puts.extend(following.puts)
+                    self._put(_in_order(puts))
+                case Batch() as batch:
+                    self._cache.write(batch)
+                    self._put(batch.delta.puts)
+                    self._delete(batch.delta.deletes)
+                    self.progress.revision = batch.revision
+                case Prune(desired):
+                    self._prune(desired)
+                case Bind(bindings):
+                    self._bind(bindings)
+                case Compaction() as compaction:
+                    self._cache.compact(compaction)
+                case Again(puts=rows, deletes=keys):
+                    # What came with the work before is newer than what failed.
+                    current = self.progress.troubles
+                    self._put(tuple(row for row in rows if (t := current.get(row.key)) and t.row is row))
+                    self._delete(tuple(key for key in keys if (t := current.get(key)) and t.row is None))
+                case Repair():
+                    mended = self._plane.repair()
+                    self.progress.mended += mended
+                    if mended:
+                        _log.warning("drift mended", entries=mended)
+                    self._repair_at_s = self._clock.now_s() + REPAIR_S
+                case other:
+                    assert_never(other)
+
+    def _put(self, rows: tuple[Row, ...]) -> None:
+        remaining = iter(rows)
+        while (part := tuple(islice(remaining, CALL_ROWS))) and not self._stopping:
+            try:
+                failures = self._plane.update(part)
+            except Retry as fault:
+                failures = [Failure(row.key, str(fault)) for row in part]
+            failed = {failure.key: failure for failure in failures}
+            self._settle((row.key for row in part), failed, {row.key: row for row in part} if failed else {})
+            for row in part:
+                if type(row) is Port and row.key not in failed:
+                    self.progress.ports.add(row.port)
+
+    def _delete(self, keys: tuple[Key, ...]) -> None:
+        remaining = iter(keys)
+        while (part := tuple(islice(remaining, CALL_ROWS))) and not self._stopping:
+            try:
+                failures = self._plane.delete(part)
+            except Retry as fault:
+                failures = [Failure(key, str(fault)) for key in part]
+            self._settle(part, {failure.key: failure for failure in failures}, {})
+            self.progress.ports.difference_update(str(key[1]) for key in part if key[0] == "ports")
+            # There is room now: what found none need not wait.
+            for trouble in self.progress.troubles.values():
+                if trouble.row is not None and trouble.due_s is not None:
+                    trouble.due_s = self._clock.now_s()
+
+    def _prune(self, desired: Collection[Key]) -> None:
+        try:
+            failures = self._plane.prune(desired)
+        except Retry as fault:
+            _log.warning("what is left over stays for now", reason=str(fault))
+            return
+        self._settle((), {failure.key: failure for failure in failures}, {})
+        self.progress.ports.intersection_update(str(key[1]) for key in desired if key[0] == "ports")
+        self.progress.synced = True
+
+    def _bind(self, bindings: Mapping[str, str]) -> None:
+        try:
+            failures = self._plane.bind(bindings)
+        except Retry as fault:
+            failures = [Failure(("ports", port), str(fault)) for port in bindings]
+        self.progress.bindings = bindings
+        self.progress.binding_failures = {str(failure.key[-1]): failure for failure in failures}
+        self._bind_attempts = self._bind_attempts + 1 if failures else 0
+        again = any(not failure.permanent for failure in failures)
+        self._bind_at_s = self._clock.now_s() + _backoff_s(self._bind_attempts) if again else None
+        for failure in failures:
+            _log.warning("a port is not bound", port=failure.key[-1], reason=failure.reason)
+
+    def _settle(self, keys: Iterable[Key], failed: Mapping[Key, Failure], rows: Mapping[Key, Row]) -> None:
+        """Enter what failed on the list, and take off it what did not."""
+        troubles = self.progress.troubles
+        if not troubles and not failed:
+            return
+        now_s = self._clock.now_s()
+        for key in keys:
+            if key not in failed:
+                troubles.pop(key, None)
+        for key, failure in failed.items():
+            former = troubles.get(key)
+            row = rows.get(key)
+            attempts = former.attempts + 1 if former is not None and former.row == row else 1
+            due_s = None if failure.permanent else now_s + _backoff_s(attempts)
+            troubles[key] = Trouble(failure, row, attempts, due_s)
+        self.progress.failed += len(failed)
+        for failure in islice(failed.values(), 10):
+            _log.warning("not programmed", key=failure.key, reason=failure.reason, permanent=failure.permanent)
+        if len(failed) > 10:
+            _log.warning("not programmed", further=len(failed) - 10)
+
+
+def _backoff_s(attempts: int) -> float:
+    return float(min(RETRY_MOST_S, RETRY_FIRST_S * 2 ** min(attempts - 1, 10)))
+
+
+def _in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
+    return tuple(sorted(rows, key=lambda row: ORDER[row.key[0]]))
+
+
+def _size(work: Work) -> int:
+    match work:
+        case Piece(puts):
+            return len(puts)
+        case Batch(delta=delta):
+            return len(delta.puts) + len(delta.deletes)
+        case _:
+            return 1

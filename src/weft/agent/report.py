@@ -1,0 +1,135 @@
+"""What the agent says of its ports: to the controller, and to whoever asks on this host.
+
+``states`` decides and is pure; ``Reporter`` carries it to the controller, as soon as it has changed, and again in full
+whenever the controller may have forgotten. Never says active of a port that carries no traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import structlog
+
+from weft.agent.bindings import Plan, tap_of
+from weft.agent.links import Link
+from weft.agent.reconcile import Progress
+from weft.client.client import ApiError
+from weft.contracts.clock import Clock
+from weft.kit.errors import Retry
+from weft.policy.rows import Port
+from weft.wire.api import FailureReport, PortReport, StatusReport
+
+_log = structlog.get_logger("weft.agent")
+
+#: A full map can fail a hundred thousand rows; the first so many tell as much.
+MOST_FAILURES = 100
+
+RETRY_S = 1.0
+
+
+class Controller(Protocol):
+    """Whom to tell."""
+
+    async def report(self, host: str, report: StatusReport) -> None: ...
+
+
+def state_of(
+    port: Port, progress: Progress, plan: Plan, explicit: Mapping[str, str], links: Mapping[str, Link]
+) -> PortReport:
+    """One port. The first thing that keeps it from carrying traffic is the reason."""
+    trouble = progress.troubles.get(port.key)
+    if trouble is not None:
+        return PortReport("failed", trouble.failure.reason)
+    if port.port not in progress.ports:
+        return PortReport("down", "not programmed yet")
+    interface = plan.bindings.get(port.port)
+    if interface is None:
+        wanted = explicit.get(port.port)
+        if wanted is not None:
+            return PortReport("down", f"interface {wanted} does not exist")
+        for named, ports in plan.ambiguous.items():
+            if port.port in ports:
+                others = ", ".join(other for other in ports if other != port.port)
+                return PortReport("failed", f"interface {named} may as well be of {others}: attach one of them")
+        return PortReport("down", f"no interface: none was attached, and there is no {tap_of(port.port)}")
+    failure = progress.binding_failures.get(port.port)
+    if failure is not None:
+        return PortReport("failed", failure.reason)
+    if progress.bindings.get(port.port) != interface:
+        return PortReport("down", f"interface {interface} is not bound yet")
+    link = links.get(interface)
+    if link is None or not link.up:
+        return PortReport("down", f"interface {interface} is not up")
+    if not port.enabled:
+        return PortReport("down", "the port's admin state is down")
+    return PortReport("active")
+
+
+def states(
+    ports: Iterable[Port], progress: Progress, plan: Plan, explicit: Mapping[str, str], links: Mapping[str, Link]
+) -> dict[str, PortReport]:
+    return {port.port: state_of(port, progress, plan, explicit, links) for port in ports}
+
+
+def failures(progress: Progress) -> list[FailureReport]:
+    """The first of what could not be carried out."""
+    return [
+        FailureReport(list(trouble.failure.key), trouble.failure.reason)
+        for trouble in list(progress.troubles.values())[:MOST_FAILURES]  # copied in one step: the worker adds to it
+    ]
+
+
+class Reporter:
+    """Tells the controller what it does not know yet."""
+
+    def __init__(
+        self, host: str, controller: Controller, clock: Clock, read: Callable[[], StatusReport | None]
+    ) -> None:
+        """read: the whole present state, or None while there is none to tell."""
+        self._host = host
+        self._controller = controller
+        self._clock = clock
+        self._read = read
+        self._dirty = asyncio.Event()
+        self._told: StatusReport | None = None
+
+    def changed(self) -> None:
+        self._dirty.set()
+
+    def forgotten(self) -> None:
+        """The controller may know nothing: tell it all."""
+        self._told = None
+        self._dirty.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            current = self._read()
+            if current is None:
+                continue
+            told = self._told
+            report = _difference(told, current)
+            if report is None:
+                continue
+            # Set before it is sent: forgotten() in the meantime must win.
+            self._told = current
+            try:
+                await self._controller.report(self._host, report)
+            except (Retry, ApiError) as fault:
+                _log.info("the controller was not told", reason=str(fault))
+                self._told = None
+                await self._clock.sleep(RETRY_S)
+                self._dirty.set()
+
+
+def _difference(told: StatusReport | None, current: StatusReport) -> StatusReport | None:
+    """What to say to one who knows ``told``; None when that is nothing."""
+    if told is None or told.ports.keys() - current.ports.keys():
+        return current
+    ports = {port: state for port, state in current.ports.items() if told.ports.get(port) != state}
+    if not ports and told.revision == current.revision and told.failures == current.failures:
+        return None
+    return StatusReport(revision=current.revision, ports=ports, failures=current.failures)

@@ -1,0 +1,250 @@
+"""The agent's own API, on a unix socket that only its owner may open. Never listens on a network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from weft.agent import metrics, report
+from weft.agent.service import Agent
+from weft.contracts.dataplane import DataPlane, Traffic
+from weft.kit.errors import Conflict, Missing, Rejected
+from weft.wire import problem
+
+#: No request of ours is longer.
+MOST_BODY_BYTES = 64 * 1024
+
+STOP_S = 1
+
+
+class _Attach(msgspec.Struct, forbid_unknown_fields=True):
+    port: str
+    interface: str
+
+
+class _Detach(msgspec.Struct, forbid_unknown_fields=True):
+    port: str
+
+
+class Api:
+    """One method for each route."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def attach(self, request: Request) -> Response:
+        wanted = await _body(request, _Attach)
+        await self._agent.attach(wanted.port, wanted.interface)
+        return _json(self._port(wanted.port))
+
+    async def detach(self, request: Request) -> Response:
+        wanted = await _body(request, _Detach)
+        await self._agent.detach(wanted.port)
+        return _json(self._port(wanted.port))
+
+    async def status(self, _request: Request) -> Response:
+        agent = self._agent
+        usage = await agent.reconciler.ask(lambda plane: dict(plane.usage()))
+        progress = agent.reconciler.progress
+        names = sorted({*agent.ports, *agent.attachments.interfaces})
+        return _json(
+            {
+                "host": agent.host,
+                "revision": progress.revision,
+                "synced": progress.synced,
+                "controller": {
+                    "url": agent.controller.url,
+                    "connected": agent.connection.connected,
+                    "reason": agent.connection.reason,
+                },
+                "ports": {name: self._port(name) for name in names},
+                "ambiguous": agent.plan.ambiguous,
+                "failures": report.failures(progress),
+                "usage": {table: {"used": used, "capacity": capacity} for table, (used, capacity) in usage.items()},
+                "cache": {"fault": agent.cache_fault},
+            }
+        )
+
+    async def counters(self, _request: Request) -> Response:
+        counters = await self._agent.reconciler.ask(lambda plane: dict(plane.counters()))
+        return _json({name: _traffic(traffic) for name, traffic in counters.items()})
+
+    async def healthz(self, _request: Request) -> Response:
+        return _json({"status": "ok", "revision": self._agent.reconciler.progress.revision})
+
+    async def metrics(self, _request: Request) -> Response:
+        agent = self._agent
+        usage, counters = await agent.reconciler.ask(_read)
+        status = agent.status()
+        active = sum(port.state == "active" for port in status.ports.values()) if status else 0
+        text = metrics.render(
+            agent.reconciler.progress,
+            connected=agent.connection.connected,
+            usage=usage,
+            counters=counters,
+            active_ports=active,
+        )
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    def _port(self, name: str) -> dict[str, Any]:
+        agent = self._agent
+        interface = agent.plan.bindings.get(name) or agent.attachments.interfaces.get(name)
+        port = agent.ports.get(name)
+        if port is None:
+            failure = agent.reconciler.progress.binding_failures.get(name)
+            known = {"state": "failed", "reason": failure.reason} if failure else _UNKNOWN_PORT
+            return {"interface": interface, **known}
+        found = report.state_of(
+            port, agent.reconciler.progress, agent.plan, agent.attachments.interfaces, agent.links.by_name()
+        )
+        return {"interface": interface, "state": found.state, "reason": found.reason}
+
+
+_UNKNOWN_PORT = {"state": "down", "reason": "this host has no such port yet; its interface is closed until it has"}
+
+
+def create_app(agent: Agent) -> Starlette:
+    api = Api(agent)
+    return Starlette(
+        routes=[
+            Route("/attach", api.attach, methods=["POST"]),
+            Route("/detach", api.detach, methods=["POST"]),
+            Route("/status", api.status),
+            Route("/counters", api.counters),
+            Route("/healthz", api.healthz),
+            Route("/metrics", api.metrics),
+        ],
+        exception_handlers={Rejected: _refused, HTTPException: _no_route},
+    )
+
+
+async def serve(agent: Agent, path: Path) -> None:
+    """Until it is cancelled; the socket's file goes with it. Raises Conflict when another agent serves there."""
+    with _listening(path) as listener:
+        config = uvicorn.Config(
+            create_app(agent),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=STOP_S,
+        )
+        server = _Server(config)
+        serving = asyncio.ensure_future(server.serve([listener]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            server.force_exit = True  # nobody's request is worth a slow stop
+            await serving
+            raise
+
+
+class _Server(uvicorn.Server):
+    """Signals are the whole process's business, not the socket's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    _remove_stale(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        mask = os.umask(0o177)  # from its first moment: a chmod would come after it
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        try:
+            listener.listen(128)
+            listener.setblocking(False)
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """A killed agent leaves its socket; a living one answers on it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except OSError as fault:
+            if fault.errno != errno.ECONNREFUSED:
+                raise Rejected(f"{path} cannot be listened on: {fault.strerror}") from fault
+            path.unlink(missing_ok=True)
+            return
+    raise Conflict(f"another agent serves {path}; give each its own --run directory")
+
+
+async def _body(request: Request, kind: type[Any]) -> Any:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BODY_BYTES:
+            raise HTTPException(413, f"a request is at most {MOST_BODY_BYTES} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        wanted = ", ".join(f'"{field}"' for field in kind.__struct_fields__)
+        raise HTTPException(400, f"the body is to be a JSON object of {wanted}: {fault}") from fault
+
+
+def _refused(_request: Request, fault: Exception) -> Response:
+    match fault:
+        case Missing(message=message, field=field):
+            status = 404
+        case Conflict(message=message, field=field):
+            status = 409
+        case Rejected(message=message, field=field):
+            status = 422
+        case _:
+            raise fault
+    return _problem(status, message, field)
+
+
+def _no_route(_request: Request, fault: Exception) -> Response:
+    if not isinstance(fault, HTTPException):
+        raise fault
+    return _problem(fault.status_code, str(fault.detail))
+
+
+def _problem(status: int, detail: str, field: str = "") -> Response:
+    body = problem.encode(problem.problem(status, detail, field))
+    return Response(body, status_code=status, media_type=problem.CONTENT_TYPE)
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _read(plane: DataPlane) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic]]:
+    return dict(plane.usage()), dict(plane.counters())
+
+
+def _traffic(traffic: Traffic) -> dict[str, Any]:
+    return {
+        "received_packets": traffic.received_packets,
+        "received_bytes": traffic.received_bytes,
+        "sent_packets": traffic.sent_packets,
+        "sent_bytes": traffic.sent_bytes,
+        "drops": {reason.label: count for reason, count in traffic.drops.items()},
+    }

@@ -1,0 +1,270 @@
+"""The agent: joins the feed, the interfaces, the data plane, the reports and the local socket. Decides little itself.
+
+It knows no controller but a URL's worth of one, and needs none to serve: what it was last told is on its disk. It can
+be killed at any moment; whatever was under way is done again, or was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from weft.agent import report
+from weft.agent.bindings import Attachments, Plan, plan
+from weft.agent.cache import Cache, Compaction, Loaded
+from weft.agent.links import Links
+from weft.agent.reconcile import Bind, Prune, Reconciler, Start
+from weft.client.client import ApiError
+from weft.contracts.clock import Clock
+from weft.contracts.dataplane import DataPlane
+from weft.feed.log import Gone
+from weft.feed.reflector import Batch, Connected, Lost, Piece, Reflector, Tables, follow
+from weft.kit.errors import Retry
+from weft.policy.rows import Host, Key, Port, Row
+from weft.wire.api import StatusReport
+
+_log = structlog.get_logger("weft.agent")
+
+#: A load of fewer rows is not worth a word with the garbage collector.
+_BULK_ROWS = 10_000
+
+
+class Controller(report.Controller, Protocol):
+    """The controller, as far as an agent knows it."""
+
+    @property
+    def url(self) -> str: ...
+
+    def feed(self, host: str, revision: int | None = None) -> AsyncIterator[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Whether the feed is open, and why not."""
+
+    connected: bool
+    reason: str = ""
+
+
+class Agent:
+    """One host's agent. ``run`` is its whole life."""
+
+    def __init__(
+        self,
+        host: str,
+        plane: DataPlane,
+        controller: Controller,
+        state: Path,
+        links: Links,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self.host = host
+        self.controller = controller
+        self.links = links
+        self.connection = Connection(False, "not tried yet")
+        self.plan = Plan()
+        self.attachments = Attachments(state / "bindings.json")
+        # Before anybody can attach anything. Raises Rejected for a file that it cannot go on from.
+        self.attachments.load()
+        self._cache = Cache(state / "policy.ndjson", clock)
+        self._clock = clock
+        self._random = random
+        self._reflector = Reflector()
+        self._ports: dict[str, Port] = {}
+        self._uplinks: frozenset[str] = frozenset()
+        self._known = False  # policy was read, from the disk or the controller: what is not in it need not be bound
+        self._bound: tuple[Mapping[str, str], Mapping[str, int]] | None = None
+        self._reporter = report.Reporter(host, controller, clock, self.status)
+        self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        try:
+            await self._load()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.reconciler.run(), name="reconcile")
+                tasks.create_task(self._reporter.run(), name="report")
+                tasks.create_task(self._follow_links(), name="links")
+                tasks.create_task(self._follow_feed(), name="feed")
+        finally:
+            gc.enable()
+            await self.reconciler.stop()
+            self._cache.close()
+
+    # -- what others ask --
+
+    @property
+    def uplinks(self) -> frozenset[str]:
+        return self._uplinks
+
+    @property
+    def ports(self) -> Mapping[str, Port]:
+        return self._ports
+
+    def status(self) -> StatusReport | None:
+        """The whole of it; None while no policy has been applied."""
+        progress = self.reconciler.progress
+        if progress.revision is None:
+            return None
+        return StatusReport(
+            revision=progress.revision,
+            ports=report.states(
+                self._ports.values(), progress, self.plan, self.attachments.interfaces, self.links.by_name()
+            ),
+            failures=report.failures(progress),
+            complete=True,
+        )
+
+    @property
+    def cache_fault(self) -> str:
+        return self._cache.fault
+
+    async def attach(self, port: str, interface: str) -> None:
+        """From now on the port is behind the interface. Returns when the data plane was told."""
+        self.attachments.attach(port, interface, self.plan, self.links.by_name(), self._uplinks)
+        await self._attachments_changed()
+
+    async def detach(self, port: str) -> None:
+        self.attachments.detach(port)
+        await self._attachments_changed()
+
+    async def _attachments_changed(self) -> None:
+        self._bind()
+        await self.reconciler.settled()
+        self._reporter.changed()
+
+    # -- policy --
+
+    async def _load(self) -> None:
+        with _bulk_load():
+            loaded: Loaded = await self.reconciler.on_worker(self._cache.load)
+        if loaded.torn_bytes:
+            _log.warning("the cache's end was torn and is cut off", bytes=loaded.torn_bytes)
+        if loaded.revision is None:
+            _log.info("no policy on disk yet")
+            self._bind()
+            return
+        _log.info("policy read from disk", revision=loaded.revision, rows=len(loaded.tables))
+        self._reflector = Reflector(loaded.tables, loaded.revision)
+        self._known = True
+        rows = tuple(loaded.tables.rows())
+        self._learn_all(loaded.tables)
+        self.reconciler.submit(Start(loaded.revision, rows))
+        self._bind()
+        self._compact(loaded.revision)
+
+    async def _follow_feed(self) -> None:
+        async for event in follow(self._reflector, self._connect, self._clock, self._random):
+            match event:
+                case Connected():
+                    self.connection = Connection(True)
+                    _log.info("connected", controller=self.controller.url, resumes_from=self._reflector.revision)
+                    self.reconciler.submit(event)
+                    self._reporter.forgotten()
+                case Lost(reason):
+                    gc.enable()
+                    if self.connection != Connection(False, reason):
+                        _log.warning("no feed", controller=self.controller.url, reason=reason)
+                    self.connection = Connection(False, reason)
+                case Piece(puts):
+                    gc.disable()  # as in _bulk_load; until the next bookmark, or the connection's end
+                    self._learn(puts, ())
+                    self.reconciler.submit(event)
+                case Batch():
+                    self._take(event)
+            await self.reconciler.room()
+
+    def _take(self, batch: Batch) -> None:
+        tables = self._reflector.tables
+        self.reconciler.submit(batch)
+        self._learn(batch.delta.puts, batch.delta.deletes)
+        if batch.synced:
+            self._known = True
+            self._learn_all(tables)
+            self.reconciler.submit(Prune(frozenset(tables.keys())))
+        if batch.full:
+            gc.enable()
+            if len(tables) > _BULK_ROWS:
+                gc.freeze()
+        self._bind()
+        self._compact(batch.revision)
+
+    def _compact(self, revision: int) -> None:
+        # At a bookmark, and only there, the tables are of one revision.
+        if self._cache.wants_compaction:
+            self.reconciler.submit(Compaction.of(self._reflector.tables, revision))
+
+    async def _connect(self, revision: int | None) -> AsyncGenerator[bytes, None]:
+        stream = self.controller.feed(self.host, revision)
+        try:
+            async for chunk in stream:
+                yield chunk
+        except ApiError as fault:
+            if fault.status == 410:
+                raise Gone(str(fault)) from fault
+            raise Retry(f"the controller refuses the feed of {self.host}: {fault}") from fault
+        finally:
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()
+
+    # -- ports and interfaces --
+
+    def _learn(self, puts: Iterable[Row], deletes: Iterable[Key]) -> None:
+        for row in puts:
+            if type(row) is Port:
+                self._ports[row.port] = row
+            elif type(row) is Host:
+                self._uplinks = frozenset(uplink.interface for uplink in row.uplinks)
+        for key in deletes:
+            if key[0] == "ports":
+                self._ports.pop(str(key[1]), None)
+
+    def _learn_all(self, tables: Tables) -> None:
+        self._ports = {}
+        self._learn(tables.rows(), ())
+
+    def _bind(self) -> None:
+        """Work out who is bound to what, and tell the data plane when it is something else than before."""
+        links = self.links.by_name()
+        former, self.plan = self.plan, plan(self._ports, self.attachments.interfaces, links, self._uplinks)
+        for interface, ports in self.plan.ambiguous.items():
+            if interface not in former.ambiguous:
+                _log.warning("an interface may be of several ports; attach one", interface=interface, ports=ports)
+        if not self._known and not self.attachments.interfaces:
+            # Nothing is known of this host: to bind nothing would let go of what a former agent has bound.
+            return
+        # An interface that is made anew under its old name has another index, and is bound anew.
+        indexes = {interface: links[interface].index for interface in self.plan.bindings.values()}
+        if self._bound != (self.plan.bindings, indexes):
+            self._bound = (self.plan.bindings, indexes)
+            self.reconciler.submit(Bind(self.plan.bindings))
+
+    async def _follow_links(self) -> None:
+        while True:
+            await self.links.changed()
+            self._bind()
+            self._reporter.changed()
+
+
+@contextlib.contextmanager
+def _bulk_load() -> Iterator[None]:
+    """No garbage collection while a table is read, and none of it ever after.
+
+    Rows and keys hold no cycles, and there may be millions: to look through them for garbage, again and again as they
+    grow, costs as much as reading them.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -1,0 +1,521 @@
+"""The agent as it lives: a real service on a real socket, a real feed, and the reference data plane."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import httpx2
+import msgspec
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route as HttpRoute
+
+from weft.agent.links import Link
+from weft.agent.process import live, locked
+from weft.agent.service import Agent
+from weft.client.client import AsyncClient
+from weft.contracts.dataplane import Failure
+from weft.feed.log import FeedLog, Gone, Limits
+from weft.kit.clock import MonotonicClock
+from weft.kit.errors import Conflict, Rejected
+from weft.policy.delta import ScopedDelta, ordered
+from weft.policy.rows import Host, Key, Port, Record, Row, Scope, Subnet, Uplink
+from weft.reference.plane import ReferenceDataPlane
+from weft.wire.api import PortReport, StatusReport
+
+HOST = "hosts/h1"
+OWN = "host:hosts/h1"
+RDID = "7f3c2d1e-0000-4000-8000-000000000001"
+DOMAIN = f"rd:{RDID}"
+WEB = "tenants/blue/ports/web-1"
+DATABASE = "tenants/blue/ports/database-1"
+
+HOST_ROW = Host(HOST, ("192.0.2.1",), (Uplink("uplink0", 1500),))
+SUBNET = Subnet(5000, RDID, ("10.0.0.0/24",), ("10.0.0.1",), "02:57:45:46:54:01", 0)
+
+
+def record(number: int, pa: str = "192.0.2.2") -> Record:
+    return Record(5000, f"10.0.0.{number}", pa, f"02:00:00:00:00:{number:02x}")
+
+
+def port(name: str, number: int, **changed: object) -> Port:
+    return Port(name, 5000, f"02:00:00:00:00:{number:02x}", (f"10.0.0.{number}",), **changed)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Returns once it is so. A deadline is for a test that would hang, not a measure."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 -- what is waited for is another party's, and rings no bell of ours
+            await asyncio.sleep(0.002)
+
+
+class Interfaces:
+    """A host's interfaces, as the test makes them."""
+
+    def __init__(self, *names: str) -> None:
+        self._links = {name: Link(name, 10 + number, up=True) for number, name in enumerate(names)}
+        self._links["lo"] = Link("lo", 1, up=True, loopback=True)
+        self._changed = asyncio.Event()
+
+    def by_name(self) -> dict[str, Link]:
+        return dict(self._links)
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
+
+    def set(self, name: str, index: int, *, up: bool = True) -> None:
+        self._links[name] = Link(name, index, up)
+        self._changed.set()
+
+    def remove(self, name: str) -> None:
+        del self._links[name]
+        self._changed.set()
+
+
+class Watched(ReferenceDataPlane):
+    """The reference data plane, that remembers in which order it was told, and fails the rows that the test says."""
+
+    def __init__(self) -> None:
+        super().__init__(HOST)
+        self.told: list[str] = []
+        self.failing: dict[Key, Failure] = {}
+        self.bindings: dict[str, str] = {}
+
+    def update(self, rows):  # type: ignore[no-untyped-def]
+        rows = list(rows)
+        self.told.append("update")
+        failures = [self.failing[row.key] for row in rows if row.key in self.failing]
+        return [*super().update([row for row in rows if row.key not in self.failing]), *failures]
+
+    def delete(self, keys):  # type: ignore[no-untyped-def]
+        self.told.append("delete")
+        return super().delete(keys)
+
+    def prune(self, desired):  # type: ignore[no-untyped-def]
+        self.told.append("prune")
+        return super().prune(desired)
+
+    def bind(self, bindings):  # type: ignore[no-untyped-def]
+        self.told.append("bind")
+        self.bindings = dict(bindings)
+        return super().bind(bindings)
+
+    def close(self) -> None:
+        self.told.append("close")
+
+    def rows(self) -> dict[Key, Row]:
+        return {row.key: row for row in self.read()}
+
+
+class Controller:
+    """A small controller: a feed of rows that the test writes, and what the agent says of itself."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self.rows: dict[Scope, dict[Key, Row]] = {OWN: {}, DOMAIN: {}}
+        self.revision = 1
+        self.limits = Limits(bookmark_s=0.05)
+        self.log = self._new_log()
+        self.reports: list[StatusReport] = []
+        self.put(HOST_ROW, SUBNET)
+
+    def _new_log(self) -> FeedLog:
+        return FeedLog(
+            lambda scope: list(self.rows[scope].values()),
+            lambda host: frozenset(self.rows) if host == HOST else frozenset(),
+            self.revision,
+            limits=self.limits,
+        )
+
+    def put(self, *rows: Row, deletes: tuple[Key, ...] = ()) -> None:
+        changed: dict[Scope, tuple[list[Row], list[Key]]] = {}
+        for row in rows:
+            scope = OWN if isinstance(row, Host | Port) else DOMAIN
+            self.rows[scope][row.key] = row
+            changed.setdefault(scope, ([], []))[0].append(row)
+        for key in deletes:
+            scope = OWN if key[0] in ("hosts", "ports") else DOMAIN
+            del self.rows[scope][key]
+            changed.setdefault(scope, ([], []))[1].append(key)
+        self.revision += 1
+        self.log.publish(self.revision, ScopedDelta({s: ordered(*change) for s, change in changed.items()}))
+
+    def forget_history(self) -> None:
+        """As a controller that was started anew at a later revision."""
+        self.revision += 10
+        self.log = self._new_log()
+
+    def desired(self) -> dict[Key, Row]:
+        return {key: row for rows in self.rows.values() for key, row in rows.items()}
+
+    @property
+    def ports(self) -> dict[str, PortReport]:
+        known: dict[str, PortReport] = {}
+        for said in self.reports:
+            known = dict(said.ports) if said.complete else {**known, **said.ports}
+        return known
+
+    async def _feed(self, request: Request) -> Response:
+        revision = request.query_params.get("revision")
+        stream = self.log.stream(HOST, int(revision) if revision else None)
+        try:
+            first = await anext(stream)
+        except Gone as fault:
+            return Response(msgspec.json.encode({"title": "Gone", "status": 410, "detail": str(fault)}), 410)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield first
+            async with contextlib.aclosing(stream):  # type: ignore[type-var]
+                async for data in stream:
+                    yield data
+
+        return StreamingResponse(body(), media_type="application/x-ndjson")
+
+    async def _status(self, request: Request) -> Response:
+        self.reports.append(msgspec.json.decode(await request.body(), type=StatusReport))
+        return Response(status_code=204)
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        app = Starlette(
+            routes=[
+                HttpRoute("/v1/hosts/h1/feed", self._feed),
+                HttpRoute("/v1/hosts/h1/status", self._status, methods=["POST"]),
+            ]
+        )
+        config = uvicorn.Config(app, uds=str(self.socket), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: server.started)
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()  # as when it is killed: a stream does not end by itself
+            await serving
+
+
+class Scene:
+    """One host: its directories, interfaces, data plane, and the agents that come and go on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state = directory / "state"
+        self.state.mkdir()
+        self.socket = directory / "agent.sock"
+        self.controller = Controller(directory / "controller.sock")
+        self.links = Interfaces("eth7", "eth8", "uplink0")
+        self.plane = Watched()
+
+    @contextlib.asynccontextmanager
+    async def agent(self) -> AsyncIterator[Agent]:
+        stop = asyncio.Event()
+        async with AsyncClient(f"unix://{self.controller.socket}") as client:
+            agent = Agent(HOST, self.plane, client, self.state, self.links, MonotonicClock(), Random(1))  # noqa: S311 -- jitter
+            living = asyncio.ensure_future(live(agent, self.socket, stop))
+            try:
+                await until(lambda: self.socket.exists() or living.done())
+                yield agent
+            finally:
+                stop.set()
+                await living
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, object]]:
+        transport = httpx2.AsyncHTTPTransport(uds=str(self.socket))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://agent", trust_env=False) as http:
+            answer = await http.request(method, path, json=body)
+        return answer.status_code, answer.json()
+
+    def programmed(self) -> bool:
+        bound = {("ports", port) for port in self.plane.bindings}  # read() tells of no others
+        desired = self.controller.desired()
+        return self.plane.rows() == {key: row for key, row in desired.items() if key[0] != "ports" or key in bound}
+
+
+@pytest.fixture
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Awaitable[Scene]]]:
+    async def make() -> Scene:
+        # A unix socket's path is at most 107 bytes: not below a test's own long name.
+        return Scene(tmp_path_factory.mktemp("a"))
+
+    return make  # type: ignore[return-value]
+
+
+async def test_what_the_feed_says_is_programmed_and_reported(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    async with here.controller.serving(), here.agent():
+        await until(here.programmed)
+        here.controller.put(record(2), port(WEB, 2))
+        await until(here.programmed)
+        await until(lambda: WEB in here.controller.ports)
+        assert here.controller.ports[WEB] == PortReport(
+            "down", "no interface: none was attached, and there is no tapweb-1"
+        )
+        assert here.controller.reports[0].complete
+        here.controller.put(deletes=(record(2).key,))
+        await until(here.programmed)
+        await until(lambda: here.controller.reports[-1].revision == here.controller.revision)
+
+
+async def test_a_port_is_active_when_its_row_is_programmed_and_its_interface_up(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    async with here.controller.serving(), here.agent():
+        status, said = await here.ask("POST", "/attach", {"port": WEB, "interface": "eth7"})
+        assert (status, said["state"]) == (200, "down")
+        assert here.plane.bindings == {WEB: "eth7"}
+        here.controller.put(record(2), port(WEB, 2))
+        await until(lambda: here.controller.ports.get(WEB) == PortReport("active"))
+        here.links.set("eth7", 10, up=False)
+        await until(lambda: here.controller.ports[WEB] == PortReport("down", "interface eth7 is not up"))
+        here.links.set("eth7", 10, up=True)
+        await until(lambda: here.controller.ports[WEB] == PortReport("active"))
+        here.controller.put(port(WEB, 2, enabled=False))
+        await until(lambda: here.controller.ports[WEB] == PortReport("down", "the port's admin state is down"))
+        status, said = await here.ask("POST", "/detach", {"port": WEB})
+        assert (status, said["state"], said["interface"]) == (200, "down", None)
+        assert here.plane.bindings == {}
+
+
+async def test_an_interface_named_like_a_port_is_bound_without_being_told(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    async with here.controller.serving(), here.agent():
+        here.controller.put(port(WEB, 2), port(DATABASE, 3))
+        await until(here.programmed)
+        here.links.set("tapdatabase-1", 40)
+        await until(lambda: here.plane.bindings == {DATABASE: "tapdatabase-1"})
+        bound = here.plane.told.count("bind")
+        here.links.set("tapdatabase-1", 41)  # made anew under its old name
+        await until(lambda: here.plane.told.count("bind") > bound)
+        here.links.remove("tapdatabase-1")
+        await until(lambda: here.plane.bindings == {})
+
+
+async def test_an_interface_that_may_be_of_two_ports_is_bound_to_none_and_reported(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    one, other = "tenants/blue/ports/application-1", "tenants/red/ports/application-2"
+    async with here.controller.serving(), here.agent():
+        here.controller.put(port(one, 2), port(other, 3))
+        here.links.set("tapapplication", 40)
+        await until(lambda: here.controller.ports.get(one, PortReport("down")).state == "failed")
+        assert (
+            here.controller.ports[one].reason
+            == f"interface tapapplication may as well be of {other}: attach one of them"
+        )
+        assert here.plane.bindings == {}
+        await here.ask("POST", "/attach", {"port": one, "interface": "eth7"})
+        await until(lambda: here.plane.bindings == {one: "eth7", other: "tapapplication"})
+
+
+async def test_attaching_what_cannot_be_attached_is_refused_with_the_reason(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    async with here.controller.serving(), here.agent():
+        await until(here.programmed)
+        await here.ask("POST", "/attach", {"port": WEB, "interface": "eth7"})
+        for body, status, field, said in (
+            ({"port": DATABASE, "interface": "eth9"}, 404, "interface", "no interface 'eth9'"),
+            ({"port": DATABASE, "interface": "eth7"}, 409, "interface", f"eth7 is the interface of {WEB}"),
+            ({"port": DATABASE, "interface": "uplink0"}, 409, "interface", "uplink0 is this host's uplink"),
+            ({"port": DATABASE, "interface": "lo"}, 409, "interface", "loopback"),
+            ({"port": "blue/web-1", "interface": "eth8"}, 422, "name", "blue/web-1"),
+            ({"port": DATABASE}, 400, None, "interface"),
+            ([], 400, None, "object"),
+        ):
+            got, answer = await here.ask("POST", "/attach", body)
+            assert (got, answer["status"], answer.get("field")) == (status, status, field), answer
+            assert said in str(answer["detail"])
+        got, answer = await here.ask("POST", "/detach", {"port": DATABASE})
+        assert (got, answer["field"]) == (404, "port")
+        assert (await here.ask("GET", "/nowhere"))[0] == 404
+        assert here.plane.bindings == {WEB: "eth7"}
+
+
+async def test_with_no_controller_the_agent_serves_what_it_was_last_told(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    here.controller.put(record(2), record(3), port(WEB, 2))
+    async with here.controller.serving(), here.agent():
+        await here.ask("POST", "/attach", {"port": WEB, "interface": "eth7"})
+        await until(here.programmed)
+        here.controller.put(record(4), deletes=(record(3).key,))
+        await until(here.programmed)
+    here.plane = Watched()  # the machine was started anew: nothing is programmed
+    async with here.agent() as agent:
+        await until(here.programmed)
+        await until(lambda: here.plane.bindings == {WEB: "eth7"})
+        await until(lambda: agent.connection.reason.startswith("no controller answers"))
+        status, said = await here.ask("GET", "/status")
+        assert (status, said["revision"], said["synced"]) == (200, here.controller.revision, False)
+        assert said["ports"] == {WEB: {"interface": "eth7", "state": "active", "reason": ""}}
+        assert "prune" not in here.plane.told
+
+
+async def test_nothing_is_deleted_before_everything_was_sent(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    stray = record(99)
+    here.plane.update([HOST_ROW, SUBNET, stray])
+    here.plane.bind({WEB: "eth7"})
+    async with here.agent() as agent:
+        await until(lambda: agent.connection.reason.startswith("no controller answers"))
+        assert stray.key in here.plane.rows()
+        assert here.plane.bindings == {WEB: "eth7"}, "a host of which nothing is known keeps what is bound"
+        async with here.controller.serving():
+            await until(here.programmed)
+            assert stray.key not in here.plane.rows()
+
+
+async def test_a_controller_that_returns_is_resumed_from(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    async with here.agent():
+        async with here.controller.serving():
+            here.controller.put(record(2))
+            await until(here.programmed)
+        here.controller.put(record(3, "192.0.2.9"), deletes=(record(2).key,))
+        async with here.controller.serving():
+            await until(here.programmed)
+            assert here.controller.log.counters.streams_full == 1
+            assert here.controller.log.counters.streams_resumed >= 1
+            # The full report is repeated: the controller keeps none on disk.
+            await until(lambda: sum(said.complete for said in here.controller.reports) >= 2)
+
+
+async def test_a_controller_that_has_forgotten_is_asked_for_everything(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    async with here.agent():
+        async with here.controller.serving():
+            here.controller.put(record(2), record(3), port(WEB, 2))
+            await until(here.programmed)
+        here.controller.put(record(3, "192.0.2.9"), deletes=(record(2).key,))
+        here.controller.forget_history()
+        async with here.controller.serving():
+            await until(here.programmed)
+            assert here.controller.log.counters.streams_gone == 1
+
+
+async def test_an_agent_that_was_killed_in_between_prunes_what_it_never_heard_of(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    async with here.controller.serving():
+        async with here.agent():
+            here.controller.put(record(2), record(3))
+            await until(here.programmed)
+        # Programmed, and its deletion written down, but not carried out when the end came.
+        here.plane.update([record(7)])
+        here.controller.put(record(4))
+        async with here.agent():
+            await until(here.programmed)
+
+
+async def test_what_failed_is_tried_again_and_reported_until_it_is_done(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    full = Failure(record(3).key, "table records is full (2 entries)")
+    never = Failure(record(4).key, "never", permanent=True)
+    here.plane.failing = {full.key: full, never.key: never}
+    async with here.controller.serving(), here.agent() as agent:
+        here.controller.put(record(2), record(3), record(4))
+        await until(lambda: len(here.controller.reports[-1:]) and len(here.controller.reports[-1].failures) == 2)
+        assert here.controller.reports[-1].revision == here.controller.revision
+        del here.plane.failing[full.key]
+        await until(lambda: full.key in here.plane.rows())
+        await until(lambda: [failure.reason for failure in here.controller.reports[-1].failures] == ["never"])
+        assert agent.reconciler.progress.troubles[never.key].attempts == 1
+        here.plane.failing.clear()
+        here.controller.put(record(4, "192.0.2.8"))
+        await until(here.programmed)
+        await until(lambda: here.controller.reports[-1].failures == [])
+
+
+async def test_a_stop_leaves_the_data_plane_as_it_is(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    async with here.controller.serving():
+        async with here.agent():
+            here.controller.put(record(2), port(WEB, 2))
+            await here.ask("POST", "/attach", {"port": WEB, "interface": "eth7"})
+            await until(here.programmed)
+        assert here.programmed()
+        assert here.plane.bindings == {WEB: "eth7"}
+        assert not here.socket.exists()
+
+
+async def test_the_socket_is_for_its_owner_and_one_agent_only(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    async with here.agent():
+        assert stat.S_IMODE(here.socket.stat().st_mode) == 0o600
+        async with AsyncClient(f"unix://{here.controller.socket}") as client:
+            other = Agent(HOST, Watched(), client, here.state, here.links, MonotonicClock(), Random(2))  # noqa: S311
+            with pytest.raises(Conflict, match="another agent serves"):
+                await live(other, here.socket, asyncio.Event())
+        assert (await here.ask("GET", "/healthz"))[0] == 200
+
+
+async def test_a_socket_left_by_a_killed_agent_is_no_obstacle(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    async with here.agent():
+        here.socket.rename(here.socket.with_suffix(".kept"))
+    here.socket.with_suffix(".kept").rename(here.socket)
+    async with here.agent() as agent:
+        await until(lambda: agent.connection.reason != "not tried yet")
+        assert (await here.ask("GET", "/healthz"))[0] == 200
+
+
+def test_two_agents_of_one_state_directory_refuse_each_other(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path, HOST),
+        pytest.raises(Conflict, match="is in use by the agent of hosts/h1, process"),
+        locked(tmp_path, HOST),
+    ):
+        pass
+    with locked(tmp_path, HOST):
+        pass
+
+
+async def test_attachments_that_cannot_be_read_end_the_start(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    (here.state / "bindings.json").write_text("{")
+    with pytest.raises(Rejected, match="is not JSON"):
+        async with here.agent():
+            pass
+    assert here.plane.told == []
+
+
+async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    async with here.controller.serving(), here.agent():
+        here.controller.put(record(2), port(WEB, 2))
+        await here.ask("POST", "/attach", {"port": WEB, "interface": "eth7"})
+        await until(here.programmed)
+        here.plane.from_port("eth7", b"short")
+        status, counters = await here.ask("GET", "/counters")
+        assert status == 200
+        assert counters[WEB] == {
+            "received_packets": 1, "received_bytes": 5, "sent_packets": 0, "sent_bytes": 0, "drops": {"truncated": 1},
+        }  # fmt: skip
+        transport = httpx2.AsyncHTTPTransport(uds=str(here.socket))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://agent", trust_env=False) as http:
+            text = (await http.get("/metrics")).text
+        assert f'weft_port_drops_total{{port="{WEB}",reason="truncated"}} 1.0' in text
+        assert f"weft_agent_applied_revision {float(here.controller.revision)}" in text
+        assert 'weft_dataplane_rows{table="records"} 1.0' in text
