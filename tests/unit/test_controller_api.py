@@ -479,8 +479,8 @@ def _assert_rows_are_those_of_the_catalog(it: World) -> None:
     """What hosts are sent is what everything compiled anew would be."""
     rows, scopes = compile_all(it.service._catalog)
     for host, expected in scopes.items():
-        assert it.service.compiler.scopes_of(host) == expected
+        assert it.service._scopes_of(host) == expected
         assert host_scope(host) in expected
         for scope in expected:
-            assert dict(it.service.compiler.rows(scope)) == dict(rows[scope])
+            assert {row.key: row for row in it.service.rows(scope)} == dict(rows[scope])
     assert it.service.count(Kind.HOST) == len(scopes)

@@ -1,9 +1,9 @@
 """What the controller does, without HTTP: one writer, many readers, one order of things. Knows no request.
 
 The write path: catalog.apply -> store.commit -> compiler.apply -> feed.publish. The first refuses, the second makes
-durable, the others cannot fail but by a bug. While a commit is under way the catalog is taken back to what is
-committed, since the feed may compile from it at any moment; it moves on in the same step of the event loop as the rows,
-the feed and what readers see. So nobody is ever shown what a failed commit would have to take back.
+durable, the others cannot fail but by a bug. Rows, the feed and what readers see move in one step of the event loop.
+Nobody is ever shown what a failed commit would have to take back: while one is under way the catalog is ahead, and
+whoever looks at what is compiled from it looks through ``_as_committed``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
 from weft.model.names import Kind, Name, kind_of
 from weft.model.objects import KINDS, Host, Object, Port
-from weft.policy.rows import Row
+from weft.policy.rows import Row, Scope
 from weft.wire.api import Action, StatusReport
 from weft.wire.objects import decode_spec, encode_spec, load
 
@@ -104,12 +104,13 @@ class Service:
     def __init__(self, store: Store, catalog: Catalog, compiler: Compiler, held: dict[Name, Held], revision: int):
         self._store = store
         self._catalog = catalog
-        self.compiler = compiler
+        self._compiler = compiler
         self._held = held
         self._names = {kind: Names() for kind in Kind}
         for name in held:
             self._names[kind_of(name)].add(name)
-        self.feed = FeedLog(lambda scope: compiler.rows(scope).values(), compiler.scopes_of, revision)
+        self._ahead: tuple[Change, ...] = ()  # what the catalog holds and the store may yet refuse
+        self.feed = FeedLog(self.rows, self._scopes_of, revision)
         self.statuses = Statuses(self.feed.listening)
         self.timings = Timings()
         self.broken = asyncio.Event()
@@ -192,7 +193,24 @@ class Service:
 
     def rows_of(self, host: str) -> list[Row]:
         """Every row that the host is sent."""
-        return [row for scope in sorted(self.compiler.scopes_of(host)) for row in self.compiler.rows(scope).values()]
+        return [row for scope in sorted(self._scopes_of(host)) for row in self.rows(scope)]
+
+    def rows(self, scope: Scope) -> list[Row]:
+        return self._as_committed(lambda: list(self._compiler.rows(scope).values()))
+
+    def _scopes_of(self, host: str) -> frozenset[Scope]:
+        return self._as_committed(lambda: self._compiler.scopes_of(host))
+
+    def _as_committed(self, look: Callable[[], _T]) -> _T:
+        """What ``look`` sees without the write under way. Seldom costs anything: a stream must begin just then."""
+        if not self._ahead:
+            return look()
+        self._catalog.revert(self._ahead)
+        try:
+            return look()
+        finally:
+            # To take back the opposite is to do it again, without choosing or checking anything twice.
+            self._catalog.revert([Change(change.name, change.new, change.old) for change in self._ahead])
 
     def host_with(self, pa: str) -> Name | None:
         """The host that has a PA."""
@@ -265,13 +283,16 @@ class Service:
                 raise _of_the_one(error) from error
             if not changes:
                 return Outcome(self._revision, ())
-            self._catalog.revert(changes)
-            differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
+            self._ahead = changes
             try:
+                differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
                 revision = await self._commit(differences)
-            except PreconditionFailed:
-                # Somebody else writes to our store: what we hold is no copy of it any more.
-                self.broken.set()
+            except BaseException as error:
+                self._ahead = ()
+                self._catalog.revert(changes)
+                if isinstance(error, PreconditionFailed):
+                    # Somebody else writes to our store: what we hold is no copy of it any more.
+                    self.broken.set()
                 raise
             try:
                 self._publish(revision, changes)
@@ -294,10 +315,9 @@ class Service:
         return revision
 
     def _publish(self, revision: int, changes: tuple[Change, ...]) -> None:
-        """One step of the event loop: catalog, rows, feed and what readers see move together."""
-        # To take back the opposite is to do it again, without choosing or checking anything twice.
-        self._catalog.revert([Change(change.name, change.new, change.old) for change in changes])
-        delta = self.compiler.apply(changes)
+        """One step of the event loop: rows, feed and what readers see move together."""
+        self._ahead = ()
+        delta = self._compiler.apply(changes)
         for change in changes:
             self._settle(change, revision)
         self._revision = revision
