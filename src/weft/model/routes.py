@@ -39,8 +39,8 @@ def _route(ix: Indexes, put: RoutePut) -> CustomerRoute:
         case None, str() as given:
             return CustomerRoute(put.name, prefix, None, _on_link(ix, domain, put.name, given), metric)
         case _:
-            both = "neither" if draft.next_hop is None else "both"
-            raise Rejected(f"a route has a next_hop or (on-link) a virtual_subnet; {both} is given", "spec.next_hop")
+            both = "neither is" if draft.next_hop is None else "both are"
+            raise Rejected(f"a route has a next_hop or (on-link) a virtual_subnet; {both} given", "spec.next_hop")
 
 
 def _next_hop(ix: Indexes, domain: Name, prefix: Prefix, given: str) -> Ip:

@@ -1,0 +1,368 @@
+"""What the door does not let in: each row one request, the field that is at fault, and what the message says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from strategies.intents import domain, everything, host, network, port, route, subnet, tenant, two_tenants
+from weft.kit.errors import Conflict, Missing, Rejected
+from weft.model import drafts
+from weft.model.catalog import Catalog
+from weft.model.drafts import Draft
+from weft.model.names import Kind
+
+BLUE = "tenants/blue/routing-domains/prod"
+
+
+@dataclass(frozen=True)
+class Row:
+    """puts and deletes come to a world in which blue has ports on h1 and a route, and red the same addresses."""
+
+    saying: str
+    field: str
+    puts: tuple[Draft, ...] = ()
+    deletes: tuple[str, ...] = ()
+    fault: type[Rejected] = Rejected
+
+
+def refused(put: Draft, field: str, saying: str, fault: type[Rejected] = Rejected) -> Row:
+    return Row(saying, f"puts[0].{field}", (put,), (), fault)
+
+
+ROWS = [
+    # Names
+    refused(drafts.Tenant("tenants/Blue"), "name", "'Blue' is not a DNS label"),
+    refused(drafts.Tenant("hosts/h9"), "name", "names a host, not a tenant"),
+    refused(port("green/x", "prod/web"), "name", "belongs to tenants/green, which does not exist"),
+    refused(domain("green/prod"), "name", "belongs to tenants/green, which does not exist"),
+    refused(subnet("blue/dev/a", "10.9.0.0/24"), "name", "routing-domains/dev, which does not exist"),
+    refused(
+        route("blue/dev/a", "10.9.0.0/24", next_hop="10.0.1.2"), "name", "routing-domains/dev, which does not exist"
+    ),
+    Row("is put twice", "puts[1].name", (tenant("green"), tenant("green"))),
+    Row("is put in the same request", "deletes[0]", (tenant("blue"),), ("tenants/blue",)),
+    Row("is deleted already", "deletes[1]", (), ("tenants/blue/ports/idle", "tenants/blue/ports/idle")),
+    Row("tenants/green does not exist", "deletes[0]", (), ("tenants/green",), Missing),
+    Row("nonsense does not exist", "deletes[0]", (), ("nonsense",), Missing),
+    # Provider networks
+    refused(network("192.0.2.1/24"), "spec.pools[0].prefix", "192.0.2.0/24 is the prefix that it is in"),
+    refused(network("198.51.100.0/24", "224.0.0.0/8"), "spec.pools[1].prefix", "multicast"),
+    refused(network("192.0.2.0/24", mtu_bytes=100), "spec.mtu_bytes", "MTU 100 is outside 576..65535"),
+    refused(
+        drafts.ProviderNetwork("provider-networks/n", (drafts.Pool("192.0.2.0/28", "192.0.2.16"),)),
+        "spec.pools[0].first",
+        "192.0.2.16 is not in 192.0.2.0/28",
+    ),
+    refused(
+        drafts.ProviderNetwork("provider-networks/n", (drafts.Pool("192.0.2.0/28", "192.0.2.9", "192.0.2.8"),)),
+        "spec.pools[0].first",
+        "192.0.2.9 comes after the last, 192.0.2.8",
+    ),
+    # Hosts
+    refused(
+        drafts.Host("hosts/h9", (drafts.Uplink("eth 1", "fabric"),)), "spec.uplinks[0].interface", "interface's name"
+    ),
+    refused(
+        drafts.Host("hosts/h9", (drafts.Uplink("e", "fabric", ()), drafts.Uplink("e", "fabric", ()))),
+        "spec.uplinks[1].interface",
+        "e is an uplink already",
+    ),
+    refused(
+        drafts.Host("hosts/h9", (drafts.Uplink("eth1", "wire"),)),
+        "spec.uplinks[0].provider_network",
+        "provider-networks/wire does not exist",
+    ),
+    refused(host("h9", "192.0.2.300"), "spec.uplinks[0].pas[0]", "is not an IP address"),
+    refused(host("h9", "192.0.2.99", "127.0.0.1"), "spec.uplinks[0].pas[1]", "loopback"),
+    refused(host("h9", "192.0.2.2"), "spec.uplinks[0].pas[0]", "PA 192.0.2.2 is taken by hosts/h2", Conflict),
+    refused(host("h9", "192.0.2.99", "192.0.2.99"), "spec.uplinks[0].pas[1]", "is taken by hosts/h9", Conflict),
+    refused(
+        host("h9", "fd00::1"), "spec.uplinks[0].pas[0]", "data plane ebpf cannot use fd00::1: it lacks underlay-ipv6"
+    ),
+    refused(host("h9", data_plane="ovs"), "spec.data_plane", "'ovs' is not a data plane; 'ebpf' is"),
+    refused(host("h9", *(f"192.0.2.{n}" for n in range(100, 109))), "spec.uplinks", "9 PAs are more than"),
+    refused(
+        drafts.Host("hosts/h9", (drafts.Uplink("eth1", "fabric", None, "10.0.0.0/8"),)),
+        "spec.uplinks[0].pool",
+        "10.0.0.0/8 is no pool of provider-networks/fabric, which has 192.0.2.0/24",
+    ),
+    Row("has no pool to draw a PA from", "puts[1].spec.uplinks[0].pas", (network(), host("h9"))),
+    Row("cannot use a PA of fd00::/64", "puts[1].spec.uplinks[0].pas", (network("fd00::/64"), host("h9"))),
+    Row(
+        "no PA is left in 203.0.113.4/30 of provider-networks/fabric",
+        "puts[3].spec.uplinks[0].pas",
+        (network("203.0.113.4/30"), *(host(f"h{n}") for n in (6, 7, 8))),
+        fault=Conflict,
+    ),
+    Row(
+        "hosts/h1 has no PA, so nobody could reach a port on it, but tenants/blue/ports/web-1 runs there",
+        "puts[0].spec.uplinks",
+        (drafts.Host("hosts/h1", (drafts.Uplink("eth1", "fabric", ()),)),),
+        fault=Conflict,
+    ),
+    # Routing domains
+    refused(domain("blue/dev", "x"), "spec.rdid", "is not a UUID"),
+    refused(domain("blue/dev", "12445772-3630-53ac-9a78-8eed0702b1e7"), "spec.rdid", f"is taken by {BLUE}", Conflict),
+    # Virtual subnets
+    refused(subnet("blue/prod/new"), "spec.prefixes", "one IPv4 prefix, one IPv6 prefix, or one of each"),
+    refused(subnet("blue/prod/new", "10.9.0.0/24", "x"), "spec.prefixes[1]", "'x' is not a prefix"),
+    refused(subnet("blue/prod/new", "10.9.0.0/24", "10.8.0.0/24"), "spec.prefixes[1]", "second IPv4 prefix"),
+    refused(subnet("blue/prod/new", "10.9.0.0/31"), "spec.prefixes[0]", "/30 is the longest"),
+    refused(subnet("blue/prod/new", "fd09::/127"), "spec.prefixes[0]", "/126 is the longest"),
+    refused(subnet("blue/prod/new", "0.0.0.0/0"), "spec.prefixes[0]", "guests cannot have addresses of 0.0.0.0/0"),
+    refused(subnet("blue/prod/new", "fe80::/64"), "spec.prefixes[0]", "link-local"),
+    refused(
+        subnet("blue/prod/new", "fd09::/64", "10.0.0.0/16"),
+        "spec.prefixes[1]",
+        f"10.0.0.0/16 overlaps 10.0.2.0/24 of {BLUE}/virtual-subnets/db",
+        Conflict,
+    ),
+    refused(subnet("blue/prod/new", "10.0.1.128/25"), "spec.prefixes[0]", "overlaps 10.0.1.0/24", Conflict),
+    Row(
+        "10.9.0.0/25 overlaps 10.9.0.0/24",
+        "puts[1].spec.prefixes[0]",
+        (subnet("blue/prod/a", "10.9.0.0/24", vsid=5000), subnet("blue/prod/b", "10.9.0.0/25", vsid=5001)),
+        fault=Conflict,
+    ),
+    refused(subnet("blue/prod/new", "10.9.0.0/24", vsid=4095), "spec.vsid", "is outside 4096..16777214"),
+    refused(
+        subnet("red/prod/new", "10.9.0.0/24", vsid=7036557),
+        "spec.vsid",
+        f"is taken by {BLUE}/virtual-subnets/web",
+        Conflict,
+    ),
+    refused(subnet("blue/prod/new", "10.9.0.0/24", gateways=("10.8.0.1",)), "spec.gateways[0]", "is in none of"),
+    refused(subnet("blue/prod/new", "10.9.0.0/24", gateways=("10.9.0.0",)), "spec.gateways[0]", "network address"),
+    refused(subnet("blue/prod/new", "10.9.0.0/24", gateways=("10.9.0.255",)), "spec.gateways[0]", "broadcast address"),
+    refused(
+        subnet("blue/prod/new", "10.9.0.0/24", gateways=("10.9.0.1", "10.9.0.2")), "spec.gateways[1]", "second gateway"
+    ),
+    refused(subnet("blue/prod/new", "10.9.0.0/24", router_mac="01:00:00:00:00:01"), "spec.router_mac", "group's MAC"),
+    refused(
+        subnet("blue/prod/new", "10.9.0.0/24", router_mac="02:00:00:00:00:01"),
+        "spec.router_mac",
+        "taken by tenants/blue/ports/web-1",
+        Conflict,
+    ),
+    refused(
+        subnet("blue/prod/new", "10.9.0.0/24", rule="vxlan"),
+        "spec.rule",
+        "'vxlan' is not an isolation rule; 'nvgre' is",
+    ),
+    refused(subnet("blue/prod/new", "10.9.0.0/24", mtu_bytes=67), "spec.mtu_bytes", "MTU 67 is outside 68..65535"),
+    refused(subnet("blue/prod/new", "fd09::/64", mtu_bytes=1279), "spec.mtu_bytes", "MTU 1279 is outside 1280..65535"),
+    # Virtual subnets that others rest on
+    refused(
+        subnet("blue/prod/web", "10.9.1.0/24"), "spec.prefixes", "web-1 has an address that it could not keep", Conflict
+    ),
+    refused(
+        subnet("blue/prod/web", "10.0.1.8/29", "fd00:1::/64"), "spec.prefixes", "10.0.1.5 is outside them", Conflict
+    ),
+    refused(subnet("blue/prod/web", "10.0.1.5/32"), "spec.prefixes[0]", "/30 is the longest"),
+    refused(
+        subnet("blue/prod/web", "10.0.1.4/30", "fd00:1::/64"),
+        "spec.gateways",
+        "gateway 10.0.1.5 is taken by tenants/blue/ports/web-1",
+        Conflict,
+    ),
+    refused(
+        subnet("blue/prod/web", "10.0.1.0/24", "fd00:1::/64", gateways=("10.0.1.5",)),
+        "spec.gateways[0]",
+        "gateway 10.0.1.5 is taken by tenants/blue/ports/web-1",
+        Conflict,
+    ),
+    Row(
+        "out would lead nowhere: next hop 10.0.2.9 is outside",
+        "puts[0].spec.prefixes",
+        (subnet("blue/prod/db", "10.7.0.0/24"),),
+        ("tenants/blue/ports/idle",),
+        Conflict,
+    ),
+    refused(
+        subnet("blue/prod/db", "10.0.2.0/24", gateways=("10.0.2.9",)),
+        "spec.gateways",
+        "next hop 10.0.2.9 is the gateway",
+        Conflict,
+    ),
+    # Ports
+    refused(port("blue/new", "web"), "spec.virtual_subnet", "'web' does not name a virtual-subnet"),
+    refused(port("blue/new", "prod/none"), "spec.virtual_subnet", "virtual-subnets/none does not exist"),
+    refused(
+        port("blue/new", "tenants/red/routing-domains/prod/virtual-subnets/web"),
+        "spec.virtual_subnet",
+        "is a subnet of tenants/red; a port of tenants/blue needs one of its own",
+    ),
+    refused(port("blue/new", "prod/web", host="h9"), "spec.host", "hosts/h9 does not exist"),
+    refused(port("blue/new", "prod/web", host="H9"), "spec.host", "does not name a host: write hosts/H"),
+    refused(port("blue/new", "prod/web", host="bare"), "spec.host", "hosts/bare has no PA", Conflict),
+    refused(port("blue/new", "prod/web", mac="zz"), "spec.mac", "'zz' is not a MAC address"),
+    refused(
+        port("blue/new", "prod/db", mac="02:00:00:00:00:01"),
+        "spec.mac",
+        "is taken by tenants/blue/ports/web-1",
+        Conflict,
+    ),
+    refused(port("blue/new", "prod/web", mac="02:57:45:46:54:01"), "spec.mac", "is the router's", Conflict),
+    refused(port("blue/new", "prod/web", addresses=("10.0.1.9", "x")), "spec.addresses[1]", "is not an IP address"),
+    refused(
+        port("blue/new", "prod/web", addresses=("10.0.2.9",)),
+        "spec.addresses[0]",
+        "10.0.2.9 is outside 10.0.1.0/24 and fd00:1::/64",
+    ),
+    refused(
+        port("blue/new", "prod/db", addresses=("fd00:1::9",)), "spec.addresses[0]", "fd00:1::9 is outside 10.0.2.0/24"
+    ),
+    refused(
+        port("blue/new", "prod/web", addresses=("10.0.1.0",)), "spec.addresses[0]", "network address of 10.0.1.0/24"
+    ),
+    refused(port("blue/new", "prod/web", addresses=("10.0.1.255",)), "spec.addresses[0]", "broadcast address"),
+    refused(
+        port("blue/new", "prod/web", addresses=("fd00:1::",)), "spec.addresses[0]", "network address of fd00:1::/64"
+    ),
+    refused(port("blue/new", "prod/web", addresses=("10.0.1.1",)), "spec.addresses[0]", "is the gateway of", Conflict),
+    refused(
+        port("blue/new", "prod/web", addresses=("10.0.1.5",)),
+        "spec.addresses[0]",
+        "is taken by tenants/blue/ports/web-1",
+        Conflict,
+    ),
+    refused(port("blue/new", "prod/web", addresses=("10.0.1.9", "10.0.1.9")), "spec.addresses[1]", "is listed twice"),
+    refused(
+        port("blue/new", "prod/web", admin_state="off"),
+        "spec.admin_state",
+        "'off' is not an admin state; 'up' and 'down' are",
+    ),
+    refused(
+        port("blue/new", "prod/web", allowed_address_pairs=(drafts.AddressPair("10.0.0.0/8"), drafts.AddressPair("x"))),
+        "spec.allowed_address_pairs[1].prefix",
+        "'x' is not a prefix",
+    ),
+    refused(
+        port("blue/new", "prod/web", allowed_address_pairs=(drafts.AddressPair("10.0.0.0/8", "zz"),)),
+        "spec.allowed_address_pairs[0].mac",
+        "'zz' is not a MAC",
+    ),
+    Row(
+        "no address is left in 10.9.0.0/30",
+        "puts[2].spec.addresses",
+        (subnet("blue/prod/tiny", "10.9.0.0/30"), port("blue/a", "prod/tiny"), port("blue/b", "prod/tiny")),
+        fault=Conflict,
+    ),
+    Row(
+        "MAC 02:00:00:00:00:77 is taken by tenants/blue/ports/a",
+        "puts[1].spec.mac",
+        (port("blue/a", "prod/web", mac="02:00:00:00:00:77"), port("blue/b", "prod/db", mac="02:00:00:00:00:77")),
+        fault=Conflict,
+    ),
+    # Customer routes
+    refused(route("blue/prod/r", "10.9.0.0", next_hop="10.0.1.9", metric=-1), "spec.metric", "metric -1 is outside"),
+    refused(route("blue/prod/r", "x", next_hop="10.0.1.9"), "spec.prefix", "'x' is not a prefix"),
+    refused(route("blue/prod/r", "0.0.0.0/0"), "spec.next_hop", "neither is given"),
+    refused(
+        route("blue/prod/r", "0.0.0.0/0", next_hop="10.0.1.9", virtual_subnet="web"), "spec.next_hop", "both are given"
+    ),
+    refused(
+        route("blue/prod/r", "0.0.0.0/0", next_hop="10.5.0.1"), "spec.next_hop", "10.5.0.1 is outside every subnet"
+    ),
+    refused(route("blue/prod/r", "0.0.0.0/0", next_hop="fd00:1::9"), "spec.next_hop", "is not of the IP version"),
+    refused(route("blue/prod/r", "0.0.0.0/0", next_hop="10.0.1.1"), "spec.next_hop", "is the gateway of"),
+    refused(route("blue/prod/r", "0.0.0.0/0", virtual_subnet="none"), "spec.virtual_subnet", "does not exist"),
+    refused(
+        route("blue/prod/r", "0.0.0.0/0", virtual_subnet="tenants/red/routing-domains/prod/virtual-subnets/web"),
+        "spec.virtual_subnet",
+        f"is not in {BLUE}, whose route this is",
+    ),
+    # Removal of what is referred to
+    Row(
+        "tenants/blue cannot go: tenants/blue/routing-domains/prod refers to it",
+        "deletes[0]",
+        (),
+        ("tenants/blue",),
+        Conflict,
+    ),
+    Row(
+        "provider-networks/fabric cannot go: hosts/h1 refers to it",
+        "deletes[0]",
+        (),
+        ("provider-networks/fabric",),
+        Conflict,
+    ),
+    Row(
+        "hosts/h1 cannot go: tenants/blue/ports/web-1 refers to it",
+        "deletes[1]",
+        (),
+        ("hosts/h3", "hosts/h1"),
+        Conflict,
+    ),
+    Row(f"{BLUE} cannot go", "deletes[0]", (), (BLUE,), Conflict),
+    Row(
+        "cannot go: tenants/blue/ports/web-1 refers to it", "deletes[0]", (), (f"{BLUE}/virtual-subnets/web",), Conflict
+    ),
+    Row(
+        "cannot go: tenants/red/routing-domains/prod/customer-routes/link refers",
+        "deletes[0]",
+        (),
+        ("tenants/red/routing-domains/prod/virtual-subnets/web",),
+        Conflict,
+    ),
+    Row(
+        "out would lead nowhere: next hop 10.0.2.9 is outside",
+        "deletes[1]",
+        (),
+        ("tenants/blue/ports/idle", f"{BLUE}/virtual-subnets/db"),
+        Conflict,
+    ),
+]
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    catalog = two_tenants()
+    catalog.apply(
+        [
+            drafts.Host("hosts/bare", (drafts.Uplink("eth1", "fabric", ()),)),
+            *(
+                port(
+                    f"{owner}/web-1",
+                    "prod/web",
+                    host="h1",
+                    mac="02:00:00:00:00:01",
+                    addresses=("10.0.1.5", "fd00:1::5"),
+                )
+                for owner in ("blue", "red")
+            ),
+            port("blue/idle", "prod/db"),
+            route("blue/prod/out", "0.0.0.0/0", next_hop="10.0.2.9"),
+            route("red/prod/link", "172.16.0.0/12", virtual_subnet="web"),
+        ]
+    )
+    catalog.apply([], ["tenants/red/ports/web-1"])
+    return catalog
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.field}: {row.saying}"[:80])
+def test_what_is_wrong_is_refused_with_its_field_and_changes_nothing(catalog: Catalog, row: Row) -> None:
+    before = everything(catalog)
+    with pytest.raises(Rejected) as fault:
+        catalog.apply(row.puts, row.deletes)
+    assert row.saying in fault.value.message
+    assert fault.value.field == row.field
+    assert type(fault.value) is row.fault
+    assert everything(catalog) == before
+
+
+def test_a_refused_batch_leaves_no_trace_of_its_good_half(catalog: Catalog) -> None:
+    before = everything(catalog)
+    with pytest.raises(Rejected):
+        catalog.apply([port("blue/good", "prod/web"), host("h9"), port("blue/bad", "prod/web", mac="zz")])
+    assert everything(catalog) == before
+    (change,) = catalog.apply([port("blue/later", "prod/web")])
+    assert change.new == catalog.get("tenants/blue/ports/later")
+    assert catalog.ports[change.name].addresses == ("10.0.1.2", "fd00:1::2")
+
+
+def test_the_same_addresses_and_macs_in_two_routing_domains_are_normal(catalog: Catalog) -> None:
+    catalog.apply([port("red/web-1", "prod/web", mac="02:00:00:00:00:01", addresses=("10.0.1.5", "fd00:1::5"))])
+    assert len(catalog.objects(Kind.PORT)) == 3
