@@ -22,7 +22,9 @@ INLINE enum drop_reason check_source(const struct port *port, __u32 ifindex, con
 	if (own) {
 		struct addr link_local;
 
-		if (addr_is4(address) ? addr_equal(address, &port->ca4) : addr_equal(address, &port->ca6))
+		/* A port without an address of the family has zero there, which is no licence to send from ::. */
+		if (!addr_is_zero(address) &&
+		    (addr_is4(address) ? addr_equal(address, &port->ca4) : addr_equal(address, &port->ca6)))
 			return 0;
 		link_local = addr_of_eui64(port->mac);
 		if (addr_equal(address, &link_local))

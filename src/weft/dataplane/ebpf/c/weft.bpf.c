@@ -329,7 +329,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_GRE)
 		return to_stack(skb);
 	header = (ip->version_ihl & 15) * 4;
-	if (header < IPV4_BYTES)
+	if (ip->version_ihl >> 4 != 4 || header < IPV4_BYTES)
 		return to_stack(skb);
 	gre = (void *)((__u8 *)ip + header);
 	if ((void *)(gre + 2) > end || *gre != NVGRE_FLAGS_PROTOCOL)
