@@ -1,0 +1,84 @@
+"""Weft's own processes, as an operator starts them, for as long as a bench needs them. Measures nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from weft.client import Client
+from weft.kit.errors import Retry
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """On the disk, not in memory: what is durable is to pay for it. Short, since a unix socket's path is."""
+    with tempfile.TemporaryDirectory(prefix="weftbench-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@contextmanager
+def weft(log: Path, words: Sequence[str], inside: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """``weft WORDS``. inside: what it is run by, such as nsenter; it must become the process itself."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "WEFT_LOG": "WARNING"}
+    command = [*inside, sys.executable, "-m", "weft.apps.cli", *words]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+    try:
+        yield process
+    except BaseException:
+        sys.stderr.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]))
+        raise
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def controller(at: Path) -> Iterator[str]:
+    """Up and answering; its URL."""
+    url = f"unix://{at / 'controller.sock'}"
+    words = ["controller", "--listen", url, "--store", str(at / "controller.db")]
+    with weft(at / "controller.log", words) as process, Client(url) as client:
+
+        def healthy() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError("the controller has ended")
+            try:
+                client.health()
+            except Retry:
+                return False
+            return True
+
+        wait(healthy, "the controller answers")
+        yield url
+
+
+def wait(done: Callable[[], bool], what: str, patience_s: float = 30.0, every_s: float = 0.02) -> None:
+    deadline = time.monotonic() + patience_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"in {patience_s:g} s it did not come about that {what}")
+        time.sleep(every_s)
+
+
+def memory_peak_bytes(pid: int) -> int:
+    """The most that was ever resident (VmHWM)."""
+    for line in Path("/proc", str(pid), "status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"process {pid} has no VmHWM")
