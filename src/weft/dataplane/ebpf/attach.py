@@ -6,6 +6,7 @@ it is a filter: see clsact.py.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -80,6 +81,17 @@ class Tcx:
     @staticmethod
     def _pin(at: Path, direction: Direction) -> Path:
         return at / direction.name.lower()
+
+
+def let_look_up_routes(interface: str) -> None:
+    """bpf_fib_lookup says no for an interface that does not forward, and a host need not forward for anybody else.
+
+    Nothing that comes from a port reaches the host's own stack, so the stack forwards nothing for it either.
+    """
+    path = Path("/proc/sys/net/ipv4/conf") / interface / "forwarding"
+    with suppress(FileNotFoundError):  # the interface has gone since: its binding fails, or is taken back
+        if path.read_text(encoding="ascii").strip() != "1":
+            path.write_text("1", encoding="ascii")
 
 
 def best(host: str) -> Attacher:

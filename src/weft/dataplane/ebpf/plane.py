@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -20,7 +21,7 @@ from weft.dataplane.ebpf import attach, bpffs, build, layout, maps
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
 from weft.dataplane.ebpf.maps import Sizes
-from weft.dataplane.ebpf.tables import Table, keys_of
+from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Rejected, Retry
 from weft.policy.rows import Host, Key, MacRecord, Port, Record, Route, Row, Subnet, Uplink
 
@@ -183,14 +184,14 @@ class EbpfDataPlane:
         return failures
 
     def prune(self, desired: Collection[Key]) -> list[Failure]:
-        wanted = desired if isinstance(desired, set) else set(desired)
+        wanted = desired if isinstance(desired, (AbstractSet, Mapping)) else set(desired)
         for port in [name for name in self._known.ports if ("ports", name) not in wanted]:
             del self._known.ports[port]
             self._close(port)
         self._known.everything = True
         self._prune_ports(wanted)
-        for name, key_of in reversed(list(_KEYS.items())):
-            self._table(name).prune(keys_of(key_of, wanted))
+        for name, keys_of in reversed(list(_KEYS.items())):
+            self._table(name).prune(wanted, keys_of)
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
         hosts = any(key[0] == "hosts" for key in wanted)
@@ -199,7 +200,7 @@ class EbpfDataPlane:
         self._let_go_of_uplinks()
         return self._settle()
 
-    def _prune_ports(self, wanted: set[Key]) -> None:
+    def _prune_ports(self, wanted: Collection[Key]) -> None:
         """Entries of ports that are not bound here; bindings that were not told yet are a former agent's, and stay."""
         if self._known.bindings is None:
             return
@@ -263,6 +264,7 @@ class EbpfDataPlane:
         attachment = Attachment.of_port(interface.ifindex, port)
         inherited = self._at(attachment).exists()
         mended = self._attach(attachment)
+        attach.let_look_up_routes(interface.name)
         bound = self._bound.get(port)
         if bound is None:
             self._bound[port] = Bound(interface, inherited)
@@ -607,12 +609,12 @@ class EbpfDataPlane:
         return {"subnets": self._subnets, "records": self._records, "macs": self._macs, "routes": self._routes}[name]
 
 
-#: Tables whose rows are one entry each: how an entry's key is a row's key, in the tables' order.
-_KEYS: Mapping[str, Callable[[bytes], Key]] = {
-    "subnets": layout.subnet_key,
-    "records": layout.record_key,
-    "macs": layout.mac_record_key,
-    "routes": layout.route_row_key,
+#: Tables whose rows are one entry each: how their entries' keys are rows' keys, in the tables' order.
+_KEYS: Mapping[str, Callable[[bytes], list[Key]]] = {
+    "subnets": layout.subnet_keys,
+    "records": layout.record_keys,
+    "macs": layout.mac_record_keys,
+    "routes": layout.route_keys,
 }
 
 
