@@ -50,6 +50,15 @@ def port(name: str, number: int, **changed: object) -> Port:
     return Port(name, 5000, f"02:00:00:00:00:{number:02x}", (f"10.0.0.{number}",), **changed)  # type: ignore[arg-type]
 
 
+def over(socket: Path) -> httpx2.AsyncHTTPTransport:
+    """To a unix socket. verify: a certificate store takes 30 ms to read, and there is no certificate."""
+    return httpx2.AsyncHTTPTransport(uds=str(socket), verify=False)
+
+
+def client_of(socket: Path) -> AsyncClient:
+    return AsyncClient(f"unix://{socket}", transport=over(socket))
+
+
 async def until(condition: Callable[[], object], what: str = "") -> None:
     """Returns once it is so. A deadline is for a test that would hang, not a measure."""
     async with asyncio.timeout(20):
@@ -220,7 +229,7 @@ class Scene:
     @contextlib.asynccontextmanager
     async def agent(self) -> AsyncIterator[Agent]:
         stop = asyncio.Event()
-        async with AsyncClient(f"unix://{self.controller.socket}") as client:
+        async with client_of(self.controller.socket) as client:
             agent = Agent(HOST, self.plane, client, self.state, self.links, MonotonicClock(), Random(1))  # noqa: S311 -- jitter
             living = asyncio.ensure_future(live(agent, self.socket, stop))
             try:
@@ -231,8 +240,9 @@ class Scene:
                 await living
 
     async def ask(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, object]]:
-        transport = httpx2.AsyncHTTPTransport(uds=str(self.socket))
-        async with httpx2.AsyncClient(transport=transport, base_url="http://agent", trust_env=False) as http:
+        async with httpx2.AsyncClient(
+            transport=over(self.socket), verify=False, base_url="http://agent", trust_env=False
+        ) as http:
             answer = await http.request(method, path, json=body)
         return answer.status_code, answer.json()
 
@@ -257,10 +267,8 @@ async def test_what_the_feed_says_is_programmed_and_reported(scene: Callable[[],
         await until(here.programmed)
         here.controller.put(record(2), port(WEB, 2))
         await until(here.programmed)
-        await until(lambda: WEB in here.controller.ports)
-        assert here.controller.ports[WEB] == PortReport(
-            "down", "no interface: none was attached, and there is no tapweb-1"
-        )
+        reason = "no interface: none was attached, and there is no tapweb-1"
+        await until(lambda: here.controller.ports.get(WEB) == PortReport("down", reason))
         assert here.controller.reports[0].complete
         here.controller.put(deletes=(record(2).key,))
         await until(here.programmed)
@@ -464,7 +472,7 @@ async def test_the_socket_is_for_its_owner_and_one_agent_only(scene: Callable[[]
     here = await scene()
     async with here.agent():
         assert stat.S_IMODE(here.socket.stat().st_mode) == 0o600
-        async with AsyncClient(f"unix://{here.controller.socket}") as client:
+        async with client_of(here.controller.socket) as client:
             other = Agent(HOST, Watched(), client, here.state, here.links, MonotonicClock(), Random(2))  # noqa: S311
             with pytest.raises(Conflict, match="another agent serves"):
                 await live(other, here.socket, asyncio.Event())
@@ -513,8 +521,9 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         assert counters[WEB] == {
             "received_packets": 1, "received_bytes": 5, "sent_packets": 0, "sent_bytes": 0, "drops": {"truncated": 1},
         }  # fmt: skip
-        transport = httpx2.AsyncHTTPTransport(uds=str(here.socket))
-        async with httpx2.AsyncClient(transport=transport, base_url="http://agent", trust_env=False) as http:
+        async with httpx2.AsyncClient(
+            transport=over(here.socket), verify=False, base_url="http://agent", trust_env=False
+        ) as http:
             text = (await http.get("/metrics")).text
         assert f'weft_port_drops_total{{port="{WEB}",reason="truncated"}} 1.0' in text
         assert f"weft_agent_applied_revision {float(here.controller.revision)}" in text

@@ -75,10 +75,10 @@ def states(
 
 def failures(progress: Progress) -> list[FailureReport]:
     """The first of what could not be carried out."""
-    return [
-        FailureReport(list(trouble.failure.key), trouble.failure.reason)
-        for trouble in list(progress.troubles.values())[:MOST_FAILURES]  # copied in one step: the worker adds to it
-    ]
+    # Copied in one step: the worker may add to it in the middle of a loop.
+    rows = [trouble.failure for trouble in list(progress.troubles.values())]
+    found = [*progress.binding_failures.values(), *rows]
+    return [FailureReport(list(failure.key), failure.reason) for failure in found[:MOST_FAILURES]]
 
 
 class Reporter:
