@@ -1,0 +1,952 @@
+"""The packet table: every data plane runs each row. Expected bytes are written by scapy, never by a data plane.
+
+A bug adds a row. Names: where it enters, what it is, what comes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from packets import build as b
+from packets import policy as p
+from packets.policy import FAR, FW, MAIN, OVER_IPV6, ROUTER, ROUTER_2, UPLINK, WEB1, WEB2, WEB3, Policy
+from weft.policy.drop import DropReason
+from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay, Verdict
+
+WEB1_PORT, WEB2_PORT, FW_PORT, DB1_PORT = (f"tenants/blue/ports/{name}" for name in ("web-1", "web-2", "fw", "db-1"))
+RED1_PORT = "tenants/red/ports/web-1"
+GW = {4: "10.0.1.1", 6: "2001:db8:1::1"}
+GW_2 = {4: "10.0.2.1", 6: "2001:db8:2::1"}
+W = {4: "10.0.1.4", 6: "2001:db8:1::4"}
+
+
+def ca(version: int, subnet: int, number: int | str) -> str:
+    return f"10.0.{subnet}.{number}" if version == 4 else f"2001:db8:{subnet}::{number}"
+
+
+def link_local(mac: str) -> str:
+    """fe80:: with the modified EUI-64."""
+    a, c, d, e, f, g = (int(part, 16) for part in mac.split(":"))
+    return f"fe80::{a ^ 2:x}{c:02x}:{d:x}ff:fe{e:02x}:{f:x}{g:02x}"
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    interface: str
+    frame: bytes
+    expected: Verdict
+    policy: Policy = MAIN
+
+    @property
+    def counted(self) -> dict[tuple[str, str], int]:
+        """The whole change of counters."""
+        if isinstance(self.expected, ToStack):
+            return {}
+        source = _counter(self.interface)
+        changes = {(source, "received_packets"): 1, (source, "received_bytes"): len(self.frame)}
+        match self.expected:
+            case ToPort(port, frame):
+                changes |= {(port, "sent_packets"): 1, (port, "sent_bytes"): len(frame)}
+            case ToUnderlay(_, packet):
+                uplink = f"uplink:{UPLINK}"
+                changes |= {(uplink, "sent_packets"): 1, (uplink, "sent_bytes"): 14 + len(packet)}
+            case Answer(frame, reason):
+                changes |= {(source, "sent_packets"): 1, (source, "sent_bytes"): len(frame)}
+                if reason is not None:
+                    changes[source, reason.label] = 1
+            case Drop(reason):
+                changes[source, reason.label] = 1
+            case _:
+                raise AssertionError(self.expected)
+        return {key: change for key, change in changes.items() if change}
+
+
+def _counter(interface: str) -> str:
+    if interface == UPLINK:
+        return f"uplink:{UPLINK}"
+    return next((port for port, bound in p.BINDINGS.items() if bound == interface), "unbound")
+
+
+def guest(name: str, frame: bytes, expected: Verdict, interface: str = "tapweb1", policy: Policy = MAIN) -> Case:
+    return Case(name, interface, frame, expected, policy)
+
+
+def drop(name: str, frame: bytes, reason: DropReason, interface: str = "tapweb1", policy: Policy = MAIN) -> Case:
+    return Case(name, interface, frame, Drop(reason), policy)
+
+
+# From a guest's port
+
+
+def ports() -> Iterator[Case]:
+    frame = b.eth(WEB2, b.network(W[4], "10.0.1.5") / b.echo(4))
+    yield drop("an interface without a port forwards nothing", frame, DropReason.PORT_UNBOUND, p.UNBOUND_INTERFACE)
+    yield drop("an interface whose port has no row forwards nothing", frame, DropReason.PORT_UNBOUND, "tapghost")
+    off = b.eth(WEB2, b.network("10.0.1.8", "10.0.1.5") / b.echo(4), p.OFF)
+    yield drop("a disabled port sends nothing", off, DropReason.PORT_DOWN, "tapoff")
+    yield drop("a disabled port is so before its frame is looked at", b"", DropReason.PORT_DOWN, "tapoff")
+    yield drop("a port whose subnet is not known sends nothing", frame, DropReason.UNKNOWN_VSID, "taporphan")
+    yield drop("a subnet is unknown before a frame is truncated", b"\x02", DropReason.UNKNOWN_VSID, "taporphan")
+
+
+def ethernet() -> Iterator[Case]:
+    yield drop("an empty frame", b"", DropReason.TRUNCATED)
+    yield drop("13 bytes", bytes(13), DropReason.TRUNCATED)
+    tagged = bytes(b.Ether(src=WEB1, dst=ROUTER) / b.Dot1Q(vlan=5) / b.IP(src=W[4], dst="10.0.1.5"))
+    yield drop("802.1Q", tagged, DropReason.VLAN_TAG)
+    yield drop("802.1ad", tagged[:12] + b"\x88\xa8" + tagged[14:], DropReason.VLAN_TAG)
+    yield drop("a tag is told of a frame of 14 bytes", tagged[:14], DropReason.VLAN_TAG)
+    yield drop("LLDP", b.eth("01:80:c2:00:00:0e", b"\x02\x07", kind=0x88CC), DropReason.ETHERTYPE)
+    yield drop("an 802.3 length", b.eth(ROUTER, bytes(60), kind=46), DropReason.ETHERTYPE)
+
+
+def headers() -> Iterator[Case]:
+    good4 = b.eth(WEB2, b.network(W[4], "10.0.1.5") / b.echo(4))
+    good6 = b.eth(WEB2, b.network(W[6], "2001:db8:1::5") / b.echo(6))
+    ask = b.eth("ff:ff:ff:ff:ff:ff", b.arp(1, WEB1, W[4], "10.0.1.5"))
+
+    def changed(frame: bytes, at: int, value: bytes) -> bytes:
+        return frame[:at] + value + frame[at + len(value) :]
+
+    yield drop("IPv4: 19 bytes of header", good4[:33], DropReason.TRUNCATED)
+    yield drop("IPv4: no header at all", good4[:14], DropReason.TRUNCATED)
+    yield drop("IPv4: version 6", changed(good4, 14, b"\x65"), DropReason.MALFORMED)
+    yield drop("IPv4: IHL 4", changed(good4, 14, b"\x44"), DropReason.MALFORMED)
+    yield drop("IPv4: total length less than the header", changed(good4, 16, b"\x00\x13"), DropReason.MALFORMED)
+    yield drop("IPv4: IHL beyond the total length", changed(good4, 14, b"\x4f"), DropReason.MALFORMED)
+    yield drop("IPv4: total length beyond the frame", good4[:-1], DropReason.TRUNCATED)
+    yield drop("IPv6: 39 bytes of header", good6[:53], DropReason.TRUNCATED)
+    yield drop("IPv6: version 4", changed(good6, 14, b"\x45"), DropReason.MALFORMED)
+    yield drop("IPv6: payload beyond the frame", good6[:-1], DropReason.TRUNCATED)
+    mapped = b.eth(ROUTER, b.network("::ffff:10.0.1.4", "2001:db8:1::5") / b.echo(6))
+    yield drop("IPv6: a mapped source is no IPv4 address", mapped, DropReason.MALFORMED)
+    mapped = b.eth(WEB2, b.network(W[6], "::ffff:10.0.1.5") / b.echo(6))
+    yield drop("IPv6: a mapped destination is no IPv4 address", mapped, DropReason.MALFORMED)
+    yield drop("ARP: 27 bytes", ask[:41], DropReason.TRUNCATED)
+    yield drop("ARP: hardware type 6", changed(ask, 14, b"\x00\x06"), DropReason.MALFORMED)
+    yield drop("ARP: protocol IPv6", changed(ask, 16, b"\x86\xdd"), DropReason.MALFORMED)
+    yield drop("ARP: hardware length 8", changed(ask, 18, b"\x08"), DropReason.MALFORMED)
+    yield drop("ARP: protocol length 16", changed(ask, 19, b"\x10"), DropReason.MALFORMED)
+    yield guest("IPv4: a wrong checksum is left to the end system", *_same(changed(good4, 24, b"\x12\x34")))
+    yield guest("IPv4: what trails the total length is carried along", *_same(good4 + bytes(7)))
+    yield guest("IPv6: what trails the payload is carried along", *_same(good6 + bytes(7)))
+
+
+def _same(frame: bytes) -> tuple[bytes, ToPort]:
+    """To web-2 as it is."""
+    return frame, ToPort(WEB2_PORT, frame)
+
+
+def spoofing() -> Iterator[Case]:
+    strange = "02:00:00:00:00:99"
+    for version in (4, 6):
+        to = ca(version, 1, 5)
+        v = f"IPv{version}: "
+        body = b.network(W[version], to) / b.echo(version)
+        yield drop(v + "another's MAC", b.eth(WEB2, body, WEB2), DropReason.SPOOFED_MAC)
+        yield drop(v + "nobody's MAC", b.eth(WEB2, body, strange), DropReason.SPOOFED_MAC)
+        other = b.network(ca(version, 1, 6), to) / b.echo(version)
+        yield drop(v + "another's address", b.eth(WEB2, other), DropReason.SPOOFED_CA)
+        yield drop(v + "both another's", b.eth(WEB2, other, strange), DropReason.SPOOFED_MAC)
+        gateway = b.network(GW[version], to) / b.echo(version)
+        yield drop(v + "the gateway's address", b.eth(WEB2, gateway), DropReason.SPOOFED_CA)
+        nameless = b.network("0.0.0.0" if version == 4 else "::", to) / b.echo(version)
+        yield drop(v + "the unspecified address", b.eth(WEB2, nameless), DropReason.SPOOFED_CA)
+
+    def to_web1(source: str, mac: str) -> bytes:
+        return b.eth(WEB1, b.network(source, W[b.version_of(source)]) / b.echo(b.version_of(source)), mac)
+
+    for name, source, mac in (
+        ("a pair of another MAC", "10.0.1.100", p.VRRP),
+        ("a pair of another MAC, IPv6", "2001:db8:1::100", p.VRRP),
+        ("a pair of the own MAC and a prefix, first address", "10.0.1.96", WEB2),
+        ("a pair of the own MAC and a prefix, last address", "10.0.1.111", WEB2),
+    ):
+        frame = to_web1(source, mac)
+        yield Case(name, "tapweb2", frame, ToPort(WEB1_PORT, frame))
+    yield drop("beyond a pair's prefix", to_web1("10.0.1.112", WEB2), DropReason.SPOOFED_CA, "tapweb2")
+    yield drop("a pair's MAC with the own address", to_web1("10.0.1.5", p.VRRP), DropReason.SPOOFED_MAC, "tapweb2")
+    yield drop(
+        "a pair's MAC with a prefix of the own MAC", to_web1("10.0.1.97", p.VRRP), DropReason.SPOOFED_MAC, "tapweb2"
+    )
+    old = b.eth(ROUTER, b.network("10.0.3.9", "10.0.1.4") / b.echo(4), p.OLD)
+    yield drop("a pair of ::/0 allows no IPv4 address", old, DropReason.SPOOFED_CA, "tapold")
+    mine = b.eth(WEB2, b.network(link_local(WEB1), "2001:db8:1::5") / b.echo(6))
+    yield guest("the link-local address of the own MAC", *_same(mine))
+    others = b.eth(WEB2, b.network(link_local(WEB2), "2001:db8:1::5") / b.echo(6))
+    yield drop("the link-local address of another's MAC", others, DropReason.SPOOFED_CA)
+    yield drop(
+        "a link-local address that is not of a MAC",
+        b.eth(WEB2, b.network("fe80::1", "2001:db8:1::5") / b.echo(6)),
+        DropReason.SPOOFED_CA,
+    )
+    yield from _dhcp()
+
+
+def _dhcp() -> Iterator[Case]:
+    all_ones = "ff:ff:ff:ff:ff:ff"
+    discover = b.network("0.0.0.0", "255.255.255.255") / b.UDP(sport=68, dport=67) / b.Raw(bytes(240))
+    yield drop("DHCP discover passes anti-spoofing", b.eth(all_ones, discover), DropReason.MULTICAST)
+    yield drop("DHCP discover of another's MAC", b.eth(all_ones, discover, WEB2), DropReason.SPOOFED_MAC)
+    back = b.network("0.0.0.0", "255.255.255.255") / b.UDP(sport=67, dport=68) / b.Raw(bytes(240))
+    yield drop("DHCP from the server's port", b.eth(all_ones, back), DropReason.SPOOFED_CA)
+    tcp = b.network("0.0.0.0", "255.255.255.255") / b.TCP(sport=68, dport=67)
+    yield drop("0.0.0.0 in TCP", b.eth(all_ones, tcp), DropReason.SPOOFED_CA)
+    part = b.network("0.0.0.0", "255.255.255.255", flags="MF") / b.UDP(sport=68, dport=67) / b.Raw(bytes(8))
+    yield drop("DHCP in a fragment", b.eth(all_ones, part), DropReason.SPOOFED_CA)
+    short = b.network("0.0.0.0", "255.255.255.255", proto=17) / b.Raw(bytes.fromhex("004400430008"))
+    yield drop("DHCP without a whole UDP header", b.eth(all_ones, short), DropReason.SPOOFED_CA)
+    behind = b.network("0.0.0.0", "255.255.255.255", proto=17, len=24) / b.Raw(bytes.fromhex("0044004300080000"))
+    yield drop("DHCP whose UDP header trails the packet", b.eth(all_ones, behind), DropReason.SPOOFED_CA)
+
+
+def arp() -> Iterator[Case]:
+    everyone = "ff:ff:ff:ff:ff:ff"
+
+    def ask(target: str, trailing: bytes = b"", to: str = everyone) -> bytes:
+        return b.eth(to, b.arp(1, WEB1, W[4], target)) + trailing
+
+    def told(target: str, mac: str, trailing: bytes = b"") -> Answer:
+        return Answer(b.eth(WEB1, b.arp(2, mac, target, W[4], WEB1), mac) + trailing)
+
+    yield guest("ARP for the gateway", ask(GW[4]), told(GW[4], ROUTER))
+    yield guest("ARP for a local port", ask("10.0.1.5"), told("10.0.1.5", WEB2))
+    yield guest("ARP for a remote port", ask("10.0.1.20"), told("10.0.1.20", WEB3))
+    yield guest("ARP, padded to 60 bytes", ask("10.0.1.20", bytes(18)), told("10.0.1.20", WEB3, bytes(18)))
+    yield guest("ARP by unicast", ask("10.0.1.20", to=WEB3), told("10.0.1.20", WEB3))
+    yield Case(
+        "ARP for the same address in the other tenant has another answer",
+        "tapred1",
+        ask("10.0.1.20"),
+        told("10.0.1.20", p.RED_WEB3),
+    )
+    yield drop("ARP for nobody", ask("10.0.1.77"), DropReason.NO_RECORD)
+    yield drop("ARP for an address of another subnet", ask("10.0.2.7"), DropReason.NO_RECORD)
+    yield drop("ARP for another subnet's gateway", ask("10.0.2.1"), DropReason.NO_RECORD)
+    own = b.eth(everyone, b.arp(1, WEB2, "10.0.1.97", "10.0.1.5"), WEB2)
+    yield drop("ARP for the own address", own, DropReason.OWN_ADDRESS, "tapweb2")
+    probe = b.eth(everyone, b.arp(1, WEB1, "0.0.0.0", W[4]))
+    yield drop("ARP probe for the own address", probe, DropReason.OWN_ADDRESS)
+    taken = b.eth(everyone, b.arp(1, WEB1, "0.0.0.0", "10.0.1.5"))
+    answer = Answer(b.eth(WEB1, b.arp(2, WEB2, "10.0.1.5", "0.0.0.0", WEB1), WEB2))
+    yield guest("ARP probe for an address that is taken", taken, answer)
+    yield drop(
+        "ARP probe of another MAC", b.eth(everyone, b.arp(1, p.VRRP, "0.0.0.0", W[4]), p.VRRP), DropReason.SPOOFED_MAC
+    )
+    yield drop("gratuitous ARP", b.eth(everyone, b.arp(1, WEB1, W[4], W[4])), DropReason.ANNOUNCEMENT)
+    yield drop(
+        "gratuitous ARP of another operation", b.eth(everyone, b.arp(3, WEB1, W[4], W[4])), DropReason.ANNOUNCEMENT
+    )
+    yield drop("ARP reply", b.eth(WEB2, b.arp(2, WEB1, W[4], "10.0.1.5", WEB2)), DropReason.ANNOUNCEMENT)
+    yield drop("reverse ARP", b.eth(everyone, b.arp(3, WEB1, W[4], "10.0.1.5")), DropReason.MALFORMED)
+    yield drop("ARP with another sender MAC", b.eth(everyone, b.arp(1, WEB2, W[4], "10.0.1.5")), DropReason.SPOOFED_MAC)
+    yield drop(
+        "ARP with another sender address",
+        b.eth(everyone, b.arp(1, WEB1, "10.0.1.6", "10.0.1.5")),
+        DropReason.SPOOFED_CA,
+    )
+    yield drop(
+        "ARP announces another's address",
+        b.eth(everyone, b.arp(2, WEB1, "10.0.1.5", "10.0.1.5")),
+        DropReason.SPOOFED_CA,
+    )
+    vrrp = b.eth(everyone, b.arp(1, p.VRRP, "10.0.1.100", "10.0.1.100"), p.VRRP)
+    yield drop("gratuitous ARP of a VRRP master", vrrp, DropReason.ANNOUNCEMENT, "tapweb2")
+    ask_off = b.eth(everyone, b.arp(1, WEB1, W[4], "10.0.1.8"))
+    yield guest("ARP for a disabled port is answered", ask_off, told("10.0.1.8", p.OFF))
+
+
+def discovery() -> Iterator[Case]:
+    group = "33:33:ff:00:00:05"
+
+    def ask(target: str, **fields: object) -> bytes:
+        return b.eth(group, b.solicitation(target, **fields))  # type: ignore[arg-type]
+
+    peer = "2001:db8:1::5"
+    yield guest("ND for the gateway", ask(GW[6]), Answer(b.advertisement(GW[6], ROUTER, router=True)))
+    router = link_local(ROUTER)
+    yield guest(
+        "ND for the router's link-local address", ask(router), Answer(b.advertisement(router, ROUTER, router=True))
+    )
+    yield guest("ND for a local port", ask(peer), Answer(b.advertisement(peer, WEB2, router=False)))
+    far = "2001:db8:1::20"
+    yield guest("ND for a remote port", ask(far), Answer(b.advertisement(far, WEB3, router=False)))
+    red = Answer(b.advertisement(far, p.RED_WEB3, router=False))
+    yield Case("ND for the same address in the other tenant has another answer", "tapred1", ask(far), red)
+    near = link_local(WEB2)
+    yield guest("ND for a port's link-local address", ask(near), Answer(b.advertisement(near, WEB2, router=False)))
+    mine = link_local(WEB1)
+    from_mine = Answer(b.advertisement(peer, WEB2, to=mine, router=False))
+    yield guest("ND from a link-local address", ask(peer, source=mine), from_mine)
+    yield drop("ND for nobody", ask("2001:db8:1::77"), DropReason.NO_RECORD)
+    yield drop("ND for nobody's link-local address", ask(link_local("02:00:00:00:00:77")), DropReason.NO_RECORD)
+    yield drop("ND for a link-local address that is of no MAC", ask("fe80::1:2:3"), DropReason.NO_RECORD)
+    yield drop("ND for a mapped address", ask("::ffff:10.0.1.5"), DropReason.MALFORMED)
+    yield drop("ND for the own address", ask(W[6]), DropReason.OWN_ADDRESS)
+    yield drop("ND for the own link-local address", ask(mine), DropReason.OWN_ADDRESS)
+    yield drop("DAD for the own address", ask(W[6], source="::", option=b""), DropReason.OWN_ADDRESS)
+    dad = Answer(b.advertisement(peer, WEB2, to="ff02::1", to_mac="33:33:00:00:00:01", router=False, solicited=False))
+    yield guest("DAD for an address that is taken", ask(peer, source="::", option=b""), dad)
+    dad = Answer(b.advertisement(GW[6], ROUTER, to="ff02::1", to_mac="33:33:00:00:00:01", router=True, solicited=False))
+    yield guest("DAD for the gateway's address", ask(GW[6], source="::", option=b""), dad)
+    told = Answer(b.advertisement(peer, WEB2, router=False))
+    yield guest("ND without options", ask(peer, option=b""), told)
+    other = bytes.fromhex("0e01000000000000")
+    yield guest("ND with three other options", ask(peer, option=other * 3), told)
+    yield guest("ND with four other options", ask(peer, option=other * 4), told)
+    yield guest("ND, the link-layer option of another length", ask(peer, option=b"\x01\x02" + bytes(14)), told)
+    yield guest("ND, trailing bytes are no options", ask(peer) + b"\x01\x01" + bytes(6), told)
+    yield drop("ND with five options", ask(peer, option=other * 5), DropReason.MALFORMED)
+    yield drop("ND with an option of length zero", ask(peer, option=bytes(8)), DropReason.MALFORMED)
+    yield drop("ND with an option beyond the end", ask(peer, option=b"\x01\x02" + bytes(6)), DropReason.MALFORMED)
+    yield drop("ND with half an option header", ask(peer, option=b"\x01"), DropReason.MALFORMED)
+    wrong = bytes(b.ICMPv6NDOptSrcLLAddr(lladdr=WEB2))
+    yield drop("ND with another's link-layer address", ask(peer, option=wrong), DropReason.SPOOFED_MAC)
+    yield drop("ND with another's link-layer address last", ask(peer, option=other * 3 + wrong), DropReason.SPOOFED_MAC)
+    yield drop("ND: the first fault decides", ask(peer, option=wrong + bytes(8)), DropReason.SPOOFED_MAC)
+    yield drop("ND from another's address", ask(peer, source="2001:db8:1::6"), DropReason.SPOOFED_CA)
+    near = bytes(b.IPv6(src=W[6], dst=peer, hlim=64) / b.ICMPv6ND_NS(tgt=peer))
+    plain = b.eth(WEB2, near, kind=0x86DD)
+    yield guest("ND of another hop limit is an ordinary packet", *_same(plain))
+    coded = b.eth(WEB2, b.IPv6(src=W[6], dst=peer, hlim=255) / b.ICMPv6ND_NS(tgt=peer, code=1))
+    yield guest("ND of another code is an ordinary packet", *_same(coded))
+    short = b.eth(WEB2, b.IPv6(src=W[6], dst=peer, hlim=255, nh=58) / b.Raw(b"\x87\x00" + bytes(21)))
+    yield guest("ND without a whole target is an ordinary packet", *_same(short))
+    not_dad = b.eth(group, b.IPv6(src="::", dst="ff02::1:ff00:5", hlim=64) / b.ICMPv6ND_NS(tgt=W[6]))
+    yield drop("DAD of another hop limit is none", not_dad, DropReason.SPOOFED_CA)
+    yield from _advertised()
+
+
+def _advertised() -> Iterator[Case]:
+    def tell(target: str, option: bytes, source: str = W[6], mac: str = WEB1) -> bytes:
+        body = b.IPv6(src=source, dst="ff02::1", hlim=255) / b.ICMPv6ND_NA(tgt=target, R=0, S=0, O=1) / b.Raw(option)
+        return b.eth("33:33:00:00:00:01", body, mac)
+
+    right = bytes(b.ICMPv6NDOptDstLLAddr(lladdr=WEB1))
+    yield drop("NA for the own address", tell(W[6], right), DropReason.ANNOUNCEMENT)
+    yield drop("NA for the own link-local address", tell(link_local(WEB1), right), DropReason.ANNOUNCEMENT)
+    yield drop("NA for another's address", tell("2001:db8:1::5", right), DropReason.SPOOFED_CA)
+    wrong = bytes(b.ICMPv6NDOptDstLLAddr(lladdr=WEB2))
+    yield drop("NA with another's link-layer address", tell(W[6], wrong), DropReason.SPOOFED_MAC)
+    vrrp = tell("2001:db8:1::100", bytes(b.ICMPv6NDOptDstLLAddr(lladdr=p.VRRP)), "2001:db8:1::100", p.VRRP)
+    yield drop("NA of a VRRP master", vrrp, DropReason.ANNOUNCEMENT, "tapweb2")
+
+
+def groups() -> Iterator[Case]:
+    yield drop(
+        "IPv4 broadcast", b.eth("ff:ff:ff:ff:ff:ff", b.network(W[4], "10.0.1.255") / b.UDP()), DropReason.MULTICAST
+    )
+    mdns = b.network(W[4], "224.0.0.251") / b.UDP(sport=5353, dport=5353)
+    yield drop("IPv4 multicast", b.eth("01:00:5e:00:00:fb", mdns), DropReason.MULTICAST)
+    rs = b.IPv6(src=link_local(WEB1), dst="ff02::2", hlim=255, nh=58) / b.Raw(b"\x85" + bytes(7))
+    yield drop("router solicitation", b.eth("33:33:00:00:00:02", rs), DropReason.MULTICAST)
+    yield drop("multicast to the router's MAC", b.eth(ROUTER, mdns), DropReason.MULTICAST)
+    yield drop(
+        "broadcast to the router's MAC",
+        b.eth(ROUTER, b.network(W[4], "255.255.255.255") / b.UDP()),
+        DropReason.MULTICAST,
+    )
+    yield drop(
+        "IPv6 multicast to the router's MAC", b.eth(ROUTER, b.network(W[6], "ff05::2") / b.UDP()), DropReason.MULTICAST
+    )
+
+
+def bridged() -> Iterator[Case]:
+    for version in (4, 6):
+        v = f"IPv{version}: "
+        local = b.eth(WEB2, b.network(W[version], ca(version, 1, 5), hop_limit=1) / b.echo(version))
+        yield guest(v + "to a local port, hop limit untouched", *_same(local))
+        body = b.network(W[version], ca(version, 1, 20)) / b.echo(version)
+        frame = b.eth(WEB3, body)
+        flow = b.flow(W[version], ca(version, 1, 20), 1 if version == 4 else 58)
+        remote = ToUnderlay(p.PA2, b.nvgre(p.PA2, p.BLUE_1, flow, frame))
+        yield guest(v + "to a remote port", frame, remote)
+        yield guest(v + "to a remote port by a stale MAC: the record's is set", b.eth(WEB2, body), remote)
+        red = b.nvgre(p.PA3, p.RED_1, flow, b.eth(p.RED_WEB3, body))
+        yield guest(v + "the same in the other tenant goes elsewhere", frame, ToUnderlay(p.PA3, red), "tapred1")
+        unknown = b.eth(WEB2, b.network(W[version], ca(version, 1, 77)) / b.echo(version))
+        yield guest(v + "no record, but a local port's MAC", unknown, ToPort(WEB2_PORT, unknown))
+        behind = "172.16.5.9" if version == 4 else "2001:db8:77::9"
+        unknown = b.eth(WEB3, b.network(W[version], behind) / b.echo(version))
+        flow = b.flow(W[version], behind, 1 if version == 4 else 58)
+        to_mac = ToUnderlay(p.PA2, b.nvgre(p.PA2, p.BLUE_1, flow, unknown))
+        yield guest(v + "no record, but a remote port's MAC", unknown, to_mac)
+        nobody = b.eth("02:00:00:00:00:77", b.network(W[version], ca(version, 1, 77)) / b.echo(version))
+        yield drop(v + "neither record nor MAC", nobody, DropReason.NO_RECORD)
+        own = b.eth(WEB1, b.network(W[version], W[version]) / b.echo(version))
+        yield drop(v + "to itself", own, DropReason.HAIRPIN)
+        off = b.eth(p.OFF, b.network(W[version], ca(version, 1, 8)) / b.echo(version))
+        yield drop(v + "to a disabled port", off, DropReason.PORT_DOWN)
+    lost = b.eth(p.LOST, b.network(W[4], "10.0.1.66") / b.echo(4))
+    yield drop("to a port of this host that has no interface", lost, DropReason.VSID_ACL)
+    away = b.eth(p.ELSE, b.network(W[4], "10.0.1.40") / b.echo(4))
+    yield drop("to a PA without a route", away, DropReason.NO_UNDERLAY)
+    other = b.eth("02:00:00:00:01:41", b.network(W[4], "10.0.1.41") / b.echo(4))
+    yield drop("to a PA of a family that this host has none of", other, DropReason.NO_UNDERLAY)
+    other_subnet = b.eth(p.DB1, b.network(W[4], "10.0.2.6") / b.echo(4))
+    yield drop("to a MAC of another subnet", other_subnet, DropReason.NO_RECORD)
+    gateway = b.eth(WEB2, b.network(W[4], GW[4]) / b.echo(4))
+    yield guest("to the gateway's address by another's MAC", gateway, ToPort(WEB2_PORT, gateway))
+    lower = b.eth(WEB1, b.network("172.16.0.7", W[4]) / b.echo(4), FW)
+    yield Case("from behind a guest that routes", "tapfw", lower, ToPort(WEB1_PORT, lower))
+    ll = b.eth(WEB3, b.network(link_local(WEB1), link_local(WEB3)) / b.echo(6))
+    flow = b.flow(link_local(WEB1), link_local(WEB3), 58)
+    yield guest("between link-local addresses", ll, ToUnderlay(p.PA2, b.nvgre(p.PA2, p.BLUE_1, flow, ll)))
+
+
+def routed() -> Iterator[Case]:
+    for version in (4, 6):
+        v = f"IPv{version}: "
+        number = 1 if version == 4 else 58
+
+        def body(to: str, hop_limit: int = 64, version: int = version) -> b.Packet:
+            return b.network(W[version], to, hop_limit) / b.echo(version)
+
+        here = ca(version, 2, 6)
+        delivered = b.eth(p.DB1, body(here, 63), ROUTER_2)
+        yield guest(v + "routed to a local port", b.eth(ROUTER, body(here)), ToPort(DB1_PORT, delivered))
+        delivered = b.eth(p.DB1, body(here, 1), ROUTER_2)
+        yield guest(v + "routed with hop limit 2", b.eth(ROUTER, body(here, 2)), ToPort(DB1_PORT, delivered))
+        there = ca(version, 2, 7)
+        inner = b.eth(p.DB2, body(there, 63), ROUTER_2)
+        packet = b.nvgre(p.PA2, p.BLUE_2, b.flow(W[version], there, number), inner)
+        yield guest(v + "routed to a remote port", b.eth(ROUTER, body(there)), ToUnderlay(p.PA2, packet))
+        inner = b.eth(p.RED_DB2, body(there, 63), ROUTER)
+        packet = b.nvgre(p.PA3, p.RED_2, b.flow(W[version], there, number), inner)
+        yield guest(
+            v + "routed to the same address of the other tenant",
+            b.eth(ROUTER, body(there)),
+            ToUnderlay(p.PA3, packet),
+            "tapred1",
+        )
+        same = ca(version, 1, 5)
+        delivered = b.eth(WEB2, body(same, 63), ROUTER)
+        yield guest(v + "routed within the subnet", b.eth(ROUTER, body(same)), ToPort(WEB2_PORT, delivered))
+        yield drop(v + "routed to itself", b.eth(ROUTER, body(W[version])), DropReason.HAIRPIN)
+        behind = "172.16.5.9" if version == 4 else "2001:db8:99::9"
+        delivered = b.eth(FW, body(behind, 63), ROUTER)
+        yield guest(v + "routed by way of a guest", b.eth(ROUTER, body(behind)), ToPort(FW_PORT, delivered))
+        yield from _unreachable(version)
+        yield from _gateway(version)
+    inner = b.eth(WEB3, b.network(W[4], "172.31.1.1", 63) / b.echo(4), ROUTER)
+    packet = b.nvgre(p.PA2, p.BLUE_1, b.flow(W[4], "172.31.1.1", 1), inner)
+    frame = b.eth(ROUTER, b.network(W[4], "172.31.1.1") / b.echo(4))
+    yield guest("the longer prefix, by way of a remote guest", frame, ToUnderlay(p.PA2, packet))
+    frame = b.eth(ROUTER, b.network(W[4], "172.20.1.1") / b.echo(4))
+    error = b.icmp_error(frame, 3, 1, GW[4], W[4])
+    yield guest("a next hop without a record", frame, Answer(error, DropReason.NO_RECORD))
+    frame = b.eth(ROUTER, b.network(W[4], "10.9.1.1") / b.echo(4))
+    yield drop("a route to a subnet that is not known", frame, DropReason.UNKNOWN_VSID)
+    frame = b.eth(ROUTER, b.network(W[4], "203.0.113.5") / b.echo(4))
+    error = b.icmp_error(frame, 3, 0, GW[4], W[4])
+    yield guest("::/0 routes no IPv4", frame, Answer(error, DropReason.NO_ROUTE), "tapred1")
+    frame = b.eth(ROUTER, b.network(W[6], link_local(WEB2)) / b.echo(6))
+    yield drop("routed to a link-local address", frame, DropReason.NO_ROUTE)
+    old = b.eth(ROUTER, b.network("2001:db8:3::4", "2001:db8:55::1") / b.echo(6), p.OLD)
+    yield drop("no gateway of the family: no ICMP", old, DropReason.NO_ROUTE, "tapold")
+    # The router's MAC is the own subnet's: another's is an unknown MAC.
+    frame = b.eth(ROUTER_2, b.network(W[4], "10.0.2.6") / b.echo(4))
+    yield drop("another subnet's router MAC routes nothing", frame, DropReason.NO_RECORD)
+    frame = b.eth(ROUTER_2, b.network("10.0.2.6", "10.0.1.8") / b.echo(4), p.DB1)
+    yield drop("routed to a disabled port", frame, DropReason.PORT_DOWN, "tapdb1")
+    options = b.network(W[4], "10.0.2.6", options=b"\x94\x04\x00\x00") / b.echo(4)
+    lower = b.network(W[4], "10.0.2.6", 63, options=b"\x94\x04\x00\x00") / b.echo(4)
+    yield guest("IPv4 options are carried", b.eth(ROUTER, options), ToPort(DB1_PORT, b.eth(p.DB1, lower, ROUTER_2)))
+
+
+def _unreachable(version: int) -> Iterator[Case]:
+    v = f"IPv{version}: "
+    nowhere = "203.0.113.5" if version == 4 else "2001:db8:dead::5"
+
+    def refused(name: str, frame: bytes, kind4: tuple[int, int], kind6: tuple[int, int], reason: DropReason) -> Case:
+        kind, code = kind4 if version == 4 else kind6
+        return guest(v + name, frame, Answer(b.icmp_error(frame, kind, code, GW[version], W[version]), reason))
+
+    def body(to: str, payload: b.Packet, hop_limit: int = 64) -> bytes:
+        return b.eth(ROUTER, b.network(W[version], to, hop_limit) / payload)
+
+    no_route = ((3, 0), (1, 0), DropReason.NO_ROUTE)
+    yield refused("no route", body(nowhere, b.echo(version)), *no_route)
+    yield refused("no route, trailing bytes are not quoted", body(nowhere, b.echo(version)) + bytes(9), *no_route)
+    yield refused("no route, a long packet is quoted in part", body(nowhere, b.echo(version, 1400)), *no_route)
+    big = 520 if version == 4 else 1184  # the quote is exactly what may be quoted
+    yield refused("no route, the longest whole quote", body(nowhere, b.echo(version, big)), *no_route)
+    yield refused("no route, one byte too long for the quote", body(nowhere, b.echo(version, big + 1)), *no_route)
+    yield refused(
+        "no record behind a route", body(ca(version, 2, 77), b.echo(version)), (3, 1), (1, 3), DropReason.NO_RECORD
+    )
+    for hop_limit in (0, 1):
+        frame = body(ca(version, 2, 7), b.UDP(sport=33434, dport=33434), hop_limit)
+        yield refused(f"hop limit {hop_limit}", frame, (11, 0), (3, 0), DropReason.TTL_EXPIRED)
+    frame = body(ca(version, 2, 77), b.UDP(sport=33434, dport=33434), 1)
+    yield refused("hop limit 1 before a missing record", frame, (11, 0), (3, 0), DropReason.TTL_EXPIRED)
+    frame = body(nowhere, b.UDP(sport=33434, dport=33434), 1)
+    yield refused("no route before hop limit 1", frame, *no_route)
+    yield refused("an echo reply is no error", body(nowhere, b.echo_reply(version)), *no_route)
+    errors = (3, 4, 5, 11, 12) if version == 4 else (1, 2, 3, 4, 100, 127, 137)
+    protocol = {"proto": 1} if version == 4 else {"nh": 58}
+    for kind in errors:
+        packet = b.network(W[version], nowhere, **protocol) / b.Raw(bytes((kind,)) + bytes(40))
+        yield drop(v + f"no ICMP about ICMP type {kind}", b.eth(ROUTER, packet), DropReason.NO_ROUTE)
+    packet = b.network(W[version], nowhere, **protocol) / b.Raw(b"")
+    yield drop(v + "no ICMP about ICMP without a type", b.eth(ROUTER, packet), DropReason.NO_ROUTE)
+    yield from _fragments_refused(version, nowhere)
+
+
+def _fragments_refused(version: int, nowhere: str) -> Iterator[Case]:
+    if version == 4:
+        first = b.eth(ROUTER, b.network(W[4], nowhere, flags="MF") / b.echo(4))
+        yield guest(
+            "IPv4: no route for a first fragment",
+            first,
+            Answer(b.icmp_error(first, 3, 0, GW[4], W[4]), DropReason.NO_ROUTE),
+        )
+        later = b.eth(ROUTER, b.network(W[4], nowhere, frag=1, proto=17) / b.Raw(bytes(16)))
+        yield drop("IPv4: no ICMP about a later fragment", later, DropReason.NO_ROUTE)
+        many = b.eth(ROUTER, b.network("224.0.0.9", nowhere) / b.echo(4), FW)
+        yield drop("IPv4: no ICMP to a multicast source", many, DropReason.NO_ROUTE, "tapfw")
+        return
+    first = b.eth(
+        ROUTER, b.network(W[6], nowhere) / b.IPv6ExtHdrFragment(offset=0, m=1, id=9, nh=58) / b.Raw(bytes(16))
+    )
+    yield guest(
+        "IPv6: no route for a first fragment",
+        first,
+        Answer(b.icmp_error(first, 1, 0, GW[6], W[6]), DropReason.NO_ROUTE),
+    )
+    later = b.eth(
+        ROUTER, b.network(W[6], nowhere) / b.IPv6ExtHdrFragment(offset=1, m=0, id=9, nh=58) / b.Raw(bytes(16))
+    )
+    yield drop("IPv6: no ICMP about a later fragment", later, DropReason.NO_ROUTE)
+    short = b.eth(ROUTER, b.network(W[6], nowhere, nh=44) / b.Raw(bytes(7)))
+    yield drop("IPv6: no ICMP about half a fragment header", short, DropReason.NO_ROUTE)
+
+
+def _gateway(version: int) -> Iterator[Case]:
+    v = f"IPv{version}: "
+
+    def ping(to: str, size: int = 24, hop_limit: int = 64) -> bytes:
+        return b.eth(ROUTER, b.network(W[version], to, hop_limit) / b.echo(version, size))
+
+    def pong(source: str, size: int = 24) -> Answer:
+        return Answer(b.eth(WEB1, b.network(source, W[version], 64) / b.echo_reply(version, size), ROUTER))
+
+    gateway, other = GW[version], GW_2[version]
+    yield guest(v + "ping of the gateway", ping(gateway), pong(gateway))
+    yield guest(v + "ping of another subnet's gateway", ping(other), pong(other))
+    yield guest(v + "ping of the gateway with hop limit 1", ping(gateway, hop_limit=1), pong(gateway))
+    yield guest(v + "ping of the gateway, 1 byte", ping(gateway, 1), pong(gateway, 1))
+    yield guest(v + "ping of the gateway, larger than the uplink takes", ping(gateway, 2000), pong(gateway, 2000))
+    trailing = Answer(pong(gateway).frame + b"trailing")
+    yield guest(v + "ping of the gateway keeps its trailing bytes", ping(gateway) + b"trailing", trailing)
+    to_gateway = DropReason.TO_GATEWAY
+    for name, transport in (("TCP", b.TCP(sport=50000, dport=22)), ("UDP", b.UDP(sport=50000, dport=53))):
+        frame = b.eth(ROUTER, b.network(W[version], gateway) / transport)
+        kind, code = (3, 3) if version == 4 else (1, 4)
+        error = b.icmp_error(frame, kind, code, gateway, W[version])
+        yield guest(v + f"{name} to the gateway", frame, Answer(error, to_gateway))
+        frame = b.eth(ROUTER, b.network(W[version], other) / transport)
+        error = b.icmp_error(frame, kind, code, gateway, W[version])
+        yield guest(v + f"{name} to another subnet's gateway: the own one says no", frame, Answer(error, to_gateway))
+    reply = b.eth(ROUTER, b.network(W[version], gateway) / b.echo_reply(version))
+    yield drop(v + "an echo reply to the gateway", reply, to_gateway)
+    sctp = b.network(W[version], gateway, **({"proto": 132} if version == 4 else {"nh": 132})) / b.Raw(bytes(12))
+    yield drop(v + "SCTP to the gateway", b.eth(ROUTER, sctp), to_gateway)
+    protocol = {"proto": 1} if version == 4 else {"nh": 58}
+    request = 8 if version == 4 else 128
+    coded = b.network(W[version], gateway, **protocol) / b.Raw(bytes((request, 1)) + bytes(10))
+    yield drop(v + "an echo request of code 1 to the gateway", b.eth(ROUTER, coded), to_gateway)
+    short = b.network(W[version], gateway, **protocol) / b.Raw(bytes((request,)) + bytes(6))
+    yield drop(v + "7 bytes of an echo request to the gateway", b.eth(ROUTER, short) + bytes(4), to_gateway)
+    if version == 4:
+        part = b.eth(ROUTER, b.network(W[4], gateway, flags="MF") / b.echo(4))
+        yield drop(v + "a fragment of an echo request to the gateway", part, to_gateway)
+        part = b.eth(ROUTER, b.network(W[4], gateway, flags="MF") / b.UDP())
+        yield drop(v + "a fragment of UDP to the gateway", part, to_gateway)
+        options = b.network(W[4], gateway, 3, options=b"\x94\x04\x00\x00") / b.echo(4)
+        back = b.network(gateway, W[4], 64, options=b"\x94\x04\x00\x00") / b.echo_reply(4)
+        yield guest(v + "ping of the gateway with options", b.eth(ROUTER, options), Answer(b.eth(WEB1, back, ROUTER)))
+        return
+    part = b.network(W[6], gateway) / b.IPv6ExtHdrFragment(m=1, id=9) / b.echo(6)
+    yield drop(v + "a fragment of an echo request to the gateway", b.eth(ROUTER, part), to_gateway)
+    router = link_local(ROUTER)
+    yield guest(v + "ping of the router's link-local address", ping(router), pong(router))
+    mine = link_local(WEB1)
+    frame = b.eth(ROUTER, b.network(mine, router, 255) / b.echo(6))
+    answer = Answer(b.eth(WEB1, b.network(router, mine, 64) / b.echo_reply(6), ROUTER))
+    yield guest(v + "ping of the router between link-local addresses", frame, answer)
+    frame = b.eth(ROUTER, b.network(W[6], router) / b.UDP(sport=50000, dport=53))
+    error = b.icmp_error(frame, 1, 4, gateway, W[6])
+    yield guest(v + "UDP to the router's link-local address", frame, Answer(error, to_gateway))
+
+
+# Size
+
+
+def sizes() -> Iterator[Case]:
+    for version in (4, 6):
+        v = f"IPv{version}: "
+        head = 28 if version == 4 else 48  # IP and ICMP echo header
+        kind, code = (3, 4) if version == 4 else (2, 0)
+        number = 1 if version == 4 else 58
+
+        def ping(to: str, total: int, mac: str, version: int = version, head: int = head, **fields: object) -> bytes:
+            return b.eth(mac, b.network(W[version], to, **fields) / b.echo(version, total - head))  # type: ignore[arg-type]
+
+        def too_big(
+            name: str, frame: bytes, mtu: int, v: str = v, kind: int = kind, code: int = code, version: int = version
+        ) -> Case:
+            error = b.icmp_error(frame, kind, code, GW[version], W[version], mtu)
+            return guest(v + name, frame, Answer(error, DropReason.TOO_BIG))
+
+        remote = ca(version, 1, 20)
+        limit = p.REMOTE_MTU
+        fits = ping(remote, limit, WEB3)
+        packet = b.nvgre(p.PA2, p.BLUE_1, b.flow(W[version], remote, number), fits)
+        yield guest(v + "as large as the uplink takes", fits, ToUnderlay(p.PA2, packet))
+        yield too_big("one byte larger than the uplink takes", ping(remote, limit + 1, WEB3), limit)
+        yield too_big("trailing bytes count", fits + b"\x00", limit)
+        local = ping(ca(version, 1, 5), 1500, WEB2)
+        yield guest(v + "to a local port the uplink limits nothing", *_same(local))
+        routed = ping(ca(version, 2, 6), p.MTU_2, ROUTER)
+        lower = ping(ca(version, 2, 6), p.MTU_2, p.DB1, hop_limit=63)
+        lower = lower[:6] + bytes.fromhex(ROUTER_2.replace(":", "")) + lower[12:]
+        yield guest(v + "as large as the target subnet takes", routed, ToPort(DB1_PORT, lower))
+        yield too_big("larger than the target subnet takes", ping(ca(version, 2, 6), p.MTU_2 + 1, ROUTER), p.MTU_2)
+        yield too_big("to a remote port of a smaller subnet", ping(ca(version, 2, 7), p.MTU_2 + 1, ROUTER), p.MTU_2)
+        yield too_big("routed, larger than the uplink takes", ping(ca(version, 1, 30), limit + 1, ROUTER), limit)
+        if version == 4:
+            yield too_big("DF", ping(remote, limit + 1, WEB3, flags="DF"), limit)
+            off = ping(ca(4, 2, 77), limit + 1, ROUTER)
+            error = b.icmp_error(off, 3, 1, GW[4], W[4])
+            yield guest(v + "no record before its size", off, Answer(error, DropReason.NO_RECORD))
+    unbound = b.eth(ROUTER_2, b.network("10.0.2.6", "10.0.1.66") / b.echo(4, 1600), p.DB1)
+    yield drop("a local subnet without a limit has none", unbound, DropReason.VSID_ACL, "tapdb1")
+    other = b.eth("02:00:00:00:01:41", b.network(W[4], "10.0.1.41") / b.echo(4, 1438 - 28 + 1))
+    error = b.icmp_error(other, 3, 4, GW[4], W[4], 1438)
+    yield guest(
+        "62 bytes less for an IPv6 PA, before it is found unreachable", other, Answer(error, DropReason.TOO_BIG)
+    )
+    reply = b.eth(WEB3, b.network(W[4], "10.0.1.20") / b.ICMP(type=3, code=1) / b.Raw(bytes(1500)))
+    yield drop("no ICMP about a large ICMP error", reply, DropReason.TOO_BIG)
+
+
+def segments() -> Iterator[Case]:
+    """TCP's maximum segment size."""
+    for version in (4, 6):
+        number = "10.0.1.20" if version == 4 else "2001:db8:1::20"
+        limit = p.REMOTE_MTU - (40 if version == 4 else 60)
+        v = f"IPv{version}: "
+
+        def sent(
+            name: str,
+            before: b.Packet,
+            after: b.Packet,
+            to: str = number,
+            version: int = version,
+            v: str = v,
+            **ip: object,
+        ) -> Case:
+            frame = b.eth(WEB3, b.network(W[version], to, **ip) / before)  # type: ignore[arg-type]
+            inner = b.eth(WEB3, b.network(W[version], to, **ip) / after)  # type: ignore[arg-type]
+            part = bool(ip)
+            flow = b.flow(W[version], to, 6, None if part else (50000, 80))
+            return guest(v + name, frame, ToUnderlay(p.PA2, b.nvgre(p.PA2, p.BLUE_1, flow, inner)))
+
+        def both(name: str, before: list[object], after: list[object], flags: str = "S") -> Case:
+            return sent(name, b.syn(before, flags=flags), b.syn(after, flags=flags))
+
+        mss, fits = ("MSS", 1460), ("MSS", limit)
+        yield both("MSS is clamped", [mss], [fits])
+        yield both("MSS that fits is left", [fits], [fits])
+        yield both("MSS one too large is clamped", [("MSS", limit + 1)], [fits])
+        yield both("MSS of a SYN ACK is clamped", [mss], [fits], "SA")
+        yield both("MSS without SYN is left", [mss], [mss], "A")
+        nop, sack = ("NOP", None), ("SAckOK", b"")
+        yield both("MSS at an odd offset", [nop, mss], [nop, fits])
+        yield both("MSS at offset 2", [nop, nop, mss], [nop, nop, fits])
+        yield both("MSS at offset 3", [nop, sack, mss], [nop, sack, fits])
+        stamp = ("Timestamp", (1, 0))
+        scale = ("WScale", 7)
+        yield both("MSS behind other options", [sack, stamp, nop, scale, mss], [sack, stamp, nop, scale, fits])
+        yield both("only the first MSS", [mss, mss], [fits, mss])
+        yield both("MSS as the 10th option", [nop] * 9 + [mss], [nop] * 9 + [fits])
+        yield both("MSS as the 11th option is left", [nop] * 10 + [mss], [nop] * 10 + [mss])
+        end = ("EOL", None)
+        yield both("MSS behind the end of options is left", [end, nop, nop, nop, mss], [end, nop, nop, nop, mss])
+        yield both("no options", [], [])
+        for name, raw in (
+            ("an option of length 0 before MSS", b"\x1e\x00\x02\x04\x05\xb4\x01\x01"),
+            ("an option of length 1 before MSS", b"\x1e\x01\x02\x04\x05\xb4\x01\x01"),
+            ("an option beyond the header before MSS", b"\x1e\x20\x02\x04\x05\xb4\x01\x01"),
+            ("MSS of length 3", b"\x02\x03\x05\x02\x04\x05\xb4\x01"),
+            ("MSS cut off by the header's end", b"\x01\x01\x02\x04"),
+            ("half an option at the header's end", b"\x01\x01\x01\x02"),
+        ):
+            broken = b.TCP(sport=50000, dport=80, flags="S", dataofs=5 + len(raw) // 4) / b.Raw(raw)
+            yield sent(f"{name}: left alone", broken, broken)
+        behind = b.TCP(sport=50000, dport=80, flags="S", dataofs=15) / b.Raw(b"\x02\x04\x05\xb4")
+        yield sent("a TCP header beyond the packet: left alone", behind, behind)
+        little = b.TCP(sport=50000, dport=80, flags="S", dataofs=4) / b.Raw(b"\x02\x04\x05\xb4")
+        yield sent("a data offset of 4: left alone", little, little)
+        data = b.syn([mss]) / b.Raw(b"fast open")
+        yield sent("a SYN with data", data, b.syn([fits]) / b.Raw(b"fast open"))
+        if version == 4:
+            yield sent("a SYN in a fragment: left alone", b.syn([mss]), b.syn([mss]), flags="MF")
+        target = ca(version, 2, 6)
+        limit_2 = p.MTU_2 - (40 if version == 4 else 60)
+        frame = b.eth(ROUTER, b.network(W[version], target) / b.syn([mss]))
+        inner = b.eth(p.DB1, b.network(W[version], target, 63) / b.syn([("MSS", limit_2)]), ROUTER_2)
+        yield guest(v + "MSS by the target subnet's limit, routed to a local port", frame, ToPort(DB1_PORT, inner))
+        local = b.eth(WEB2, b.network(W[version], ca(version, 1, 5)) / b.syn([mss]))
+        yield guest(v + "MSS where nothing limits it", *_same(local))
+
+
+def wire() -> Iterator[Case]:
+    """What an encapsulated packet looks like."""
+    for version in (4, 6):
+        v = f"IPv{version}: "
+        to = ca(version, 1, 30)
+
+        def away(name: str, body: b.Packet, flow: int, ecn: int = 0, trailing: bytes = b"", v: str = v) -> Case:
+            frame = b.eth(FAR, body) + trailing
+            return guest(v + name, frame, ToUnderlay(p.PA3, b.nvgre(p.PA3, p.BLUE_1, flow, frame, ecn)))
+
+        for ecn in (1, 2, 3):
+            plain = b.network(W[version], to, ecn=0xB8 | ecn) / b.echo(version)
+            flow = b.flow(W[version], to, 1 if version == 4 else 58)
+            yield away(f"ECN {ecn} is copied outside, DSCP is not", plain, flow, ecn)
+        for name, transport, number in (
+            ("UDP", b.UDP(sport=40000, dport=53) / b.Raw(b"x"), 17),
+            ("TCP", b.TCP(sport=40000, dport=443) / b.Raw(b"x"), 6),
+        ):
+            whole = b.network(W[version], to) / transport
+            yield away(
+                f"FlowID of {name} holds its ports",
+                whole,
+                b.flow(W[version], to, number, (40000, int(transport.dport))),
+            )
+        short = b.network(W[version], to, **({"proto": 17} if version == 4 else {"nh": 17})) / b.Raw(b"\x9c\x40\x00")
+        yield away("FlowID of half a UDP header", short, b.flow(W[version], to, 17), trailing=b"\x35")
+        whole = b.network(W[version], to) / b.UDP(sport=40000, dport=53)
+        yield away(
+            "trailing bytes are encapsulated", whole, b.flow(W[version], to, 17, (40000, 53)), trailing=bytes(18)
+        )
+        if version == 4:
+            for flags, offset in (("MF", 0), (0, 8)):
+                part = b.network(W[4], to, flags=flags, frag=offset, proto=17) / b.Raw(bytes(range(32)))
+                yield away(f"FlowID of a fragment, offset {offset}", part, b.flow(W[4], to, 17))
+        else:
+            part = b.network(W[6], to) / b.IPv6ExtHdrFragment(m=1, id=9) / b.UDP(sport=40000, dport=53)
+            yield away("FlowID behind an extension header", part, b.flow(W[6], to, 44))
+
+
+# From the uplink
+
+
+def outer(
+    inner: bytes, vsid: int = p.BLUE_1, source: str = p.PA2, to: str = p.PA1, flow: int = 9, **fields: object
+) -> bytes:
+    """A frame from the physical network."""
+    gre = b.GRE(key_present=1, proto=0x6558, key=vsid << 8 | flow) / b.Raw(inner)
+    packet = b.IP(src=source, dst=to, id=0, flags="DF", ttl=61, proto=47).copy()
+    for name, value in fields.items():
+        packet.setfieldval(name, value)
+    return bytes(b.Ether(dst="02:aa:00:00:00:01", src="02:aa:00:00:00:02", type=0x0800)) + bytes(packet / gre)
+
+
+def uplink(name: str, frame: bytes, expected: Verdict, policy: Policy = MAIN) -> Case:
+    return Case(f"uplink: {name}", UPLINK, frame, expected, policy)
+
+
+def _inner(
+    version: int = 4,
+    source: str | None = None,
+    to: str | None = None,
+    mac: str = WEB3,
+    to_mac: str = WEB1,
+    ecn: int = 0,
+) -> bytes:
+    body = b.network(source or ca(version, 1, 20), to or W[version], ecn=ecn) / b.echo(version)
+    return b.eth(to_mac, body, mac)
+
+
+def taken() -> Iterator[Case]:
+    inner = _inner()
+    good = outer(inner)
+    stack = ToStack()
+    yield uplink("to another's PA", outer(inner, to="192.0.2.99"), stack)
+    yield uplink("another protocol", outer(inner, proto=17), stack)
+    yield uplink("ARP", b.eth("ff:ff:ff:ff:ff:ff", b.arp(1, WEB1, p.PA2, p.PA1)), stack)
+    yield uplink("an empty frame", b"", stack)
+    yield uplink("half an IPv4 header", good[:30], stack)
+    yield uplink("half a GRE header", good[: 34 + 7], stack)
+    gre = 34
+    for name, word in (
+        ("a GRE checksum", "a0006558"),
+        ("a GRE sequence number", "30006558"),
+        ("GRE without a key", "00006558"),
+        ("GRE version 1", "20016558"),
+        ("GRE of IPv4", "20000800"),
+    ):
+        yield uplink(name, good[:gre] + bytes.fromhex(word) + good[gre + 4 :], stack)
+    yield uplink("IP version 6 in an IPv4 frame", good[:14] + b"\x65" + good[15:], stack)
+    yield uplink("IHL 4", good[:14] + b"\x44" + good[15:], stack)
+    yield uplink("a tagged frame", good[:12] + b"\x81\x00\x00\x05" + good[12:], stack)
+    yield uplink("an IPv6 frame without IPv6 PAs", good[:12] + b"\x86\xdd" + good[14:], stack)
+    malformed = Drop(DropReason.OUTER_MALFORMED)
+    yield uplink("outer options", outer(inner, options=b"\x01\x01\x01\x00"), malformed)
+    yield uplink("outer checksum wrong", outer(inner, chksum=0x1234), malformed)
+    yield uplink("outer total length beyond the frame", good[:-1], malformed)
+    yield uplink("outer total length under 28", outer(inner, len=27), malformed)
+    yield uplink("outer fragment, the first", outer(inner, flags="MF"), Drop(DropReason.OUTER_FRAGMENT))
+    yield uplink("outer fragment, a later one", outer(inner, frag=1), Drop(DropReason.OUTER_FRAGMENT))
+    yield uplink("outer checksum wrong before a fragment", outer(inner, flags="MF", chksum=1), malformed)
+    yield uplink("to the second PA", outer(inner, to=p.PA1_SECOND), ToPort(WEB1_PORT, inner))
+    yield uplink("the outer TTL does not matter", outer(inner, ttl=1), ToPort(WEB1_PORT, inner))
+    yield uplink("FlowID 0", outer(inner, flow=0), ToPort(WEB1_PORT, inner))
+    yield uplink("bytes behind the outer length are cut off", good + bytes(6), ToPort(WEB1_PORT, inner))
+    for vsid in (0, 1, 4095, 16777215):
+        yield uplink(f"VSID {vsid}", outer(inner, vsid), Drop(DropReason.RESERVED_VSID))
+    for vsid in (4096, p.UNKNOWN, 16777214):
+        yield uplink(f"VSID {vsid}, not known here", outer(inner, vsid), Drop(DropReason.UNKNOWN_VSID))
+    yield uplink("an inner frame of no bytes", outer(b""), Drop(DropReason.TRUNCATED))
+
+
+def inners() -> Iterator[Case]:
+    for version in (4, 6):
+        v = f"IPv{version} "
+        good = _inner(version)
+        yield uplink(v + "to a port", outer(good), ToPort(WEB1_PORT, good))
+        red = _inner(version, mac=p.RED_WEB3)
+        yield uplink(
+            v + "to the other tenant's port of the same address", outer(red, p.RED_1, p.PA3), ToPort(RED1_PORT, red)
+        )
+        routed = _inner(version, source=ca(version, 2, 7), mac=ROUTER)
+        yield uplink(v + "routed on the sending host", outer(routed), ToPort(WEB1_PORT, routed))
+        if version == 4:
+            frame = _inner(4, source="172.31.9.9")
+            yield uplink(v + "from behind a remote guest that routes", outer(frame), ToPort(WEB1_PORT, frame))
+        pair = _inner(version, source=ca(version, 1, 177))
+        yield uplink(v + "from an address pair, placed by its MAC", outer(pair), ToPort(WEB1_PORT, pair))
+        trailing = good + bytes(7)
+        yield uplink(v + "inner trailing bytes are kept", outer(trailing), ToPort(WEB1_PORT, trailing))
+        yield uplink(v + "no port with the MAC", outer(_inner(version, to_mac=WEB3)), Drop(DropReason.VSID_ACL))
+        wrong = _inner(version, source=ca(version, 2, 7), to_mac=p.DB1)
+        yield uplink(v + "the VSID of another subnet: its ports only", outer(wrong), Drop(DropReason.VSID_ACL))
+        yield uplink(v + "to a disabled port", outer(_inner(version, to_mac=p.OFF)), Drop(DropReason.PORT_DOWN))
+        yield uplink(
+            v + "to a port without an interface", outer(_inner(version, to_mac=p.LOST)), Drop(DropReason.VSID_ACL)
+        )
+        forged = Drop(DropReason.FORGED_SOURCE)
+        yield uplink(v + "from another host than its source's", outer(good, source=p.PA3), forged)
+        yield uplink(v + "from no host at all", outer(good, source="192.0.2.66"), forged)
+        yield uplink(v + "the other tenant's source", outer(_inner(version), p.RED_1, p.PA2), forged)
+        own = _inner(version, source=ca(version, 1, 5), mac=WEB2)
+        yield uplink(v + "a source that lives here", outer(own), forged)
+        nobody = _inner(version, source=ca(version, 1, 177), mac="02:00:00:00:00:77")
+        yield uplink(v + "a source that nobody has", outer(nobody), forged)
+        unrouted = "203.0.113.5" if version == 4 else "2001:db8:dead::5"
+        strange = _inner(version, source=unrouted, mac=WEB3)
+        yield uplink(v + "a source without a route, placed by its MAC", outer(strange), ToPort(WEB1_PORT, strange))
+        yield uplink(v + "a source without a route, from elsewhere", outer(strange, source=p.PA3), forged)
+        group = _inner(version, to_mac="33:33:00:00:00:01")
+        yield uplink(v + "inner multicast", outer(group), Drop(DropReason.MULTICAST))
+        yield uplink(
+            v + "inner broadcast", outer(_inner(version, to_mac="ff:ff:ff:ff:ff:ff")), Drop(DropReason.MULTICAST)
+        )
+        tagged = good[:12] + b"\x81\x00\x00\x05" + good[12:]
+        yield uplink(v + "inner 802.1Q", outer(tagged), Drop(DropReason.VLAN_TAG))
+        yield uplink(v + "inner packet cut off", outer(good[:-1]), Drop(DropReason.TRUNCATED))
+        yield uplink(v + "inner header cut off", outer(good[:30]), Drop(DropReason.TRUNCATED))
+        yield uplink(v + "inner version wrong", outer(good[:14] + b"\x55" + good[15:]), Drop(DropReason.MALFORMED))
+        yield from _congested(version)
+    yield uplink("inner 802.1ad", outer(_inner()[:12] + b"\x88\xa8" + bytes(40)), Drop(DropReason.VLAN_TAG))
+    yield uplink("inner frame of 13 bytes", outer(bytes(13)), Drop(DropReason.TRUNCATED))
+    ask = b.eth("ff:ff:ff:ff:ff:ff", b.arp(1, WEB3, "10.0.1.20", "10.0.1.4"), WEB3)
+    yield uplink("inner ARP", outer(ask), Drop(DropReason.ETHERTYPE))
+    yield uplink("inner ARP cut off", outer(ask[:30]), Drop(DropReason.ETHERTYPE))
+    yield uplink("inner LLDP", outer(b.eth(WEB1, b"\x02\x07", WEB3, 0x88CC)), Drop(DropReason.ETHERTYPE))
+    mapped = b.eth(WEB1, b.network("::ffff:10.0.1.20", W[6]) / b.echo(6), WEB3)
+    yield uplink("an inner mapped source", outer(mapped), Drop(DropReason.MALFORMED))
+    ll = b.eth(WEB1, b.network(link_local(p.RED_WEB3), link_local(WEB1)) / b.echo(6), p.RED_WEB3)
+    yield uplink(
+        "a link-local source, where a default route leads elsewhere", outer(ll, p.RED_1, p.PA3), ToPort(RED1_PORT, ll)
+    )
+    yield uplink("a link-local source from elsewhere", outer(ll, p.RED_1, p.PA2), Drop(DropReason.FORGED_SOURCE))
+    default = b.eth(WEB1, b.network("2001:db8:dead::5", W[6]) / b.echo(6), ROUTER)
+    yield uplink("a source by the default route", outer(default, p.RED_1, p.PA3), ToPort(RED1_PORT, default))
+    yield uplink(
+        "a source by the default route, from elsewhere", outer(default, p.RED_1, p.PA2), Drop(DropReason.FORGED_SOURCE)
+    )
+    four = b.eth(WEB1, b.network("203.0.113.5", W[4]) / b.echo(4), ROUTER)
+    yield uplink("::/0 places no IPv4 source", outer(four, p.RED_1, p.PA3), Drop(DropReason.FORGED_SOURCE))
+
+
+def _congested(version: int) -> Iterator[Case]:
+    v = f"IPv{version} "
+    for inside in (1, 2, 3):
+        marked = _inner(version, ecn=0xB8 | 3)
+        yield uplink(
+            v + f"congestion outside, ECN {inside} inside",
+            outer(_inner(version, ecn=0xB8 | inside), tos=3),
+            ToPort(WEB1_PORT, marked),
+        )
+    yield uplink(v + "congestion outside, not capable inside", outer(_inner(version), tos=3), Drop(DropReason.ECN))
+    for outside in (1, 2):
+        plain = _inner(version, ecn=2)
+        yield uplink(v + f"ECN {outside} outside changes nothing", outer(plain, tos=outside), ToPort(WEB1_PORT, plain))
+    acl = outer(_inner(version, to_mac=WEB3), tos=3)
+    yield uplink(v + "congestion is looked at last", acl, Drop(DropReason.VSID_ACL))
+
+
+def over_ipv6() -> Iterator[Case]:
+    """An IPv6 underlay."""
+    for version in (4, 6):
+        v = f"over IPv6: IPv{version} "
+        to = ca(version, 1, 20)
+        number = 1 if version == 4 else 58
+        body = b.network(W[version], to, ecn=2) / b.echo(version)
+        frame = b.eth(WEB3, body)
+        packet = b.nvgre(p.PA2_6, p.BLUE_1, b.flow(W[version], to, number), frame, 2)
+        yield guest(v + "to a remote port", frame, ToUnderlay(p.PA2_6, packet), policy=OVER_IPV6)
+        size = 1438 - (28 if version == 4 else 48)
+        large = b.eth(WEB3, b.network(W[version], to) / b.echo(version, size + 1))
+        kind, code = (3, 4) if version == 4 else (2, 0)
+        error = b.icmp_error(large, kind, code, GW[version], W[version], 1438)
+        yield guest(v + "62 bytes less", large, Answer(error, DropReason.TOO_BIG), policy=OVER_IPV6)
+        inner = _inner(version, ecn=1)
+
+        def outer6(inner: bytes, source: str = p.PA2_6, ecn: int = 0, vsid: int = p.BLUE_1, **fields: object) -> bytes:
+            gre = b.GRE(key_present=1, proto=0x6558, key=vsid << 8 | 9) / b.Raw(inner)
+            head = b.IPv6(src=source, dst=p.PA1_6, tc=ecn, hlim=60, nh=47).copy()
+            for name, value in fields.items():
+                head.setfieldval(name, value)
+            return bytes(b.Ether(dst="02:aa:00:00:00:01", src="02:aa:00:00:00:02", type=0x86DD)) + bytes(head / gre)
+
+        def arrives(name: str, frame: bytes, expected: Verdict, v: str = v) -> Case:
+            return uplink(v + name, frame, expected, OVER_IPV6)
+
+        yield arrives("to a port", outer6(inner), ToPort(WEB1_PORT, inner))
+        yield arrives("forged", outer6(inner, "2001:db8:f::66"), Drop(DropReason.FORGED_SOURCE))
+        yield arrives("bytes behind are cut off", outer6(inner) + bytes(5), ToPort(WEB1_PORT, inner))
+        yield arrives("cut off", outer6(inner)[:-1], Drop(DropReason.OUTER_MALFORMED))
+        yield arrives("payload length 7", outer6(inner, plen=7), Drop(DropReason.OUTER_MALFORMED))
+        yield arrives("an extension header", outer6(inner, nh=44), ToStack())
+        yield arrives("congestion", outer6(inner, ecn=3), ToPort(WEB1_PORT, _inner(version, ecn=3)))
+        yield arrives("reserved VSID", outer6(inner, vsid=4095), Drop(DropReason.RESERVED_VSID))
+
+
+#: What no packet of a table can bring about: they need a kernel that fails, a stale map, or the host's own stack.
+NOT_BY_PACKETS = frozenset({DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY})
+
+CASES: tuple[Case, ...] = tuple(
+    case
+    for part in (
+        ports, ethernet, headers, spoofing, arp, discovery, groups, bridged, routed, sizes, segments, wire,
+        taken, inners, over_ipv6,
+    )
+    for case in part()
+)  # fmt: skip
