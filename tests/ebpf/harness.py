@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
+import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +113,7 @@ class Harness:
         return self.plane._loaded.maps
 
     def run(self, program: str, frame: bytes, ifindex: int, *, mark: int = 0, gso_size: int = 0) -> Outcome:
-        """``weft_from_port``, ``weft_from_uplink`` or ``weft_to_port`` on a frame of at least 14 bytes. ``ifindex`` is an
+        """``weft_from_port``, ``weft_from_uplink`` or ``weft_to_port`` on a frame of at least 14 bytes. ``ifindex``: an
         interface of the harness's namespace, which this thread is in (inside ``with harness(...)``).
         """
         ran = self._runs[program](frame, ifindex, mark=mark, gso_size=gso_size)
@@ -124,7 +126,7 @@ def harness(source: Path, sizes: Sizes = SMALL, *, uplink_mtu_bytes: int = 1500)
     """A data plane in a namespace of its own, with interfaces ``port0``..``port3`` and an uplink ``up0``.
 
     The calling thread is in the namespace until the end. The ports' other ends are in the same namespace (``peer0``…),
-    so there is no bpf_redirect_peer; the uplink has 192.0.2.1/24 and a neighbour 192.0.2.254 that is the default gateway.
+    so there is no bpf_redirect_peer; the uplink has 192.0.2.1/24 and a neighbour 192.0.2.254, the default gateway.
     """
     with netns("run-") as there, pin_directory() as pins:
         for number in range(4):
@@ -140,3 +142,19 @@ def harness(source: Path, sizes: Sizes = SMALL, *, uplink_mtu_bytes: int = 1500)
                 yield Harness(of, there)
             finally:
                 of.remove()
+
+
+def send(interface: str, frame: bytes, count: int = 1) -> None:
+    """Frames out of an interface of this thread's namespace: what they meet is the other end of its veth."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((interface, 0))
+        for _ in range(count):
+            wire.send(frame)
+
+
+def eventually(question: Callable[[], bool], what: str, deadline_s: float = 10.0) -> None:
+    """Ask until the answer is yes."""
+    end = time.monotonic() + deadline_s
+    while not question():
+        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
+        time.sleep(0.005)

@@ -64,9 +64,12 @@ class Btf:
         return {t.name: number for number, t in enumerate(self.types) if t.kind == _STRUCT and t.name}
 
     def members(self, number: int) -> tuple[Member, ...]:
-        """Of a struct or union."""
-        found = []
-        for name, kind, bits in _TRIPLE.iter_unpack(self.types[self._plain(number)].body):
+        """Of a struct or union; anything else has none."""
+        of = self.types[self._plain(number)]
+        found: list[Member] = []
+        if of.kind not in (_STRUCT, _UNION):
+            return ()
+        for name, kind, bits in _TRIPLE.iter_unpack(of.body):
             # With bit fields in the struct the upper byte is a width; Weft's layouts have none.
             found.append(Member(self._name(name), (bits & 0xFFFFFF) // 8, kind))
         return tuple(found)

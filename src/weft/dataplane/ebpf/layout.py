@@ -6,8 +6,7 @@ A test holds every size and offset here to the compiled object's own type inform
 from __future__ import annotations
 
 import struct
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -60,6 +59,7 @@ NOBODY = NUMBER.pack(0)  # key of the counters of interfaces that have none
 ALLOWED = NUMBER.pack(1)  # value of sources
 NONE = bytes(16)
 _MAPPED = bytes(10) + b"\xff\xff"
+_ZEROS = bytes(8)
 
 _record_key, _record, _mac_key = RECORD_KEY.pack, RECORD.pack, MAC_KEY.pack
 
@@ -196,20 +196,18 @@ def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
     )
 
 
+#: Table -> the kernel's key for the rest of a row's key.
+MAP_KEYS: Mapping[str, Callable[..., bytes]] = {
+    "subnets": lambda vsid: NUMBER.pack(_number(vsid)),
+    "records": lambda vsid, ca: _record_key(_number(vsid), address(ca)),
+    "macs": lambda vsid, text: _mac_key(_number(vsid), mac(text), 0),
+    "routes": route_key,
+}
+
+
 def map_key(key: Key) -> bytes:
     """The kernel's key of a subnet, record, MAC record or route."""
-    parts: tuple[object, ...] = key
-    match parts:
-        case ("subnets", int(vsid)):
-            return NUMBER.pack(_number(vsid))
-        case ("records", int(vsid), str(ca)):
-            return _record_key(_number(vsid), address(ca))
-        case ("macs", int(vsid), str(text)):
-            return _mac_key(_number(vsid), mac(text), 0)
-        case ("routes", str(rdid), str(prefix)):
-            return route_key(rdid, prefix)
-        case _:
-            raise Rejected(f"{key!r} is not the key of a subnet, record, MAC record or route")
+    return MAP_KEYS[key[0]](*key[1:])
 
 
 # And back.
@@ -217,9 +215,9 @@ def map_key(key: Key) -> bytes:
 
 def address_text(packed: bytes) -> str:
     """Canonical text."""
-    if packed.startswith(_MAPPED):
+    if packed[:12] == _MAPPED:
         return inet_ntop(AF_INET, packed[12:])
-    if packed.startswith(bytes(8)):
+    if packed[:8] == _ZEROS:
         return str(IPv6Address(packed))  # libc writes ::a.b.c.d here
     return inet_ntop(AF_INET6, packed)
 
@@ -240,23 +238,24 @@ def _rdid_text(packed: bytes) -> str:
     return str(UUID(bytes=packed))
 
 
-def subnet_key(key: bytes) -> Key:
-    return ("subnets", int.from_bytes(key, sys.byteorder))
+def subnet_keys(packed: bytes) -> list[Key]:
+    """Row keys of map keys in a row; so do the next three. In bulk, since prune() asks of every entry there is."""
+    return [("subnets", vsid) for (vsid,) in NUMBER.iter_unpack(packed)]
 
 
-def record_key(key: bytes) -> Key:
-    vsid, ca = RECORD_KEY.unpack(key)
-    return ("records", vsid, address_text(ca))
+def record_keys(packed: bytes) -> list[Key]:
+    return [("records", vsid, address_text(ca)) for vsid, ca in RECORD_KEY.iter_unpack(packed)]
 
 
-def mac_record_key(key: bytes) -> Key:
-    vsid, packed, _ = MAC_KEY.unpack(key)
-    return ("macs", vsid, packed.hex(":"))
+def mac_record_keys(packed: bytes) -> list[Key]:
+    return [("macs", vsid, text.hex(":")) for vsid, text, _ in MAC_KEY.iter_unpack(packed)]
 
 
-def route_row_key(key: bytes) -> Key:
-    length, rdid, family, packed = ROUTE_KEY.unpack(key)
-    return ("routes", _rdid_text(rdid), _prefix_text(packed, length - ROUTE_BITS, family))
+def route_keys(packed: bytes) -> list[Key]:
+    return [
+        ("routes", _rdid_text(rdid), _prefix_text(base, length - ROUTE_BITS, family))
+        for length, rdid, family, base in ROUTE_KEY.iter_unpack(packed)
+    ]
 
 
 def read_record(key: bytes, value: bytes) -> Record:

@@ -97,6 +97,7 @@ class EbpfDataPlane:
         self._known = Known()
         self._bound: dict[str, Bound] = {}
         self._uplinks: dict[str, Interface] = {}
+        self._closed = False
         self._make_counters(0)
 
     @property
@@ -596,7 +597,9 @@ class EbpfDataPlane:
         }
 
     def close(self) -> None:
-        self._loaded.close()
+        if not self._closed:
+            self._closed = True
+            self._loaded.close()
 
     def remove(self) -> None:
         for attachment in self._attachments():

@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from weft.contracts.dataplane import Failure
@@ -77,11 +77,14 @@ class Table:
             for (key,), (value,) in zip(self._keys.iter_unpack(keys), self._values.iter_unpack(values), strict=True):
                 yield key, value
 
-    def prune(self, is_desired: Callable[[bytes], bool]) -> None:
-        """Drop every entry, told or not, whose key is not desired."""
+    def prune(self, desired: Collection[Key], keys_of: Callable[[bytes], list[Key]]) -> None:
+        """Drop every entry, told or not, that is none of the desired rows."""
         undesired: list[bytes] = []
         for keys, _, _ in self.map.chunks(_BATCH):
-            undesired += (key for (key,) in self._keys.iter_unpack(keys) if not is_desired(key))
+            rows = keys_of(keys)
+            if not all(map(desired.__contains__, rows)):
+                at = zip(self._keys.iter_unpack(keys), rows, strict=True)
+                undesired += (key for (key,), row in at if row not in desired)
         self.drop(undesired)
 
     def repair(self, *, prune: bool) -> int:
@@ -156,8 +159,3 @@ class Table:
         if number in _FULL:
             return f"{self.map.name}: full at {self.map.max_entries} entries: raise the data plane's size of it"
         return f"{self.map.name}: the kernel refused the entry: {os.strerror(number)}"
-
-
-def keys_of(table: Callable[[bytes], Key], desired: set[Key]) -> Callable[[bytes], bool]:
-    """Whether an entry's key is one of the rows' keys."""
-    return lambda key: table(key) in desired
