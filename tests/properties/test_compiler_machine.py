@@ -1,0 +1,315 @@
+"""Whatever is put, moved, refused and deleted: incremental equals full, and no host holds what is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations, product
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from strategies.intents import domain, everything, network, port, reloaded, route, subnet, tenant
+from weft.compiler.compiler import Compiler
+from weft.compiler.full import compile_all
+from weft.kit.errors import Rejected
+from weft.model import drafts, values
+from weft.model.catalog import Catalog, Change
+from weft.model.drafts import Draft
+from weft.model.names import Kind, domain_of, tenant_of
+from weft.model.values import network_of
+from weft.policy import rows
+from weft.policy.delta import ScopedDelta
+from weft.policy.rows import Key, Row, Scope, domain_scope, host_scope
+
+# Few names and few values, so that they meet.
+OWNERS = ("blue", "red")
+DOMAINS = ("x", "y")
+SUBNETS = ("s", "t", "u")
+HOSTS = ("h1", "h2", "h3")
+PREFIXES = ("10.0.0.0/29", "10.0.0.8/29", "10.0.0.0/28", "10.0.1.0/30", "fd00::/125", "fd00::8/125", "fd00::/124")
+CAS = (*(f"10.0.0.{n}" for n in range(0, 16, 2)), "10.0.1.1", "10.0.1.2", "fd00::1", "fd00::2", "fd00::a")
+MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02", values.ROUTER_MAC, values.default_mac("tenants/blue/ports/p1"))
+PAS = tuple(f"192.0.2.{n}" for n in range(1, 7))
+DESTINATIONS = ("0.0.0.0/0", "10.0.0.0/29", "10.9.0.0/16", "::/0")
+LIGHT = [Kind.PORT, Kind.CUSTOMER_ROUTE, Kind.VIRTUAL_SUBNET]  # what few refer to
+RDIDS = tuple(f"00000000-0000-5000-8000-00000000000{n}" for n in range(3))
+
+
+def maybe(*choices: Any) -> st.SearchStrategy[Any]:
+    return st.none() | st.sampled_from(choices)
+
+
+def some(choices: Iterable[Any], least: int = 0, most: int = 2) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(st.sampled_from(list(choices)), min_size=least, max_size=most, unique=True).map(tuple)
+
+
+def paths(*parts: tuple[str, ...]) -> st.SearchStrategy[str]:
+    return st.tuples(*map(st.sampled_from, parts)).map("/".join)
+
+
+ports = st.builds(
+    port,
+    paths(OWNERS, ("p1", "p2", "p3", "p4")),
+    paths(DOMAINS, ("s", "s", "t", "u")),
+    host=maybe(*HOSTS),
+    mac=maybe(*MACS),
+    addresses=st.none() | some(CAS),
+    admin_state=maybe("up", "down"),
+    allowed_address_pairs=st.none() | some([drafts.AddressPair("10.0.0.0/30"), drafts.AddressPair("::/0", MACS[0])]),
+)
+subnets = st.builds(
+    lambda path, prefixes, **more: subnet(path, *prefixes, **more),
+    paths(OWNERS, DOMAINS, SUBNETS),
+    some(PREFIXES, 1),
+    vsid=maybe(4096, 4097),
+    gateways=st.none() | some(CAS, 1, 1),
+    router_mac=maybe(*MACS),
+    mtu_bytes=maybe(0, 1400),
+)
+ROUTE = (paths(OWNERS, DOMAINS, ("r1", "r2")), st.sampled_from(DESTINATIONS))
+routes = (
+    st.builds(route, *ROUTE, next_hop=st.sampled_from(CAS), metric=maybe(1, 100))
+    | st.builds(route, *ROUTE, virtual_subnet=st.sampled_from(SUBNETS[:2]), metric=maybe(1, 100))
+    | st.builds(route, *ROUTE, next_hop=maybe(CAS[3]), virtual_subnet=maybe("t"))
+)
+hosts = st.builds(
+    lambda name, pas, interface: drafts.Host(f"hosts/{name}", (drafts.Uplink(interface, "fabric", pas),)),
+    st.sampled_from(HOSTS),
+    st.none() | some(PAS),
+    st.sampled_from(("eth1", "eth2")),
+)
+others = (
+    st.builds(domain, paths(OWNERS, DOMAINS), maybe(*RDIDS))
+    | st.builds(tenant, st.sampled_from(OWNERS))
+    | st.builds(network, st.just("192.0.2.0/29"), mtu_bytes=maybe(1500, 9000))
+)
+batches = st.lists(
+    ports | ports | subnets | routes | hosts | others, min_size=1, max_size=4, unique_by=lambda draft: draft.name
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """A catalog and a compiler, and one client for each host, which knows only what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.catalog = Catalog()
+        self.compiler = Compiler(self.catalog)
+        self.held: dict[str, dict[Scope, dict[Key, Row]]] = {}
+
+    @initialize(puts=batches)
+    def world(self, puts: list[Draft]) -> None:
+        self.take(
+            [
+                network("192.0.2.0/29"),
+                *(drafts.Host(f"hosts/{name}", (drafts.Uplink("eth1", "fabric"),)) for name in HOSTS),
+                *map(tenant, OWNERS),
+                *(domain(f"{owner}/{label}") for owner, label in product(OWNERS, DOMAINS)),
+                *(subnet(f"{owner}/{label}/s", PREFIXES[0], PREFIXES[4]) for owner, label in product(OWNERS, DOMAINS)),
+                *(subnet(f"{owner}/{label}/t", PREFIXES[1]) for owner, label in product(OWNERS, DOMAINS)),
+                port("blue/p1", "x/s", host="h1"),
+                port("red/p1", "x/s", host="h1"),
+                route("blue/x/r1", "0.0.0.0/0", next_hop="10.0.0.10"),
+            ]
+        )
+        self.take(puts)
+
+    @rule(puts=batches)
+    def put(self, puts: list[Draft]) -> None:
+        self.take(puts)
+
+    @rule(puts=st.lists(ports, min_size=1, max_size=5, unique_by=lambda draft: draft.name))
+    def put_ports(self, puts: list[Draft]) -> None:
+        self.take(puts)
+
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        kinds = data.draw(st.sampled_from((LIGHT, LIGHT, list(Kind))))
+        every = sorted(name for kind in kinds for name in self.catalog.objects(kind))
+        self.take(data.draw(st.lists(ports, max_size=1)), data.draw(some(every, 1, 2)) if every else ())
+
+    @rule(data=st.data())
+    def delete_with_all_below(self, data: st.DataObject) -> None:
+        domains = sorted(self.catalog.routing_domains)
+        if not domains:
+            return
+        name = data.draw(st.sampled_from(domains))
+        below = [
+            *(port for port in self.catalog.ports if domain_of(self.catalog.ports[port].virtual_subnet) == name),
+            *self.catalog.subnets_of(name),
+            *self.catalog.routes_of(name),
+        ]
+        self.take([], [*below, name])
+
+    @rule(data=st.data(), host=st.sampled_from((*HOSTS, None)))
+    def move(self, data: st.DataObject, host: str | None) -> None:
+        if self.catalog.ports:
+            name = data.draw(st.sampled_from(sorted(self.catalog.ports)))
+            self.take([drafts.Port(name, self.catalog.ports[name].virtual_subnet, host=host)])
+
+    @rule(data=st.data())
+    def swap(self, data: st.DataObject) -> None:
+        """Two ports of one subnet change places: MAC, addresses and all."""
+        pairs = [
+            pair
+            for pair in combinations(sorted(self.catalog.ports), 2)
+            if len({self.catalog.ports[name].virtual_subnet for name in pair}) == 1
+        ]
+        if pairs:
+            first, second = (self.catalog.ports[name] for name in data.draw(st.sampled_from(pairs)))
+            self.take(
+                [
+                    drafts.Port(mine.name, mine.virtual_subnet, theirs.mac, theirs.addresses, theirs.host)
+                    for mine, theirs in ((first, second), (second, first))
+                ]
+            )
+
+    def take(self, puts: list[Draft], deletes: Iterable[str] = ()) -> None:
+        """One batch: judged alike by a catalog that has lived through nothing, and taken whole or not at all."""
+        before, fresh = everything(self.catalog), reloaded(self.catalog)
+        outcome = attempt(self.catalog, puts, deletes)
+        assert attempt(fresh, puts, deletes) == outcome
+        if isinstance(outcome, str):
+            assert everything(self.catalog) == before
+            return
+        after = everything(self.catalog)
+        self.catalog.revert(outcome)
+        assert everything(self.catalog) == before
+        assert self.catalog.apply(puts[::-1], list(deletes)[::-1]) is not None
+        assert everything(self.catalog) == after
+        assert all(change.old != change.new for change in outcome)
+        self.follow(self.compiler.apply(outcome))
+
+    def follow(self, delta: ScopedDelta) -> None:
+        """What the feed does for each host."""
+        for host, scope in delta.left:
+            del self.held[host][scope]
+        for host, scopes in self.held.items():
+            for scope, part in delta.scopes.items():
+                if scope in scopes and (host, scope) not in delta.entered:
+                    for row in part.puts:
+                        assert scopes[scope].get(row.key) != row, "only real changes are sent"
+                        scopes[scope][row.key] = row
+                    for key in part.deletes:
+                        del scopes[scope][key]
+        for host, scope in delta.entered:
+            assert scope not in self.held.setdefault(host, {})
+            self.held[host][scope] = dict(self.compiler.rows(scope))
+        self.held = {host: scopes for host, scopes in self.held.items() if scopes}
+
+    @invariant()
+    def incremental_equals_full(self) -> None:
+        full, scopes = compile_all(reloaded(self.catalog))
+        assert {scope: dict(self.compiler.rows(scope)) for scope in full} == full
+        assert {host: self.compiler.scopes_of(host) for host in self.catalog.hosts} == scopes
+        assert self.held == {host: {scope: full[scope] for scope in scopes[host]} for host in scopes}
+
+    @invariant()
+    def no_host_holds_a_row_of_a_domain_that_it_runs_no_port_of(self) -> None:
+        catalog = self.catalog
+        for host, scopes in self.held.items():
+            mine = [port for port in catalog.ports.values() if port.host == host]
+            domains = {domain_of(port.virtual_subnet) for port in mine}
+            rdids = {catalog.routing_domains[name].rdid for name in domains}
+            vsids = {net.vsid for net in catalog.virtual_subnets.values() if domain_of(net.name) in domains}
+            assert set(scopes) == {host_scope(host), *map(domain_scope, rdids)}
+            for row in (row for scope in scopes.values() for row in scope.values()):
+                match row:
+                    case rows.Host():
+                        assert row.host == host
+                    case rows.Port():
+                        assert row.port in {port.name for port in mine}
+                    case rows.Subnet() | rows.Route():
+                        assert row.rdid in rdids
+                        assert row.vsid in vsids
+                    case rows.Record() | rows.MacRecord():
+                        assert row.vsid in vsids
+
+    @invariant()
+    def routes_are_won_by_the_right_ones(self) -> None:
+        for name, routing_domain in self.catalog.routing_domains.items():
+            claims: dict[str, list[tuple[int, int, str, int, str | None]]] = {}
+            nets = [net for net in self.catalog.virtual_subnets.values() if domain_of(net.name) == name]
+            for net in nets:
+                for prefix in net.prefixes:
+                    claims.setdefault(prefix, []).append((0, 0, net.name, net.vsid, None))
+            for way in self.catalog.customer_routes.values():
+                if domain_of(way.name) == name:
+                    (vsid,) = (
+                        net.vsid
+                        for net in nets
+                        if net.name == way.virtual_subnet
+                        or (way.next_hop and any(map(holds(way.next_hop), net.prefixes)))
+                    )
+                    claims.setdefault(way.prefix, []).append((1, way.metric, way.name, vsid, way.next_hop))
+            want = {prefix: min(found)[3:] for prefix, found in claims.items()}
+            have = self.compiler.rows(domain_scope(routing_domain.rdid)).values()
+            assert {row.prefix: (row.vsid, row.next_hop) for row in have if isinstance(row, rows.Route)} == want
+
+    @invariant()
+    def what_is_in_the_catalog_is_valid(self) -> None:
+        assert_valid(self.catalog)
+
+
+def attempt(catalog: Catalog, puts: list[Draft], deletes: Iterable[str]) -> tuple[Change, ...] | str:
+    """The changes, or the complaint and where it is."""
+    try:
+        return catalog.apply(puts, deletes)
+    except Rejected as fault:
+        return f"{type(fault).__name__} {fault.field}: {fault.message}"
+
+
+def holds(address: str | None) -> Any:
+    """Whether a prefix has an address."""
+    if address is None:
+        return lambda _: False
+    number = values.address_network(values.Ip(address)).network_address
+    return lambda prefix: values.ip_version(prefix) == number.version and number in network_of(prefix)
+
+
+def assert_valid(catalog: Catalog) -> None:
+    """Every rule of the catalog, said again in the plainest way, from nothing but the objects."""
+    pas = [pa for host in catalog.hosts.values() for pa in host.pas]
+    assert_unique(pas)
+    assert_unique(found.rdid for found in catalog.routing_domains.values())
+    assert_unique(found.vsid for found in catalog.virtual_subnets.values())
+    for name in (*catalog.routing_domains, *catalog.ports):
+        assert tenant_of(name) in catalog.tenants
+    for name in (*catalog.virtual_subnets, *catalog.customer_routes):
+        assert domain_of(name) in catalog.routing_domains
+    for found in catalog.hosts.values():
+        assert all(uplink.provider_network in catalog.provider_networks for uplink in found.uplinks)
+    for found in catalog.ports.values():
+        net = catalog.virtual_subnets[found.virtual_subnet]
+        assert tenant_of(net.name) == tenant_of(found.name)
+        assert found.host is None or catalog.hosts[found.host].pas
+        for ca in found.addresses:
+            (prefix,) = filter(holds(ca), net.prefixes)
+            assert ca not in net.gateways
+            assert network_of(prefix).network_address != values.address_network(ca).network_address
+    for name in catalog.routing_domains:
+        nets = [net for net in catalog.virtual_subnets.values() if domain_of(net.name) == name]
+        inside = [port for port in catalog.ports.values() if domain_of(port.virtual_subnet) == name]
+        prefixes = [network_of(prefix) for net in nets for prefix in net.prefixes]
+        assert not any(a.version == b.version and a.overlaps(b) for a, b in combinations(prefixes, 2))
+        assert_unique(ca for port in inside for ca in port.addresses)
+        assert_unique(port.mac for port in inside)
+        assert not {port.mac for port in inside} & {net.router_mac for net in nets}
+        assert all(len(net.gateways) == len(net.prefixes) for net in nets)
+        for way in catalog.customer_routes.values():
+            if domain_of(way.name) == name:
+                assert way.virtual_subnet in (None, *(net.name for net in nets))
+                assert way.next_hop is None or any(
+                    holds(way.next_hop)(prefix) for net in nets for prefix in net.prefixes
+                )
+
+
+def assert_unique(things: Iterable[Any]) -> None:
+    listed = list(things)
+    assert len(listed) == len(set(listed))
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
