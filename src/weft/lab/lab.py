@@ -206,6 +206,12 @@ class Lab:
 
         self._await(healthy, "controller", "the controller answers", deadline)
 
+    def await_gone(self, process: str, within_s: float = 10.0) -> None:
+        def gone() -> bool:
+            return not any(each.name == process for each in processes.find(self.paths.directory))
+
+        self._await(gone, None, f"{process} has ended", time.monotonic() + within_s)
+
     def await_agent(self, host: str, deadline: float) -> None:
         def healthy() -> bool:
             self.ask_agent(host, "GET", "/healthz")

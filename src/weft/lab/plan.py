@@ -19,6 +19,7 @@ from weft.lab.spec import Attach, LabHost, LabSpec
 NVGRE_OVERHEAD_BYTES = {4: 42, 6: 62}
 UPLINK = "eth0"
 GUEST_INTERFACE = "eth0"
+ARRIVING = "arriving"  # a moving guest's second wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class DeleteLink:
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """An interface that is up cannot be renamed: it goes down first."""
+    """Goes down first: before Linux 6.2 an interface that is up has its name for good."""
 
     namespace: str
     interface: str
@@ -215,14 +216,19 @@ def moved(spec: LabSpec, guest: Guest, host: str, others: Iterable[Guest]) -> Gu
 def arrival_steps(lab: str, guest: Guest) -> list[Step]:
     """The moved guest's new wire, ready beside the old one, which still carries."""
     namespace = host_namespace(lab, guest.host)
-    return [_wire(lab, guest, "arriving"), _mute(lab, guest), SetUp(namespace, guest.interface)]
+    return [
+        _wire(lab, guest, ARRIVING),
+        _mute(lab, guest),
+        SetUp(namespace, guest.interface),
+        SetUp(guest.namespace, ARRIVING),  # a wire whose other end is down has no carrier, and its port is not active
+    ]
 
 
 def handover_steps(guest: Guest) -> list[Step]:
     """The guest goes from the old wire to the new one. Addresses are its own already, so nothing is checked again."""
     return [
         DeleteLink(guest.namespace, GUEST_INTERFACE),
-        Rename(guest.namespace, "arriving", GUEST_INTERFACE),
+        Rename(guest.namespace, ARRIVING, GUEST_INTERFACE),
         *_dressed(guest, checked=False),
     ]
 

@@ -144,7 +144,7 @@ def _line(step: Step) -> str:
         case DeleteLink(_, interface):
             return f"link delete {interface}"
         case Rename(_, interface, to):
-            return f"link set {interface} name {to}"
+            return f"link set {interface} down\nlink set {interface} name {to}"
         case AddAddress(_, interface, address, checked):
             unchecked = " nodad" if ":" in address and not checked else ""
             return f"address add {address} dev {interface}{unchecked}"
