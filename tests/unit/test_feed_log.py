@@ -1,0 +1,214 @@
+"""The server's side of the feed: what is encoded once, who is woken, who is cut off, and in which order rows go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from weft.feed.log import FeedLog, Gone, Limits
+from weft.policy.delta import Delta, ScopedDelta
+from weft.policy.rows import Host, Port, Record, Row, Scope, Subnet
+from weft.wire import feed as wire
+
+BIG = "rd:big"
+
+
+def record(number: int, pa: str = "192.0.2.1") -> Record:
+    return Record(5000, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", pa, "02:00:00:00:00:01")
+
+
+class HeldClock:
+    """Time passes when the test says so."""
+
+    def __init__(self) -> None:
+        self._waits: list[asyncio.Future[None]] = []
+
+    def now_s(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self._waits.append(asyncio.get_running_loop().create_future())
+        await self._waits[-1]
+
+    def tick(self) -> None:
+        waits, self._waits = self._waits, []
+        for wait in waits:
+            wait.cancelled() or wait.set_result(None)
+
+
+class Feed:
+    """A log over rows that the test holds, and listeners that read as much as the test says."""
+
+    def __init__(
+        self, rows: dict[Scope, list[Row]], hosts: dict[str, set[Scope]], limits: Limits | None = None
+    ) -> None:
+        self.rows = rows
+        self.hosts = hosts
+        self.clock = HeldClock()
+        self.log = FeedLog(
+            lambda scope: self.rows[scope], lambda host: frozenset(self.hosts[host]), 1, clock=self.clock, limits=limits
+        )
+        self.streams: list[AsyncIterator[bytes]] = []
+
+    def listen(self, host: str, revision: int | None = None) -> AsyncIterator[bytes]:
+        self.streams.append(self.log.stream(host, revision))
+        return self.streams[-1]
+
+    async def close(self) -> None:
+        for stream in self.streams:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def upto_bookmark(stream: AsyncIterator[bytes]) -> list[bytes]:
+    """The writes of a stream, up to and with the next bookmark."""
+    writes: list[bytes] = []
+    while not writes or b'"synced"' not in writes[-1]:
+        writes.append(await anext(stream))
+    return writes
+
+
+def frames(writes: list[bytes]) -> list[wire.Frame]:
+    decoder = wire.Decoder()
+    return [decoder.decode(line) for line in b"".join(writes).splitlines()]
+
+
+def blocked(reading: asyncio.Future[bytes]) -> bool:
+    return not reading.done()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_large_scope_is_encoded_once_however_many_hosts_listen() -> None:
+    rows: list[Row] = [record(n) for n in range(9_000)]
+    feed = Feed({BIG: rows}, {f"hosts/h{n}": {BIG} for n in range(20)})
+    said = [await upto_bookmark(feed.listen(f"hosts/h{n}")) for n in range(20)]
+    assert feed.log.counters.frames_encoded == 5
+    large = [write for write in said[0] if len(write) > 16_384]
+    assert len(large) == 5
+    for writes in said:
+        assert all(mine is first for mine, first in zip(writes, large, strict=False))
+    assert sum(len(frame.puts) for frame in frames(said[7]) if isinstance(frame, wire.Rows)) == 9_000
+    await feed.close()
+
+
+async def test_a_change_is_encoded_once_and_wakes_only_those_whom_it_concerns() -> None:
+    hosts = {f"hosts/h{n}": {f"rd:{n % 10}"} for n in range(50)}
+    feed = Feed({f"rd:{n}": [] for n in range(10)}, hosts)
+    streams = {host: feed.listen(host) for host in hosts}
+    for stream in streams.values():
+        await upto_bookmark(stream)
+    reading = {host: asyncio.ensure_future(anext(stream)) for host, stream in streams.items()}  # type: ignore[arg-type]
+    await settle()
+    encoded = feed.log.counters.frames_encoded
+    feed.log.publish(2, ScopedDelta({"rd:3": Delta((record(1),))}))
+    await settle()
+    assert {host for host, read in reading.items() if read.done()} == {host for host in hosts if host.endswith("3")}
+    assert feed.log.counters.wakes == 5
+    assert feed.log.counters.frames_encoded == encoded + 1
+    # The others hear of the revision with their next bookmark.
+    feed.clock.tick()
+    await asyncio.wait(reading.values())
+    assert frames([reading["hosts/h1"].result()]) == [wire.Bookmark(2, True)]
+    await feed.close()
+
+
+async def test_ports_come_after_everything_that_they_rest_on() -> None:
+    own: list[Row] = [Port("tenants/a/ports/p", 5000, "02:00:00:00:00:01", ()), Host("hosts/h1", (), ())]
+    domain: list[Row] = [record(1), Subnet(5000, "big", (), (), "02:57:45:46:54:01", 0)]
+    feed = Feed({"host:hosts/h1": own, BIG: domain}, {"hosts/h1": {"host:hosts/h1", BIG}})
+    said = frames(await upto_bookmark(feed.listen("hosts/h1")))
+    tables = [row.key[0] for frame in said if isinstance(frame, wire.Rows) for row in frame.puts]
+    assert tables == ["hosts", "subnets", "records", "ports"]
+    await feed.close()
+
+
+async def test_one_that_lags_gets_many_changes_as_one_frame() -> None:
+    feed = Feed({BIG: []}, {"hosts/h1": {BIG}, "hosts/h2": {BIG}})
+    streams = [feed.listen("hosts/h1"), feed.listen("hosts/h2")]
+    for stream in streams:
+        await upto_bookmark(stream)
+    for revision in range(2, 12):
+        feed.log.publish(revision, ScopedDelta({BIG: Delta((record(1, f"192.0.2.{revision}"), record(revision)))}))
+    feed.log.publish(12, ScopedDelta({BIG: Delta((), (record(5).key,))}))
+    for stream in streams:
+        changed, bookmark = frames(await upto_bookmark(stream))
+        assert isinstance(changed, wire.Rows)
+        assert record(1, "192.0.2.11") in changed.puts
+        assert len(changed.puts) == 10
+        assert changed.deletes == (record(5).key,)
+        assert bookmark == wire.Bookmark(12, True)
+    assert feed.log.counters.frames_encoded == 1
+    await feed.close()
+
+
+async def test_one_that_does_not_read_is_cut_off_at_the_bound() -> None:
+    feed = Feed({BIG: []}, {"hosts/h1": {BIG}, "hosts/h2": {BIG}}, Limits(pending_rows=10))
+    slow, quick = feed.listen("hosts/h1"), feed.listen("hosts/h2")
+    await upto_bookmark(slow)
+    await upto_bookmark(quick)
+    for revision in range(2, 20):
+        feed.log.publish(revision, ScopedDelta({BIG: Delta((record(1), record(2)))}))
+        await upto_bookmark(quick)
+    with pytest.raises(StopAsyncIteration):
+        await upto_bookmark(slow)
+    assert feed.log.counters.streams_cut_off == 1
+    assert feed.log.counters.listeners == 1
+    await feed.close()
+
+
+async def test_one_change_larger_than_the_bound_is_not_lag() -> None:
+    feed = Feed({BIG: []}, {"hosts/h1": {BIG}}, Limits(pending_rows=10))
+    stream = feed.listen("hosts/h1")
+    await upto_bookmark(stream)
+    feed.log.publish(2, ScopedDelta({BIG: Delta(tuple(record(n) for n in range(50)))}))
+    assert len(frames(await upto_bookmark(stream))) == 2
+    await feed.close()
+
+
+@pytest.mark.parametrize("revision", [0, 1, 99])
+async def test_what_the_history_does_not_hold_is_gone(revision: int) -> None:
+    feed = Feed({BIG: []}, {"hosts/h1": {BIG}}, Limits(history_changes=2))
+    for published in range(2, 6):
+        feed.log.publish(published, ScopedDelta({BIG: Delta((record(published),))}))
+    with pytest.raises(Gone, match=rf"revision {revision} cannot be resumed from; 3\.\.5 can"):
+        await anext(feed.listen("hosts/h1", revision))
+    assert frames([await anext(feed.listen("hosts/h1", 3))])[0] == wire.Resume(3)
+    await feed.close()
+
+
+async def test_an_idle_stream_carries_a_bookmark_now_and_then() -> None:
+    feed = Feed({BIG: []}, {"hosts/h1": {BIG}})
+    stream = feed.listen("hosts/h1")
+    await upto_bookmark(stream)
+    reading = asyncio.ensure_future(anext(stream))  # type: ignore[arg-type]
+    await settle()
+    assert blocked(reading)
+    feed.clock.tick()
+    assert frames([await reading]) == [wire.Bookmark(1, True)]
+    await feed.close()
+
+
+async def test_a_snapshot_is_of_one_moment_however_slowly_it_is_read() -> None:
+    feed = Feed({BIG: [record(n) for n in range(10)]}, {"hosts/h1": {BIG}}, Limits(frame_rows=2, join_bytes=1))
+    stream = feed.listen("hosts/h1")
+    first = await anext(stream)
+    feed.rows[BIG] = [record(n, "192.0.2.9") for n in range(5)]
+    feed.log.publish(2, ScopedDelta({BIG: Delta(tuple(feed.rows[BIG]), tuple(record(n).key for n in range(5, 10)))}))
+    rest = await upto_bookmark(stream)
+    rows = {row for frame in frames([first, *rest]) if isinstance(frame, wire.Rows) for row in frame.puts}
+    assert rows == {record(n) for n in range(10)}
+    assert frames(rest)[-1] == wire.Bookmark(1, True)
+    changed = frames(await upto_bookmark(stream))
+    assert changed[-1] == wire.Bookmark(2, True)
+    await feed.close()
+
+
+def test_revisions_only_grow() -> None:
+    feed = Feed({}, {})
+    with pytest.raises(ValueError, match="revision 1 was published after 1"):
+        feed.log.publish(1, ScopedDelta())
