@@ -256,7 +256,9 @@ class EbpfDataPlane:
             except (Retry, OSError) as error:
                 failures.append(Failure(("ports", port), str(error)))
             else:
+                former = self._bound[port].entries
                 failures += self._open(port)
+                mended += former is not None and former != self._bound[port].entries
         return failures, mended
 
     def _bind(self, port: str, interface: Interface) -> int:

@@ -1,0 +1,272 @@
+"""Programs on interfaces, by both ways of attaching; and nothing of anybody else's is touched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ebpf.harness import SMALL, Netns, eventually, netns, pin_directory, run, send
+from ebpf.rows import ARP_A, HOST, KEYS, POLICY, A, B
+from weft.dataplane.ebpf import attach, bpffs, libbpf
+from weft.dataplane.ebpf.clsact import Clsact
+from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.policy.drop import DropReason
+
+BINDINGS = {A: "port0", B: "port1"}
+WAYS: dict[str, Callable[[], attach.Attacher]] = {"tcx": attach.Tcx, "clsact": lambda: Clsact("test")}
+
+
+@dataclass(frozen=True)
+class Site:
+    netns: Netns
+    pins: Path
+    source: Path
+    way: str
+
+    @contextmanager
+    def plane(self) -> Iterator[EbpfDataPlane]:
+        made = EbpfDataPlane(self.pins, SMALL, source=self.source, attacher=WAYS[self.way]())
+        try:
+            yield made
+        finally:
+            made.close()
+
+    def tc(self, words: str) -> str:
+        return run("tc", "-n", self.netns.name, *words.split())
+
+    def running(self, plane: EbpfDataPlane) -> dict[str, int]:
+        """``port0/INGRESS`` -> id of the program of ours that runs there."""
+        found = {}
+        for at in bpffs.entries(self.pins / "links"):
+            ifindex = int(at.name.partition("-")[0])
+            for direction in libbpf.Direction:
+                program = plane._attacher.program_id(at, ifindex, direction)
+                if program is not None:
+                    found[f"{ifindex}/{direction.name}"] = program
+        return found
+
+    def ours_by_tc(self, interface: str) -> str:
+        return self.tc(f"filter show dev {interface} ingress") + self.tc(f"filter show dev {interface} egress")
+
+
+@pytest.fixture(params=sorted(WAYS))
+def site(request: pytest.FixtureRequest, weft_object: Path) -> Iterator[Site]:
+    with netns() as there, pin_directory() as pins:
+        for number in range(3):
+            there.veth(f"port{number}", f"peer{number}")
+        with there.enter():
+            yield Site(there, pins, weft_object, request.param)
+
+
+def answers(plane: EbpfDataPlane, port: str = A) -> int:
+    return plane.counters()[port].sent_packets
+
+
+def test_a_bound_interface_is_closed_until_its_row_comes_and_again_when_it_goes(site: Site) -> None:
+    with site.plane() as plane:
+        assert plane.bind(BINDINGS) == []
+        send("peer0", ARP_A)
+        eventually(lambda: plane.counters()[A].drops == {DropReason.PORT_UNBOUND: 1}, "a drop")
+        assert plane.update(POLICY) == []
+        send("peer0", ARP_A)
+        eventually(lambda: answers(plane) == 1, "an answer")
+        assert plane.delete([("ports", A)]) == []
+        send("peer0", ARP_A)
+        eventually(lambda: plane.counters()[A].drops == {DropReason.PORT_UNBOUND: 2}, "another drop")
+
+
+def test_what_the_hosts_own_stack_sends_does_not_reach_the_guest(site: Site) -> None:
+    with site.plane() as plane:
+        assert plane.bind(BINDINGS) == []
+        assert plane.update(POLICY) == []
+        send("port0", ARP_A)
+        eventually(lambda: plane.counters()[A].drops == {DropReason.NOT_POLICY: 1}, "a drop")
+
+
+def test_an_interface_that_leaves_the_bindings_is_let_go(site: Site) -> None:
+    with site.plane() as plane:
+        assert plane.bind(BINDINGS) == []
+        assert plane.update(POLICY) == []
+        port0, port1 = site.netns.ifindex("port0"), site.netns.ifindex("port1")
+        assert len(site.running(plane)) == 4
+        assert plane.bind({A: "port0"}) == []
+        assert set(site.running(plane)) == {f"{port0}/INGRESS", f"{port0}/EGRESS"}
+        assert port1 not in {int.from_bytes(key, sys.byteorder) for key, _ in plane._counters.items()}
+        assert {row.port for row in plane.read() if hasattr(row, "port")} == {A}
+        assert plane.bind({}) == []
+        assert site.running(plane) == {}
+        assert "qdisc clsact" not in site.tc("qdisc show")
+
+
+def test_another_port_takes_an_interface_over_without_the_program_coming_off(site: Site) -> None:
+    with site.plane() as plane:
+        assert plane.bind({A: "port0"}) == []
+        assert plane.update(POLICY) == []
+        before = site.running(plane)
+    with site.plane() as plane:
+        assert plane.bind({B: "port0"}) == []
+        assert site.running(plane) == before
+        # A's entries speak for it no more, though a former agent wrote them.
+        send("peer0", ARP_A)
+        eventually(lambda: plane.counters()[B].drops == {DropReason.PORT_UNBOUND: 1}, "a drop")
+
+
+def test_an_interface_that_does_not_exist_or_is_taken_is_a_failure_of_its_port(site: Site) -> None:
+    with site.plane() as plane:
+        failures = plane.bind({A: "port0", B: "port0", "tenants/t/ports/c": "nothing"})
+        assert {failure.key[1]: failure.reason for failure in failures} == {
+            B: f"interface port0 is bound to {A} already",
+            "tenants/t/ports/c": "interface nothing does not exist",
+        }
+        assert not any(failure.permanent for failure in failures)
+
+
+@pytest.mark.parametrize("healer", ["bind", "repair"])
+def test_an_interface_that_vanished_and_came_back_is_bound_again(site: Site, healer: str) -> None:
+    with site.plane() as plane:
+        assert plane.bind(BINDINGS) == []
+        assert plane.update(POLICY) == []
+        assert plane.prune(KEYS) == []
+        site.netns.ip("link del port0")
+        (failure,) = plane.bind(BINDINGS)
+        assert failure.key == ("ports", A)
+        assert len(bpffs_names(site.pins / "links")) == 1
+        site.netns.veth("port0", "peer0")
+        if healer == "bind":
+            assert plane.bind(BINDINGS) == []
+        else:
+            assert plane.repair() > 0
+        send("peer0", ARP_A)
+        eventually(lambda: answers(plane) == 1, "an answer")
+        assert plane.repair() == 0
+
+
+def bpffs_names(directory: Path) -> list[str]:
+    return [path.name for path in bpffs.entries(directory)]
+
+
+def test_a_program_detached_by_hand_is_attached_again_by_repair(site: Site) -> None:
+    with site.plane() as plane:
+        assert plane.bind(BINDINGS) == []
+        assert plane.update(POLICY) == []
+        before = site.running(plane)
+        port0 = site.netns.ifindex("port0")
+        if site.way == "tcx":
+            (at,) = (site.pins / "links").glob(f"{port0}-*")
+            link = libbpf.Link.of(libbpf.pinned(at / "ingress"))
+            link.detach()
+            link.close()
+            (at / "egress").unlink()
+        else:
+            site.tc("qdisc del dev port0 clsact")
+        assert len(site.running(plane)) == 2
+        assert plane.repair() == 2
+        assert site.running(plane) == before
+        send("peer0", ARP_A)
+        eventually(lambda: answers(plane) == 1, "an answer")
+        assert plane.repair() == 0
+
+
+def test_filters_qdiscs_and_maps_of_others_are_left_alone(site: Site) -> None:
+    site.tc("qdisc add dev port0 clsact")
+    site.tc("filter add dev port0 ingress prio 10 protocol ip u32 match u32 0 0 flowid 1:1")
+    site.tc("filter add dev port0 egress prio 10 protocol ip u32 match u32 0 0 flowid 1:1")
+    site.tc("qdisc add dev port1 clsact")
+    theirs = site.tc("qdisc show") + site.ours_by_tc("port0") + site.ours_by_tc("port1")
+    strange = site.pins.with_name(f"{site.pins.name}-other")
+    strange.mkdir(parents=True)
+    try:
+        with site.plane() as plane:
+            libbpf.pin(plane._loaded.maps["records"].fd, strange / "records")
+            assert plane.bind(BINDINGS) == []
+            assert plane.update(POLICY) == []
+            send("peer0", ARP_A)
+            eventually(lambda: answers(plane) == 1, "an answer")
+            assert plane.bind({}) == []
+            assert site.tc("qdisc show") + site.ours_by_tc("port0") + site.ours_by_tc("port1") == theirs
+            assert plane.bind(BINDINGS) == []
+            plane.remove()
+        assert site.tc("qdisc show") + site.ours_by_tc("port0") + site.ours_by_tc("port1") == theirs
+        assert bpffs_names(strange) == ["records"]
+    finally:
+        bpffs.remove(strange)
+
+
+def test_a_qdisc_that_weft_made_stays_when_somebody_else_uses_it_by_now(site: Site) -> None:
+    with site.plane() as plane:
+        assert plane.bind(BINDINGS) == []
+        if site.way == "tcx":
+            site.tc("qdisc add dev port0 clsact")
+        site.tc("filter add dev port0 ingress prio 10 protocol ip u32 match u32 0 0 flowid 1:1")
+        assert plane.bind({}) == []
+        assert "u32" in site.ours_by_tc("port0")
+        assert "weft" not in site.ours_by_tc("port0")
+
+
+def test_uplinks_are_attached_and_let_go_with_the_host_row(site: Site) -> None:
+    with site.plane() as plane:
+        (failure,) = plane.update([HOST])
+        assert (failure.key, failure.reason) == (HOST.key, "uplink up0 does not exist")
+        up0 = site.netns.veth("up0", "wire0")
+        assert plane.update([HOST]) == []
+        assert site.running(plane).keys() == {f"{up0}/INGRESS"}
+        assert "uplink:up0" in plane.counters()
+    with site.plane() as plane:
+        # A former agent's uplink is left alone until the host's row, or its absence, is told.
+        assert plane.bind({}) == []
+        assert site.running(plane).keys() == {f"{up0}/INGRESS"}
+        assert [row.uplinks for row in plane.read() if row.key[0] == "hosts"] == [HOST.uplinks]
+        assert plane.prune([]) == []
+        assert site.running(plane) == {}
+        assert list(plane.read()) == []
+
+
+HELPER = """
+import sys, signal
+from pathlib import Path
+sys.path[:0] = sys.argv[4:]
+from ebpf.test_attach import BINDINGS, KEYS, POLICY, SMALL, WAYS, EbpfDataPlane
+plane = EbpfDataPlane(Path(sys.argv[1]), SMALL, source=Path(sys.argv[2]), attacher=WAYS[sys.argv[3]]())
+assert plane.bind(BINDINGS) == [] and plane.update(POLICY) == [] and plane.prune(KEYS) == []
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+def test_packets_are_answered_and_counted_when_the_agent_was_killed(site: Site) -> None:
+    words = [sys.executable, "-c", HELPER, str(site.pins), str(site.source), site.way, *sys.path]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as agent:
+        try:
+            assert agent.stdout is not None
+            assert agent.stdout.readline() == "ready\n"
+        finally:
+            os.kill(agent.pid, signal.SIGKILL)
+    send("peer0", ARP_A, 10)
+    with site.plane() as plane:
+        # All ten are counted; nothing that starts loses what was.
+        assert plane.bind(BINDINGS) == []
+        eventually(lambda: answers(plane) == 10, "ten answers")
+        send("peer0", ARP_A, 10)
+        eventually(lambda: answers(plane) == 20, "twenty answers")
+
+
+def test_a_veth_whose_other_end_is_elsewhere_takes_peer_redirects(site: Site) -> None:
+    with netns() as guest, site.plane() as plane:
+        site.netns.veth("port9", "eth0", into=guest)
+        assert plane.bind({A: "port9", B: "port1"}) == []
+        assert plane.update(POLICY) == []
+        assert plane._bound[A].interface.takes_peer_redirect
+        assert not plane._bound[B].interface.takes_peer_redirect
+        # The other end comes home: the flag goes with the next repair, since the kernel would drop everything.
+        guest.ip(f"link set eth0 netns {site.netns.name}")
+        assert plane.repair() > 0
+        assert not plane._bound[A].interface.takes_peer_redirect
+        assert plane.repair() == 0
