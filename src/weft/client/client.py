@@ -114,6 +114,8 @@ def _fault(url: str, error: httpx2.HTTPError) -> Retry:
     return Retry(f"the connection to the controller at {url} broke: {str(error) or type(error).__name__}")
 
 
+# verify, below: reading the machine's certificates takes longer than most commands, and only https needs them.
+
 # Any silence longer than this on a stream is a dead connection: the controller says something every 5 s.
 _STREAM_SILENCE_S = 20.0
 
@@ -138,7 +140,7 @@ class Client:
         self._timeout_s = timeout_s
         self._http = httpx2.Client(
             base_url=base,
-            transport=transport or httpx2.HTTPTransport(uds=socket),
+            transport=transport or httpx2.HTTPTransport(uds=socket, verify=base.startswith("https:")),
             timeout=_timeouts(timeout_s),
             trust_env=False,
         )
@@ -252,7 +254,7 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._http = httpx2.AsyncClient(
             base_url=base,
-            transport=transport or httpx2.AsyncHTTPTransport(uds=socket),
+            transport=transport or httpx2.AsyncHTTPTransport(uds=socket, verify=base.startswith("https:")),
             timeout=_timeouts(timeout_s),
             trust_env=False,
         )

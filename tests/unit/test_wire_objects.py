@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.controller_world import BASE, port
+from weft.controller.merge import merge
+from weft.kit.errors import Rejected
+from weft.model import drafts, objects
+from weft.model.catalog import Catalog
+from weft.model.names import Kind, Name
+from weft.wire.objects import SPECS, Malformed, decode_spec, encode_spec, load
+
+PORT = Name("tenants/blue/ports/p1")
+
+EVERYTHING: list[tuple[str, dict[str, Any]]] = [
+    *BASE,
+    ("provider-networks/other", {"pools": [{"prefix": "198.51.100.0/24", "first": "198.51.100.9"}], "mtu_bytes": 9000}),
+    ("hosts/h3", {"uplinks": [{"interface": "eth1", "provider_network": "other", "pool": "198.51.100.0/24"}]}),
+    port(1),
+    (
+        "tenants/blue/ports/p2",
+        {
+            "virtual_subnet": "prod/web",
+            "mac": "02-00-00-00-00-0A",
+            "addresses": ["10.0.1.9"],
+            "allowed_address_pairs": [{"prefix": "10.0.1.0/28"}, {"prefix": "fd00:1::7", "mac": "02:00:00:00:00:0b"}],
+            "admin_state": "down",
+        },
+    ),
+    ("tenants/blue/routing-domains/prod/customer-routes/out", {"prefix": "0.0.0.0/0", "next_hop": "10.0.1.9"}),
+    (
+        "tenants/blue/routing-domains/prod/customer-routes/link",
+        {"prefix": "10.9.0.0/16", "virtual_subnet": "web", "metric": 5},
+    ),
+]
+
+
+def test_every_object_is_read_back_as_it_was_written() -> None:
+    catalog = Catalog()
+    catalog.apply([decode_spec(Name(name), msgspec.json.encode(spec)) for name, spec in EVERYTHING])
+    for kind in Kind:
+        assert catalog.objects(kind)
+        for name, value in catalog.objects(kind).items():
+            assert load(name, encode_spec(value)) == value
+    # What is shown can be put again, and is the same.
+    again = [decode_spec(name, encode_spec(value)) for kind in Kind for name, value in catalog.objects(kind).items()]
+    assert catalog.apply(again) == ()
+
+
+def test_drafts_objects_and_specs_have_the_same_fields() -> None:
+    for draft, kind in drafts.KINDS.items():
+        (of,) = (of for of, other in objects.KINDS.items() if other is kind)
+        fields = set(SPECS[kind].__struct_fields__)
+        assert fields == set(draft.__dataclass_fields__) - {"name"}
+        assert fields == set(of.__dataclass_fields__) - {"name"}
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "field", "message"),
+    [
+        (PORT, b"{}", "spec.virtual_subnet", "needed"),
+        (PORT, b'{"virtual_subnet": 1}', "spec.virtual_subnet", "expected str, got int"),
+        (PORT, b'{"virtual_subnet": "a", "macs": ""}', "spec.macs", "a port has no such field; it has virtual_subnet"),
+        (PORT, b'{"virtual_subnet": "a", "addresses": "10.0.0.1"}', "spec.addresses", "expected array"),
+        (PORT, b'{"virtual_subnet": "a", "addresses": ["a", 1]}', "spec.addresses[1]", "expected str"),
+        (
+            PORT,
+            b'{"virtual_subnet": "a", "allowed_address_pairs": [{"prefix": "a", "m": 1}]}',
+            "spec.allowed_address_pairs[0].m",
+            "no such field",
+        ),
+        (
+            "hosts/h1",
+            b'{"uplinks": [{"interface": "a", "provider_network": "b"}, {}]}',
+            "spec.uplinks[1].interface",
+            "needed",
+        ),
+        ("provider-networks/p", b'{"pools": [], "mtu_bytes": 1.5}', "spec.mtu_bytes", "expected int"),
+        ("provider-networks/p", b'{"pools": [], "mtu_bytes": true}', "spec.mtu_bytes", "expected int"),
+        ("tenants/t", b"[]", "spec", "expected object, got array"),
+        ("tenants/t", b'"x"', "spec", "expected object, got str"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_reported_at_its_field(name: str, raw: bytes, field: str, message: str) -> None:
+    with pytest.raises(Rejected, match=message) as refused:
+        decode_spec(Name(name), raw)
+    assert refused.value.field == field
+    assert not isinstance(refused.value, Malformed)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b'{"description": "\xff"}', b'{"description": "\\ud800"}', b"{}x"])
+def test_what_is_no_json_is_malformed(raw: bytes) -> None:
+    with pytest.raises(Malformed):
+        decode_spec(Name("tenants/t"), raw)
+
+
+@settings(max_examples=100, deadline=None)
+@given(raw=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), kind=st.sampled_from(list(Kind)))
+def test_garbage_is_rejected_or_read_and_nothing_else(raw: bytes, kind: Kind) -> None:
+    names = {Kind.TENANT: "tenants/t", Kind.PORT: PORT, Kind.HOST: "hosts/h"}
+    with contextlib.suppress(Rejected):
+        decode_spec(Name(names.get(kind, "provider-networks/n")), raw)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(target=_JSON, patch=_JSON)
+def test_a_merge_patch_does_what_rfc_7396_says(target: Any, patch: Any) -> None:
+    merged = merge(target, patch)
+    assert merge(merged, patch) == merged
+    if not isinstance(patch, dict):
+        assert merged == patch
+        return
+    for field, value in patch.items():
+        if value is None:
+            assert field not in merged
+        elif not isinstance(value, dict):
+            assert merged[field] == value
+    if isinstance(target, dict):
+        assert all(merged[field] == value for field, value in target.items() if field not in patch)
