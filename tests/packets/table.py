@@ -681,12 +681,14 @@ def segments() -> Iterator[Case]:
             ("an option of length 0 before MSS", b"\x1e\x00\x02\x04\x05\xb4\x01\x01"),
             ("an option of length 1 before MSS", b"\x1e\x01\x02\x04\x05\xb4\x01\x01"),
             ("an option beyond the header before MSS", b"\x1e\x20\x02\x04\x05\xb4\x01\x01"),
-            ("MSS of length 3", b"\x02\x03\x05\x02\x04\x05\xb4\x01"),
+            ("MSS of length 3", b"\x02\x03\xff\x02\x04\x05\xb4\x01"),
             ("MSS cut off by the header's end", b"\x01\x01\x02\x04"),
             ("half an option at the header's end", b"\x01\x01\x01\x02"),
         ):
             broken = b.TCP(sport=50000, dport=80, flags="S", dataofs=5 + len(raw) // 4) / b.Raw(raw)
             yield sent(f"{name}: left alone", broken, broken)
+        cut = b.TCP(sport=50000, dport=80, flags="S", dataofs=6) / b.Raw(b"\x01\x01\x02\x04\x05\xb4")
+        yield sent("MSS that goes on behind the header: left alone", cut, cut)
         behind = b.TCP(sport=50000, dport=80, flags="S", dataofs=15) / b.Raw(b"\x02\x04\x05\xb4")
         yield sent("a TCP header beyond the packet: left alone", behind, behind)
         little = b.TCP(sport=50000, dport=80, flags="S", dataofs=4) / b.Raw(b"\x02\x04\x05\xb4")
@@ -797,7 +799,7 @@ def taken() -> Iterator[Case]:
     yield uplink("a tagged frame", good[:12] + b"\x81\x00\x00\x05" + good[12:], stack)
     yield uplink("an IPv6 frame without IPv6 PAs", good[:12] + b"\x86\xdd" + good[14:], stack)
     malformed = Drop(DropReason.OUTER_MALFORMED)
-    yield uplink("outer options", outer(inner, options=b"\x01\x01\x01\x00"), malformed)
+    yield uplink("outer options", outer(inner, options=bytes(4)), malformed)
     yield uplink("outer checksum wrong", outer(inner, chksum=0x1234), malformed)
     yield uplink("outer total length beyond the frame", good[:-1], malformed)
     yield uplink("outer total length under 28", outer(inner, len=27), malformed)
@@ -871,11 +873,10 @@ def inners() -> Iterator[Case]:
     yield uplink("inner LLDP", outer(b.eth(WEB1, b"\x02\x07", WEB3, 0x88CC)), Drop(DropReason.ETHERTYPE))
     mapped = b.eth(WEB1, b.network("::ffff:10.0.1.20", W[6]) / b.echo(6), WEB3)
     yield uplink("an inner mapped source", outer(mapped), Drop(DropReason.MALFORMED))
-    ll = b.eth(WEB1, b.network(link_local(p.RED_WEB3), link_local(WEB1)) / b.echo(6), p.RED_WEB3)
-    yield uplink(
-        "a link-local source, where a default route leads elsewhere", outer(ll, p.RED_1, p.PA3), ToPort(RED1_PORT, ll)
-    )
-    yield uplink("a link-local source from elsewhere", outer(ll, p.RED_1, p.PA2), Drop(DropReason.FORGED_SOURCE))
+    ll = b.eth(WEB1, b.network(link_local(p.RED_WEB5), link_local(WEB1)) / b.echo(6), p.RED_WEB5)
+    delivered = ToPort(RED1_PORT, ll)
+    yield uplink("a link-local source, where a default route leads elsewhere", outer(ll, p.RED_1, p.PA2), delivered)
+    yield uplink("a link-local source from elsewhere", outer(ll, p.RED_1, p.PA3), Drop(DropReason.FORGED_SOURCE))
     default = b.eth(WEB1, b.network("2001:db8:dead::5", W[6]) / b.echo(6), ROUTER)
     yield uplink("a source by the default route", outer(default, p.RED_1, p.PA3), ToPort(RED1_PORT, default))
     yield uplink(
