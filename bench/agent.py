@@ -17,7 +17,7 @@ from bench import processes, rows, topology
 from bench.context import Context
 from bench.report import AtMost, Figure
 from weft.dataplane.ebpf import libbpf, maps
-from weft.feed.log import FeedLog
+from weft.feed.log import FeedLog, Limits
 from weft.lab import shell
 from weft.policy.rows import Row, domain_scope, host_scope
 
@@ -75,14 +75,15 @@ def _feed(records: int, macs: int) -> FeedLog:
             *rows.routes(records),
         ],
     }
-    log = FeedLog(lambda scope: scopes[scope], lambda _: frozenset(scopes), REVISION)
+    limits = Limits(snapshot_rows=2 * (records + macs) + 10_000)
+    log = FeedLog(lambda scope: scopes[scope], lambda _: frozenset(scopes), REVISION, limits=limits)
 
     async def encode() -> None:
         stream = log.stream(HOST)
         async for chunk in stream:
             if chunk.endswith(b"true}\n") and b'"synced"' in chunk[-40:]:
                 break
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
 
     asyncio.run(encode())
     scopes.clear()  # what is encoded is kept by the log
@@ -211,9 +212,7 @@ class _Server:
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         self.asked_at = time.monotonic()
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n")
         chunks: AsyncIterator[bytes] = self.feed.stream(HOST)
         async for chunk in chunks:
             writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 import subprocess
@@ -13,7 +13,7 @@ from typing import Any
 def facts() -> dict[str, Any]:
     """Nothing that names the machine: what it is, not which."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
         "cpu": _field(Path("/proc/cpuinfo"), "model name") or platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),

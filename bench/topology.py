@@ -1,8 +1,8 @@
 """guest1 - host1 - fabric - host2 - guest2, in network namespaces, with one path per contender. Measures nothing.
 
 Each guest has four interfaces: weft0 (a subnet on both hosts), routed0 (two subnets, the distributed router between
-them), plain0 (the hosts forward by their own routes, no overlay) and vxlan0 (a Linux VXLAN device in a bridge). The wires
-under them, and everything that the hosts and the fabric do with a packet once it is on the way, are the same.
+them), plain0 (the hosts forward by their own routes, no overlay) and vxlan0 (a Linux VXLAN device in a bridge). The
+wires under them, and everything that the hosts and the fabric do with a packet once it is on the way, are the same.
 
 Every name begins with this process's id, so a run that was killed is cleaned up by the next one.
 """
@@ -120,7 +120,7 @@ class HostPlane:
 
     def remove(self) -> None:
         try:
-            self.run(lambda plane: (plane.remove(), plane.close()))
+            self.run(EbpfDataPlane.remove)
         finally:
             self._thread.shutdown()
 
@@ -192,7 +192,9 @@ def _delete(name: str) -> None:
 def _build(name: str) -> None:
     fabric, hosts, guests = f"{name}fabric", f"{name}host", f"{name}guest"
     numbers = (1, 2)
-    shell.ip_batch(f"netns add {each}" for each in (fabric, *(f"{kind}{n}" for kind in (hosts, guests) for n in numbers)))
+    shell.ip_batch(
+        f"netns add {each}" for each in (fabric, *(f"{kind}{n}" for kind in (hosts, guests) for n in numbers))
+    )
     for each in shell.namespaces(name):
         shell.within(each, lambda: _sysctls({"ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/default/disable_ipv6": 1}))
         shell.ip_batch(["link set lo up"], each)

@@ -1,0 +1,100 @@
+"""The benches by name, in the order in which they run. Measures nothing itself."""
+
+from __future__ import annotations
+
+from bench import agent, api, controller, domain, network, records
+from bench.context import Bench
+
+_TRAFFIC = (
+    "bench/traffic.c sends and receives; sender and receiver are held to a CPU each, the same for both sides, and the "
+    "two sides alternate (ABBA). The value is the median of the pairs' ratios."
+)
+
+BENCHES: dict[str, Bench] = {
+    bench.name: bench
+    for bench in (
+        Bench(
+            "tcp",
+            "TCP, one stream, Weft NVGRE : plain Linux routing",
+            f"One stream, bytes counted where they are received, the first 100 ms left out. {_TRAFFIC} The other side: "
+            "the same namespaces and wires, the hosts forward by their own routes, no overlay, MTU 1500. "
+            "Weft's guests have 1458, what NVGRE leaves of an uplink's 1500.",
+            network.tcp,
+        ),
+        Bench(
+            "vxlan",
+            "TCP, one stream, Weft NVGRE : Linux VXLAN device and bridge",
+            "As tcp; the other side: on each host a VXLAN device (VNI 100, port 4789) in a bridge with the guest's "
+            "veth, flooding and learning as they come, MTU 1450.",
+            network.vxlan,
+        ),
+        Bench(
+            "pps",
+            "UDP, 64-byte packets per second, Weft NVGRE : plain Linux routing",
+            "Frames of 64 bytes as RFC 2544 counts them (18 bytes of payload; the 4 of the FCS, which veth does not "
+            f"carry, included), sent with sendmmsg as fast as they go, counted where they are received. {_TRAFFIC}",
+            network.pps,
+        ),
+        Bench(
+            "latency",
+            "Ping-pong of one byte over UDP, Weft NVGRE : plain Linux routing",
+            "One datagram under way at a time; both ends on one CPU, so that no wake-up of another CPU hides what the "
+            f"path costs. {_TRAFFIC}",
+            network.latency,
+        ),
+        Bench(
+            "scale",
+            "The same with 1,000,000 records in the map : with 10",
+            "Two topologies side by side with maps of the same size, one filled with a million records and one with "
+            "ten. One flow each, in one subnet and routed between two; and, harder, every packet to another "
+            "destination: of all the million addresses, or of all the ten's. Of latencies the ratio is turned round, "
+            "so that >= 0.97 says the same everywhere.",
+            network.scale,
+        ),
+        Bench(
+            "records",
+            "Records put into the kernel's map",
+            "Records of 500 hosts' ports in /20 subnets into an empty map. records_into_kernel: encoded beforehand, by "
+            "BPF_MAP_UPDATE_BATCH, as the data plane calls it. records_through_update: typed rows through the data "
+            "plane's own update().",
+            records.run,
+        ),
+        Bench(
+            "agent",
+            "An agent, 1,000,000 rows from the feed until they are programmed",
+            "`weft agent` as a process of its own, in a network namespace, with the feed served as a controller serves "
+            "it to a second listener (encoded already), over a unix socket by another process. From the agent's "
+            "request until its report says that the revision is applied; then the kernel's maps are counted. Memory: "
+            "VmHWM of the process. Two policies: half a million ports (a record and a MAC record each), and a million "
+            "records.",
+            agent.run,
+        ),
+        Bench(
+            "api",
+            "From the API's answer to programmed, one port, 3 hosts",
+            "A lab with a controller and three agents. Each port is a PUT, some 30 ms after the former; its guest's "
+            "interface is there already. From the PUT's answer until the kernel's maps, looked at every 0.2 ms, have "
+            "the record on all three hosts, and the port with its source address on its own.",
+            api.run,
+        ),
+        Bench(
+            "controller",
+            "Ports created through batch apply, durable",
+            "`weft controller` over a unix socket, SQLite on disk (WAL, synchronous=FULL). One client sends batches of "
+            "1,000, one after the other; MAC and address are chosen by the controller; bodies are made beforehand and "
+            "answers read, not parsed.",
+            controller.run,
+        ),
+        Bench(
+            "domain",
+            "A routing domain of 40,000 ports over 500 hosts, from apply until every host holds its rows",
+            "`weft controller` with 500 open feeds. One apply of 40,000 ports; every host gets the rows of the domain. "
+            "490 hosts count their rows, 10 decode and keep them as an agent does, and all must have exactly what they "
+            "should. Controller and hosts share this machine.",
+            domain.run,
+        ),
+    )
+}
+
+#: What it would take, for figures that may be missed. By the figure's name.
+MISSED: dict[str, str] = {}
