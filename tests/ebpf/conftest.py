@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpf.harness import Harness, Netns, harness, netns, pin_directory
+from ebpf.harness import Harness, Netns, emptied, harness, netns, pin_directory
 from weft.dataplane.ebpf import build
 
 
@@ -24,9 +24,16 @@ def _netns() -> Iterator[Callable[[], Netns]]:
         yield lambda: stack.enter_context(netns())
 
 
-@pytest.fixture
-def pins() -> Iterator[Path]:
+@pytest.fixture(scope="session")
+def _pins() -> Iterator[Path]:
     with pin_directory() as directory:
+        yield directory
+
+
+@pytest.fixture
+def pins(_pins: Path, weft_object: Path) -> Iterator[Path]:
+    """A place to pin one data plane of size SMALL; it may hold its programs already, and nothing in its maps."""
+    with emptied(_pins, weft_object) as directory:
         yield directory
 
 

@@ -89,6 +89,28 @@ def pin_directory() -> Iterator[Path]:
         bpffs.remove(pins)
 
 
+@contextmanager
+def emptied(pins: Path, source: Path) -> Iterator[Path]:
+    """The same place again, for the next test: maps are emptied afterwards, programs stay."""
+    try:
+        yield pins
+        of = plane.EbpfDataPlane(pins, SMALL, source=source)
+        of.bind({})
+        of.prune([])
+        for name, one in of._loaded.maps.items():
+            for key, value in list(one.items()):
+                assert name in ("host", "counters"), f"{name} has {key.hex()}"
+                if name == "counters":
+                    one.delete(key)
+                else:
+                    assert not any(value)
+        assert not list(bpffs.entries(pins / "links"))
+        of.close()
+    except BaseException:
+        bpffs.remove(pins)
+        raise
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a program did to a frame. verdict, target: skb->cb[0], cb[1], as in c/drop.h."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpf.harness import SMALL, Netns, eventually, netns, pin_directory, run, send
+from ebpf.harness import SMALL, Netns, eventually, netns, run, send
 from ebpf.rows import ARP_A, HOST, KEYS, POLICY, A, B
 from weft.dataplane.ebpf import attach, bpffs, libbpf
 from weft.dataplane.ebpf.clsact import Clsact
@@ -58,8 +58,8 @@ class Site:
 
 
 @pytest.fixture(params=sorted(WAYS))
-def site(request: pytest.FixtureRequest, weft_object: Path) -> Iterator[Site]:
-    with netns() as there, pin_directory() as pins:
+def site(request: pytest.FixtureRequest, weft_object: Path, pins: Path) -> Iterator[Site]:
+    with netns() as there:
         for number in range(3):
             there.veth(f"port{number}", f"peer{number}")
         with there.enter():

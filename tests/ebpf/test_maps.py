@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -58,8 +61,8 @@ class Site:
 
 
 @contextmanager
-def _site(source: Path) -> Iterator[Site]:
-    with netns() as there, pin_directory() as pins:
+def _site(source: Path, pins: Path) -> Iterator[Site]:
+    with netns() as there:
         for number in range(3):
             there.veth(f"port{number}", f"peer{number}")
         with there.enter():
@@ -69,13 +72,13 @@ def _site(source: Path) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def told(weft_object: Path) -> Iterator[EbpfDataPlane]:
     """A data plane that was told all of the policy. A test leaves it as it found it."""
-    with _site(weft_object) as site, site.full_plane() as plane:
+    with pin_directory() as pins, _site(weft_object, pins) as site, site.full_plane() as plane:
         yield plane
 
 
 @pytest.fixture
-def site(weft_object: Path) -> Iterator[Site]:
-    with _site(weft_object) as made:
+def site(weft_object: Path, pins: Path) -> Iterator[Site]:
+    with _site(weft_object, pins) as made:
         yield made
 
 
@@ -315,6 +318,60 @@ def test_other_sizes_make_a_new_generation_that_takes_over_when_it_is_whole(site
         send("peer0", ARP_A, 2)
         eventually(lambda: plane.counters()[A].sent_packets == 10, "two more answers")
         assert plane.usage()["records"][1] == 1024
+
+
+@dataclasses.dataclass
+class Stream:
+    """Asks for an address a thousand times a second, and counts the answers, until told to stop."""
+
+    sent: int = 0
+    answered: int = 0
+    ending: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as wire:
+            wire.bind(("peer0", 0x0806))
+            wire.setblocking(False)
+            quiet_since = time.monotonic()
+            while not self.ending.is_set() or (self.answered < self.sent and time.monotonic() < quiet_since + 2):
+                if not self.ending.wait(0.001):
+                    wire.send(ARP_A)
+                    self.sent += 1
+                    quiet_since = time.monotonic()
+                with suppress(BlockingIOError):
+                    while True:
+                        self.answered += wire.recv(64)[20:22] == b"\0\x02"
+
+    @contextmanager
+    def flowing(self) -> Iterator[None]:
+        thread = threading.Thread(target=self.run)  # in this thread's network namespace
+        thread.start()
+        try:
+            eventually(lambda: self.answered > 20, "a flowing stream")
+            yield
+            flowed = self.answered
+            eventually(lambda: self.answered > flowed + 20, "a stream that still flows")
+        finally:
+            self.ending.set()
+            thread.join()
+
+
+def test_not_one_packet_is_lost_while_programs_and_generations_are_replaced(site: Site, tmp_path: Path) -> None:
+    other = tmp_path / "other.bpf.o"
+    other.write_bytes(site.source.read_bytes() + b"another build")
+    stream = Stream()
+    with site.full_plane() as first:
+        with stream.flowing():
+            with site.full_plane():
+                pass
+            with site.full_plane(source=other):
+                pass
+            with site.full_plane(dataclasses.replace(SMALL, records=1024), source=other):
+                pass
+            with site.full_plane():
+                pass
+        assert stream.sent == stream.answered
+        assert first.counters()[A].received_packets <= stream.sent
 
 
 def test_a_crash_while_a_new_generation_is_filled_is_healed_by_the_next_start(site: Site) -> None:
