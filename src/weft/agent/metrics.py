@@ -52,7 +52,8 @@ class _Figures(Collector):
         for table, (used, most) in self._usage.items():
             rows.add_metric([table], used)
             capacity.add_metric([table], most)
-            full.add_metric([table], float(used >= most))
+            if most > 1:  # the host's own row is one of one, and no lack of room
+                full.add_metric([table], float(used >= most))
         yield from (rows, capacity, full)
         packets = CounterMetricFamily(
             "weft_port_packets", "Packets, seen from the guest.", labels=["port", "direction"]

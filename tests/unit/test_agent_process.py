@@ -1,0 +1,111 @@
+"""The agent as a process: it starts with no controller, ends when it is told to, and survives being killed."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("agent", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(10)
+        self.sock.connect(str(self._path))
+
+
+class Process:
+    """One agent with the reference data plane, over directories that outlive it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        script = textwrap.dedent(f"""
+            import sys
+            sys.path[:0] = {sys.path!r}
+            from pathlib import Path
+            from weft.apps.agent import serve
+            from weft.kit.errors import Rejected
+            from weft.reference.plane import ReferenceDataPlane
+            here = Path({str(directory)!r})
+            try:
+                serve("hosts/h1", f"unix://{{here}}/controller.sock", here / "state", here / "run",
+                      lambda: ReferenceDataPlane("hosts/h1"))
+            except Rejected as refusal:
+                sys.exit(f"refused: {{refusal}}")
+        """)
+        self._popen = subprocess.Popen(
+            [sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+
+    def wait(self) -> tuple[int, str]:
+        _, said = self._popen.communicate(timeout=30)
+        return self._popen.returncode, said.decode()
+
+    def end(self, number: signal.Signals) -> int:
+        self._popen.send_signal(number)
+        code, said = self.wait()
+        assert "Traceback" not in said, said
+        return code
+
+    def kill(self) -> None:
+        if self._popen.returncode is None:
+            self.end(signal.SIGKILL)
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, object]]:
+        """Tries until the agent listens."""
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.closing(_Connection(self.directory / "run" / "agent.sock")) as connection:
+                try:
+                    connection.request(method, path, None if body is None else json.dumps(body))
+                except OSError:
+                    assert time.monotonic() < deadline, "the agent does not listen"
+                    assert self._popen.poll() is None, self.wait()
+                    time.sleep(0.01)  # between two looks, not for anything to happen
+                    continue
+                answer = connection.getresponse()
+                return answer.status, json.loads(answer.read())
+
+
+@pytest.fixture
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("p")
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    started: list[Process] = []
+    yield started
+    for process in started:
+        process.kill()
+
+
+def test_an_agent_ends_when_told_and_starts_again_after_a_kill(directory: Path, processes: list[Process]) -> None:
+    processes.append(first := Process(directory))
+    status, said = first.ask("GET", "/status")
+    assert status == 200
+    assert said["revision"] is None
+    processes.append(second := Process(directory))
+    code, refusal = second.wait()
+    assert code == 1
+    assert "is in use by the agent of hosts/h1, process" in refusal
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL
+    assert (directory / "run" / "agent.sock").exists()
+    processes.append(third := Process(directory))
+    assert third.ask("GET", "/healthz")[0] == 200
+    assert third.end(signal.SIGTERM) == 0
+    assert not (directory / "run" / "agent.sock").exists()
