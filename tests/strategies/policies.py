@@ -17,11 +17,15 @@ PAS6 = {"hosts/h1": "2001:db8:f::11", "hosts/h2": "2001:db8:f::12", "hosts/h3": 
 VRRP_MAC = "00:00:5e:00:01:07"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Policy:
     """Rows by host: what each host of a small data centre is told."""
 
     rows: dict[str, tuple[Row, ...]]
+
+    def __repr__(self) -> str:
+        # Whole it is too long for hypothesis, which writes it at each failure and for each strategy made from it.
+        return f"Policy({', '.join(f'{host}: {len(rows)} rows' for host, rows in self.rows.items())})"
 
     def of(self, host: str, kind: type[Row]) -> tuple[Row, ...]:
         return tuple(row for row in self.rows[host] if isinstance(row, kind))

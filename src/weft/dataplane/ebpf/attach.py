@@ -64,7 +64,12 @@ class Tcx:
         finally:
             link.close()
 
-    def detach(self, at: Path, ifindex: int, direction: Direction) -> None:  # noqa: ARG002  a link knows its interface
+    def detach(self, at: Path, ifindex: int, direction: Direction) -> None:
+        link = self._link(at, ifindex, direction)
+        if link is not None:
+            # A link whose last pin goes is taken off some time later; till then the program cannot be attached anew.
+            link.detach()
+            link.close()
         bpffs.remove(self._pin(at, direction))
 
     def _link(self, at: Path, ifindex: int, direction: Direction) -> libbpf.Link | None:

@@ -7,6 +7,7 @@
 #define NVGRE_FLAGS_PROTOCOL bpf_htonl(0x20006558) /* key, nothing else; Transparent Ethernet Bridging */
 #define NVGRE4_BYTES (IPV4_BYTES + GRE_BYTES + ETHERNET_BYTES)
 #define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV6, which Debian 12's headers lack */
+#define NVGRE6_BYTES (IPV6_BYTES + GRE_BYTES + ETHERNET_BYTES)
 #define VSID_MIN 4096
 #define VSID_MAX 16777214
 

@@ -119,7 +119,7 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, const struct t
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	local_pa = is_local_pa(h, &t->record->pa);
 	if (!local_pa && h->uplink_mtu) {
-		__u32 left = h->uplink_mtu - NVGRE4_BYTES;
+		__u32 left = h->uplink_mtu - (addr_is4(&t->record->pa) ? NVGRE4_BYTES : NVGRE6_BYTES);
 
 		if (!limit || left < limit)
 			limit = left;

@@ -1,0 +1,143 @@
+"""Runs frames through the eBPF programs as the packet table and the differential test want it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from ebpf.harness import Harness, Netns, eventually, netns, pin_directory, run, send
+from weft.contracts.dataplane import Traffic
+from weft.dataplane.ebpf.interfaces import interfaces
+from weft.dataplane.ebpf.maps import Sizes
+from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.policy.drop import DropReason
+from weft.policy.rows import Row
+from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay, Verdict
+
+ETHERNET_BYTES = 14
+SIZES = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512)
+
+
+class Told(Protocol):
+    """Rows, bindings, and the PAs that the kernel is to have no route to."""
+
+    @property
+    def rows(self) -> Collection[Row]: ...
+    @property
+    def bindings(self) -> Mapping[str, str]: ...
+    @property
+    def unreachable(self) -> Collection[str]: ...
+
+
+class EbpfDriver:
+    """The eBPF data plane of one host; frames go in by BPF_PROG_TEST_RUN.
+
+    The kernel refuses to test-run what is too short for its own parser: such a frame goes in over the wire, and the
+    counters say what became of it.
+    """
+
+    def __init__(self, plane: EbpfDataPlane, there: Netns, uplink: str) -> None:
+        """Call it in the namespace."""
+        self.plane = plane
+        self._harness = Harness(plane, there)
+        self._uplink = uplink
+        self._ifindexes = {name: found.ifindex for name, found in interfaces().items()}
+        self._names: dict[int, str] = {}
+        self._unreachable: set[str] = set()
+
+    def load(self, told: Told) -> None:
+        assert self.plane.update(told.rows) == []
+        assert self.plane.prune({row.key for row in told.rows}) == []
+        failed = self.plane.bind(told.bindings)
+        assert failed == [], failed
+        # From zero, as a new reference data plane counts.
+        for key, value in self._harness.maps["counters"].items():
+            self._harness.maps["counters"].update(key, bytes(len(value)))
+        self._names = {self._ifindexes[name]: port for port, name in told.bindings.items()}
+        for pa in {pa for pa in told.unreachable if ":" not in pa} - self._unreachable:
+            self._harness.netns.ip(f"route add unreachable {pa}")
+            self._unreachable.add(pa)
+
+    def inject(self, interface: str, frame: bytes) -> Verdict:
+        program = "weft_from_uplink" if interface == self._uplink else "weft_from_port"
+        before = self._counters_at(interface)
+        try:
+            out = self._harness.run(program, frame, self._ifindexes[interface])
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return self._over_the_wire(interface, frame)
+        match out.verdict:
+            case 1:
+                return ToPort(self._names[out.target], out.data)
+            case 2:
+                outer = out.data[ETHERNET_BYTES:]
+                return ToUnderlay(".".join(str(byte) for byte in outer[16:20]), outer)
+            case 3:
+                return Answer(out.data, _new_drop(before, self._counters_at(interface)))
+            case 4:
+                return ToStack()
+            case 5:
+                return Drop(DropReason(out.target))
+            case other:
+                raise AssertionError(f"verdict {other}, {out}")
+
+    def counters(self) -> Mapping[str, Traffic]:
+        return self.plane.counters()
+
+    def _counters_at(self, interface: str) -> Traffic:
+        name = (
+            f"uplink:{interface}" if interface == self._uplink else self._names_by_interface.get(interface, "unbound")
+        )
+        return self.plane.counters().get(name, Traffic())
+
+    @property
+    def _names_by_interface(self) -> Mapping[str, str]:
+        return {interface: port for port, interface in (self.plane._known.bindings or {}).items()}
+
+    def _over_the_wire(self, interface: str, frame: bytes) -> Verdict:
+        before = self._counters_at(interface)
+        if interface == self._uplink:
+            # Too short to be taken: the stack's, and not counted. What the program leaves alone it does not touch.
+            send(f"{interface}p", frame)
+            return ToStack()
+        send(f"{interface}p", frame)
+        eventually(
+            lambda: self._counters_at(interface).received_packets > before.received_packets, f"{frame.hex()} comes in"
+        )
+        dropped = _new_drop(before, self._counters_at(interface))
+        assert dropped is not None, f"{frame.hex()} was not dropped"
+        return Drop(dropped)
+
+
+def _new_drop(before: Traffic, after: Traffic) -> DropReason | None:
+    more = [reason for reason, count in after.drops.items() if count > before.drops.get(reason, 0)]
+    assert len(more) <= 1
+    return more[0] if more else None
+
+
+@contextmanager
+def ebpf_driver(source: Path, names: Collection[str], uplink: str) -> Iterator[EbpfDriver]:
+    """A driver in a namespace of its own. The calling thread is in the namespace until the end.
+
+    Each of ``names`` is a veth whose other end has its name with a p behind. The uplink has room for every MTU of the
+    policies, an address, and a default route by way of a neighbour that is known.
+    """
+    with netns("drive-") as there, pin_directory() as pins:
+        for name in names:
+            there.veth(name, f"{name}p")
+        there.veth(uplink, f"{uplink}p", mtu_bytes=9200)
+        there.ip(f"addr add 192.0.2.1/24 dev {uplink}")
+        there.ip(f"neigh add 192.0.2.254 lladdr 02:00:00:00:ff:fe dev {uplink} nud permanent")
+        there.ip("route add default via 192.0.2.254")
+        # Nothing of the stack's own may come in beside the test's frames.
+        run("nsenter", f"--net=/run/netns/{there.name}", "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+        with there.enter():
+            plane = EbpfDataPlane(pins, SIZES, source=source)
+            try:
+                yield EbpfDriver(plane, there, uplink)
+            finally:
+                plane.remove()

@@ -1,0 +1,79 @@
+"""The eBPF programs against the reference: the same verdict, the same bytes, the same counters, whatever comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ebpf.driver import ETHERNET_BYTES, EbpfDriver, ebpf_driver
+from strategies import packets
+from strategies.policies import HOSTS, policies
+from weft.policy.rows import Row
+from weft.reference.plane import ReferenceDataPlane
+
+UPLINK = "eth0"
+#: A policy has at most twelve ports on a host. Attaching takes the time, so a policy carries many frames.
+INTERFACES = tuple(f"tap{number}" for number in range(12))
+FRAMES = 25
+
+
+@dataclass(frozen=True)
+class Told:
+    rows: Collection[Row]
+    bindings: Mapping[str, str]
+    unreachable: Collection[str] = ()
+
+
+@dataclass(frozen=True, repr=False)
+class Scene:
+    host: str
+    told: Told
+    frames: tuple[tuple[str, bytes], ...]  # interface, frame
+
+    def __repr__(self) -> str:
+        # Whole it has megabytes; the assertion names the frame.
+        return f"Scene({self.host}, {len(self.told.rows)} rows, {len(self.frames)} frames)"
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> Scene:
+    policy = draw(policies())
+    host = draw(st.sampled_from(HOSTS))
+    bindings = policy.bindings(host)
+    frames = []
+    for _ in range(FRAMES):
+        ports = policy.ports(host)
+        if ports and draw(st.integers(0, 2)):
+            port = draw(st.sampled_from(ports))
+            frames.append((bindings[port.port], draw(packets.frames_from(policy, host, port))))
+        else:
+            frames.append((UPLINK, draw(packets.frames_from_underlay(policy, host))))
+    return Scene(host, Told(policy.rows[host], bindings), tuple(frames))
+
+
+@pytest.fixture(scope="module")
+def driver(weft_object: Path) -> Iterator[EbpfDriver]:
+    with ebpf_driver(weft_object, INTERFACES, UPLINK) as made:
+        yield made
+
+
+@pytest.mark.root
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(scene=scenes())
+def test_the_programs_do_what_the_reference_does(driver: EbpfDriver, scene: Scene) -> None:
+    reference = ReferenceDataPlane(scene.host)
+    assert reference.update(scene.told.rows) == []
+    assert reference.bind(scene.told.bindings) == []
+    driver.load(scene.told)
+    for interface, frame in scene.frames:
+        if len(frame) < ETHERNET_BYTES:
+            continue  # no driver of a network card gives the kernel less
+        enter = reference.from_uplink if interface == UPLINK else reference.from_port
+        expected = enter(interface, frame)
+        assert driver.inject(interface, frame) == expected.verdict, (interface, frame.hex(), expected.steps)
+    assert driver.counters() == reference.counters()
