@@ -36,6 +36,30 @@ def test_ports_take_the_lowest_free_addresses_in_the_order_that_people_count(cat
     assert catalog.ports[Name("tenants/blue/ports/web-3")].addresses == ("10.0.1.2", "fd00:1::2")
 
 
+def test_an_address_that_a_refused_batch_took_is_the_lowest_again(catalog: Catalog) -> None:
+    catalog.apply([port("blue/x", "prod/web"), port("blue/y", "prod/web")])
+    catalog.apply([], ["tenants/blue/ports/x"])
+    with pytest.raises(Conflict):
+        catalog.apply(
+            [
+                port("blue/named", "prod/web", addresses=("10.0.1.2",)),
+                port("blue/chosen", "prod/web"),
+                port("blue/wrong", "prod/web", addresses=("10.0.1.3",)),
+            ]
+        )
+    with pytest.raises(Conflict):
+        catalog.apply(
+            [
+                port("blue/named", "prod/web", addresses=("10.0.1.2",)),
+                subnet("blue/prod/tiny", "10.9.0.0/30"),
+                *(port(f"blue/q-{n}", "prod/tiny") for n in range(2)),
+                port("blue/a", "prod/web"),
+            ]
+        )
+    catalog.apply([port("blue/a", "prod/web")])
+    assert catalog.ports[A].addresses == ("10.0.1.2", "fd00:1::2")
+
+
 def test_what_somebody_asks_for_by_name_is_not_chosen_for_another(catalog: Catalog) -> None:
     mac = values.default_mac("tenants/blue/ports/a")
     catalog.apply(
