@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weft.dataplane.ebpf import bpffs, libbpf, plane
+from weft.dataplane.ebpf import attach, bpffs, libbpf, plane
 from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes
 
@@ -90,11 +90,11 @@ def pin_directory() -> Iterator[Path]:
 
 
 @contextmanager
-def emptied(pins: Path, source: Path) -> Iterator[Path]:
+def emptied(pins: Path, source: Path, attacher: attach.Attacher | None = None) -> Iterator[Path]:
     """The same place again, for the next test: maps are emptied afterwards, programs stay."""
     try:
         yield pins
-        of = plane.EbpfDataPlane(pins, SMALL, source=source)
+        of = plane.EbpfDataPlane(pins, SMALL, source=source, attacher=attacher)
         of.bind({})
         of.prune([])
         for name, one in of._loaded.maps.items():

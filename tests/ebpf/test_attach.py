@@ -234,6 +234,8 @@ import sys, signal
 from pathlib import Path
 sys.path[:0] = sys.argv[4:]
 from ebpf.test_attach import BINDINGS, KEYS, POLICY, SMALL, WAYS, EbpfDataPlane
+
+pytestmark = pytest.mark.root
 plane = EbpfDataPlane(Path(sys.argv[1]), SMALL, source=Path(sys.argv[2]), attacher=WAYS[sys.argv[3]]())
 assert plane.bind(BINDINGS) == [] and plane.update(POLICY) == [] and plane.prune(KEYS) == []
 print("ready", flush=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ebpf.harness import harness
 from ebpf.rows import ARP_A, HOST, MAC_B, POLICY, A, B
 from weft.policy.drop import DropReason
+
+pytestmark = pytest.mark.root
 
 
 def test_a_bound_port_gets_its_arp_answer_and_an_unbound_interface_nothing(weft_object: Path) -> None:

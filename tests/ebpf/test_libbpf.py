@@ -14,6 +14,8 @@ from ebpf.harness import SMALL
 from weft.dataplane.ebpf import bpffs, libbpf, maps
 from weft.kit.errors import Rejected
 
+pytestmark = pytest.mark.root
+
 STUB = """
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

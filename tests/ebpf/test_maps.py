@@ -20,6 +20,8 @@ from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
 from weft.policy.rows import MacRecord, Pair, Record, Route, Subnet
 
+pytestmark = pytest.mark.root
+
 BINDINGS = {A: "port0", B: "port1"}
 
 

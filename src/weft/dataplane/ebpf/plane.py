@@ -294,6 +294,8 @@ class EbpfDataPlane:
             else:
                 bpffs.remove(self._at(successor))
                 self._at(attachment).rename(self._at(successor))
+                # The interface's counters are another port's from here on.
+                self._counters.update(layout.NUMBER.pack(attachment.ifindex), bytes(self._counters.value_bytes))
                 with suppress(Retry):  # the binding that follows tries again, and says so
                     self._attach(successor, swap=True)
 
