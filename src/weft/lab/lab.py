@@ -200,8 +200,7 @@ class Lab:
 
     def await_controller(self, deadline: float) -> None:
         def healthy() -> bool:
-            with self.client() as client:
-                client.health()
+            agent_socket.ask(str(self.paths.controller_socket), "GET", "/healthz")
             return True
 
         self._await(healthy, "controller", "the controller answers", deadline)
