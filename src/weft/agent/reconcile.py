@@ -7,7 +7,7 @@ once; whatever fails stays on a list and is tried again, so that cancelling, at 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -122,6 +122,7 @@ class Reconciler:
         self._repair_at_s = clock.now_s() + REPAIR_S
         self._bind_at_s: float | None = None
         self._bind_attempts = 0
+        self._retry_at_s: float | None = None  # not later than the first of all troubles' due times
         self._waiting: list[asyncio.Future[None]] = []
 
     def submit(self, work: Work) -> None:
@@ -193,30 +194,26 @@ class Reconciler:
         yield self._repair_at_s
         if self._bind_at_s is not None:
             yield self._bind_at_s
-        yield from (trouble.due_s for trouble in self.progress.troubles.values() if trouble.due_s is not None)
+        if self._retry_at_s is not None:
+            yield self._retry_at_s
 
     def _due(self) -> Iterator[Work]:
         now_s = self._clock.now_s()
-        due = [
-            (key, trouble)
-            for key, trouble in self.progress.troubles.items()
-            if trouble.due_s is not None and trouble.due_s <= now_s
-        ]
-        if due:
-            yield Again(
-                _in_order(trouble.row for _, trouble in due if trouble.row is not None),
-                tuple(
-                    sorted(
-                        (key for key, trouble in due if trouble.row is None),
-                        key=lambda key: ORDER[key[0]],
-                        reverse=True,
-                    )
-                ),
-            )
+        if self._retry_at_s is not None and self._retry_at_s <= now_s:
+            yield self._what_is_due(now_s)
         if self._bind_at_s is not None and self._bind_at_s <= now_s:
             yield Bind(self.progress.bindings)
         if self._repair_at_s <= now_s:
             yield Repair()
+
+    def _what_is_due(self, now_s: float) -> Again:
+        troubles = self.progress.troubles.items()
+        timed = [(trouble.due_s, key, trouble) for key, trouble in troubles if trouble.due_s is not None]
+        due = [(key, trouble) for due_s, key, trouble in timed if due_s <= now_s]
+        self._retry_at_s = min((due_s for due_s, _, _ in timed if due_s > now_s), default=None)
+        puts = _in_order(trouble.row for _, trouble in due if trouble.row is not None)
+        keys = (key for key, trouble in due if trouble.row is None)
+        return Again(puts, tuple(sorted(keys, key=lambda key: ORDER[key[0]], reverse=True)))
 
     # -- what: on the worker's thread from here on --
 
@@ -256,11 +253,7 @@ class Reconciler:
                     self._put(tuple(row for row in rows if (t := current.get(row.key)) and t.row is row))
                     self._delete(tuple(key for key in keys if (t := current.get(key)) and t.row is None))
                 case Repair():
-                    mended = self._plane.repair()
-                    self.progress.mended += mended
-                    if mended:
-                        _log.warning("drift mended", entries=mended)
-                    self._repair_at_s = self._clock.now_s() + REPAIR_S
+                    self._repair()
                 case other:
                     assert_never(other)
 
@@ -286,10 +279,16 @@ class Reconciler:
                 failures = [Failure(key, str(fault)) for key in part]
             self._settle(part, {failure.key: failure for failure in failures}, {})
             self.progress.ports.difference_update(str(key[1]) for key in part if key[0] == "ports")
-            # There is room now: what found none need not wait.
-            for trouble in self.progress.troubles.values():
-                if trouble.row is not None and trouble.due_s is not None:
-                    trouble.due_s = self._clock.now_s()
+            self._use_room(Counter(key[0] for key in part))
+
+    def _use_room(self, freed: Counter[str]) -> None:
+        """As many of the rows that failed as entries were freed in their tables need wait no longer."""
+        for key, trouble in self.progress.troubles.items():
+            if not freed:
+                return
+            if trouble.row is not None and trouble.due_s is not None and freed[key[0]] > 0:
+                trouble.due_s = self._retry_at_s = self._clock.now_s()
+                freed -= Counter({key[0]: 1})
 
     def _prune(self, desired: Collection[Key]) -> None:
         try:
@@ -314,6 +313,17 @@ class Reconciler:
         for failure in failures:
             _log.warning("a port is not bound", port=failure.key[-1], reason=failure.reason)
 
+    def _repair(self) -> None:
+        try:
+            mended = self._plane.repair()
+        except Retry as fault:
+            _log.warning("not looked for drift", reason=str(fault))
+        else:
+            self.progress.mended += mended
+            if mended:
+                _log.warning("drift mended", entries=mended)
+        self._repair_at_s = self._clock.now_s() + REPAIR_S
+
     def _settle(self, keys: Iterable[Key], failed: Mapping[Key, Failure], rows: Mapping[Key, Row]) -> None:
         """Enter what failed on the list, and take off it what did not."""
         troubles = self.progress.troubles
@@ -329,6 +339,8 @@ class Reconciler:
             attempts = former.attempts + 1 if former is not None and former.row == row else 1
             due_s = None if failure.permanent else now_s + _backoff_s(attempts)
             troubles[key] = Trouble(failure, row, attempts, due_s)
+            if due_s is not None and (self._retry_at_s is None or due_s < self._retry_at_s):
+                self._retry_at_s = due_s
         self.progress.failed += len(failed)
         for failure in islice(failed.values(), 10):
             _log.warning("not programmed", key=failure.key, reason=failure.reason, permanent=failure.permanent)

@@ -170,6 +170,8 @@ def _listening(path: Path) -> Iterator[socket.socket]:
         mask = os.umask(0o177)  # from its first moment: a chmod would come after it
         try:
             listener.bind(str(path))
+        except OSError as fault:  # a path longer than 107 bytes among others
+            raise Rejected(f"{path} cannot be listened on: {fault.strerror or fault}") from fault
         finally:
             os.umask(mask)
         try:

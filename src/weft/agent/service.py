@@ -86,7 +86,7 @@ class Agent:
         self._uplinks: frozenset[str] = frozenset()
         self._known = False  # policy was read, from the disk or the controller: what is not in it need not be bound
         self._bound: tuple[Mapping[str, str], Mapping[str, int]] | None = None
-        self._reporter = report.Reporter(host, controller, clock, self.status)
+        self._reporter = report.Reporter(host, controller, clock, self._to_report)
         self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
 
     async def run(self) -> None:
@@ -127,6 +127,10 @@ class Agent:
             failures=report.failures(progress),
             complete=True,
         )
+
+    def _to_report(self) -> StatusReport | None:
+        # With no feed there is nobody to tell; whoever comes back is told everything.
+        return self.status() if self.connection.connected else None
 
     @property
     def cache_fault(self) -> str:

@@ -44,8 +44,11 @@ def run(
 
 def serve(host: str, controller: str, state: Path, run: Path, make_plane: Callable[[], DataPlane]) -> None:
     """The same for any data plane. It is made once the lock is held."""
-    for directory in (state, run):
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for directory, mode in ((state, 0o700), (run, 0o755)):
+        try:
+            directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as fault:
+            raise Rejected(f"{directory} cannot be made: {fault.strerror}") from fault
     with locked(state, host):
         plane = make_plane()
         try:

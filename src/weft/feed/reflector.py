@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 64 * 2**20
 
 #: The first wait after a break is short (a controller that restarts is back at once); each further one doubles.
 BACKOFF_FIRST_S = 0.2
-BACKOFF_MOST_S = 5.0
+BACKOFF_MOST_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
