@@ -20,6 +20,8 @@ from weft.dataplane.ebpf.clsact import Clsact
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
 
+pytestmark = pytest.mark.root
+
 BINDINGS = {A: "port0", B: "port1"}
 WAYS: dict[str, Callable[[], attach.Attacher]] = {"tcx": attach.Tcx, "clsact": lambda: Clsact("test")}
 
@@ -235,7 +237,6 @@ from pathlib import Path
 sys.path[:0] = sys.argv[4:]
 from ebpf.test_attach import BINDINGS, KEYS, POLICY, SMALL, WAYS, EbpfDataPlane
 
-pytestmark = pytest.mark.root
 plane = EbpfDataPlane(Path(sys.argv[1]), SMALL, source=Path(sys.argv[2]), attacher=WAYS[sys.argv[3]]())
 assert plane.bind(BINDINGS) == [] and plane.update(POLICY) == [] and plane.prune(KEYS) == []
 print("ready", flush=True)

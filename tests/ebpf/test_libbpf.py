@@ -63,7 +63,6 @@ def numbered(of: libbpf.Map, numbers: range) -> tuple[bytes, bytes]:
 def test_an_object_can_be_loaded_without_pinning_anything(loaded: maps.Loaded) -> None:
     assert set(maps.PROGRAMS) <= loaded.programs.keys()
     assert loaded.maps["records"].max_entries == SMALL.records
-    assert not (bpffs.MOUNT_POINT / "records").exists()
 
 
 def test_a_batch_stops_where_the_map_is_full_and_says_how_far_it_came(records: libbpf.Map) -> None:
@@ -105,10 +104,17 @@ def test_bytes_of_the_wrong_length_never_reach_the_kernel(records: libbpf.Map) -
         records.update_batch(b"abc", b"def", 2)
 
 
+def test_nothing_is_pinned_that_was_not_told_to_be(tmp_path: Path) -> None:
+    with libbpf.Object(compiled(tmp_path, "return 0;")) as opened:
+        made, programs = opened.load()
+    assert set(made) == {"numbers"}
+    assert not (bpffs.MOUNT_POINT / "numbers").exists()
+    libbpf.close_all(made, programs)
+
+
 def test_what_the_verifier_says_is_in_the_error(tmp_path: Path) -> None:
     broken = compiled(tmp_path, "return *(volatile int *)(long)skb->data;")
     with libbpf.Object(broken) as opened:
-        opened.pin_maps(None)
         with pytest.raises(Rejected, match=r"(?s)could not be loaded.*verifier:.*invalid access to packet"):
             opened.load()
 

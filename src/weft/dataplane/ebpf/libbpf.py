@@ -676,6 +676,7 @@ class Object:
         self._maps = dict(self._walk(self._lib.bpf_object__next_map, self._lib.bpf_map__name))
         self._programs = dict(self._walk(self._lib.bpf_object__next_program, self._lib.bpf_program__name))
         self._pinned = {name for name, pointer in self._maps.items() if self._lib.bpf_map__pin_path(pointer)}
+        self.pin_maps(None)  # libbpf's own default would be the root of /sys/fs/bpf
 
     def __enter__(self) -> Self:
         return self

@@ -84,7 +84,6 @@ def load(source: Path, sizes: Sizes, pins: Path | None) -> Loaded:
                 digest.update(f"{name}={value}".encode())
         opened.resize(sizes.by_map)
         if pins is None:
-            opened.pin_maps(None)
             maps, programs = opened.load()
             return Loaded(maps, programs, None, None)
         generation = pins / (_MAPS + _layout_digest(opened, btf, sizes))
