@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from weft.policy.drop import DropReason
 from weft.reference import packet
 from weft.reference.lookups import Port
@@ -12,36 +14,58 @@ DHCP_PORTS = DHCP_CLIENT.to_bytes(2, "big") + DHCP_SERVER.to_bytes(2, "big")
 UDP_BYTES = 8
 
 
-def check(port: Port, parsed: Ip | Arp) -> DropReason | None:
-    """Why the frame must not be from this port; None when it may."""
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The port may send this; because: as a sentence goes on after MAC and address."""
+
+    because: str
+
+
+OWN = Allowed("is the port's own")
+PAIR = Allowed("is an address pair of the port")
+LINK_LOCAL = Allowed("is the port's link-local address")
+PROBE = Allowed("is a probe for an address that is not in use yet (RFC 5227)")
+DHCP = Allowed("is DHCP before there is an address")
+DETECTION = Allowed("is duplicate address detection")
+
+
+def check(port: Port, parsed: Ip | Arp) -> Allowed | DropReason:
+    """Why the frame may, or must not, be from this port."""
     match parsed:
         case Arp():
             if parsed.source_mac != parsed.sender_mac:
                 return DropReason.SPOOFED_MAC
-            probe = parsed.sender_mac == port.mac and packet.is_unspecified(parsed.sender)  # RFC 5227
-            return None if probe else address(port, parsed.sender_mac, parsed.sender)
+            if parsed.sender_mac == port.mac and packet.is_unspecified(parsed.sender):
+                return PROBE
+            return address(port, parsed.sender_mac, parsed.sender)
         case Ip():
-            if parsed.source_mac == port.mac and _nameless(parsed):
-                return None
-            return address(port, parsed.source_mac, parsed.source)
+            allowed = address(port, parsed.source_mac, parsed.source)
+            if allowed is DropReason.SPOOFED_CA:  # so the MAC is the port's own
+                return _nameless(parsed) or allowed
+            return allowed
 
 
-def address(port: Port, mac: bytes, source: bytes) -> DropReason | None:
-    """Why the port must not use the pair."""
-    if port.may_send_from(mac, source):
-        return None
+def address(port: Port, mac: bytes, source: bytes) -> Allowed | DropReason:
+    """Why the port may, or must not, use the pair."""
+    if mac == port.mac and source in port.cas:
+        return OWN
+    if any(mac == pair_mac and prefix.covers(source) for pair_mac, prefix in port.pairs):
+        return PAIR
     if mac != port.mac:
         return DropReason.SPOOFED_MAC
-    return None if source == port.link_local else DropReason.SPOOFED_CA
+    return LINK_LOCAL if source == port.link_local else DropReason.SPOOFED_CA
 
 
-def _nameless(ip: Ip) -> bool:
-    """A packet of one who has no address yet: DHCP, or duplicate address detection."""
-    if ip.source == packet.UNSPECIFIED4:
-        return (
-            ip.protocol == packet.UDP
-            and not ip.fragment
-            and len(ip.payload) >= UDP_BYTES
-            and ip.payload[:4] == DHCP_PORTS
-        )
-    return ip.source == packet.UNSPECIFIED6 and packet.neighbour_message(ip) == packet.NEIGHBOUR_SOLICITATION
+def _nameless(ip: Ip) -> Allowed | None:
+    """A packet of one who has no address yet."""
+    if ip.source == packet.UNSPECIFIED6 and packet.neighbour_message(ip) == packet.NEIGHBOUR_SOLICITATION:
+        return DETECTION
+    if (
+        ip.source == packet.UNSPECIFIED4
+        and ip.protocol == packet.UDP
+        and not ip.fragment
+        and len(ip.payload) >= UDP_BYTES
+        and ip.payload[:4] == DHCP_PORTS
+    ):
+        return DHCP
+    return None

@@ -90,12 +90,6 @@ class Port:
     enabled: bool
     link_local: bytes
 
-    def may_send_from(self, mac: bytes, address: bytes) -> bool:
-        """Its own MAC with one of its CAs, or an address pair."""
-        if mac == self.mac and address in self.cas:
-            return True
-        return any(mac == pair_mac and prefix.covers(address) for pair_mac, prefix in self.pairs)
-
 
 class Routes:
     """One routing domain's prefixes of one family, for the longest match."""

@@ -31,7 +31,8 @@ def discovery(lookups: Lookups, port: Port, subnet: Subnet, ip: Ip, kind: int, s
     solicited = kind == packet.NEIGHBOUR_SOLICITATION
     fault = _fault(ip, target, SOURCE_LINK_LAYER if solicited else TARGET_LINK_LAYER)
     if fault is None and not solicited:
-        fault = antispoof.address(port, ip.source_mac, target)
+        allowed = antispoof.address(port, ip.source_mac, target)
+        fault = allowed if isinstance(allowed, DropReason) else None
     if fault is not None:
         steps.append(f"neighbour discovery: target {packet.address_text(target)}: {fault.label}")
         return Drop(fault)

@@ -29,10 +29,10 @@ def from_guest(
     if isinstance(parsed, DropReason):
         steps.append(f"headers: {parsed.label}")
         return Drop(parsed)
-    spoofed = antispoof.check(port, parsed)
-    _say_spoofing(parsed, spoofed, steps)
-    if spoofed is not None:
-        return Drop(spoofed)
+    allowed = antispoof.check(port, parsed)
+    _say_spoofing(parsed, allowed, steps)
+    if isinstance(allowed, DropReason):
+        return Drop(allowed)
     match parsed:
         case Arp():
             return neighbour.arp(lookups, port, subnet, parsed, steps)
@@ -54,10 +54,10 @@ def _ip_from_guest(
     return Forwarding(lookups, reachable, port, subnet, steps).forward(ip)
 
 
-def _say_spoofing(parsed: Ip | Arp, spoofed: DropReason | None, steps: list[str]) -> None:
+def _say_spoofing(parsed: Ip | Arp, allowed: antispoof.Allowed | DropReason, steps: list[str]) -> None:
     source = parsed.sender if isinstance(parsed, Arp) else parsed.source
-    verdict = "may be this port's" if spoofed is None else spoofed.label
-    steps.append(f"anti-spoofing: {packet.mac_text(parsed.source_mac)} with {packet.address_text(source)}: {verdict}")
+    why = f"is not the port's ({allowed.label})" if isinstance(allowed, DropReason) else allowed.because
+    steps.append(f"anti-spoofing: {packet.mac_text(parsed.source_mac)} with {packet.address_text(source)} {why}")
 
 
 def from_underlay(lookups: Lookups, frame: bytes, steps: list[str]) -> Verdict:
