@@ -123,7 +123,7 @@ class TestSqliteStore(StoreSuite):
             SqliteStore(tmp_path / "weft.db")
 
     def test_a_directory_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(Rejected, match="cannot be opened"):
+        with pytest.raises(Rejected, match="there is no directory"):
             SqliteStore(tmp_path / "absent" / "weft.db")
 
     async def test_a_write_that_fails_fails_whole_and_the_store_goes_on(self, tmp_path: Path) -> None:

@@ -173,6 +173,14 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/v1/trace", {"from": "tenants/blue/ports/p0"}, 422, "to"),
     ("POST", "/v1/trace", {"from": "tenants/blue/ports/p0", "to": "here"}, 422, "to"),
     ("POST", "/v1/trace", {"from": "tenants/blue/ports/p0", "frame": "zz"}, 422, "frame"),
+    ("POST", "/v1/trace", {"from": "tenants/blue/ports/p0", "to": "10.0.1.9", "protocol": "x"}, 422, "protocol"),
+    (
+        "POST",
+        "/v1/trace",
+        {"from": "tenants/blue/ports/p0", "to": "10.0.1.9", "protocol": "tcp", "port": 0},
+        422,
+        "port",
+    ),
     ("POST", "/v1/trace", {"from": "tenants/blue/ports/p9", "to": "10.0.1.1"}, 422, "from"),
     ("POST", "/v1/trace", {"from": "tenants/blue/ports/nowhere", "to": "10.0.1.1"}, 422, "from"),
     ("POST", "/v1/trace", {"from": "blue", "to": "10.0.1.1"}, 422, "from"),
@@ -410,6 +418,9 @@ async def test_a_trace_follows_a_packet_across_two_hosts_and_says_where_it_ends(
             "delivered", "hosts/h2", "tenants/blue/ports/p2",
         )  # fmt: skip
         assert [step.host for step in found.steps] == sorted(step.host for step in found.steps)
+        tcp = await it.client.trace("tenants/blue/ports/p1", to=peer, protocol="tcp", port=443)
+        assert bytes.fromhex(tcp.outcome["frame"])[14 + 9] == 6
+        assert bytes.fromhex(tcp.outcome["frame"])[14 + 22 : 14 + 24] == (443).to_bytes(2, "big")
         answered = await it.client.trace("tenants/blue/ports/p1", to="10.0.1.1")
         assert answered.outcome["verdict"] == "answered"
         dropped = await it.client.trace("tenants/blue/ports/p1", to="10.0.1.77")

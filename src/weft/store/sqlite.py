@@ -284,6 +284,8 @@ def _waiting(requests: queue.SimpleQueue[_Commit | _Call | _Stop]) -> Iterator[_
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    if not path.parent.is_dir():  # SQLite would say no more than that it cannot
+        raise Rejected(f"the store {path} cannot be opened: there is no directory {path.parent}", "store")
     try:
         db = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
