@@ -12,8 +12,8 @@ from weft.reference import packet
 from weft.reference.lookups import VSID_FIRST
 from weft.reference.plane import Answer, Drop, ReferenceDataPlane, Result, ToPort, ToUnderlay
 
-BUDGET = settings(max_examples=30, deadline=None)
-PACKETS = 8
+BUDGET = settings(max_examples=25, deadline=None)
+PACKETS = 6
 
 
 def planes(policy: Policy) -> dict[str, ReferenceDataPlane]:
