@@ -20,8 +20,10 @@ from typing import BinaryIO
 from weft.contracts.clock import Clock
 from weft.feed.reflector import Batch, Piece, Tables
 from weft.kit.errors import Rejected
-from weft.policy.rows import ORDER, Row, Scope
+from weft.policy.rows import ORDER, TABLES, Row, Scope
 from weft.wire import feed as wire
+
+_RANK = {kind: ORDER[table] for table, kind in TABLES.items()}
 
 #: A journal is rewritten when it is this many times as long as what it says; below the floor it is not worth it.
 GROWTH = 2
@@ -201,7 +203,7 @@ def _written(path: Path, compaction: Compaction) -> BinaryIO:
     file = path.open("wb")
     try:
         for scope, rows in compaction.rows.items():
-            ordered = sorted(rows, key=lambda row: ORDER[row.key[0]])
+            ordered = sorted(rows, key=lambda row: _RANK[type(row)])
             for start in range(0, len(ordered), wire.CHUNK_ROWS):
                 file.write(wire.encode_rows(scope, ordered[start : start + wire.CHUNK_ROWS]))
         file.write(wire.encode_bookmark(compaction.revision, synced=True))

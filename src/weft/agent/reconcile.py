@@ -21,7 +21,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.dataplane import DataPlane, Failure
 from weft.feed.reflector import Batch, Connected, Piece
 from weft.kit.errors import Retry
-from weft.policy.rows import ORDER, Key, Port, Row
+from weft.policy.rows import ORDER, TABLES, Key, Port, Row
 
 _log = structlog.get_logger("weft.agent")
 
@@ -36,6 +36,8 @@ CALL_ROWS = 20_000
 
 #: The feed waits when so many rows are on their way: what is read and not programmed is memory and nothing else.
 PENDING_ROWS = 100_000
+
+_RANK = {kind: ORDER[table] for table, kind in TABLES.items()}
 
 _T = TypeVar("_T")
 
@@ -353,7 +355,8 @@ def _backoff_s(attempts: int) -> float:
 
 
 def _in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
-    return tuple(sorted(rows, key=lambda row: ORDER[row.key[0]]))
+    # By type, not by key: a million keys are not made to be thrown away.
+    return tuple(sorted(rows, key=lambda row: _RANK[type(row)]))
 
 
 def _size(work: Work) -> int:
