@@ -244,6 +244,15 @@ signal.pause()
 """
 
 
+def test_an_uplink_is_nobodys_port(site: Site) -> None:
+    site.netns.veth("up0", "wire0")
+    with site.plane() as plane:
+        assert plane.update([HOST]) == []
+        (failure,) = plane.bind({A: "up0"})
+        assert failure.reason == "interface up0 is an uplink"
+        assert failure.permanent
+
+
 def test_packets_are_answered_and_counted_when_the_agent_was_killed(site: Site) -> None:
     words = [sys.executable, "-c", HELPER, str(site.pins), str(site.source), site.way, *sys.path]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as agent:

@@ -114,9 +114,9 @@ def test_nothing_is_pinned_that_was_not_told_to_be(tmp_path: Path) -> None:
 
 def test_what_the_verifier_says_is_in_the_error(tmp_path: Path) -> None:
     broken = compiled(tmp_path, "return *(volatile int *)(long)skb->data;")
-    with libbpf.Object(broken) as opened:
-        with pytest.raises(Rejected, match=r"(?s)could not be loaded.*verifier:.*invalid access to packet"):
-            opened.load()
+    said = r"(?s)could not be loaded.*verifier:.*invalid access to packet"
+    with libbpf.Object(broken) as opened, pytest.raises(Rejected, match=said):
+        opened.load()
 
 
 def test_an_object_of_another_layout_is_refused(tmp_path: Path, pins: Path) -> None:

@@ -304,7 +304,7 @@ def test_other_sizes_make_a_new_generation_that_takes_over_when_it_is_whole(site
         # Half full: the former generation still answers.
         assert site.links() == links
         former = next(g for g in maps.generations(site.pins) if g != plane._loaded.generation)
-        counters = maps.counters(former)
+        counters = maps.former(former / "counters", plane._counters)
         assert counters is not None
         send("peer0", ARP_A, 3)
         key = layout.NUMBER.pack(site.netns.ifindex("port0"))
@@ -374,6 +374,22 @@ def test_not_one_packet_is_lost_while_programs_and_generations_are_replaced(site
                 pass
         assert stream.sent == stream.answered
         assert first.counters()[A].received_packets <= stream.sent
+
+
+def test_without_a_controller_a_new_generation_takes_over_once_it_holds_all_that_the_former_did(site: Site) -> None:
+    larger = dataclasses.replace(SMALL, records=1024)
+    with site.full_plane():
+        links = site.links()
+    with site.plane(larger) as plane:
+        # As an agent starts from its disk: nobody says that this is all.
+        assert plane.bind(BINDINGS) == []
+        assert plane.update(POLICY[:-1]) == []
+        plane.repair()
+        assert site.links() == links
+        assert plane.update(POLICY[-1:]) == []
+        plane.repair()
+        assert not set(site.links().values()) & set(links.values())
+        assert len(list(maps.generations(site.pins))) == 1
 
 
 def test_a_crash_while_a_new_generation_is_filled_is_healed_by_the_next_start(site: Site) -> None:

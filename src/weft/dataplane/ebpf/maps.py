@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -103,12 +103,27 @@ def generations(pins: Path) -> Iterator[Path]:
     return (path for path in bpffs.entries(pins) if path.name.startswith(_MAPS))
 
 
-def counters(generation: Path) -> libbpf.Map | None:
-    """The counters of a generation that may not be this process's; None when it is not whole."""
+def former(pin: Path, like: libbpf.Map) -> libbpf.Map | None:
+    """A map of another generation, to be closed by the caller; None when it is not there or of another layout."""
     try:
-        return libbpf.Map.of("counters", libbpf.pinned(generation / "counters"))
+        found = libbpf.Map.of(like.name, libbpf.pinned(pin))
     except FileNotFoundError:
         return None
+    if (found.key_bytes, found.value_bytes) == (like.key_bytes, like.value_bytes):
+        return found
+    found.close()
+    return None
+
+
+def holds_only(pin: Path, like: libbpf.Map, keys: Container[bytes]) -> bool:
+    """Whether the map of another generation has no key but these. What cannot be compared is taken to have others."""
+    found = former(pin, like)
+    if found is None:
+        return False
+    try:
+        return all(key in keys for key, _ in found.items())
+    finally:
+        found.close()
 
 
 def forget_others(pins: Path, keep: Loaded) -> None:

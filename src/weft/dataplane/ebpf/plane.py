@@ -228,21 +228,26 @@ class EbpfDataPlane:
 
     def bind(self, bindings: Mapping[str, str]) -> list[Failure]:
         self._known.bindings = dict(bindings)
-        failures, _ = self._reconcile(interfaces())
+        failures, _ = self._reconcile(interfaces(), mend=False)
         return failures + self._settle()
 
-    def _reconcile(self, present: Mapping[str, Interface]) -> tuple[list[Failure], int]:
-        """Attachments as they should be; what could not be, and how many had to be mended."""
+    def _reconcile(self, present: Mapping[str, Interface], *, mend: bool) -> tuple[list[Failure], int]:
+        """Attachments as they should be; what could not be, and how many had to be mended. mend: also those that were
+        made before are looked at, 100 us each; one port more is not to wait for thousands.
+        """
         bindings = self._known.bindings
         if bindings is None:
             return [], 0
         failures: list[Failure] = []
+        uplinks = {uplink.interface for uplink in self._known.host.uplinks} if self._known.host else set()
         taken: dict[str, str] = {}
         wanted: dict[str, Interface] = {}
         for port, name in bindings.items():
             interface = present.get(name)
             if interface is None:
                 failures.append(Failure(("ports", port), f"interface {name} does not exist"))
+            elif name in uplinks:
+                failures.append(Failure(("ports", port), f"interface {name} is an uplink", permanent=True))
             elif name in taken:
                 failures.append(Failure(("ports", port), f"interface {name} is bound to {taken[name]} already"))
             else:
@@ -251,6 +256,10 @@ class EbpfDataPlane:
         self._let_go(wanted)
         mended = 0
         for port, interface in wanted.items():
+            bound = self._bound.get(port)
+            if not mend and bound is not None and bound.interface == interface:
+                failures += self._open(port)
+                continue
             try:
                 mended += self._bind(port, interface)
             except (Retry, OSError) as error:
@@ -435,7 +444,7 @@ class EbpfDataPlane:
     def _settle(self) -> list[Failure]:
         """Once bindings and all rows have come: this generation takes over, and what else is pinned goes."""
         if self._filling:
-            if self._known.bindings is None or not self._known.everything:
+            if self._known.bindings is None or not (self._known.everything or self._covers_former()):
                 return []
             self._take_counters_over()
             failures: list[Failure] = []
@@ -466,12 +475,24 @@ class EbpfDataPlane:
         except FileExistsError:
             return
 
+    def _covers_former(self) -> bool:
+        """Whether this generation holds every key that the former ones do. So, without a controller to say that all
+        is told, an agent that starts from its disk changes over, too; and one that knows nothing yet does not.
+        """
+        tables = [self._table(name) for name in _KEYS] + [table for table, _ in self._of_ports()]
+        return all(
+            maps.holds_only(generation / table.map.name, table.map, table.told)
+            for generation in maps.generations(self._pins)
+            if generation != self._loaded.generation
+            for table in tables
+        )
+
     def _take_counters_over(self) -> None:
         """Numbers go on from where they were; what is counted between this and the switch is missing from them."""
         for generation in maps.generations(self._pins):
             if generation != self._loaded.generation:
-                former = maps.counters(generation)
-                if former is None or former.value_bytes != self._counters.value_bytes:
+                former = maps.former(generation / "counters", self._counters)
+                if former is None:
                     continue
                 mine = {key for key, _ in self._counters.items()}
                 for key, value in former.items():
@@ -552,10 +573,12 @@ class EbpfDataPlane:
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
         bindings_told = all_told and self._known.bindings is not None
         # A link that is amiss first: what passes it by is worse than what it drops.
-        mended += self._reconcile(present)[1]
+        mended += self._reconcile(present, mend=True)[1]
         mended += self._repair_uplinks(present)
         for table in (self._sources, self._ports, self._local):
             mended += table.repair(prune=bindings_told)
+        if self._filling:
+            self._settle()
         return mended
 
     def _repair_uplinks(self, present: Mapping[str, Interface]) -> int:
