@@ -25,7 +25,7 @@ from weft.client.client import AsyncClient
 from weft.contracts.dataplane import Failure
 from weft.feed.log import FeedLog, Gone, Limits
 from weft.kit.clock import MonotonicClock
-from weft.kit.errors import Conflict, Rejected
+from weft.kit.errors import Conflict, Rejected, Retry
 from weft.policy.delta import ScopedDelta, ordered
 from weft.policy.rows import Host, Key, Port, Record, Row, Scope, Subnet, Uplink
 from weft.reference.plane import ReferenceDataPlane
@@ -98,6 +98,7 @@ class Watched(ReferenceDataPlane):
         self.told: list[str] = []
         self.failing: dict[Key, Failure] = {}
         self.bindings: dict[str, str] = {}
+        self.busy = 0
 
     def update(self, rows):  # type: ignore[no-untyped-def]
         rows = list(rows)
@@ -111,6 +112,8 @@ class Watched(ReferenceDataPlane):
 
     def prune(self, desired):  # type: ignore[no-untyped-def]
         self.told.append("prune")
+        if self.told.count("prune") <= self.busy:
+            raise Retry("the data plane is busy")
         return super().prune(desired)
 
     def bind(self, bindings):  # type: ignore[no-untyped-def]
@@ -388,6 +391,16 @@ async def test_nothing_is_deleted_before_everything_was_sent(scene: Callable[[],
         async with here.controller.serving():
             await until(here.programmed)
             assert stray.key not in here.plane.rows()
+
+
+async def test_a_prune_that_is_refused_for_now_is_done_later(scene: Callable[[], Awaitable[Scene]]) -> None:
+    here = await scene()
+    here.plane.busy = 2
+    here.plane.update([HOST_ROW, SUBNET, record(99)])
+    async with here.controller.serving(), here.agent() as agent:
+        await until(lambda: agent.reconciler.progress.synced)
+        assert here.plane.told.count("prune") == 3
+        assert here.programmed()
 
 
 async def test_a_controller_that_returns_is_resumed_from(scene: Callable[[], Awaitable[Scene]]) -> None:

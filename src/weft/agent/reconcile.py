@@ -96,6 +96,7 @@ class Progress:
 
     revision: int | None = None
     synced: bool = False
+    prune_due: bool = False  #: the data plane would not, just then; whoever holds the tables says again what is desired
     ports: set[str] = field(default_factory=set)  #: names of those whose rows are programmed
     bindings: Mapping[str, str] = field(default_factory=dict)  #: the last that the data plane was told
     binding_failures: Mapping[str, Failure] = field(default_factory=dict)
@@ -297,6 +298,7 @@ class Reconciler:
             failures = self._plane.prune(desired)
         except Retry as fault:
             _log.warning("what is left over stays for now", reason=str(fault))
+            self.progress.prune_due = True
             return
         self._settle((), {failure.key: failure for failure in failures}, {})
         self.progress.ports.intersection_update(str(key[1]) for key in desired if key[0] == "ports")

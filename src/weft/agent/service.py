@@ -204,6 +204,9 @@ class Agent:
         if batch.synced:
             self._known = True
             self._learn_all(tables)
+        progress = self.reconciler.progress
+        if batch.synced or progress.prune_due:
+            progress.prune_due = False
             self.reconciler.submit(Prune(frozenset(tables.keys())))
         if batch.full:
             gc.enable()

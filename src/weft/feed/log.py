@@ -106,9 +106,9 @@ class FeedLog:
         for scope in change.scopes:
             self._forget_snapshot(scope)
         self._move_members(change)
-        for scope in change.scopes:
+        for scope, what in change.scopes.items():
             for listener in self._by_scope.get(scope, ()):
-                self._owe(listener, change)
+                self._owe(listener, change, len(what.puts) + len(what.deletes))
 
     async def stream(self, host: str, revision: int | None = None) -> AsyncGenerator[bytes, None]:
         """Everything the host is to have, then what changes; or what changed since ``revision``, and on from there.
@@ -176,24 +176,25 @@ class FeedLog:
                 for scope in scopes & listener.scopes:
                     listener.scopes.discard(scope)
                     _discard(self._by_scope, scope, listener)
-                self._owe(listener, change)
+                self._owe(listener, change, 0)
         for host, scopes in change.entered.items():
             for listener in self._by_host.get(host, ()):
                 for scope in scopes:
                     listener.scopes.add(scope)
                     self._by_scope.setdefault(scope, set()).add(listener)
-                self._owe(listener, change)
+                self._owe(listener, change, 0)
 
-    def _owe(self, listener: _Listener, change: _Change) -> None:
-        if listener.cut_off or (listener.owed and listener.owed[-1] is change):
+    def _owe(self, listener: _Listener, change: _Change, rows: int) -> None:
+        if listener.cut_off:
             return
-        listener.owed.append(change)
-        listener.owed_rows += change.size
+        listener.owed_rows += rows
+        if not listener.owed or listener.owed[-1] is not change:
+            listener.owed.append(change)
+            self.counters.wakes += 1
         # One change may be larger than the bound (a domain of 100,000 ports in one apply): it is not lag.
         if listener.owed_rows > self._limits.pending_rows and len(listener.owed) > 1:
             listener.cut()
             self.counters.streams_cut_off += 1
-        self.counters.wakes += 1
         listener.wake()
 
     def _due(self, listener: _Listener) -> Iterator[bytes]:
