@@ -444,6 +444,8 @@ def routed() -> Iterator[Case]:
     yield guest("::/0 routes no IPv4", frame, Answer(error, DropReason.NO_ROUTE), "tapred1")
     frame = b.eth(ROUTER, b.network(W[6], link_local(WEB2)) / b.echo(6))
     yield drop("routed to a link-local address", frame, DropReason.NO_ROUTE)
+    frame = b.eth(ROUTER, b.network(link_local(WEB1), "2001:db8:2::6", hop_limit=1) / b.echo(6))
+    yield drop("routed from a link-local address, before hop limit 1", frame, DropReason.NO_ROUTE)
     old = b.eth(ROUTER, b.network("2001:db8:3::4", "2001:db8:55::1") / b.echo(6), p.OLD)
     yield drop("no gateway of the family: no ICMP", old, DropReason.NO_ROUTE, "tapold")
     # The router's MAC is the own subnet's: another's is an unknown MAC.

@@ -56,6 +56,10 @@ class Forwarding:
             return Drop(DropReason.UNKNOWN_VSID)
         if route.next_hop is None and destination == target.gateway(ip.version):
             return icmp.to_gateway(self.subnet, ip, self.steps)
+        if packet.is_link_local6(ip.source):
+            # RFC 4291 section 2.5.6: a router forwards no packet from a link-local address.
+            self.steps.append(f"routed: {packet.address_text(ip.source)} is link-local, and does not leave its subnet")
+            return Drop(DropReason.NO_ROUTE)
         if ip.hop_limit <= 1:
             self.steps.append(f"hop limit {ip.hop_limit}: expires here")
             return self._refuse(ip, icmp.Error.TIME_EXCEEDED, DropReason.TTL_EXPIRED)

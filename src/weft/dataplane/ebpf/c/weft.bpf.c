@@ -174,6 +174,9 @@ INLINE int route(struct __sk_buff *skb, const struct packet *p, const struct sub
 				? to->flags & SUBNET_HAS4 && p->destination.w[3] == to->gateway4
 				: to->flags & SUBNET_HAS6 && addr_equal(&p->destination, &to->gateway6)))
 		return to_gateway(skb, p, subnet, c);
+	/* RFC 4291 section 2.5.6: a router forwards no packet from a link-local address. */
+	if (is_link_local(&p->source))
+		return drop(skb, c, DROP_NO_ROUTE);
 	if (p->hop_limit <= 1)
 		return icmp_error(skb, p, subnet, ICMP_TIME_EXCEEDED, c);
 	record = record_of(r->vsid, r->via ? &r->next_hop : &p->destination);
@@ -227,6 +230,9 @@ int weft_from_port(struct __sk_buff *skb)
 	subnet = subnet_of(port->vsid);
 	if (!subnet)
 		return drop(skb, c, DROP_UNKNOWN_VSID);
+	/* The kernel takes the first tag off before tc sees the frame, and keeps it beside; sent on, it would be back. */
+	if (skb->vlan_present)
+		return drop(skb, c, DROP_VLAN_TAG);
 	pull(skb);
 	why = parse(skb, &p, 0, skb->len);
 	if (why)
@@ -320,7 +326,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 	__be32 *gre;
 	__u64 sum;
 
-	if (skb->protocol != ETHERTYPE_IPV4)
+	/* A tagged frame is of another network than the uplink's own: its VLAN device is the stack's to find. */
+	if (skb->protocol != ETHERTYPE_IPV4 || skb->vlan_present)
 		return to_stack(skb);
 	pull(skb);
 	eth = (void *)(long)skb->data;
