@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,5 +148,26 @@ def test_a_size_that_cannot_be_is_refused_with_its_name(entries: int, words: str
 def test_pins_belong_on_a_bpf_file_system(tmp_path: Path) -> None:
     with pytest.raises(Rejected, match="is not on a BPF file system: mount -t bpf"):
         bpffs.make(tmp_path / "pins")
-    with pytest.raises(Rejected, match="has no dot"):
+    with pytest.raises(Rejected, match="have no dots"):
         bpffs.make(bpffs.MOUNT_POINT / "weft.test")
+
+
+def test_without_root_the_error_says_what_is_needed(weft_object: Path) -> None:
+    words = f"""
+import os
+from pathlib import Path
+from weft.dataplane.ebpf.plane import EbpfDataPlane, Rejected, Sizes
+os.setuid(65534)
+try:
+    EbpfDataPlane(Path("/sys/fs/bpf/weft-test-nobody"), Sizes(), source=Path({str(weft_object)!r}))
+except Rejected as error:
+    print(error.message)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", words],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("the eBPF data plane needs root, or CAP_BPF")

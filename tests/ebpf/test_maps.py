@@ -152,6 +152,18 @@ def test_a_full_trie_fails_each_route_that_does_not_fit(site: Site) -> None:
         assert all("routes: full at 128 entries" in failure.reason for failure in failures)
 
 
+def test_a_port_that_finds_no_room_is_a_failure_and_its_neighbour_works(site: Site) -> None:
+    with site.plane(dataclasses.replace(SMALL, ports=1)) as plane:
+        assert plane.bind(BINDINGS) == []
+        (failure,) = plane.update(POLICY)
+        assert failure.key == ("ports", B)
+        assert "ports: full at 1 entries" in failure.reason
+        assert ("ports", A) in {row.key for row in plane.read()}
+        assert plane.delete([("ports", A)]) == []
+        assert plane.update(POLICY[-1:]) == []
+        assert ("ports", B) in {row.key for row in plane.read()}
+
+
 def test_a_row_with_bad_text_is_a_permanent_failure_and_its_neighbours_are_programmed(site: Site) -> None:
     good = records(2)
     bad = [

@@ -32,8 +32,8 @@ def is_bpffs(path: Path) -> bool:
 
 def make(directory: Path) -> None:
     """The directory, on a BPF file system; one is mounted at /sys/fs/bpf when there is none and it is needed."""
-    if "." in directory.name:
-        raise Rejected(f"{directory}: a name on a BPF file system has no dot")
+    if any("." in part for part in directory.parts):
+        raise Rejected(f"{directory}: names on a BPF file system have no dots")
     if directory.is_relative_to(MOUNT_POINT):
         _mount()
     nearest = next(parent for parent in (directory, *directory.parents) if parent.exists())

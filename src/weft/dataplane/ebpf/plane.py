@@ -6,6 +6,7 @@ where it is pinned: docs/design/ebpf.md.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -82,10 +83,14 @@ class EbpfDataPlane:
         self, pins: Path, sizes: Sizes, *, source: Path = build.OBJECT, attacher: attach.Attacher | None = None
     ) -> None:
         self._pins = pins
-        self._attacher = attacher or attach.best(pins.name)
-        bpffs.make(pins)
-        bpffs.make(pins / "links")
-        self._loaded = maps.load(source, sizes, pins)
+        try:
+            self._attacher = attacher or attach.best(pins.name)
+            bpffs.make(pins / "links")
+            self._loaded = maps.load(source, sizes, pins)
+        except PermissionError as error:
+            raise Rejected(
+                f"the eBPF data plane needs root, or CAP_BPF, CAP_NET_ADMIN and a BPF file system to write to: {error}"
+            ) from error
         # Programs of another generation still carry the traffic, until this one has been filled.
         self._filling = any(generation != self._loaded.generation for generation in maps.generations(pins))
         of = self._loaded.maps
@@ -322,7 +327,7 @@ class EbpfDataPlane:
         if former is not None and former != entries:
             self._local.drop(self._mine(former.local.keys() - entries.local.keys(), ifindex))
             self._sources.drop(key for key in former.sources if key not in entries.sources)
-        return [Failure(row.key, why) for why in dict.fromkeys(refused)]
+        return [Failure(row.key, "; ".join(dict.fromkeys(refused)))] if refused else []
 
     def _close(self, port: str) -> None:
         """Its entries go; its programs stay and drop everything."""
@@ -474,6 +479,11 @@ class EbpfDataPlane:
             self._counters.update(layout.NUMBER.pack(ifindex), bytes(self._counters.value_bytes), NOEXIST)
         except FileExistsError:
             return
+        except OSError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            full = f"counters: full at {self._counters.max_entries} entries: raise the data plane's size of ports"
+            raise Retry(full) from error
 
     def _covers_former(self) -> bool:
         """Whether this generation holds every key that the former ones do. So, without a controller to say that all
