@@ -92,7 +92,7 @@ def _feed(records: int, macs: int) -> FeedLog:
 
 
 def _once(feed: FeedLog, records: int, macs: int) -> Programmed:
-    name = f"{topology.PREFIX}{os.getpid()}-agent"
+    name = f"{processes.PREFIX}{os.getpid()}-agent"
     pins = shell.BPF_FILESYSTEM / name
     topology.sweep()
     shell.mount_bpf_filesystem()
@@ -105,8 +105,11 @@ def _once(feed: FeedLog, records: int, macs: int) -> Programmed:
         ]  # fmt: skip
         began = time.monotonic()
         with processes.weft(at / "agent.log", words, shell.inside(name, [])) as process:
-            if not server.reported.wait(PATIENCE_S):
-                raise RuntimeError(f"the agent did not report revision {REVISION} within {PATIENCE_S:g} s")
+            while not server.reported.wait(0.2):
+                if process.poll() is not None:
+                    raise RuntimeError(f"the agent has ended with {process.returncode}")
+                if time.monotonic() > began + PATIENCE_S:
+                    raise RuntimeError(f"the agent did not report revision {REVISION} within {PATIENCE_S:g} s")
             found = Programmed(
                 server.reported_at - server.asked_at,
                 server.reported_at - began,

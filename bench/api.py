@@ -22,7 +22,6 @@ from weft.dataplane.ebpf import layout, libbpf, maps
 from weft.lab import lab, plan, shell
 from weft.policy.rows import Record
 
-PREFIX = "weftbench-"
 HOSTS = ("h1", "h2", "h3")
 VSID = 5_001
 PATIENCE_S = 10.0
@@ -116,7 +115,7 @@ def _one(client: Client, kernel: dict[str, dict[str, libbpf.Map]], port: NewPort
 @contextmanager
 def _lab(context: Context, at: Path) -> Iterator[lab.Lab]:
     _sweep()
-    name = f"{PREFIX}{os.getpid()}"
+    name = f"{processes.PREFIX}{os.getpid()}"
     file = at / "lab.yaml"
     file.write_text(_LAB.format(name=name), encoding="utf-8")
     context.progress("api: a lab of three hosts")
@@ -129,8 +128,7 @@ def _lab(context: Context, at: Path) -> Iterator[lab.Lab]:
 def _sweep() -> None:
     """Labs of benches that were killed."""
     for name in lab.labs():
-        pid = name.removeprefix(PREFIX)
-        if name.startswith(PREFIX) and pid.isdigit() and not Path("/proc", pid).exists():
+        if name.startswith(processes.PREFIX) and not processes.alive(name):
             lab.Lab.down(name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,26 @@ from weft.client import Client
 from weft.kit.errors import Retry
 
 ROOT = Path(__file__).resolve().parent.parent
+DIRECTORIES = Path("/var/tmp")
+
+#: Everything that a bench makes is named so, then by its process's id, so that what one that was killed has left is
+#: found by the next. No dots: a BPF file system takes none.
+PREFIX = "weftbench-"
+
+
+def alive(name: str) -> bool:
+    """Whether the bench that made something of this name is still there."""
+    pid = name.removeprefix(PREFIX).split("-")[0]
+    return not pid.isdigit() or Path("/proc", pid).exists()
 
 
 @contextmanager
 def directory() -> Iterator[Path]:
     """On the disk, not in memory: what is durable is to pay for it. Short, since a unix socket's path is."""
-    with tempfile.TemporaryDirectory(prefix="weftbench-", dir="/var/tmp") as name:
+    for left in DIRECTORIES.glob(f"{PREFIX}*"):
+        if not alive(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=DIRECTORIES) as name:
         yield Path(name)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bench import rows, topology
+from bench import processes, rows, topology
 from bench.context import Context
 from bench.report import AtLeast, Figure, ReportOnly
 from weft.dataplane.ebpf import layout
@@ -61,7 +61,7 @@ def _plane(count: int) -> Iterator[EbpfDataPlane]:
     """Maps and programs of a host, attached to nothing."""
     topology.sweep()
     shell.mount_bpf_filesystem()
-    pins = shell.BPF_FILESYSTEM / f"{topology.PREFIX}{os.getpid()}-records"
+    pins = shell.BPF_FILESYSTEM / f"{processes.PREFIX}{os.getpid()}-records"
     plane = EbpfDataPlane(pins, Sizes(records=count + 100_000))
     try:
         yield plane

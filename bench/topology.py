@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from bench.processes import PREFIX, alive
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.lab import shell
@@ -28,7 +29,6 @@ from weft.policy.rows import Host, MacRecord, Port, Record, Route, Row, Subnet, 
 
 T = TypeVar("T")
 
-PREFIX = "weftbench-"  # no dots: a BPF file system takes none
 MTU_BYTES = 1500
 NVGRE_BYTES = 42
 VXLAN_BYTES = 50
@@ -172,17 +172,12 @@ def topology(records: int = 0) -> Iterator[Topology]:
 def sweep() -> None:
     """Take away what runs that are no more have left behind."""
     for each in shell.namespaces(PREFIX):
-        if not _alive(each):
+        if not alive(each):
             shell.delete_namespaces([each])
     if shell.BPF_FILESYSTEM.is_dir():
         for path in shell.BPF_FILESYSTEM.glob(f"{PREFIX}*"):
-            if not _alive(path.name):
+            if not alive(path.name):
                 shell.remove_tree(path)
-
-
-def _alive(name: str) -> bool:
-    pid = name.removeprefix(PREFIX).split("-")[0]
-    return not pid.isdigit() or Path("/proc", pid).exists()
 
 
 def _delete(name: str) -> None:
