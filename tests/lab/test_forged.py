@@ -178,3 +178,13 @@ def test_other_gre_is_left_to_the_hosts_own_stack_and_not_counted(lab: Lab) -> N
         wire.send(bytes(without_key))
         assert not heard(there, b"plain gre", within_s=0.2)
     assert (received(lab, "h2", UPLINK), drops(lab, "h2", UPLINK)) == before
+
+
+def test_nvgre_in_a_vlan_is_of_another_network_and_not_taken(lab: Lab) -> None:
+    before = (received(lab, "h2", UPLINK), drops(lab, "h2", UPLINK))
+    plain = Ether(to_h2(lab, inner(lab)))
+    tagged = Ether(src=plain.src, dst=plain.dst) / Dot1Q(vlan=5) / plain[IP]
+    with fabric_wire(lab, "h2") as wire, guest_wire(lab.guest("blue/web-2")) as there:
+        wire.send(bytes(tagged))
+        assert not heard(there, FORGED, within_s=0.2)
+    assert (received(lab, "h2", UPLINK), drops(lab, "h2", UPLINK)) == before

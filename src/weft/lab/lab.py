@@ -196,6 +196,20 @@ class Lab:
     def kill(self, process: str, number: signal.Signals = signal.SIGKILL) -> None:
         processes.signal_one(self.paths.directory, self.pid(process), number)
 
+    def mend(self, within_s: float = 30.0) -> None:
+        """Start again what is not running, and wait until every port is active."""
+        deadline = time.monotonic() + within_s
+        running = {each.name for each in processes.find(self.paths.directory)}
+        if "controller" not in running:
+            self.start_controller()
+        for host in self.spec.hosts:
+            if f"agent:{host.name}" not in running:
+                self.start_agent(host.name)
+        self.await_controller(deadline)
+        for host in self.spec.hosts:
+            self.await_agent(host.name, deadline)
+        self.await_active(deadline)
+
     # ---- waiting
 
     def await_controller(self, deadline: float) -> None:

@@ -169,7 +169,9 @@ class Stream:
         self.stop()
 
     def stop(self, settle_s: float = 2.0) -> None:
-        """No more are sent; those on their way are waited for, not longer than settle_s."""
+        """No more are sent; those on their way are waited for, not longer than settle_s. Again: nothing happens."""
+        if self._heard_all.is_set():
+            return
         self._sent_all.set()
         self._threads[0].join()
         deadline = time.monotonic() + settle_s
