@@ -1,0 +1,292 @@
+"""The command line against a real controller: what it prints, and which exit code it ends with."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from polling import eventually
+from weft.apps.cli import COMMANDS, main
+from weft.cli.session import EXIT_CODES, ExitCode
+
+Weft = Callable[..., Result]
+
+INTENT = """
+- name: provider-networks/dc
+  spec: {pools: [{prefix: 192.0.2.0/24}]}
+- name: hosts/h1
+  spec: {uplinks: [{interface: eth0, provider_network: dc, pas: [192.0.2.11]}]}
+- name: hosts/h2
+  spec: {uplinks: [{interface: eth0, provider_network: dc, pas: [192.0.2.12]}]}
+---
+- {name: tenants/blue}
+- {name: tenants/blue/routing-domains/prod}
+- name: tenants/blue/routing-domains/prod/virtual-subnets/web
+  spec: {vsid: 5001, prefixes: [10.0.0.0/24]}
+- name: tenants/blue/ports/web-1
+  spec: {virtual_subnet: prod/web, host: h1}
+- name: tenants/blue/ports/web-2
+  spec: {virtual_subnet: prod/web, host: h2, addresses: [10.0.0.9]}
+"""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A controller of our own, as operators run it."""
+    directory = tmp_path_factory.mktemp("controller")
+    path = directory / "c.sock"
+    command = [sys.executable, "-m", "weft.apps.cli", "controller", "--listen", f"unix://{path}", "--store", "c.db"]
+    with (directory / "log").open("wb") as log, subprocess.Popen(command, cwd=directory, stderr=log) as process:
+        try:
+            eventually(lambda: _listens(path), (directory / "log").read_text())
+            yield f"unix://{path}"
+        finally:
+            process.terminate()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+@pytest.fixture
+def weft(url: str) -> Iterator[Weft]:
+    def run(*arguments: str, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(main, arguments, input=stdin, env={"WEFT_CONTROLLER": url}, prog_name="weft")
+
+    assert run("apply", "-f", "-", stdin=INTENT).exit_code == 0
+    yield run
+    run("apply", "--delete", "--ignore-missing", "-f", "-", stdin=INTENT)
+
+
+def printed(result: Result) -> object:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+# ---- apply
+
+
+def test_apply_again_changes_nothing(weft: Weft) -> None:
+    assert weft("apply", "-f", "-", stdin=INTENT).stdout == "nothing to change\n"
+
+
+def test_a_dry_run_shows_what_would_be_chosen_and_does_nothing(weft: Weft) -> None:
+    more = "{name: tenants/blue/ports/web-3, spec: {virtual_subnet: prod/web}}"
+    result = weft("apply", "--dry-run", "-f", "-", stdin=more)
+    assert "1 objects would change" in result.stdout
+    assert "addresses: 10.0.0.3" in result.stdout
+    assert weft("get", "blue/web-3").exit_code == ExitCode.NOT_FOUND
+
+
+def test_an_update_shows_the_fields_that_change(weft: Weft) -> None:
+    moved = "{name: tenants/blue/ports/web-1, spec: {virtual_subnet: prod/web, host: h2}}"
+    result = weft("apply", "-f", "-", stdin=moved)
+    assert "host: hosts/h1 -> hosts/h2" in result.stdout
+    weft("apply", "-f", "-", stdin=INTENT)
+
+
+@pytest.mark.parametrize("output", ["json", "name", "table"])
+def test_apply_prints_its_changes(weft: Weft, output: str) -> None:
+    result = weft("apply", "--dry-run", "-o", output, "-f", "-", stdin="{name: tenants/green}")
+    assert "tenants/green" in result.stdout
+    if output == "json":
+        assert printed(result)["changes"][0]["action"] == "create"  # type: ignore[index]
+
+
+def test_what_is_refused_is_told_with_file_line_object_and_field_and_nothing_is_done(
+    weft: Weft, tmp_path: Path
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("name: tenants/green\n---\nname: tenants/blue/ports/x\nspec: {virtual_subnet: prod/web, mac: zz}\n")
+    result = weft("apply", "-f", str(file))
+    assert result.exit_code == ExitCode.REFUSED
+    assert f"{file}:3: tenants/blue/ports/x: spec.mac: 'zz' is not a MAC address" in result.stderr
+    assert weft("get", "tenant", "green").exit_code == ExitCode.NOT_FOUND
+
+
+def test_what_others_refer_to_is_not_deleted(weft: Weft) -> None:
+    result = weft("delete", "tenants/blue")
+    assert result.exit_code == ExitCode.REFUSED
+    assert "tenants/blue" in result.stderr
+    assert weft("get", "tenants/blue").exit_code == 0
+
+
+def test_delete_by_short_name_and_kind(weft: Weft) -> None:
+    assert weft("delete", "blue/web-1").exit_code == 0
+    assert weft("delete", "port", "blue/web-2", "-o", "name").stdout == "tenants/blue/ports/web-2\n"
+    assert weft("delete", "blue/web-1").exit_code == ExitCode.NOT_FOUND
+    assert weft("delete", "--ignore-missing", "blue/web-1").exit_code == 0
+
+
+# ---- get, describe, status
+
+
+def test_get_lists_a_kind_in_a_table(weft: Weft) -> None:
+    head, *rows = weft("get", "ports").stdout.splitlines()
+    assert head.split() == ["PORT", "SUBNET", "MAC", "ADDRESSES", "HOST", "STATE"]
+    assert [row.split()[0] for row in rows] == ["blue/web-1", "blue/web-2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["ports", "host=h1"], ["tenants/blue/ports/web-1"]),
+        (["ports", "tenant=blue", "host=h2"], ["tenants/blue/ports/web-2"]),
+        (["subnets", "tenant=blue", "domain=prod"], ["tenants/blue/routing-domains/prod/virtual-subnets/web"]),
+        (["ports", "tenant=red"], []),
+        (["port", "blue/web-2", "blue/web-1"], ["tenants/blue/ports/web-2", "tenants/blue/ports/web-1"]),
+        (["host", "h1"], ["hosts/h1"]),
+    ],
+)
+def test_get_finds_by_kind_filter_and_name(weft: Weft, words: list[str], names: list[str]) -> None:
+    assert weft("get", *words, "-o", "name").stdout.splitlines() == names
+
+
+def test_json_and_yaml_of_an_object_are_the_same_object(weft: Weft) -> None:
+    as_json = printed(weft("get", "blue/web-1", "-o", "json"))
+    assert yaml.safe_load(weft("get", "blue/web-1", "-o", "yaml").stdout) == as_json
+
+
+@pytest.mark.parametrize("kind", ["tenants", "hosts", "ports", "subnets", "domains", "networks", "routes"])
+def test_what_get_prints_is_what_apply_reads(weft: Weft, kind: str) -> None:
+    listed = weft("get", kind, "-o", "yaml").stdout
+    result = weft("apply", "-f", "-", stdin=listed)
+    assert (result.exit_code, "nothing to change" in result.stdout) == (0, True) or listed == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["blue/web-1"], ["virtual_subnet:", "host", "h1"]),
+        (["host", "h1"], ["uplinks:", "blue/web-1"]),
+        (["subnet", "blue/prod/web"], ["vsid: 5001", "blue/web-1", "blue/web-2"]),
+        (["tenant", "blue"], ["blue/prod", "blue/prod/web", "blue/web-1"]),
+        (["rd", "blue/prod"], ["rdid:", "blue/prod/web", "none"]),
+        (["network", "dc"], ["pools:", "h1", "h2"]),
+    ],
+)
+def test_describe_shows_what_hangs_together(weft: Weft, words: list[str], shown: list[str]) -> None:
+    result = weft("describe", *words)
+    assert result.exit_code == 0, result.stderr
+    assert all(each in result.stdout for each in shown), result.stdout
+
+
+def test_status_counts_ports_by_state(weft: Weft) -> None:
+    summary = printed(weft("status", "-o", "json"))
+    assert isinstance(summary, dict)
+    assert summary["ports"] == {"unknown": 2}
+    assert [each["state"] for each in summary["hosts"]] == ["absent", "absent"]
+    assert "0/1" in weft("status").stdout
+
+
+# ---- trace
+
+
+@pytest.mark.parametrize("more", [[], ["--protocol", "tcp", "--port", "443"], ["--protocol", "udp"]])
+def test_a_trace_goes_from_host_to_host_to_its_end(weft: Weft, more: list[str]) -> None:
+    result = weft("trace", "--from", "blue/web-1", "--to", "10.0.0.9", *more)
+    assert result.exit_code == 0, result.stderr
+    assert "delivered" in result.stdout
+    assert "h2" in result.stdout
+
+
+def test_a_packet_that_would_be_lost_ends_with_5_and_its_reason(weft: Weft) -> None:
+    result = weft("trace", "--from", "blue/web-1", "--to", "10.0.0.77")
+    assert (result.exit_code, "no_record" in result.stdout) == (ExitCode.NOT_DELIVERED, True)
+
+
+def test_a_trace_of_a_frame(weft: Weft) -> None:
+    result = weft("trace", "--from", "blue/web-1", "--frame", "ffffffffffff020000000001888800", "-o", "json")
+    assert result.exit_code == ExitCode.NOT_DELIVERED
+    assert json.loads(result.stdout)["outcome"]["reason"] == "ethertype"
+
+
+# ---- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["get", "port", "blue/nobody"], ExitCode.NOT_FOUND, "there is no tenants/blue/ports/nobody"),
+        (["get", "nonsense"], ExitCode.REFUSED, "is no name"),
+        (["get", "ports", "nonsense=1"], ExitCode.REFUSED, "nonsense"),
+        (["get", "ports", "blue/web-1", "host=h1"], ExitCode.USAGE, "nothing to narrow down"),
+        (["get", "hosts", "tenant=blue"], ExitCode.USAGE, "cannot be narrowed down"),
+        (["get"], ExitCode.USAGE, "Missing argument"),
+        (["apply", "-f", "/nonexistent.yaml"], ExitCode.REFUSED, "no such file"),
+        (["apply"], ExitCode.USAGE, "--file"),
+        (["delete", "port"], ExitCode.USAGE, "which port"),
+        (["describe", "a", "b", "c"], ExitCode.USAGE, "takes one object"),
+        (["trace", "--from", "blue/web-1"], ExitCode.USAGE, "one of --to and --frame"),
+        (["trace", "--from", "blue/web-1", "--frame", "zz"], ExitCode.REFUSED, "'zz' is not a frame in hex"),
+        (["trace", "--from", "blue/web-1", "--to", "nowhere"], ExitCode.REFUSED, "'nowhere' is not an IP address"),
+        (["status", "--controller", "http://127.0.0.1:1"], ExitCode.UNREACHABLE, "no controller answers"),
+        (["status", "--controller", "nonsense"], ExitCode.REFUSED, "is not a controller's URL"),
+        (["counters", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
+        (["frobnicate"], ExitCode.USAGE, "No such command"),
+    ],
+)
+def test_an_error_is_a_sentence_on_stderr_and_an_exit_code(
+    weft: Weft, arguments: list[str], code: ExitCode, said: str
+) -> None:
+    result = weft(*arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# ---- the command line itself
+
+
+def test_help_lists_every_exit_code() -> None:
+    shown = CliRunner().invoke(main, ["--help"]).stdout
+    assert all(str(int(code)) in shown for code in EXIT_CODES)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_summary_in_help_is_the_commands_own(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    own = (command.help or "").strip().splitlines()[0]
+    assert own == COMMANDS[name].summary
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if name not in {"controller", "agent", "completion", "lab"}]
+)
+def test_every_command_prints_json(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    output = next(each for each in command.params if each.name == "output")
+    assert isinstance(output.type, click.Choice)
+    assert {"table", "json"} <= set(output.type.choices)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    result = CliRunner().invoke(main, ["completion", shell])
+    assert result.exit_code == 0, result.output
+    assert "_WEFT_COMPLETE" in result.stdout
+
+
+def test_help_imports_no_http_client_no_yaml_and_no_rich() -> None:
+    """What makes it answer at once, held by what it imports and not by a clock."""
+    program = (
+        "import sys, weft.apps.cli; weft.apps.cli.main(['--help'], standalone_mode=False); print(sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not any(f"'{module}'" in done.stdout for module in ("httpx2", "yaml", "rich", "msgspec", "pyroute2"))
+
+
+def test_the_version_is_the_packages() -> None:
+    assert CliRunner().invoke(main, ["--version"]).stdout.startswith("weft, version ")
