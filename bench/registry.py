@@ -89,7 +89,7 @@ BENCHES: dict[str, Bench] = {
             "domain",
             "A routing domain of 40,000 ports over 500 hosts, from apply until every host holds its rows",
             "`weft controller` with 500 open feeds. One apply of 40,000 ports; every host gets the rows of the domain. "
-            "490 hosts count their rows, 10 decode and keep them as an agent does, and all must have exactly what they "
+            "498 hosts count their rows, 2 decode and keep them as an agent does, and all must have exactly what they "
             "should. Controller and hosts share this machine.",
             domain.run,
         ),
