@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,8 @@ class EbpfDriver:
                 return ToPort(self._names[out.target], out.data)
             case 2:
                 outer = out.data[ETHERNET_BYTES:]
-                return ToUnderlay(".".join(str(byte) for byte in outer[16:20]), outer)
+                destination = outer[16:20] if outer[0] >> 4 == 4 else outer[24:40]
+                return ToUnderlay(str(ipaddress.ip_address(destination)), outer)
             case 3:
                 return Answer(out.data, _new_drop(before, self._counters_at(interface)))
             case 4:
@@ -124,7 +126,7 @@ def ebpf_driver(source: Path, names: Collection[str], uplink: str) -> Iterator[E
     """A driver in a namespace of its own. The calling thread is in the namespace until the end.
 
     Each of ``names`` is a veth whose other end has its name with a p behind. The uplink has room for every MTU of the
-    policies, an address, and a default route by way of a neighbour that is known.
+    policies, addresses, and default routes by way of a neighbour that is known.
     """
     with netns("drive-") as there, pin_directory() as pins:
         for name in names:
@@ -135,6 +137,10 @@ def ebpf_driver(source: Path, names: Collection[str], uplink: str) -> Iterator[E
         there.ip("route add default via 192.0.2.254")
         # Nothing of the stack's own may come in beside the test's frames.
         run("nsenter", f"--net=/run/netns/{there.name}", "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+        run("nsenter", f"--net=/run/netns/{there.name}", "sysctl", "-qw", f"net.ipv6.conf.{uplink}.disable_ipv6=0")
+        there.ip(f"addr add 2001:db8:f::1/64 dev {uplink} nodad")
+        there.ip(f"neigh add 2001:db8:f::fe lladdr 02:00:00:00:ff:fe dev {uplink} nud permanent")
+        there.ip("route add default via 2001:db8:f::fe")
         with there.enter():
             plane = EbpfDataPlane(pins, SIZES, source=source)
             try:

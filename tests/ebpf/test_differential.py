@@ -42,7 +42,7 @@ class Scene:
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    policy = draw(policies())
+    policy = draw(policies(underlay6=draw(st.booleans())))
     host = draw(st.sampled_from(HOSTS))
     bindings = policy.bindings(host)
     frames = []

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ebpf.driver import ETHERNET_BYTES, EbpfDriver, ebpf_driver
 from packets.driver import run
-from packets.policy import BINDINGS, MAIN, OVER_IPV6, UNBOUND_INTERFACE, UPLINK
+from packets.policy import BINDINGS, UNBOUND_INTERFACE, UPLINK, Policy
 from packets.table import CASES, Case
-from weft.contracts.dataplane import Feature
 from weft.dataplane.ebpf import build
 
 #: No driver of a network card gives the kernel less than an Ethernet header.
 IN_THE_KERNEL = [case for case in CASES if len(case.frame) >= ETHERNET_BYTES]
-#: What the data plane says it can do.
-CARRIED = [case for case in IN_THE_KERNEL if case.policy is not OVER_IPV6]
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EbpfDriver]:
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Policy], EbpfDriver]]:
+    """Loads a policy where it is not the one that is loaded already."""
     source = build.compile_programs(tmp_path_factory.mktemp("object") / "weft.bpf.o")
     with ebpf_driver(source, [*BINDINGS.values(), UNBOUND_INTERFACE], UPLINK) as made:
-        made.load(MAIN)
-        yield made
+        loaded: list[Policy] = []
+
+        def with_policy(policy: Policy) -> EbpfDriver:
+            if loaded[-1:] != [policy]:
+                made.load(policy)
+                loaded.append(policy)
+            return made
+
+        yield with_policy
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("case", CARRIED, ids=lambda case: case.name)
-def test_packet(case: Case, driver: EbpfDriver) -> None:
-    assert case.policy is MAIN
-    run(driver, case)
-
-
-@pytest.mark.root
-def test_what_is_left_out_is_what_the_data_plane_says_it_cannot_do(driver: EbpfDriver) -> None:
-    left_out = [case for case in IN_THE_KERNEL if case not in CARRIED]
-    assert bool(left_out) == (Feature.UNDERLAY_IPV6 not in driver.plane.features)
+@pytest.mark.parametrize("case", IN_THE_KERNEL, ids=lambda case: case.name)
+def test_packet(case: Case, driver: Callable[[Policy], EbpfDriver]) -> None:
+    run(driver(case.policy), case)

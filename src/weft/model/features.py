@@ -40,7 +40,7 @@ class Abilities:
 ABILITIES: Mapping[DataPlaneKind, Abilities] = MappingProxyType(
     {
         DataPlaneKind.EBPF: Abilities(
-            features=frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4}),
+            features=frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4, Feature.UNDERLAY_IPV6}),
             max_pas=8,  # MAX_PAS in the eBPF program's maps
         ),
     }

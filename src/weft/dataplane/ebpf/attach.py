@@ -93,10 +93,11 @@ def let_look_up_routes(interface: str) -> None:
 
     Nothing that comes from a port reaches the host's own stack, so the stack forwards nothing for it either.
     """
-    path = Path("/proc/sys/net/ipv4/conf") / interface / "forwarding"
-    with suppress(FileNotFoundError):  # the interface has gone since: its binding fails, or is taken back
-        if path.read_text(encoding="ascii").strip() != "1":
-            path.write_text("1", encoding="ascii")
+    for family in ("ipv4", "ipv6"):
+        path = Path("/proc/sys/net", family, "conf", interface, "forwarding")
+        with suppress(FileNotFoundError):  # no such family, or no such interface any more: its binding fails
+            if path.read_text(encoding="ascii").strip() != "1":
+                path.write_text("1", encoding="ascii")
 
 
 def best(host: str) -> Attacher:

@@ -107,7 +107,7 @@ class EbpfDataPlane:
 
     @property
     def features(self) -> frozenset[Feature]:
-        return frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4})
+        return frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4, Feature.UNDERLAY_IPV6})
 
     # Rows.
 

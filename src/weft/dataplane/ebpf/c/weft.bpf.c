@@ -68,23 +68,32 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 {
 	struct bpf_fib_lookup fib = {};
 	struct bpf_redir_neigh next_hop = {};
+	bool is4 = addr_is4(&t->record->pa);
+	const struct addr *source = is4 ? &h->source4 : &h->source6;
+	const __u32 overhead = nvgre_bytes(&t->record->pa);
 	struct counters *up;
 	long rc;
 
 	if (t->record->rule != RULE_NVGRE)
 		return drop(skb, c, DROP_UNSUPPORTED_RULE);
-	if (!addr_is4(&t->record->pa) || addr_is_zero(&h->source4))
+	if (addr_is_zero(source))
 		return drop(skb, c, DROP_NO_UNDERLAY);
-	fib.family = AF_INET;
 	fib.l4_protocol = IPPROTO_GRE;
-	fib.tot_len = p->l3_length + NVGRE4_BYTES;
-	fib.ipv4_src = h->source4.w[3];
-	fib.ipv4_dst = t->record->pa.w[3];
+	fib.tot_len = p->l3_length + overhead;
 	fib.ifindex = skb->ifindex;
+	if (is4) {
+		fib.family = AF_INET;
+		fib.ipv4_src = source->w[3];
+		fib.ipv4_dst = t->record->pa.w[3];
+	} else {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, source, 16);
+		__builtin_memcpy(fib.ipv6_dst, &t->record->pa, 16);
+	}
 	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib.mtu_result > NVGRE4_BYTES)
-		/* The kernel knows a smaller path MTU than the uplink's own. */
-		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib.mtu_result - NVGRE4_BYTES), c);
+	/* The kernel knows a smaller path MTU than the uplink's own. */
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib.mtu_result > overhead)
+		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib.mtu_result - overhead), c);
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	if (!rewrite(skb, p, t))
@@ -92,9 +101,9 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	up = counters_of(fib.ifindex);
 	if (up) {
 		up->sent_packets += packets_in(skb);
-		up->sent_bytes += skb->len + NVGRE4_BYTES;
+		up->sent_bytes += skb->len + overhead;
 	}
-	if (nvgre_push(skb, p, fib.ipv4_src, t->record->pa.w[3], t->vsid, t->record->mac, t->routed ? t->from : p->from))
+	if (nvgre_push(skb, p, source, &t->record->pa, t->vsid, t->record->mac, t->routed ? t->from : p->from))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	next_hop.nh_family = fib.family;
 	if (fib.family == AF_INET)
@@ -119,7 +128,7 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, const struct t
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	local_pa = is_local_pa(h, &t->record->pa);
 	if (!local_pa && h->uplink_mtu) {
-		__u32 left = h->uplink_mtu - (addr_is4(&t->record->pa) ? NVGRE4_BYTES : NVGRE6_BYTES);
+		__u32 left = h->uplink_mtu - nvgre_bytes(&t->record->pa);
 
 		if (!limit || left < limit)
 			limit = left;
@@ -310,93 +319,70 @@ INLINE int to_stack(struct __sk_buff *skb)
 SEC("tc")
 int weft_from_uplink(struct __sk_buff *skb)
 {
-	struct ethernet *eth;
-	struct ipv4 *ip;
 	struct host *me;
 	struct counters *c, *to_counters;
 	struct subnet *subnet;
 	struct record *record;
 	struct local_port *to;
 	struct packet p = {};
-	struct addr outer, pa;
+	struct outer o = {};
 	enum drop_reason why;
-	void *end;
-	__u32 vsid, total, header, outer_ecn, to_ifindex, to_flags;
-	__be32 *words;
-	__be32 *gre;
-	__u64 sum;
+	__u32 to_ifindex, to_flags;
+	bool same_family;
 
+	if (skb->protocol != ETHERTYPE_IPV4 && skb->protocol != ETHERTYPE_IPV6)
+		return to_stack(skb);
 	/* A tagged frame is of another network than the uplink's own: its VLAN device is the stack's to find. */
-	if (skb->protocol != ETHERTYPE_IPV4 || skb->vlan_present)
+	if (skb->vlan_present)
 		return to_stack(skb);
 	pull(skb);
-	eth = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_GRE)
-		return to_stack(skb);
-	header = (ip->version_ihl & 15) * 4;
-	if (ip->version_ihl >> 4 != 4 || header < IPV4_BYTES)
-		return to_stack(skb);
-	gre = (void *)((__u8 *)ip + header);
-	if ((void *)(gre + 2) > end || *gre != NVGRE_FLAGS_PROTOCOL)
-		return to_stack(skb);
 	me = this_host();
-	pa = addr_of4(ip->destination);
-	if (!me || !is_local_pa(me, &pa))
+	if (!me || !is_for_us(skb, me))
 		return to_stack(skb);
 
 	c = counters_of(skb->ifindex);
 	count_received(skb, c);
-	total = bpf_ntohs(ip->total_length);
-	if (ip->version_ihl != 0x45 || total < IPV4_BYTES + GRE_BYTES || total + ETHERNET_BYTES > skb->len)
-		return drop(skb, c, DROP_OUTER_MALFORMED);
-	words = (void *)ip;
-	sum = (__u64)words[0] + words[1] + words[2] + words[3] + words[4];
-	if (csum_fold(sum) != 0)
-		return drop(skb, c, DROP_OUTER_MALFORMED);
-	if (ip->fragment & bpf_htons(IPV4_MF | IPV4_OFFSET))
-		return drop(skb, c, DROP_OUTER_FRAGMENT);
-	outer = addr_of4(ip->source);
-	outer_ecn = ip->tos & 3;
-	vsid = bpf_ntohl(gre[1]) >> 8;
-	if (vsid < VSID_MIN || vsid > VSID_MAX)
+	why = skb->protocol == ETHERTYPE_IPV4 ? outer4(skb, &o) : outer6(skb, &o);
+	if (why)
+		return drop(skb, c, why);
+	if (o.vsid < VSID_MIN || o.vsid > VSID_MAX)
 		return drop(skb, c, DROP_RESERVED_VSID);
-	subnet = subnet_of(vsid);
+	subnet = subnet_of(o.vsid);
 	if (!subnet)
 		return drop(skb, c, DROP_UNKNOWN_VSID);
-	if (total + ETHERNET_BYTES < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, total + ETHERNET_BYTES, 0))
+	if (o.bytes + o.length < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, o.bytes + o.length, 0))
 		return drop(skb, c, DROP_ENCAP_FAILED);
-	why = parse(skb, &p, offsetof(struct nvgre4, inner), total - IPV4_BYTES - GRE_BYTES);
+	why = parse(skb, &p, o.bytes, o.length);
 	if (!why && p.type == ETHERTYPE_ARP)
 		why = DROP_ETHERTYPE;
 	if (why)
 		return drop(skb, c, why);
 	if (p.to[0] & 1)
 		return drop(skb, c, DROP_MULTICAST);
-	record = placed(&p, subnet, vsid);
-	if (!record || !addr_equal(&record->pa, &outer))
+	record = placed(&p, subnet, o.vsid);
+	if (!record || !addr_equal(&record->pa, &o.source))
 		return drop(skb, c, DROP_FORGED_SOURCE);
-	to = local_port_of(vsid, p.to);
+	to = local_port_of(o.vsid, p.to);
 	if (!to)
 		return drop(skb, c, DROP_VSID_ACL);
 	if (!(to->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
-	if (outer_ecn == 3 && p.ecn == 0)
+	if (o.ecn == 3 && p.ecn == 0)
 		return drop(skb, c, DROP_ECN);
 	to_ifindex = to->ifindex;
 	to_flags = to->flags;
 	to_counters = counters_of(to_ifindex);
 	if (to_counters) {
 		to_counters->sent_packets += packets_in(skb);
-		to_counters->sent_bytes += total - IPV4_BYTES - GRE_BYTES;
+		to_counters->sent_bytes += o.length;
 	}
-	if (nvgre_pop(skb, &p))
+	same_family = (p.type == ETHERTYPE_IPV4) == (skb->protocol == ETHERTYPE_IPV4);
+	if (nvgre_pop(skb, &p, &o))
 		return drop(skb, c, DROP_ENCAP_FAILED);
-	if (outer_ecn == 3 && !mark_congestion(skb, &p))
+	if (o.ecn == 3 && !mark_congestion(skb, &p))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
-	return to_local_port(skb, to_ifindex, to_flags, weft_decap_l3 || p.type == ETHERTYPE_IPV4);
+	return to_local_port(skb, to_ifindex, to_flags, weft_decap_l3 || same_family);
 }
 
 SEC("tc")
