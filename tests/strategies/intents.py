@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from weft.model import drafts
 from weft.model.allocation import LowestFree
 from weft.model.catalog import Catalog
+from weft.model.features import ABILITIES, AbilityTable, Feature
 from weft.model.names import Kind
 
 
@@ -46,9 +47,14 @@ def route(path: str, prefix: str, **more: Any) -> drafts.CustomerRoute:
     return drafts.CustomerRoute(name, prefix, **more)
 
 
-def two_tenants() -> Catalog:
+def without(feature: Feature) -> AbilityTable:
+    """What data planes could do if none of them could do this."""
+    return {kind: replace(able, features=able.features - {feature}) for kind, able in ABILITIES.items()}
+
+
+def two_tenants(abilities: AbilityTable = ABILITIES) -> Catalog:
     """Blue and red with the same addresses, three hosts, and nobody there yet."""
-    catalog = Catalog()
+    catalog = Catalog(abilities)
     catalog.apply(
         [
             network("192.0.2.0/24"),

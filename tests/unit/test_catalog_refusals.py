@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from strategies.intents import domain, everything, host, network, port, route, subnet, tenant, two_tenants
+from strategies.intents import domain, everything, host, network, port, route, subnet, tenant, two_tenants, without
 from weft.kit.errors import Conflict, Missing, Rejected
 from weft.model import drafts
 from weft.model.catalog import Catalog
 from weft.model.drafts import Draft
+from weft.model.features import Feature
 from weft.model.names import Kind
 
 BLUE = "tenants/blue/routing-domains/prod"
@@ -78,9 +79,6 @@ ROWS = [
     refused(host("h9", "192.0.2.99", "127.0.0.1"), "spec.uplinks[0].pas[1]", "loopback"),
     refused(host("h9", "192.0.2.2"), "spec.uplinks[0].pas[0]", "PA 192.0.2.2 is taken by hosts/h2", Conflict),
     refused(host("h9", "192.0.2.99", "192.0.2.99"), "spec.uplinks[0].pas[1]", "is taken by hosts/h9", Conflict),
-    refused(
-        host("h9", "fd00::1"), "spec.uplinks[0].pas[0]", "data plane ebpf cannot use fd00::1: it lacks underlay-ipv6"
-    ),
     refused(host("h9", data_plane="ovs"), "spec.data_plane", "'ovs' is not a data plane; 'ebpf' is"),
     refused(host("h9", *(f"192.0.2.{n}" for n in range(100, 109))), "spec.uplinks", "9 PAs are more than"),
     refused(
@@ -89,7 +87,6 @@ ROWS = [
         "10.0.0.0/8 is no pool of provider-networks/fabric, which has 192.0.2.0/24",
     ),
     Row("has no pool to draw a PA from", "puts[1].spec.uplinks[0].pas", (network(), host("h9"))),
-    Row("cannot use a PA of fd00::/64", "puts[1].spec.uplinks[0].pas", (network("fd00::/64"), host("h9"))),
     Row(
         "no PA is left in 203.0.113.4/30 of provider-networks/fabric",
         "puts[3].spec.uplinks[0].pas",
@@ -351,6 +348,45 @@ def test_what_is_wrong_is_refused_with_its_field_and_changes_nothing(catalog: Ca
     assert fault.value.field == row.field
     assert type(fault.value) is row.fault
     assert everything(catalog) == before
+
+
+LACKING = [
+    (
+        Feature.UNDERLAY_IPV6,
+        refused(
+            host("h9", "192.0.2.99", "fd00::1"),
+            "spec.uplinks[0].pas[1]",
+            "data plane ebpf cannot use fd00::1: it lacks underlay-ipv6",
+        ),
+    ),
+    (
+        Feature.UNDERLAY_IPV6,
+        Row("cannot use a PA of fd00::/64", "puts[1].spec.uplinks[0].pas", (network("fd00::/64"), host("h9"))),
+    ),
+    (
+        Feature.NVGRE,
+        refused(
+            port("blue/new", "prod/web", host="h1"),
+            "spec.host",
+            "hosts/h1 has data plane ebpf, which lacks nvgre",
+            Conflict,
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("feature", "row"), LACKING, ids=lambda part: getattr(part, "saying", str(part))[:60])
+def test_what_a_data_plane_cannot_do_is_refused_where_it_lacks_it_and_taken_where_not(
+    feature: Feature, row: Row
+) -> None:
+    lacking = two_tenants(without(feature))
+    before = everything(lacking)
+    with pytest.raises(Rejected) as fault:
+        lacking.apply(row.puts)
+    assert row.saying in fault.value.message
+    assert (fault.value.field, type(fault.value)) == (row.field, row.fault)
+    assert everything(lacking) == before
+    assert two_tenants().apply(row.puts)
 
 
 def test_a_refused_batch_leaves_no_trace_of_its_good_half(catalog: Catalog) -> None:

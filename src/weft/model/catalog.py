@@ -14,6 +14,7 @@ from typing import assert_never
 from weft.kit.errors import Conflict, Missing, Rejected
 from weft.model import domains, drafts, ports, routes, subnets, underlay
 from weft.model.drafts import Draft
+from weft.model.features import ABILITIES, AbilityTable
 from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, find_kind, parse_name_of
 from weft.model.objects import (
@@ -61,7 +62,8 @@ class _Batch:
 class Catalog:
     """Objects by name, with the questions that a compiler and a controller ask of them. One caller at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, abilities: AbilityTable = ABILITIES) -> None:
+        self._abilities = abilities
         self._ix = Indexes()
         self._sorted = {kind: SortedNames() for kind in Kind}
 
@@ -82,10 +84,10 @@ class Catalog:
                 ix.remove(old)
             domains.admit_tenants(ix, batch.tenants)
             underlay.admit_networks(ix, batch.provider_networks)
-            underlay.admit(ix, batch.hosts)
+            underlay.admit(ix, batch.hosts, self._abilities)
             domains.admit(ix, batch.routing_domains)
-            subnets.admit(ix, batch.virtual_subnets)
-            ports.admit(ix, batch.ports)
+            subnets.admit(ix, batch.virtual_subnets, self._abilities)
+            ports.admit(ix, batch.ports, self._abilities)
             routes.admit(ix, batch.customer_routes)
             self._check_untouched(batch)
             for _, old in batch.deletes:
@@ -276,7 +278,7 @@ class Catalog:
             if (user := self._user_of(old)) is not None:
                 raise Conflict(f"{old.name} cannot go: {user} refers to it", f"deletes[{rank}]")
         for put in batch.hosts:
-            underlay.check_ports_of(ix, put)
+            underlay.check_ports_of(ix, put, self._abilities)
         # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
         blamed: dict[Name, str] = {}
         for subnet_put in batch.virtual_subnets:

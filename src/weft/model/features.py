@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TypeAlias
 
 
 class Feature(StrEnum):
@@ -36,8 +37,10 @@ class Abilities:
     max_pas: int
 
 
+AbilityTable: TypeAlias = Mapping[DataPlaneKind, Abilities]
+
 #: What each kind can do today: the controller refuses the rest at the door, before a host has to.
-ABILITIES: Mapping[DataPlaneKind, Abilities] = MappingProxyType(
+ABILITIES: AbilityTable = MappingProxyType(
     {
         DataPlaneKind.EBPF: Abilities(
             features=frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4, Feature.UNDERLAY_IPV6}),

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
 from weft.model import domains, drafts, underlay, values
+from weft.model.features import AbilityTable
 from weft.model.indexes import Indexes, SubnetIndex
 from weft.model.names import Kind, Name, resolve, tenant_of
 from weft.model.objects import AddressPair, Port
@@ -38,7 +39,7 @@ class _Plan:
         return Port(self.put.name, self.subnet.subnet.name, self.mac, self.addresses, self.host, self.pairs, self.state)
 
 
-def admit(ix: Indexes, puts: Sequence[PortPut]) -> None:
+def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None:
     """First what is said, or held without moving, is claimed; then movers keep what they can; then the rest choose."""
     answered: dict[_Asked, tuple[SubnetIndex, Name | None]] = {}
     plans: list[_Plan] = []
@@ -49,7 +50,7 @@ def admit(ix: Indexes, puts: Sequence[PortPut]) -> None:
             asked = (tenant, draft.virtual_subnet, draft.host)
             answer = answered.get(asked)
             if answer is None:
-                answer = answered[asked] = _whereabouts(ix, put)
+                answer = answered[asked] = _whereabouts(ix, put, abilities)
             plan = _Plan(put, *answer)
             plans.append(plan)
             _read(plan)
@@ -75,7 +76,7 @@ def admit(ix: Indexes, puts: Sequence[PortPut]) -> None:
         ix.place(plan.port(), plan.subnet)
 
 
-def _whereabouts(ix: Indexes, put: PortPut) -> tuple[SubnetIndex, Name | None]:
+def _whereabouts(ix: Indexes, put: PortPut, abilities: AbilityTable) -> tuple[SubnetIndex, Name | None]:
     """The subnet and the host that a port names, both there and fit for each other."""
     domains.require_tenant(ix, put.name)
     subnet = read(
@@ -93,7 +94,7 @@ def _whereabouts(ix: Indexes, put: PortPut) -> tuple[SubnetIndex, Name | None]:
     host = read("spec.host", lambda text: resolve(Kind.HOST, text), put.draft.host)
     if host not in ix.hosts:
         raise Rejected(f"{host} does not exist", "spec.host")
-    if (why := underlay.why_not_on(ix.hosts[host], index.subnet.rule)) is not None:
+    if (why := underlay.why_not_on(ix.hosts[host], index.subnet.rule, abilities)) is not None:
         raise Conflict(why, "spec.host")
     return index, host
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
 from weft.model import drafts, underlay, values
-from weft.model.features import RULE_NEEDS, Rule
+from weft.model.features import RULE_NEEDS, AbilityTable, Rule
 from weft.model.indexes import Indexes, Net
 from weft.model.names import Name, domain_of
 from weft.model.objects import VirtualSubnet
@@ -31,7 +31,7 @@ class _Parsed:
     gateway_ranks: dict[Ip, int]
 
 
-def admit(ix: Indexes, puts: Sequence[SubnetPut]) -> None:
+def admit(ix: Indexes, puts: Sequence[SubnetPut], abilities: AbilityTable) -> None:
     """Those that say their VSID, or have one, before those that choose."""
     choosing: list[tuple[SubnetPut, _Parsed]] = []
     for put in puts:
@@ -42,13 +42,13 @@ def admit(ix: Indexes, puts: Sequence[SubnetPut]) -> None:
                 continue
             if (holder := ix.vsids.get(parsed.vsid)) is not None:
                 raise Conflict(f"VSID {parsed.vsid} is taken by {holder}", "spec.vsid")
-            _insert(ix, put, parsed, parsed.vsid)
+            _insert(ix, put, parsed, parsed.vsid, abilities)
         except Rejected as fault:
             raise fault.at(put.field) from None
     choosing.sort(key=lambda pair: humane(pair[0].name))
     for put, parsed in choosing:
         try:
-            _insert(ix, put, parsed, _choose(ix, put.name))
+            _insert(ix, put, parsed, _choose(ix, put.name), abilities)
         except Rejected as fault:
             raise fault.at(put.field) from None
 
@@ -131,7 +131,7 @@ def _gateways(
     return tuple(chosen[version] for version in nets), ranks
 
 
-def _insert(ix: Indexes, put: SubnetPut, parsed: _Parsed, vsid: Vsid) -> None:
+def _insert(ix: Indexes, put: SubnetPut, parsed: _Parsed, vsid: Vsid, abilities: AbilityTable) -> None:
     """Judge a subnet by its domain, in which those of the batch's ports and subnets that are still to come are not."""
     subnet = replace(parsed.subnet, vsid=vsid)
     domain = ix.domains[domain_of(put.name)]
@@ -148,10 +148,10 @@ def _insert(ix: Indexes, put: SubnetPut, parsed: _Parsed, vsid: Vsid) -> None:
             field = "spec.gateways" if rank is None else f"spec.gateways[{rank}]"
             raise Conflict(f"gateway {gateway} is taken by {holder}", field)
     ix.insert(subnet)
-    _check_ports(ix, put, subnet)
+    _check_ports(ix, put, subnet, abilities)
 
 
-def _check_ports(ix: Indexes, put: SubnetPut, subnet: VirtualSubnet) -> None:
+def _check_ports(ix: Indexes, put: SubnetPut, subnet: VirtualSubnet, abilities: AbilityTable) -> None:
     """The ports that the batch does not touch still fit."""
     old, index = put.old, ix.subnets[put.name]
     if old is None:
@@ -165,7 +165,7 @@ def _check_ports(ix: Indexes, put: SubnetPut, subnet: VirtualSubnet) -> None:
                     raise Conflict(f"{name} has an address that it could not keep: {why}", "spec.prefixes")
     if RULE_NEEDS[old.rule] is not RULE_NEEDS[subnet.rule]:
         for host in {host for name in index.ports if (host := ix.ports[name].host) is not None}:
-            if (why := underlay.why_not_on(ix.hosts[host], subnet.rule)) is not None:
+            if (why := underlay.why_not_on(ix.hosts[host], subnet.rule, abilities)) is not None:
                 raise Conflict(f"{why}, but ports of this subnet run there", "spec.rule")
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
 from weft.model import drafts, values
-from weft.model.features import ABILITIES, RULE_NEEDS, DataPlaneKind, Rule, underlay_feature
+from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, Rule, underlay_feature
 from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, resolve
 from weft.model.objects import Host, Pool, ProviderNetwork, Uplink
@@ -60,12 +60,12 @@ def _pool(draft: drafts.Pool) -> Pool:
     return Pool(prefix, ends[0], ends[1])
 
 
-def admit(ix: Indexes, puts: Sequence[HostPut]) -> None:
+def admit(ix: Indexes, puts: Sequence[HostPut], abilities: AbilityTable) -> None:
     """PAs that are said or held are claimed before any is drawn."""
     plans = []
     for put in puts:
         try:
-            plan = _Plan(ix, put)
+            plan = _Plan(ix, put, abilities)
             for rank, uplink in enumerate(plan.uplinks):
                 read(f"spec.uplinks[{rank}].pas", plan.claim, uplink.pas)
         except Rejected as fault:
@@ -84,13 +84,14 @@ def admit(ix: Indexes, puts: Sequence[HostPut]) -> None:
 class _Plan:
     """A host in the making. drawing: the ranks of the uplinks whose PA is still to be drawn."""
 
-    def __init__(self, ix: Indexes, put: HostPut) -> None:
+    def __init__(self, ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
         self.ix, self.put = ix, put
         draft, old = put.draft, put.old
         if draft.data_plane is not None:
             self.data_plane = read("spec.data_plane", values.parse_data_plane, draft.data_plane)
         else:
             self.data_plane = old.data_plane if old is not None else DataPlaneKind.EBPF
+        self.abilities = abilities[self.data_plane]
         self.drawing: list[int] = []
         self.uplinks: list[Uplink] = []
         before = (
@@ -123,18 +124,17 @@ class _Plan:
         self.uplinks.append(Uplink(interface, network, pas, pool))
 
     def claim(self, pas: Iterable[Ip]) -> None:
-        abilities = ABILITIES[self.data_plane]
         for n, pa in enumerate(pas):
             if (why := values.why_not_unicast(values.address_network(pa))) is not None:
                 raise Rejected(f"a host cannot have {pa}: {why}", f"[{n}]")
-            if (need := underlay_feature(ip_version(pa))) not in abilities.features:
+            if (need := underlay_feature(ip_version(pa))) not in self.abilities.features:
                 raise Rejected(f"data plane {self.data_plane} cannot use {pa}: it lacks {need}", f"[{n}]")
             if (holder := self.ix.pas.get(pa)) is not None:
                 raise Conflict(f"PA {pa} is taken by {holder}", f"[{n}]")
             self.ix.claim_pa(self.put.name, pa)
 
     def check_room(self) -> None:
-        limit = ABILITIES[self.data_plane].max_pas
+        limit = self.abilities.max_pas
         if (found := sum(len(uplink.pas) for uplink in self.uplinks)) > limit:
             raise Rejected(
                 f"{found} PAs are more than data plane {self.data_plane} has room for: {limit}", "spec.uplinks"
@@ -154,8 +154,7 @@ class _Plan:
                 raise Rejected(
                     f"{uplink.pool} is no pool of {uplink.provider_network}, which has {known}", f"{field}.pool"
                 )
-        features = ABILITIES[self.data_plane].features
-        usable = [pool for pool in pools if underlay_feature(ip_version(pool.prefix)) in features]
+        usable = [pool for pool in pools if underlay_feature(ip_version(pool.prefix)) in self.abilities.features]
         listed = ", ".join(pool.prefix for pool in usable or pools)
         if not usable:
             raise Rejected(f"data plane {self.data_plane} cannot use a PA of {listed}", f"{field}.pas")
@@ -168,16 +167,16 @@ class _Plan:
         raise Conflict(f"no PA is left in {listed} of {uplink.provider_network}", f"{field}.pas")
 
 
-def why_not_on(host: Host, rule: Rule) -> str | None:
+def why_not_on(host: Host, rule: Rule, abilities: AbilityTable) -> str | None:
     """Why a port of a subnet with this rule cannot run on a host, or None when it can."""
     if not any(uplink.pas for uplink in host.uplinks):
         return f"{host.name} has no PA, so nobody could reach a port on it"
-    if (need := RULE_NEEDS[rule]) not in ABILITIES[host.data_plane].features:
+    if (need := RULE_NEEDS[rule]) not in abilities[host.data_plane].features:
         return f"{host.name} has data plane {host.data_plane}, which lacks {need}"
     return None
 
 
-def check_ports_of(ix: Indexes, put: HostPut) -> None:
+def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
     """The ports on a changed host still can be there."""
     host, old = ix.hosts[put.name], put.old
     if old is None or (old.data_plane, bool(old.pas)) == (host.data_plane, bool(host.pas)):
@@ -185,7 +184,7 @@ def check_ports_of(ix: Indexes, put: HostPut) -> None:
     judged: set[Rule] = set()
     for name in ix.ports_on[put.name]:
         rule = ix.virtual_subnets[ix.ports[name].virtual_subnet].rule
-        if rule not in judged and (why := why_not_on(host, rule)) is not None:
+        if rule not in judged and (why := why_not_on(host, rule, abilities)) is not None:
             field = "spec.data_plane" if host.pas else "spec.uplinks"
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.{field}")
         judged.add(rule)
