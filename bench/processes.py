@@ -27,7 +27,13 @@ PREFIX = "weftbench-"
 def alive(name: str) -> bool:
     """Whether the bench that made something of this name is still there."""
     pid = name.removeprefix(PREFIX).split("-")[0]
-    return not pid.isdigit() or Path("/proc", pid).exists()
+    if not pid.isdigit():
+        return True
+    try:
+        state = Path("/proc", pid, "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # killed, and nobody has asked how it ended
 
 
 @contextmanager
