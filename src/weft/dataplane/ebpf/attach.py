@@ -88,14 +88,17 @@ class Tcx:
         return at / direction.name.lower()
 
 
-def let_look_up_routes(interface: str) -> None:
-    """bpf_fib_lookup says no for an interface that does not forward, and a host need not forward for anybody else.
+def let_look_up_routes() -> None:
+    """The routes that the host's own packets take, for the programs to look up: bpf_fib_lookup says no for an interface
+    that does not forward, so they ask as the loopback does.
 
-    Nothing that comes from a port reaches the host's own stack, so the stack forwards nothing for it either.
+    Never of a port's interface: when a program comes off it, the host's stack must not forward what the guest sends.
+    Besides, the kernel drops every default route that it learned from router advertisements each time that an
+    interface begins to forward IPv6.
     """
     for family in ("ipv4", "ipv6"):
-        path = Path("/proc/sys/net", family, "conf", interface, "forwarding")
-        with suppress(FileNotFoundError):  # no such family, or no such interface any more: its binding fails
+        path = Path("/proc/sys/net", family, "conf/lo/forwarding")
+        with suppress(FileNotFoundError):  # no such family
             if path.read_text(encoding="ascii").strip() != "1":
                 path.write_text("1", encoding="ascii")
 

@@ -281,7 +281,7 @@ class EbpfDataPlane:
         attachment = Attachment.of_port(interface.ifindex, port)
         inherited = self._at(attachment).exists()
         mended = self._attach(attachment)
-        attach.let_look_up_routes(interface.name)
+        attach.let_look_up_routes()
         bound = self._bound.get(port)
         if bound is None:
             self._bound[port] = Bound(interface, inherited)

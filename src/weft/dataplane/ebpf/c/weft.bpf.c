@@ -12,6 +12,8 @@
 #include "nvgre.h"
 #include "size.h"
 
+#define LOOPBACK_IFINDEX 1 /* in every network namespace */
+
 /* Where a packet goes, once policy has spoken. */
 struct target {
 	const struct record *record;
@@ -80,7 +82,8 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	fib.l4_protocol = IPPROTO_GRE;
 	fib.tot_len = p->l3_length + overhead;
-	fib.ifindex = skb->ifindex;
+	/* As for the host's own packets: the look-up wants an interface that forwards, and a guest's must not. */
+	fib.ifindex = LOOPBACK_IFINDEX;
 	if (is4) {
 		fib.family = AF_INET;
 		fib.ipv4_src = source->w[3];

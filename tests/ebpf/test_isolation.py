@@ -1,0 +1,74 @@
+"""What a guest reaches and hears when something has gone wrong around the data plane: nothing that policy does not say."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ebpf.harness import SMALL, Netns, eventually, run, send
+from ebpf.rows import ARP_A, HOST, KEYS, MAC_A, MAC_B, POLICY, PORT_A, PORT_B, A, B
+from weft.dataplane.ebpf import attach, bpffs, libbpf
+from weft.dataplane.ebpf.clsact import Clsact
+from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.kit.errors import Conflict
+from weft.policy.drop import DropReason
+
+pytestmark = pytest.mark.root
+
+WAYS: dict[str, Callable[[], attach.Attacher]] = {"tcx": attach.Tcx, "clsact": lambda: Clsact("test")}
+
+
+@pytest.fixture(params=sorted(WAYS))
+def make(request: pytest.FixtureRequest, weft_object: Path, pins: Path) -> Callable[[], EbpfDataPlane]:
+    """A data plane as an agent that starts makes it, always in the same place."""
+    return lambda: EbpfDataPlane(pins, SMALL, source=weft_object, attacher=WAYS[request.param]())
+
+
+@pytest.fixture
+def host(netns: Callable[[], Netns]) -> Iterator[Netns]:
+    """This thread is in it."""
+    there = netns()
+    for number in range(2):
+        there.veth(f"port{number}", f"peer{number}")
+    with there.enter():
+        yield there
+
+
+def forwarding(interface: str) -> str:
+    return Path("/proc/sys/net/ipv4/conf", interface, "forwarding").read_text(encoding="ascii").strip()
+
+
+def test_a_ports_interface_is_never_one_that_the_host_forwards_from(
+    make: Callable[[], EbpfDataPlane], host: Netns
+) -> None:
+    plane = make()
+    assert plane.bind({A: "port0"}) == []
+    assert plane.update(POLICY) == []
+    assert forwarding("port0") == "0"
+    assert plane.bind({}) == []
+    assert forwarding("port0") == "0"
+    plane.close()
+
+
+def test_a_directory_of_links_that_was_removed_by_hand_is_made_again(
+    make: Callable[[], EbpfDataPlane], host: Netns, pins: Path
+) -> None:
+    plane = make()
+    assert plane.bind({A: "port0"}) == []
+    assert plane.update(POLICY) == []
+    bpffs.remove(pins / "links")
+    plane.repair()
+    send("peer0", ARP_A)
+    eventually(lambda: plane.counters()[A].sent_packets == 1, "an answer")
+    assert plane.repair() == 0
+    plane.close()
+
+
