@@ -11,6 +11,7 @@
 /* BPF_F_ADJ_ROOM_DECAP_L3_*, which Debian 12's headers lack */
 #define ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7)
 #define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
+#define CORRECTION_BYTES 4 /* any number would do */
 #define VSID_MIN 4096
 #define VSID_MAX 16777214
 
@@ -41,19 +42,35 @@ INLINE __u32 nvgre_bytes(const struct addr *pa)
 	return addr_is4(pa) ? NVGRE4_BYTES : NVGRE6_BYTES;
 }
 
-/* Room behind the Ethernet header, with the marks that keep GSO packets whole. */
-INLINE int nvgre_room(struct __sk_buff *skb, __s32 bytes, __u64 l3)
+/* Room behind the Ethernet header, with the marks that keep GSO packets whole. outer: the Ethernet type of what is to
+ * be in it. 0 or an errno.
+ */
+INLINE int nvgre_room(struct __sk_buff *skb, __s32 bytes, __be16 outer)
 {
-	const __u64 marks = l3 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE | BPF_F_ADJ_ROOM_ENCAP_L2(ETHERNET_BYTES) |
+	const __u64 fixed = BPF_F_ADJ_ROOM_FIXED_GSO;
+	const __u64 marks = BPF_F_ADJ_ROOM_ENCAP_L4_GRE | BPF_F_ADJ_ROOM_ENCAP_L2(ETHERNET_BYTES) |
 			    BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
-	int rc = bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | marks);
+	const bool is4 = outer == ETHERTYPE_IPV4;
+	int rc = bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC,
+				     fixed | marks | (is4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6));
 
 	/* EALREADY: the kernel still knows the packet as encapsulated, since it came out of our tunnel (a guest that
 	 * routes) or is in a tunnel of the guest's own; what is noted of its inner headers stays right.
 	 */
-	if (rc == -114)
-		rc = bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
-	return rc;
+	if (rc != -114)
+		return rc;
+	if (skb->protocol == outer)
+		return bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, fixed);
+	/* Unmarked, skb->protocol would stay the inner one's, and bpf_redirect_neigh goes by it: the packet would be lost
+	 * behind our back. To take room off again is the one other thing that corrects it.
+	 */
+	if (!weft_decap_l3)
+		return rc;
+	rc = bpf_skb_adjust_room(skb, bytes + CORRECTION_BYTES, BPF_ADJ_ROOM_MAC, fixed);
+	if (rc)
+		return rc;
+	return bpf_skb_adjust_room(skb, -CORRECTION_BYTES, BPF_ADJ_ROOM_MAC,
+				   fixed | (is4 ? ADJ_ROOM_DECAP_L3_IPV4 : ADJ_ROOM_DECAP_L3_IPV6));
 }
 
 INLINE int nvgre_push4(struct __sk_buff *skb, const struct packet *p, __be32 source, __be32 destination, __be32 key,
@@ -61,7 +78,7 @@ INLINE int nvgre_push4(struct __sk_buff *skb, const struct packet *p, __be32 sou
 {
 	struct nvgre4 *h;
 	__u64 sum;
-	int rc = nvgre_room(skb, NVGRE4_BYTES, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
+	int rc = nvgre_room(skb, NVGRE4_BYTES, ETHERTYPE_IPV4);
 
 	if (rc)
 		return rc;
@@ -97,7 +114,7 @@ INLINE int nvgre_push6(struct __sk_buff *skb, const struct packet *p, const stru
 		       const struct addr *destination, __be32 key, const __u8 *inner_to, const __u8 *inner_from)
 {
 	struct nvgre6 *h;
-	int rc = nvgre_room(skb, NVGRE6_BYTES, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
+	int rc = nvgre_room(skb, NVGRE6_BYTES, ETHERTYPE_IPV6);
 
 	if (rc)
 		return rc;
