@@ -1,4 +1,4 @@
-"""Segments that the sender's kernel left together stay together: on the fabric, at the guest, through guests that route."""
+"""Segments that the sender's kernel left together stay together: on the fabric, at the guest, and behind routers."""
 
 from __future__ import annotations
 
