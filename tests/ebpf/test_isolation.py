@@ -17,12 +17,13 @@ from ebpf.harness import SMALL, Netns, eventually, run, send
 from ebpf.rows import ARP_A, HOST, KEYS, MAC_A, MAC_B, POLICY, PORT_A, PORT_B, A, B
 from weft.dataplane.ebpf import attach, bpffs, libbpf
 from weft.dataplane.ebpf.clsact import Clsact
-from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.dataplane.ebpf.plane import Attachment, EbpfDataPlane
 from weft.kit.errors import Conflict
 from weft.policy.drop import DropReason
 
 pytestmark = pytest.mark.root
 
+STRANGER = "tenants/u/ports/c"
 WAYS: dict[str, Callable[[], attach.Attacher]] = {"tcx": attach.Tcx, "clsact": lambda: Clsact("test")}
 
 
@@ -65,10 +66,32 @@ def test_a_directory_of_links_that_was_removed_by_hand_is_made_again(
     assert plane.bind({A: "port0"}) == []
     assert plane.update(POLICY) == []
     bpffs.remove(pins / "links")
-    plane.repair()
+
+    def attached() -> bool:
+        # The kernel takes a link off a while after its last pin went.
+        plane.repair()
+        return all(plane._attacher.program_id(at, host.ifindex("port0"), way) for way in libbpf.Direction)
+
+    at = plane._at(Attachment.of_port(host.ifindex("port0"), A))
+    eventually(attached, "programs are there again")
     send("peer0", ARP_A)
     eventually(lambda: plane.counters()[A].sent_packets == 1, "an answer")
     assert plane.repair() == 0
     plane.close()
 
 
+
+def test_entries_of_an_interface_whose_attachment_is_lost_are_not_the_next_ports(
+    make: Callable[[], EbpfDataPlane], host: Netns, pins: Path
+) -> None:
+    plane = make()
+    assert plane.bind({A: "port0"}) == []
+    assert plane.update(POLICY) == []
+    plane.close()
+    bpffs.remove(pins / "links")
+    plane = make()
+    assert plane.bind({STRANGER: "port0"}) == []
+    send("peer0", ARP_A)
+    eventually(lambda: plane.counters()[STRANGER].drops == {DropReason.PORT_UNBOUND: 1}, "a drop")
+    assert not list(plane._local.entries())
+    plane.close()

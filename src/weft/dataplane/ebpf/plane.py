@@ -74,6 +74,7 @@ class Known:
     ports: dict[str, Port] = field(default_factory=dict)
     bindings: dict[str, str] | None = None  # None: not told yet, and a former agent's are left alone
     everything: bool = False  # prune() came: what was not told is not wanted
+    all_ports: bool = False  # and with the bindings known: ports have no entries but those that were told
 
 
 class EbpfDataPlane:
@@ -223,6 +224,7 @@ class EbpfDataPlane:
             table.drop(foreign)
         for bound in self._bound.values():
             bound.inherited = bound.interface.ifindex in spared
+        self._known.all_ports = True
         in_use = {bound.interface.ifindex for bound in self._bound.values()}
         in_use |= {attachment.ifindex for attachment in self._attachments()} | {0}
         for key, _ in list(self._counters.items()):
@@ -259,6 +261,7 @@ class EbpfDataPlane:
                 taken[name] = port
                 wanted[port] = interface
         self._let_go(wanted)
+        self._forget_lost(wanted)
         mended = 0
         for port, interface in wanted.items():
             bound = self._bound.get(port)
@@ -312,6 +315,15 @@ class EbpfDataPlane:
                 self._counters.update(layout.NUMBER.pack(attachment.ifindex), bytes(self._counters.value_bytes))
                 with suppress(Retry):  # the binding that follows tries again, and says so
                     self._attach(successor, swap=True)
+
+    def _forget_lost(self, wanted: Mapping[str, Interface]) -> None:
+        """Entries of interfaces whose attachment is not there (any more): of a former port, or of a former interface
+        that had the number; not of the port that is bound now.
+        """
+        if self._known.all_ports:
+            return
+        fresh = ((port, i) for port, i in wanted.items() if port not in self._bound)
+        self._forget({i.ifindex for port, i in fresh if not self._at(Attachment.of_port(i.ifindex, port)).exists()})
 
     def _open(self, port: str) -> list[Failure]:
         """The entries of a port that is bound and whose row is known; new ones first, then the former go."""
@@ -429,7 +441,7 @@ class EbpfDataPlane:
         of the former one stay where they are, unless ``swap``.
         """
         at = self._at(attachment)
-        at.mkdir(exist_ok=True)
+        at.mkdir(parents=True, exist_ok=True)
         missing = 0
         for direction, name in attachment.programs.items():
             program = self._loaded.programs[name]
