@@ -88,9 +88,3 @@ struct link_option { /* source or target link-layer address option: RFC 4861 sec
 	__u8 length;
 	__u8 mac[6];
 } __attribute__((packed));
-
-struct gre { /* with key: RFC 2890; NVGRE's use of it: RFC 7637 section 3.2 */
-	__be16 flags;
-	__be16 protocol;
-	__be32 key;
-} __attribute__((packed));

@@ -20,21 +20,24 @@
  */
 const volatile __u32 weft_decap_l3 = 1;
 
-/* What surrounds an inner frame, from the outer network header on. */
-struct nvgre4 {
-	struct ethernet eth;
-	struct ipv4 ip;
+/* GRE with key as NVGRE uses it, and the inner frame's Ethernet header. */
+struct nvgre {
 	__be32 flags_protocol;
 	__be32 key;
 	struct ethernet inner;
 } __attribute__((packed));
 
+/* What surrounds an inner frame, from the outer network header on. */
+struct nvgre4 {
+	struct ethernet eth;
+	struct ipv4 ip;
+	struct nvgre nvgre;
+} __attribute__((packed));
+
 struct nvgre6 {
 	struct ethernet eth;
 	struct ipv6 ip;
-	__be32 flags_protocol;
-	__be32 key;
-	struct ethernet inner;
+	struct nvgre nvgre;
 } __attribute__((packed));
 
 INLINE __u32 nvgre_bytes(const struct addr *pa)
@@ -73,8 +76,8 @@ INLINE int nvgre_room(struct __sk_buff *skb, __s32 bytes, __be16 outer)
 				   fixed | (is4 ? ADJ_ROOM_DECAP_L3_IPV4 : ADJ_ROOM_DECAP_L3_IPV6));
 }
 
-INLINE int nvgre_push4(struct __sk_buff *skb, const struct packet *p, __be32 source, __be32 destination, __be32 key,
-		       const __u8 *inner_to, const __u8 *inner_from)
+INLINE int nvgre_push4(struct __sk_buff *skb, const struct packet *p, __be32 source, __be32 destination,
+		       const struct nvgre *nvgre)
 {
 	struct nvgre4 *h;
 	__u64 sum;
@@ -102,16 +105,12 @@ INLINE int nvgre_push4(struct __sk_buff *skb, const struct packet *p, __be32 sou
 	sum += source;
 	sum += destination;
 	h->ip.check = csum_fold(sum);
-	h->flags_protocol = NVGRE_FLAGS_PROTOCOL;
-	h->key = key;
-	__builtin_memcpy(h->inner.destination, inner_to, 6);
-	__builtin_memcpy(h->inner.source, inner_from, 6);
-	h->inner.type = p->type;
+	h->nvgre = *nvgre;
 	return 0;
 }
 
 INLINE int nvgre_push6(struct __sk_buff *skb, const struct packet *p, const struct addr *source,
-		       const struct addr *destination, __be32 key, const __u8 *inner_to, const __u8 *inner_from)
+		       const struct addr *destination, const struct nvgre *nvgre)
 {
 	struct nvgre6 *h;
 	int rc = nvgre_room(skb, NVGRE6_BYTES, ETHERTYPE_IPV6);
@@ -128,11 +127,7 @@ INLINE int nvgre_push6(struct __sk_buff *skb, const struct packet *p, const stru
 	h->ip.hop_limit = 64;
 	h->ip.source = *source;
 	h->ip.destination = *destination;
-	h->flags_protocol = NVGRE_FLAGS_PROTOCOL;
-	h->key = key;
-	__builtin_memcpy(h->inner.destination, inner_to, 6);
-	__builtin_memcpy(h->inner.source, inner_from, 6);
-	h->inner.type = p->type;
+	h->nvgre = *nvgre;
 	return 0;
 }
 
@@ -140,11 +135,13 @@ INLINE int nvgre_push6(struct __sk_buff *skb, const struct packet *p, const stru
 INLINE int nvgre_push(struct __sk_buff *skb, const struct packet *p, const struct addr *source,
 		      const struct addr *destination, __u32 vsid, const __u8 *inner_to, const __u8 *inner_from)
 {
-	__be32 key = bpf_htonl(vsid << 8 | flow_id(p));
+	struct nvgre nvgre = { NVGRE_FLAGS_PROTOCOL, bpf_htonl(vsid << 8 | flow_id(p)), { .type = p->type } };
 
+	__builtin_memcpy(nvgre.inner.destination, inner_to, 6);
+	__builtin_memcpy(nvgre.inner.source, inner_from, 6);
 	if (addr_is4(destination))
-		return nvgre_push4(skb, p, source->w[3], destination->w[3], key, inner_to, inner_from);
-	return nvgre_push6(skb, p, source, destination, key, inner_to, inner_from);
+		return nvgre_push4(skb, p, source->w[3], destination->w[3], &nvgre);
+	return nvgre_push6(skb, p, source, destination, &nvgre);
 }
 
 /* What the outer headers of a frame for this host said. */
@@ -181,8 +178,8 @@ INLINE bool is_for_us(struct __sk_buff *skb, const struct host *me)
 		struct nvgre6 *h = (void *)eth;
 
 		/* Up to the key: what is inside may be shorter than an Ethernet header. */
-		if ((void *)&h->inner > end || h->ip.next_header != IPPROTO_GRE ||
-		    bpf_ntohl(h->ip.version_class_flow) >> 28 != 6 || h->flags_protocol != NVGRE_FLAGS_PROTOCOL)
+		if ((void *)&h->nvgre.inner > end || h->ip.next_header != IPPROTO_GRE ||
+		    bpf_ntohl(h->ip.version_class_flow) >> 28 != 6 || h->nvgre.flags_protocol != NVGRE_FLAGS_PROTOCOL)
 			return false;
 		pa = h->ip.destination;
 		/* A mapped address is not IPv4's own on the wire. */
@@ -201,7 +198,7 @@ INLINE enum drop_reason outer4(struct __sk_buff *skb, struct outer *o)
 	__be32 *words = (void *)&h->ip;
 	__u32 total;
 
-	if ((void *)&h->inner > (void *)(long)skb->data_end)
+	if ((void *)&h->nvgre.inner > (void *)(long)skb->data_end)
 		return DROP_OUTER_MALFORMED;
 	total = bpf_ntohs(h->ip.total_length);
 	if (h->ip.version_ihl != 0x45 || total < IPV4_BYTES + GRE_BYTES || total + ETHERNET_BYTES > skb->len)
@@ -211,7 +208,7 @@ INLINE enum drop_reason outer4(struct __sk_buff *skb, struct outer *o)
 	if (h->ip.fragment & bpf_htons(IPV4_MF | IPV4_OFFSET))
 		return DROP_OUTER_FRAGMENT;
 	o->source = addr_of4(h->ip.source);
-	o->vsid = bpf_ntohl(h->key) >> 8;
+	o->vsid = bpf_ntohl(h->nvgre.key) >> 8;
 	o->ecn = h->ip.tos & 3;
 	o->bytes = ETHERNET_BYTES + IPV4_BYTES + GRE_BYTES;
 	o->length = total - IPV4_BYTES - GRE_BYTES;
@@ -223,13 +220,13 @@ INLINE enum drop_reason outer6(struct __sk_buff *skb, struct outer *o)
 	struct nvgre6 *h = (void *)(long)skb->data;
 	__u32 payload;
 
-	if ((void *)&h->inner > (void *)(long)skb->data_end)
+	if ((void *)&h->nvgre.inner > (void *)(long)skb->data_end)
 		return DROP_OUTER_MALFORMED;
 	payload = bpf_ntohs(h->ip.payload_length);
 	if (payload < GRE_BYTES || payload + IPV6_BYTES + ETHERNET_BYTES > skb->len)
 		return DROP_OUTER_MALFORMED;
 	o->source = h->ip.source;
-	o->vsid = bpf_ntohl(h->key) >> 8;
+	o->vsid = bpf_ntohl(h->nvgre.key) >> 8;
 	o->ecn = bpf_ntohl(h->ip.version_class_flow) >> 20 & 3;
 	o->bytes = ETHERNET_BYTES + IPV6_BYTES + GRE_BYTES;
 	o->length = payload - GRE_BYTES;
