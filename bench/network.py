@@ -8,7 +8,7 @@ from typing import TypeVar
 from bench.context import Context
 from bench.pairs import Pair, alternate, ratio
 from bench.report import AtLeast, AtMost, Figure, ReportOnly
-from bench.topology import OWN_RECORDS, Side, Topology, topology
+from bench.topology import OWN_RECORDS, Side, topology
 from bench.traffic import Packets, RoundTrip, Traffic, program
 
 T = TypeVar("T")
@@ -47,41 +47,21 @@ def scale(context: Context) -> list[Figure]:
     """Two topologies at once, with maps of the same size, filled differently."""
     many = context.settings.records
     context.progress(f"scale: {many:,} records into each host of one topology, {FEW} into the other's")
-    with topology(many - OWN_RECORDS) as full, topology(FEW - OWN_RECORDS) as empty:
+    with topology(many - OWN_RECORDS) as full, topology(FEW - OWN_RECORDS, one_route=True) as empty:
         bar = AtLeast(0.97)
         names = (f"{many:,} records", f"{FEW} records")
         figures = [
             *_tcp(context, full.side("weft"), empty.side("weft"), "scale_tcp", bar, names)[:1],
             *_tcp(context, full.side("routed"), empty.side("routed"), "scale_tcp_routed", bar, names)[:1],
             *_pps(context, full.side("weft"), empty.side("weft"), "scale_pps", bar, names)[:1],
-            *_spread(context, full, empty, bar),
+            *_pps(context, full.many(), empty.many(), "scale_pps_spread", bar, names, many - OWN_RECORDS)[:1],
         ]
         pairs = _measured(
             context, "scale_latency", _ping(context), full.side("weft"), empty.side("weft"), _round_trip_text
         )
-        # The bar is on how good the full map is: of a latency, the empty one's over the full one's.
-        turned = [Pair(pair.theirs, pair.ours) for pair in pairs]
-        figures += _latency(turned, "scale_latency", f"{FEW}_vs_many", bar, (names[1], names[0]))[:2]
-    return figures
-
-
-def _spread(context: Context, full: Topology, empty: Topology, bar: AtLeast) -> list[Figure]:
-    """Each packet to another address: of all the records there are, so no cache holds what the next one needs."""
-    counts = {full.name: context.settings.records - OWN_RECORDS, empty.name: FEW - OWN_RECORDS}
-    sides = full.many(), empty.many()
-    traffic, seconds = _traffic(context), context.settings.seconds
-    names = {side.client: counts[up.name] for side, up in zip(sides, (full, empty), strict=True)}
-
-    def measure(side: Side) -> Packets:
-        return traffic.udp(side, seconds, names[side.client])
-
-    pairs = _measured(context, "scale_pps_spread", measure, *sides, _packets_text)
-    found = ratio(pairs, lambda each: each.per_second)
-    detail = (
-        f"each packet to another of {counts[full.name]:,} addresses: {_mpps(found.ours)}; "
-        f"of {counts[empty.name]}: {_mpps(found.theirs)}; {found.spread()}"
-    )
-    return [Figure("scale_pps_spread", found.value, "ratio", bar, detail)]
+    # The bar is on how good the full map is: of a latency, the empty one's over the full one's.
+    turned = [Pair(pair.theirs, pair.ours) for pair in pairs]
+    return figures + _latency(turned, "scale_latency", f"{FEW}_vs_many", bar, (names[1], names[0]))[:2]
 
 
 def _tcp(
@@ -113,15 +93,17 @@ def _pps(
     name: str,
     bar: AtLeast | ReportOnly,
     names: tuple[str, str] | None = None,
+    destinations: int = 1,
 ) -> list[Figure]:
     traffic, seconds = _traffic(context), context.settings.seconds
-    pairs = _measured(context, name, lambda side: traffic.udp(side, seconds), ours, theirs, _packets_text)
+    pairs = _measured(context, name, lambda side: traffic.udp(side, seconds, destinations), ours, theirs, _packets_text)
     found = ratio(pairs, lambda each: each.per_second)
     left, right = names or (ours.name, theirs.name)
     lost = max(each.lost for pair in pairs for each in (pair.ours, pair.theirs))
     detail = (
         f"{left} {_mpps(found.ours)}, {right} {_mpps(found.theirs)}; {found.spread()}; "
         f"at most {lost:.1%} of what was sent was not received"
+        + (f"; each packet to another of {destinations:,} addresses" if destinations > 1 else "")
     )
     return [
         Figure(name, found.value, "ratio", bar, detail),

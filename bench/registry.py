@@ -45,10 +45,12 @@ BENCHES: dict[str, Bench] = {
         Bench(
             "scale",
             "The same with 1,000,000 records in the map : with 10",
-            "Two topologies side by side with maps of the same size, one filled with a million records and one with "
-            "ten. One flow each, in one subnet and routed between two; and, harder, every packet to another "
-            "destination: of all the million addresses, or of all the ten's. Of latencies the ratio is turned round, "
-            "so that >= 0.97 says the same everywhere.",
+            "Two topologies side by side with maps of the same size, one with a million records in it and one with "
+            "ten. One flow each, in one subnet and routed between two; and, harder, every packet to another one of a "
+            "million addresses of guest 2: in the full map each has a record of its own, in the other one route leads "
+            "to guest 2 for all of them. (To a million destinations Linux itself sends a quarter fewer packets than to "
+            "one, so both sides have them.) Of latencies the ratio is turned round, so that >= 0.97 says the same "
+            "everywhere.",
             network.scale,
         ),
         Bench(
@@ -108,8 +110,7 @@ MISSED: dict[str, str] = {
     "api_to_programmed_by_name_p50": _ATTACH,
     "api_to_programmed_by_name_p99": _ATTACH,
     "scale_pps_spread": (
-        "each packet's record is in no cache: misses in the kernel's hash (bucket, entry) on each host, and those of "
-        "the page tables under a hypervisor. It would take fewer bytes a record (32 of its 44 are two addresses, most "
-        "of them IPv4)."
+        "no cache holds the next packet's record: misses in the kernel's hash (bucket, entry) and in the page tables. "
+        "It would take fewer bytes a record (32 of its 44 are two addresses, most of them IPv4)."
     ),
 }

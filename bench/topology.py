@@ -37,6 +37,7 @@ ROUTER_MAC = "02:57:45:46:54:01"
 BRIDGED, NEAR, FAR = 5001, 5002, 5003  # VSIDs: weft0 of both guests; routed0 of guest 1; routed0 of guest 2
 #: Inside FAR's prefix: guest 2 takes any of these as its own, so records can be spread over a million destinations.
 MANY = ipaddress.ip_network("10.80.0.0/12")
+GUEST2 = "10.64.0.2"  # in FAR
 OWN_RECORDS = 4  # of the guests themselves
 
 _numbers = itertools.count()
@@ -69,7 +70,7 @@ def rows(number: int) -> list[Row]:
     def bridged_mac(each: int) -> str:
         return f"02:00:00:01:00:0{each}"
 
-    near, far = ("10.4.0.2", "10.64.0.2")
+    near, far = ("10.4.0.2", GUEST2)
     records = [
         *(Record(BRIDGED, f"10.1.0.{each + 1}", pa(each), bridged_mac(each)) for each in (1, 2)),
         Record(NEAR, near, pa(1), routed_mac(1)),
@@ -132,17 +133,20 @@ class Topology:
         self.name, self.planes = name, planes
 
     def side(self, path: str) -> Side:
-        targets = {"weft": "10.1.0.3", "routed": "10.64.0.2", "plain": "10.2.2.2", "vxlan": "10.3.0.3"}
+        targets = {"weft": "10.1.0.3", "routed": GUEST2, "plain": "10.2.2.2", "vxlan": "10.3.0.3"}
         return Side(path, f"{self.name}guest1", f"{self.name}guest2", targets[path])
 
     def many(self) -> Side:
-        """To the addresses that ``filler`` has records of."""
+        """To MANY: by a record each, which ``filler`` makes, or by one route."""
         return Side("many", f"{self.name}guest1", f"{self.name}guest2", str(MANY.network_address))
 
 
 @contextmanager
-def topology(records: int = 0) -> Iterator[Topology]:
-    """Up, carrying on every path, and gone again at the end. records: so many more in the hosts' maps."""
+def topology(records: int = 0, *, one_route: bool = False) -> Iterator[Topology]:
+    """Up, carrying on every path, and gone again at the end. records: so many more in the hosts' maps.
+
+    one_route: guest 2 is a router that has all of MANY behind it, whatever records there are.
+    """
     sweep()
     name = f"{PREFIX}{os.getpid()}-{next(_numbers)}-"
     pins = shell.BPF_FILESYSTEM / name.rstrip("-")
@@ -158,6 +162,8 @@ def topology(records: int = 0) -> Iterator[Topology]:
             stack.callback(plane.remove)
             plane.update(rows(number))
             plane.update(list(filler(records)))
+            if one_route:
+                plane.update([Route(RDID, str(MANY), FAR, GUEST2)])
             bindings = {f"tenants/bench/ports/{path}-{number}": f"tap{path}" for path in ("weft", "routed")}
             failures = plane.run(lambda each, bindings=bindings: each.bind(bindings))  # type: ignore[misc]
             if failures:
