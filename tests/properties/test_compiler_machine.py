@@ -31,7 +31,7 @@ HOSTS = ("h1", "h2", "h3")
 PREFIXES = ("10.0.0.0/29", "10.0.0.8/29", "10.0.0.0/28", "10.0.1.0/30", "fd00::/125", "fd00::8/125", "fd00::/124")
 CAS = (*(f"10.0.0.{n}" for n in range(0, 16, 2)), "10.0.1.1", "10.0.1.2", "fd00::1", "fd00::2", "fd00::a")
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02", values.ROUTER_MAC, values.default_mac("tenants/blue/ports/p1"))
-PAS = tuple(f"192.0.2.{n}" for n in range(1, 7))
+PAS = (*(f"192.0.2.{n}" for n in range(1, 7)), "fd64::1", "fd64::2", "fd64::3")
 DESTINATIONS = ("0.0.0.0/0", "10.0.0.0/29", "10.9.0.0/16", "::/0")
 LIGHT = [Kind.PORT, Kind.CUSTOMER_ROUTE, Kind.VIRTUAL_SUBNET]  # what few refer to
 RDIDS = tuple(f"00000000-0000-5000-8000-00000000000{n}" for n in range(3))
@@ -148,6 +148,15 @@ class Machine(RuleBasedStateMachine):
         if self.catalog.ports:
             name = data.draw(st.sampled_from(sorted(self.catalog.ports)))
             self.take([drafts.Port(name, self.catalog.ports[name].virtual_subnet, host=host)])
+
+    @rule(version=st.sampled_from((4, 6)))
+    def renumber(self, version: int) -> None:
+        """Every host gets a PA of one family: what one host alone may not do, all may at once."""
+        pas = [pa for pa in PAS if values.ip_version(pa) == version]
+        names = sorted(self.catalog.hosts)
+        if "provider-networks/fabric" in self.catalog.provider_networks:
+            uplinks = [(drafts.Uplink("eth1", "fabric", (pa,)),) for pa in pas[: len(names)]]
+            self.take([drafts.Host(name, uplink) for name, uplink in zip(names, uplinks, strict=True)])
 
     @rule(data=st.data())
     def swap(self, data: st.DataObject) -> None:
@@ -292,6 +301,8 @@ def assert_valid(catalog: Catalog) -> None:
     for name in catalog.routing_domains:
         nets = [net for net in catalog.virtual_subnets.values() if domain_of(net.name) == name]
         inside = [port for port in catalog.ports.values() if domain_of(port.virtual_subnet) == name]
+        firsts = [catalog.hosts[port.host].pas[0] for port in inside if port.host is not None]
+        assert len({values.ip_version(pa) for pa in firsts}) <= 1, "hosts that run ports of a domain share a family"
         prefixes = [network_of(prefix) for net in nets for prefix in net.prefixes]
         assert not any(a.version == b.version and a.overlaps(b) for a, b in combinations(prefixes, 2))
         assert_unique(ca for port in inside for ca in port.addresses)

@@ -99,6 +99,33 @@ def test_a_host_may_lose_its_pa_when_its_ports_move_away_in_the_same_batch(catal
     assert catalog.hosts["hosts/h1"].pas == ()
 
 
+def test_a_routing_domain_goes_from_an_ipv4_to_an_ipv6_underlay_with_all_its_hosts_at_once(catalog: Catalog) -> None:
+    old = [host("h1", "192.0.2.1"), host("h2", "192.0.2.2")]
+    new = [host("h1", "fd64::1"), host("h2", "fd64::2", "192.0.2.2")]
+    catalog.apply([*old, port("blue/a", "prod/web", host="h1"), port("blue/b", "prod/db", host="h2")])
+    for change, other in zip(new, ("hosts/h2 has 192.0.2.2", "hosts/h1 has 192.0.2.1"), strict=True):
+        with pytest.raises(Conflict, match=rf"first PA, and {other}") as fault:
+            catalog.apply([change])
+        assert fault.value.field == "puts[0].spec.uplinks"
+    changes = catalog.apply(new)
+    catalog.revert(changes)
+    with pytest.raises(Conflict):
+        catalog.apply(new[:1])
+    assert catalog.apply(new) == changes
+    assert everything(catalog) == everything(reloaded(catalog))
+
+
+def test_a_port_moves_alone_to_a_host_of_the_other_ip_version_and_another_domain_stays(catalog: Catalog) -> None:
+    catalog.apply([host("h3", "fd64::3"), *(port(f"{owner}/a", "prod/web", host="h1") for owner in ("blue", "red"))])
+    catalog.apply([port("blue/a", "prod/web", host="h3"), port("blue/b", "prod/web", host="h3")])
+    with pytest.raises(Conflict):
+        catalog.apply([port("blue/a", "prod/web", host="h1")])
+    catalog.apply([port("blue/a", "prod/web", host="h1")], [B])
+    with pytest.raises(Conflict):
+        catalog.apply([port("red/b", "prod/web", host="h3")])
+    assert everything(catalog) == everything(reloaded(catalog))
+
+
 def test_an_address_that_a_batch_frees_can_be_had_in_the_same_batch(catalog: Catalog) -> None:
     catalog.apply(
         [port("blue/a", "prod/web", addresses=("10.0.1.5",)), route("blue/prod/r", "10.9.0.0/24", next_hop="10.0.1.7")]

@@ -99,6 +99,27 @@ ROWS = [
         (drafts.Host("hosts/h1", (drafts.Uplink("eth1", "fabric", ()),)),),
         fault=Conflict,
     ),
+    # Hosts of both families in one routing domain
+    refused(
+        port("blue/new", "prod/db", host="six"),
+        "spec.host",
+        "hosts/six has fd64::6 for its first PA, and hosts/h1 has 192.0.2.1: hosts that run ports of one routing "
+        f"domain, here {BLUE}, need first PAs of one IP version",
+        Conflict,
+    ),
+    refused(port("blue/idle", "prod/db", host="six"), "spec.host", "and hosts/h1 has 192.0.2.1", Conflict),
+    Row(
+        "hosts/h2 has 192.0.2.2 for its first PA, and hosts/h1 has fd64::1",
+        "puts[0].spec.host",
+        (port("blue/new", "prod/web", host="h2"), host("h1", "fd64::1", "192.0.2.1")),
+        fault=Conflict,
+    ),
+    Row(
+        "hosts/h2 has 192.0.2.2 for its first PA, and hosts/six has fd64::6",
+        "puts[1].spec.host",
+        (port("red/a", "prod/web", host="six"), port("red/b", "prod/db", host="h2")),
+        fault=Conflict,
+    ),
     # Routing domains
     refused(domain("blue/dev", "x"), "spec.rdid", "is not a UUID"),
     refused(domain("blue/dev", "12445772-3630-53ac-9a78-8eed0702b1e7"), "spec.rdid", f"is taken by {BLUE}", Conflict),
@@ -320,6 +341,7 @@ def catalog() -> Catalog:
     catalog.apply(
         [
             drafts.Host("hosts/bare", (drafts.Uplink("eth1", "fabric", ()),)),
+            host("six", "fd64::6"),
             *(
                 port(
                     f"{owner}/web-1",

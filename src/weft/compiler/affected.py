@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, assert_never
 
-from weft.compiler import translate
 from weft.model.catalog import Catalog, Change
 from weft.model.names import Name, domain_of
 from weft.model.objects import (
@@ -60,7 +59,7 @@ def affected_by(catalog: Catalog, changes: Sequence[Change]) -> Affected:
                         prefixes[route.prefix] = None
             case Host() as old, Host() as new:
                 found.hosts[change.name] = None
-                if translate.first_pa(old) != translate.first_pa(new):
+                if old.first_pa != new.first_pa:
                     _add(found.ports, catalog.ports_on(change.name))
             case (Host(), _) | (_, Host()):
                 found.hosts[change.name] = None

@@ -216,7 +216,7 @@ class _Side:
         return found
 
     def _abode(self, name: Name) -> tuple[Ip | None, dict[Key, Row]]:
-        pa = translate.first_pa(self._need(self._hosts, name))
+        pa = self._need(self._hosts, name).first_pa
         found = self._by_host[name] = pa, self.rows[host_scope(name)]
         return found
 

@@ -46,7 +46,7 @@ def domain_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
         found[row.key] = row
         for port_name in catalog.ports_in(subnet_name):
             port = ports[port_name]
-            pa = translate.first_pa(hosts[port.host]) if port.host is not None else None
+            pa = hosts[port.host].first_pa if port.host is not None else None
             if pa is not None:
                 for row in translate.record_rows(port, subnet, pa):
                     found[row.key] = row

@@ -11,14 +11,6 @@ from weft.policy import rows
 from weft.policy.rows import Row
 
 
-def first_pa(host: objects.Host) -> Ip | None:
-    """Where records of the host's ports point."""
-    for uplink in host.uplinks:
-        if uplink.pas:
-            return uplink.pas[0]
-    return None
-
-
 def host_row(host: objects.Host, networks: Mapping[Name, objects.ProviderNetwork]) -> rows.Host:
     uplinks = tuple(rows.Uplink(up.interface, networks[up.provider_network].mtu_bytes) for up in host.uplinks)
     return rows.Host(host.name, host.pas, uplinks)

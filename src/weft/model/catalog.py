@@ -279,6 +279,7 @@ class Catalog:
                 raise Conflict(f"{old.name} cannot go: {user} refers to it", f"deletes[{rank}]")
         for put in batch.hosts:
             underlay.check_ports_of(ix, put, self._abilities)
+        underlay.check_families(ix, batch.hosts, batch.ports)
         # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
         blamed: dict[Name, str] = {}
         for subnet_put in batch.virtual_subnets:

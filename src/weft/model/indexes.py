@@ -75,6 +75,7 @@ class DomainIndex:
 
     cas: dict[Ip, Name] = field(default_factory=dict)  # whose each is: a port's, or (a gateway) a subnet's
     macs: dict[Mac, Name] = field(default_factory=dict)  # of ports
+    hosts: dict[Name, int] = field(default_factory=dict)  # how many of its ports each runs
     router_macs: dict[Mac, int] = field(default_factory=dict)  # how many subnets have it
     subnets: dict[Name, None] = field(default_factory=dict)
     routes: dict[Name, None] = field(default_factory=dict)
@@ -255,6 +256,8 @@ class Indexes:
         put(subnet.ports, port.name, None)
         if port.host is not None:
             put(self.ports_on[port.host], port.name, None)
+            hosts = subnet.domain.hosts
+            put(hosts, port.host, hosts.get(port.host, 0) + 1)
         tenant = tenant_of(port.name)
         put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
 
@@ -299,6 +302,11 @@ class Indexes:
                     self._give_back(thing.virtual_subnet, ca)
                 if thing.host is not None:
                     drop(self.ports_on[thing.host], thing.name)
+                    hosts = subnet.domain.hosts
+                    if hosts[thing.host] > 1:
+                        put(hosts, thing.host, hosts[thing.host] - 1)
+                    else:
+                        drop(hosts, thing.host)
                 tenant = tenant_of(thing.name)
                 put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
             case Tenant():

@@ -56,8 +56,16 @@ class Host:
 
     @property
     def pas(self) -> tuple[Ip, ...]:
-        """Every PA; the first is where records of its ports point."""
+        """Every PA."""
         return tuple(pa for uplink in self.uplinks for pa in uplink.pas)
+
+    @property
+    def first_pa(self) -> Ip | None:
+        """Where records of its ports point."""
+        for uplink in self.uplinks:
+            if uplink.pas:
+                return uplink.pas[0]
+        return None
 
 
 @dataclass(frozen=True, slots=True)

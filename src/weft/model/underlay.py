@@ -9,8 +9,8 @@ from weft.kit.errors import Conflict, Rejected
 from weft.model import drafts, values
 from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, Rule, underlay_feature
 from weft.model.indexes import Indexes
-from weft.model.names import Kind, Name, resolve
-from weft.model.objects import Host, Pool, ProviderNetwork, Uplink
+from weft.model.names import Kind, Name, domain_of, resolve
+from weft.model.objects import Host, Pool, Port, ProviderNetwork, Uplink
 from weft.model.puts import Put, humane, read
 from weft.model.values import Ip, Prefix, ip_number, ip_version, network_of
 
@@ -188,6 +188,46 @@ def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
             field = "spec.data_plane" if host.pas else "spec.uplinks"
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.{field}")
         judged.add(rule)
+
+
+def check_families(ix: Indexes, hosts: Sequence[HostPut], placed: Sequence[Put[drafts.Port, Port]]) -> None:
+    """In no routing domain do hosts run ports whose first PAs differ in IP version.
+
+    A record's PA is its host's first, and a receiver holds the outer source against it: a host that answered from its
+    PA of the other family would be taken for a forger. Looks at what the batch touched, and in each domain at one host
+    more: those that it did not touch agree, as they did before.
+    """
+    touched: dict[Name, dict[Name, str]] = {}  # by domain: each host, and the field that is to blame
+    for put in hosts:
+        if put.old is not None and _family(put.old) != _family(ix.hosts[put.name]):
+            for name in ix.ports_on[put.name]:
+                domain = domain_of(ix.ports[name].virtual_subnet)
+                touched.setdefault(domain, {})[put.name] = f"{put.field}.spec.uplinks"
+    seen: set[tuple[Name, Name]] = set()
+    for placing in placed:
+        port = ix.ports[placing.name]
+        if port.host is not None and (place := (port.virtual_subnet, port.host)) not in seen:
+            seen.add(place)
+            touched.setdefault(domain_of(port.virtual_subnet), {}).setdefault(port.host, f"{placing.field}.spec.host")
+    for domain, blamed in sorted(touched.items()):
+        running = ix.domains[domain].hosts
+        settled = next((host for host in running if host not in blamed), None) or next(iter(blamed))
+        version = _family(ix.hosts[settled])
+        for host, blame in blamed.items():
+            if _family(ix.hosts[host]) != version:
+                # The same one whatever the order in which ports came: a refusal is a function of what there is.
+                settled = min(name for name in running if _family(ix.hosts[name]) == version)
+                here, there = ix.hosts[host].first_pa, ix.hosts[settled].first_pa
+                raise Conflict(
+                    f"{host} has {here} for its first PA, and {settled} has {there}: "
+                    f"hosts that run ports of one routing domain, here {domain}, need first PAs of one IP version",
+                    blame,
+                )
+
+
+def _family(host: Host) -> int | None:
+    """The IP version of the PA that records of its ports point to; None: there is none."""
+    return None if (pa := host.first_pa) is None else ip_version(pa)
 
 
 def _network_name(reference: str) -> Name:
