@@ -317,6 +317,7 @@ def discovery() -> Iterator[Case]:
     not_dad = b.eth(group, b.IPv6(src="::", dst="ff02::1:ff00:5", hlim=64) / b.ICMPv6ND_NS(tgt=W[6]))
     yield drop("DAD of another hop limit is none", not_dad, DropReason.SPOOFED_CA)
     yield from _advertised()
+    yield from _hidden()
 
 
 def _advertised() -> Iterator[Case]:
@@ -332,6 +333,30 @@ def _advertised() -> Iterator[Case]:
     yield drop("NA with another's link-layer address", tell(W[6], wrong), DropReason.SPOOFED_MAC)
     vrrp = tell("2001:db8:1::100", bytes(b.ICMPv6NDOptDstLLAddr(lladdr=p.VRRP)), "2001:db8:1::100", p.VRRP)
     yield drop("NA of a VRRP master", vrrp, DropReason.ANNOUNCEMENT, "tapweb2")
+
+
+def _hidden() -> Iterator[Case]:
+    """Neighbour discovery where it is not looked for, and what would make a guest its neighbours' router."""
+    peer, mine = "2001:db8:1::5", link_local(WEB1)
+    advertised = b.ICMPv6ND_NA(tgt=GW[6], R=1, S=0, O=1) / b.ICMPv6NDOptDstLLAddr(lladdr=WEB1)
+    for name, header in (
+        ("hop-by-hop options", b.IPv6ExtHdrHopByHop()),
+        ("a routing header", b.IPv6ExtHdrRouting()),
+        ("destination options", b.IPv6ExtHdrDestOpt()),
+    ):
+        hidden = b.eth(WEB2, b.IPv6(src=W[6], dst=peer, hlim=255) / header / advertised)
+        yield drop(f"NA for the gateway behind {name}", hidden, DropReason.MALFORMED)
+        near = b.eth(WEB2, b.IPv6(src=W[6], dst=peer, hlim=254) / header / advertised)
+        yield guest(f"NA of another hop limit behind {name} is believed by nobody", *_same(near))
+    router = b.IPv6(src=mine, dst=link_local(WEB2), hlim=255) / b.ICMPv6ND_RA() / b.ICMPv6NDOptSrcLLAddr(lladdr=WEB1)
+    yield drop("router advertisement to a neighbour", b.eth(WEB2, router), DropReason.ANNOUNCEMENT)
+    yield drop("router advertisement to all", b.eth("33:33:00:00:00:01", router), DropReason.ANNOUNCEMENT)
+    redirect = b.IPv6(src=mine, dst=peer, hlim=255) / b.ICMPv6ND_Redirect(tgt=mine, dst="2001:db8:2::6")
+    yield drop("redirect", b.eth(WEB2, redirect), DropReason.ANNOUNCEMENT)
+    cut = b.IPv6(src=W[6], dst=peer, hlim=255, nh=58) / b.Raw(b"\x86")
+    yield drop("router advertisement of one byte", b.eth(WEB2, cut), DropReason.ANNOUNCEMENT)
+    routed = b.eth(ROUTER, b.IPv6(src=W[6], dst="2001:db8:2::6", hlim=255) / b.IPv6ExtHdrDestOpt() / b.UDP())
+    yield drop("destination options with hop limit 255, routed", routed, DropReason.MALFORMED)
 
 
 def groups() -> Iterator[Case]:

@@ -25,7 +25,7 @@ class DropReason(IntEnum):
     TTL_EXPIRED = 11  #: hop limit would reach zero
     TOO_BIG = 12  #: larger than the path takes; Fragmentation Needed or Packet Too Big was sent if allowed
     MULTICAST = 13  #: broadcast or multicast that is not carried
-    ANNOUNCEMENT = 14  #: gratuitous ARP, ARP reply or neighbour advertisement: a hint, consumed here
+    ANNOUNCEMENT = 14  #: gratuitous ARP, ARP reply, neighbour or router advertisement, redirect: a hint, consumed here
     OWN_ADDRESS = 15  #: a question about the asking port's own address (duplicate address detection): silence is right
     TO_GATEWAY = 16  #: for the gateway itself and not an echo request
     OUTER_MALFORMED = 17  #: outer IP header contradicts itself

@@ -23,6 +23,8 @@ ICMP, TCP, UDP, IPV6_FRAGMENT, GRE, ICMPV6 = 1, 6, 17, 44, 47, 58
 ECHO_REQUEST, ECHO_REPLY = 8, 0
 ECHO_REQUEST6, ECHO_REPLY6 = 128, 129
 NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT = 135, 136
+ROUTER_MESSAGES = (b"\x86", b"\x89")  # types 134 and 137: router advertisement, redirect
+CHAINED_HEADERS = (0, 43, 60)  # hop-by-hop options, routing, destination options
 #: Messages that must not be answered with an error (RFC 1122 3.2.2; RFC 4443 2.4 e): v6 errors are those below 128.
 ICMP_ERRORS = frozenset({3, 4, 5, 11, 12})
 REDIRECT6 = 137
@@ -283,6 +285,16 @@ def neighbour_message(ip: Ip) -> int | None:
         return None
     kind, code = ip.payload[:2]
     return kind if code == 0 and kind in (NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT) else None
+
+
+def says_router(ip: Ip) -> bool:
+    """Whether it makes its sender, or somebody it names, a router: a router advertisement or a redirect."""
+    return ip.version == 6 and ip.protocol == ICMPV6 and ip.hop_limit == 255 and ip.payload[:1] in ROUTER_MESSAGES
+
+
+def may_hide_discovery(ip: Ip) -> bool:
+    """Whether neighbour discovery may lie behind extension headers (RFC 7113): what is not looked for there."""
+    return ip.version == 6 and ip.hop_limit == 255 and ip.protocol in CHAINED_HEADERS
 
 
 def ports(ip: Ip) -> bytes | None:

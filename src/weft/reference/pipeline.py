@@ -48,6 +48,12 @@ def _ip_from_guest(
     message = packet.neighbour_message(ip)
     if message is not None:
         return neighbour.discovery(lookups, port, subnet, ip, message, steps)
+    if packet.says_router(ip):
+        steps.append("neighbour discovery: announces a router: a hint, consumed here")
+        return Drop(DropReason.ANNOUNCEMENT)
+    if packet.may_hide_discovery(ip):
+        steps.append("hop limit 255 and an extension header: neighbour discovery may hide behind it")
+        return Drop(DropReason.MALFORMED)
     if packet.is_group(ip.destination_mac):
         steps.append(f"destination MAC {packet.mac_text(ip.destination_mac)} is a group's: not carried")
         return Drop(DropReason.MULTICAST)

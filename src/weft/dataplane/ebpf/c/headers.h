@@ -5,7 +5,10 @@
 #include "types.h"
 
 /* linux/in6.h has these, and types that clash with ours. */
+#define IPPROTO_HOP_BY_HOP 0
+#define IPPROTO_ROUTING6 43
 #define IPPROTO_FRAGMENT 44
+#define IPPROTO_DESTINATION 60
 #define IPPROTO_ICMPV6 58
 
 #define ETHERTYPE_IPV4 bpf_htons(0x0800)

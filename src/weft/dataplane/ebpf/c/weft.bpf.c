@@ -261,6 +261,9 @@ int weft_from_port(struct __sk_buff *skb)
 		return drop(skb, c, why);
 	if (discovery)
 		return neighbour(skb, &p, port, subnet, c);
+	why = check_hidden_discovery(&p);
+	if (why)
+		return drop(skb, c, why);
 	if (p.to[0] & 1)
 		return drop(skb, c, DROP_MULTICAST);
 	if (mac_equal(p.to, subnet->router_mac))
