@@ -875,6 +875,7 @@ def inners() -> Iterator[Case]:
         yield uplink(v + "the other tenant's source", outer(_inner(version), p.RED_1, p.PA2), forged)
         own = _inner(version, source=ca(version, 1, 5), mac=WEB2)
         yield uplink(v + "a source that lives here", outer(own), forged)
+        yield uplink(v + "a source that lives here, from this host's own PA", outer(own, source=p.PA1), forged)
         nobody = _inner(version, source=ca(version, 1, 177), mac="02:00:00:00:00:77")
         yield uplink(v + "a source that nobody has", outer(nobody), forged)
         unrouted = "203.0.113.5" if version == 4 else "2001:db8:dead::5"

@@ -104,6 +104,9 @@ def _inner(lookups: Lookups, outer: nvgre.Tunnelled, steps: list[str]) -> Verdic
         steps.append(f"source {packet.address_text(parsed.source)}: policy places it {where}")
         return Drop(DropReason.FORGED_SOURCE)
     steps.append(f"source {packet.address_text(parsed.source)}: policy places it at PA {packet.address_text(place.pa)}")
+    if place.pa in lookups.host.pas:
+        steps.append("which is this host's own: it does not come by the wire")
+        return Drop(DropReason.FORGED_SOURCE)
     local = to_local(lookups, subnet.vsid, parsed.destination_mac, parsed.frame, steps)
     if isinstance(local, Drop) or outer.ecn != packet.CE:
         return local

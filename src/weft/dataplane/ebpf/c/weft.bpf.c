@@ -366,7 +366,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 	if (p.to[0] & 1)
 		return drop(skb, c, DROP_MULTICAST);
 	record = placed(&p, subnet, o.vsid);
-	if (!record || !addr_equal(&record->pa, &o.source))
+	/* What this host sends to itself it does not send by the wire: RFC 1122 section 3.2.1.3 (a). */
+	if (!record || !addr_equal(&record->pa, &o.source) || is_local_pa(me, &o.source))
 		return drop(skb, c, DROP_FORGED_SOURCE);
 	to = local_port_of(o.vsid, p.to);
 	if (!to)
