@@ -33,7 +33,7 @@ Bar: TypeAlias = AtLeast | AtMost | ReportOnly
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. how: what was measured, for a reader who doubts it; detail: what came out besides."""
+    """One line of the table. detail: what the value is made of; empty for a part of another figure."""
 
     name: str
     value: float
