@@ -59,6 +59,32 @@ def test_a_ports_interface_is_never_one_that_the_host_forwards_from(
     plane.close()
 
 
+def test_a_program_of_somebody_else_that_lets_everything_pass_is_behind_ours(
+    weft_object: Path, pins: Path, host: Netns
+) -> None:
+    """By TCX; filters have the places that their makers gave them."""
+    theirs = [libbpf.Link.create(lets_pass(), host.ifindex("port0"), direction) for direction in libbpf.Direction]
+    plane = EbpfDataPlane(pins, SMALL, source=weft_object, attacher=attach.Tcx())
+    try:
+        assert plane.bind({A: "port0"}) == []
+        send("peer0", ARP_A)
+        eventually(lambda: plane.counters()[A].drops == {DropReason.PORT_UNBOUND: 1}, "a drop")
+        send("port0", ARP_A)
+        eventually(lambda: plane.counters()[A].drops.get(DropReason.NOT_POLICY) == 1, "another drop")
+    finally:
+        for link in theirs:
+            link.detach()
+            link.close()
+        plane.close()
+
+
+def lets_pass() -> libbpf.Program:
+    """r0 = TCX_PASS; exit."""
+    instructions = b"\xb7" + bytes(7) + b"\x95" + bytes(7)
+    words = libbpf._ProgramLoad(3, 2, libbpf._address(instructions), libbpf._address(b"GPL\0"))
+    return libbpf.Program.of("lets_pass", libbpf._bpf(libbpf.Command.PROG_LOAD, words))
+
+
 def test_a_directory_of_links_that_was_removed_by_hand_is_made_again(
     make: Callable[[], EbpfDataPlane], host: Netns, pins: Path
 ) -> None:

@@ -121,6 +121,9 @@ class _TestRun(ctypes.Structure):
     ]
 
 
+_BEFORE = 1 << 3  # BPF_F_BEFORE; with nothing named, before all
+
+
 class _LinkCreate(ctypes.Structure):
     _fields_ = [
         ("prog_fd", _u32),
@@ -521,7 +524,8 @@ class Link:
 
     @classmethod
     def create(cls, program: Program, ifindex: int, direction: Direction) -> Link:
-        return cls.of(_bpf(Command.LINK_CREATE, _LinkCreate(program.fd, ifindex, direction)))
+        """Before all that run there: behind somebody else's program it would not see what that one has let pass."""
+        return cls.of(_bpf(Command.LINK_CREATE, _LinkCreate(program.fd, ifindex, direction, _BEFORE)))
 
     def update(self, program: Program) -> None:
         """Another program from the next packet on; no packet goes between the two."""
