@@ -8,6 +8,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from lab.scenes import ROUTER_MAC, address, dropped, gateway, guest_wire
 from polling import eventually
+from weft.lab import shell
 from weft.lab.demo import owners_by_tenant, tenant_of
 from weft.lab.lab import Lab
 from weft.lab.traffic import Question, Responders, who_answers
@@ -122,7 +123,13 @@ def _advertised(frame: bytes, target: str) -> bool:
     return ICMPv6ND_NA in packet and packet[ICMPv6ND_NA].tgt == target
 
 
+def settled(lab: Lab) -> None:
+    """A guest that was moved a moment ago is still asking whether its link-local address is anybody's."""
+    eventually(lambda: not list(shell.tentative(guest.namespace for guest in lab.guests.values())), every_s=0.1)
+
+
 def test_duplicate_address_detection_finds_no_duplicate(lab: Lab) -> None:
+    settled(lab)
     for guest in lab.guests.values():
         shown = lab.exec(guest.port, "ip", "-6", "address", "show", "dev", "eth0").stdout
         assert "dadfailed" not in shown
@@ -130,6 +137,7 @@ def test_duplicate_address_detection_finds_no_duplicate(lab: Lab) -> None:
 
 
 def test_link_local_addresses_reach_each_other(lab: Lab) -> None:
+    settled(lab)
     peer = lab.guest("blue/web-2")
     local = next(
         line.split()[1].split("/")[0]

@@ -167,8 +167,9 @@ def test_a_program_that_is_detached_by_hand_is_attached_again(lab: Lab, responde
     assert links
     for path in links:
         path.unlink()
+    eventually(lambda: all(path.exists() for path in links), "the links are pinned again", within_s=12, every_s=0.1)
     asked = Question(lab.guest("blue/db-1").namespace, address(guest), guest.port)
-    eventually(lambda: who_answers([asked], patience_s=0.5) == [guest.port], within_s=12)
+    assert who_answers([asked]) == [guest.port]
 
 
 def test_attach_of_an_interface_that_is_not_there_or_anothers_is_refused(lab: Lab) -> None:
