@@ -99,17 +99,23 @@ class Machine(RuleBasedStateMachine):
         self.compiler = Compiler(self.catalog)
         self.held: dict[str, dict[Scope, dict[Key, Row]]] = {}
 
-    @initialize(puts=batches)
-    def world(self, puts: list[Draft]) -> None:
+    @initialize(puts=batches, third=maybe(("fd64::3",)))
+    def world(self, puts: list[Draft], third: tuple[str, ...] | None) -> None:
         self.take(
             [
                 network("192.0.2.0/29"),
-                *(drafts.Host(f"hosts/{name}", (drafts.Uplink("eth1", "fabric"),)) for name in HOSTS),
+                *(
+                    drafts.Host(f"hosts/{name}", (drafts.Uplink("eth1", "fabric", pas),))
+                    for name, pas in zip(HOSTS, (None, None, third), strict=True)
+                ),
                 *map(tenant, OWNERS),
                 *(domain(f"{owner}/{label}") for owner, label in product(OWNERS, DOMAINS)),
                 *(subnet(f"{owner}/{label}/s", PREFIXES[0], PREFIXES[4]) for owner, label in product(OWNERS, DOMAINS)),
                 *(subnet(f"{owner}/{label}/t", PREFIXES[1]) for owner, label in product(OWNERS, DOMAINS)),
                 port("blue/p1", "x/s", host="h1"),
+                port("blue/p2", "x/t", host="h2"),
+                port("blue/p3", "y/s", host="h3"),
+                port("blue/p4", "x/s"),
                 port("red/p1", "x/s", host="h1"),
                 route("blue/x/r1", "0.0.0.0/0", next_hop="10.0.0.10"),
             ]
