@@ -106,7 +106,6 @@ def test_a_directory_of_links_that_was_removed_by_hand_is_made_again(
     plane.close()
 
 
-
 def test_entries_of_an_interface_whose_attachment_is_lost_are_not_the_next_ports(
     make: Callable[[], EbpfDataPlane], host: Netns, pins: Path
 ) -> None:
@@ -121,3 +120,11 @@ def test_entries_of_an_interface_whose_attachment_is_lost_are_not_the_next_ports
     eventually(lambda: plane.counters()[STRANGER].drops == {DropReason.PORT_UNBOUND: 1}, "a drop")
     assert not list(plane._local.entries())
     plane.close()
+
+
+def test_two_processes_do_not_share_a_hosts_data_plane(make: Callable[[], EbpfDataPlane], host: Netns) -> None:
+    plane = make()
+    with pytest.raises(Conflict, match="in use by another process"):
+        make()
+    plane.close()
+    make().close()

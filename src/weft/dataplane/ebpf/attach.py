@@ -6,6 +6,8 @@ it is a filter: see clsact.py.
 
 from __future__ import annotations
 
+import errno
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +15,9 @@ from typing import Protocol
 from weft.dataplane.ebpf import bpffs, libbpf
 from weft.dataplane.ebpf.libbpf import Direction
 from weft.kit.errors import Retry
+
+
+_LINGERING_S = 1.0
 
 
 class Attacher(Protocol):
@@ -55,10 +60,7 @@ class Tcx:
             return
         pin = self._pin(at, direction)
         bpffs.remove(pin)  # of an interface that is gone
-        try:
-            link = libbpf.Link.create(program, ifindex, direction)
-        except OSError as error:
-            raise Retry(f"no program can be attached to interface {ifindex}: {error}") from error
+        link = self._create(program, ifindex, direction)
         try:
             libbpf.pin(link.fd, pin)
         finally:
@@ -82,6 +84,19 @@ class Tcx:
             return link
         link.close()
         return None
+
+    @staticmethod
+    def _create(program: libbpf.Program, ifindex: int, direction: Direction) -> libbpf.Link:
+        end = time.monotonic() + _LINGERING_S
+        while True:
+            try:
+                return libbpf.Link.create(program, ifindex, direction)
+            except OSError as error:
+                # The program is there yet: the last pin of its link was removed by hand, and the kernel takes it off
+                # in a moment. A later try would leave the interface open from then on.
+                if error.errno != errno.EEXIST or time.monotonic() > end:
+                    raise Retry(f"no program can be attached to interface {ifindex}: {error}") from error
+                time.sleep(0.002)
 
     @staticmethod
     def _pin(at: Path, direction: Direction) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from weft.kit.errors import Rejected, Retry
+from weft.kit.errors import Conflict, Rejected, Retry
 
 MOUNT_POINT = Path("/sys/fs/bpf")
 _MAGIC = 0xCAFE4A11  # BPF_FS_MAGIC
@@ -42,6 +42,19 @@ def make(directory: Path) -> None:
             f"{directory} is not on a BPF file system: mount -t bpf bpf {MOUNT_POINT}, and use a path below it"
         )
     directory.mkdir(parents=True, exist_ok=True)
+
+
+def hold(directory: Path) -> int:
+    """A lock on the directory, held until the descriptor is closed, or its process ends. Raises Conflict when another
+    process holds it: two that fill the same maps would each let go of what the other has bound.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Conflict(f"{directory} is in use by another process; a host has one agent") from error
+    return descriptor
 
 
 def remove(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -87,7 +88,12 @@ class EbpfDataPlane:
         try:
             self._attacher = attacher or attach.best(pins.name)
             bpffs.make(pins / "links")
-            self._loaded = maps.load(source, sizes, pins)
+            self._lock = bpffs.hold(pins)
+            try:
+                self._loaded = maps.load(source, sizes, pins)
+            except BaseException:
+                os.close(self._lock)
+                raise
         except PermissionError as error:
             raise Rejected(
                 f"the eBPF data plane needs root, or CAP_BPF, CAP_NET_ADMIN and a BPF file system to write to: {error}"
@@ -649,6 +655,7 @@ class EbpfDataPlane:
         if not self._closed:
             self._closed = True
             self._loaded.close()
+            os.close(self._lock)
 
     def remove(self) -> None:
         for attachment in self._attachments():
