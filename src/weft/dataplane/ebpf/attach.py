@@ -16,7 +16,6 @@ from weft.dataplane.ebpf import bpffs, libbpf
 from weft.dataplane.ebpf.libbpf import Direction
 from weft.kit.errors import Retry
 
-
 _LINGERING_S = 1.0
 
 
