@@ -85,3 +85,13 @@ def test_whoever_asks_is_not_found_though_marked(lab: Path) -> None:
         env={**processes.environment(lab, "shell"), "PYTHONPATH": "src"},
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_process_is_found_at_every_moment_of_its_start(lab: Path) -> None:
+    """It is marked before, while and after it becomes another program by execve, twice."""
+    for number in range(20):
+        command = ["nice", "sh", "-c", "exec sleep 30"]
+        pid = processes.start(command, f"p{number}", lab, lab / "log")
+        for _ in range(5):
+            assert Found(pid, f"p{number}") in processes.find(lab)
+        processes.end(lab, [pid])

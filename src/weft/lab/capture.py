@@ -55,12 +55,27 @@ class Wire:
 
 
 def is_nvgre(frame: bytes) -> bool:
-    """Of IPv4 without options, as we send it."""
-    return frame[12:14] == b"\x08\x00" and frame[23] == 47 and frame[34:38] == bytes.fromhex("20006558")
+    """Over IPv4 without options or IPv6 without extension headers, as we send it."""
+    return _gre(frame) != 0
 
 
 def vsid(frame: bytes) -> int:
-    return int.from_bytes(frame[38:41], "big")
+    """Of a frame that is NVGRE."""
+    key = _gre(frame) + 4
+    return int.from_bytes(frame[key : key + 3], "big")
+
+
+def _gre(frame: bytes) -> int:
+    """Where the GRE header of NVGRE begins; 0: there is none."""
+    match frame[12:14]:
+        case b"\x08\x00":
+            protocol, begin = 23, 34
+        case b"\x86\xdd":
+            protocol, begin = 20, 54
+        case _:
+            return 0
+    found = frame[protocol : protocol + 1] == b"\x2f" and frame[begin : begin + 4] == bytes.fromhex("20006558")
+    return begin if found else 0
 
 
 def write_pcap(path: Path, frames: Iterable[bytes]) -> None:

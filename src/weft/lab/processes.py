@@ -99,11 +99,21 @@ def _still_there(descriptors: list[int], wait_s: float) -> list[int]:
     return list(left)
 
 
+def _environ(entry: Path) -> bytes:
+    """In the middle of an execve it reads as empty for a moment; so it does for good of kernel threads and zombies."""
+    for _ in range(20):
+        try:
+            if found := (entry / "environ").read_bytes():
+                return found
+            (entry / "exe").readlink()
+        except OSError:  # gone, or a process without a program
+            return b""
+        time.sleep(0.001)
+    return b""
+
+
 def _marks(entry: Path) -> Mapping[str, str]:
-    try:
-        words = (entry / "environ").read_bytes().split(b"\0")
-    except OSError:  # gone, or a kernel's
-        return {}
+    words = _environ(entry).split(b"\0")
     wanted = (f"{MARK}=".encode(), f"{NAME}=".encode())
     return {
         key.decode(): value.decode(errors="replace")
