@@ -238,13 +238,25 @@ INLINE int nvgre_pop(struct __sk_buff *skb, const struct packet *p, const struct
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	bool outer_is6 = o->bytes != ETHERNET_BYTES + IPV4_BYTES + GRE_BYTES;
+	__s32 bytes = outer_is6 ? NVGRE6_BYTES : NVGRE4_BYTES;
 	struct ethernet *eth;
 	int rc;
 
-	/* Also what lets less than an IPv6 header remain of an IPv6 packet. */
-	if (weft_decap_l3 && (p->type == ETHERTYPE_IPV6) != outer_is6)
-		flags |= outer_is6 ? ADJ_ROOM_DECAP_L3_IPV4 : ADJ_ROOM_DECAP_L3_IPV6;
-	rc = bpf_skb_adjust_room(skb, outer_is6 ? -NVGRE6_BYTES : -NVGRE4_BYTES, BPF_ADJ_ROOM_MAC, flags);
+	/* skb->protocol must become the inner one's, since whoever segments goes by it; and it says whether what remains
+	 * is less than a header.
+	 */
+	if ((p->type == ETHERTYPE_IPV6) != outer_is6) {
+		if (weft_decap_l3) {
+			flags |= outer_is6 ? ADJ_ROOM_DECAP_L3_IPV4 : ADJ_ROOM_DECAP_L3_IPV6;
+		} else {
+			/* It takes off or puts on the difference of the headers, besides. */
+			rc = bpf_skb_change_proto(skb, p->type, 0);
+			if (rc)
+				return rc;
+			bytes += outer_is6 ? IPV4_BYTES - IPV6_BYTES : IPV6_BYTES - IPV4_BYTES;
+		}
+	}
+	rc = bpf_skb_adjust_room(skb, -bytes, BPF_ADJ_ROOM_MAC, flags);
 	if (rc)
 		return rc;
 	eth = (void *)(long)skb->data;
