@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench import processes
@@ -74,7 +75,7 @@ def run(context: Context) -> list[Figure]:
         with Client(up.paths.controller_url) as client:
             for port in ports:
                 time.sleep(0.02 + pause.random() * 0.02)
-                answered_s, programmed_s = _one(client, kernel, port)
+                answered_s, programmed_s = _one(up, client, kernel, port)
                 answers_ms.append(answered_s * 1000)
                 programmed_ms[port.attached].append(programmed_s * 1000)
                 if (port.number + 1) % 50 == 0:
@@ -99,26 +100,31 @@ def run(context: Context) -> list[Figure]:
     return [*figures, Figure("api_answer_p50", answered, "ms", ReportOnly("from the PUT to its answer, durable"))]
 
 
-def _one(client: Client, kernel: dict[str, dict[str, libbpf.Map]], port: NewPort) -> tuple[float, float]:
+def _one(up: lab.Lab, client: Client, kernel: dict[str, dict[str, libbpf.Map]], port: NewPort) -> tuple[float, float]:
     spec = {"virtual_subnet": "main/web", "host": port.host, "mac": port.mac, "addresses": [port.ca]}
     record, _ = layout.record(Record(VSID, port.ca, "100.64.1.2", port.mac))
     source = layout.SOURCE_KEY.pack(
         layout.SOURCE_BITS + 128, port.ifindex, layout.mac(port.mac), layout.FAMILY4, layout.address(port.ca)
     )
     own = kernel[port.host]
-    waiting: list[Callable[[], bytes | None]] = [
-        *(lambda of=of: of["records"].lookup(record) for of in kernel.values()),
-        lambda: own["ports"].lookup(layout.NUMBER.pack(port.ifindex)),
-        lambda: own["sources"].lookup(source),
-    ]
+    waiting: dict[str, Callable[[], bytes | None]] = {
+        **{f"its record on {host}": partial(of["records"].lookup, record) for host, of in kernel.items()},
+        f"its port on {port.host}": lambda: own["ports"].lookup(layout.NUMBER.pack(port.ifindex)),
+        f"its source on {port.host}": lambda: own["sources"].lookup(source),
+    }
     began = time.perf_counter()
     client.put(f"tenants/bench/ports/{port.label}", spec, create_only=True)
     answered = time.perf_counter()
     while waiting:
-        waiting = [look for look in waiting if look() is None]
+        waiting = {what: look for what, look in waiting.items() if look() is None}
         if waiting:
             if time.perf_counter() - answered > PATIENCE_S:
-                raise RuntimeError(f"port {port.label} was not programmed within {PATIENCE_S:g} s of the API's answer")
+                said = up.ask_agent(port.host, "GET", "/status")["ports"].get(f"tenants/bench/ports/{port.label}")
+                raise RuntimeError(
+                    f"{PATIENCE_S:g} s after the API's answer port {port.label}, "
+                    f"{'attached' if port.attached else 'found by name'}, lacks {', '.join(waiting)}; "
+                    f"its agent says {said}"
+                )
             time.sleep(POLL_S)
     return answered - began, time.perf_counter() - answered
 
