@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import GRE, Ether
 from scapy.packet import Packet
 
 from polling import eventually
-from weft.lab import plan
+from weft.lab import plan, shell
 from weft.lab.capture import Wire
 from weft.lab.lab import Lab
 from weft.lab.plan import Guest
@@ -72,11 +73,15 @@ def mac_of(namespace: str, interface: str) -> str:
 
 
 def outer(lab: Lab, to: str, source_pa: str, vsid: int, inner: Packet | bytes, **fields: object) -> bytes:
-    """A frame as another host would send it: NVGRE, from the fabric to a host. fields: of the outer IPv4 header."""
+    """A frame as another host would send it: NVGRE, from the fabric to a host. fields: of the outer IP header."""
     mac = mac_of(plan.host_namespace(lab.spec.name, to), plan.UPLINK)
-    header = {"src": source_pa, "dst": lab.spec.host(to).pa, "flags": "DF", "id": 0, **fields}
+    ends = {"src": source_pa, "dst": lab.spec.host(to).pa}
+    if ":" in source_pa:
+        header: Packet = IPv6(**{"nh": 47, **ends, **fields})
+    else:
+        header = IP(**{"proto": 47, **ends, "flags": "DF", "id": 0, **fields})
     nvgre = GRE(key_present=1, key=vsid << 8, proto=0x6558)
-    return bytes(Ether(dst=mac, src="02:00:00:00:00:99") / IP(proto=47, **header) / nvgre / bytes(inner))
+    return bytes(Ether(dst=mac, src="02:00:00:00:00:99") / header / nvgre / bytes(inner))
 
 
 def between(source: Guest, target: Guest, version: int = 4, mark: bytes = b"scene") -> Packet:
@@ -91,3 +96,32 @@ def between(source: Guest, target: Guest, version: int = 4, mark: bytes = b"scen
 
 def heard(wire: Wire, mark: bytes, within_s: float = 1.0) -> bool:
     return any(mark in frame for frame in wire.frames(lambda found: any(mark in each for each in found), within_s))
+
+
+def is_syn(frame: bytes) -> bool:
+    packet = Ether(frame)
+    return TCP in packet and packet[TCP].flags == "S"
+
+
+class connected:  # noqa: N801  # reads as a verb, as contextlib's do
+    """A TCP connection from one namespace to another: (client's end, server's end)."""
+
+    def __init__(self, lab: Lab, source: str, target: str, to: str) -> None:
+        family = socket.AF_INET6 if ":" in to else socket.AF_INET
+        self._listener = shell.within(
+            target, lambda: socket.create_server(("::" if ":" in to else "", 0), family=family)
+        )
+        self._client = shell.within(source, lambda: socket.socket(family, socket.SOCK_STREAM))
+        self._to = to
+
+    def __enter__(self) -> tuple[socket.socket, socket.socket]:
+        self._listener.settimeout(10)
+        self._client.settimeout(10)
+        self._client.connect((self._to, self._listener.getsockname()[1]))
+        self._server, _ = self._listener.accept()
+        self._server.settimeout(10)
+        return self._client, self._server
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self._listener, self._client, self._server):
+            each.close()

@@ -9,8 +9,7 @@ import pytest
 from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 
-from lab.scenes import address, dropped, guest_wire
-from weft.lab import shell
+from lab.scenes import address, connected, dropped, guest_wire, is_syn
 from weft.lab.lab import Lab
 
 PAIRS = pytest.mark.parametrize("target", ["blue/web-2", "blue/fat-2"])  # bridged, routed
@@ -49,9 +48,9 @@ def test_a_datagram_that_may_be_fragmented_is_sent_in_fragments_and_arrives(lab:
 @PAIRS
 def test_the_mss_of_a_syn_is_clamped(lab: Lab, target: str, version: int) -> None:
     guest, peer = lab.guest("blue/fat-1"), lab.guest(target)
-    with guest_wire(peer) as wire, _connected(lab, guest.namespace, peer.namespace, address(peer, version)):
-        frames = wire.frames(lambda found: any(map(_is_syn, found)))
-    options = dict(Ether(next(filter(_is_syn, frames)))[TCP].options)
+    with guest_wire(peer) as wire, connected(lab, guest.namespace, peer.namespace, address(peer, version)):
+        frames = wire.frames(lambda found: any(map(is_syn, found)))
+    options = dict(Ether(next(filter(is_syn, frames)))[TCP].options)
     assert options["MSS"] == 1458 - (40 if version == 4 else 60)
 
 
@@ -60,7 +59,7 @@ def test_the_mss_of_a_syn_is_clamped(lab: Lab, target: str, version: int) -> Non
 def test_a_bulk_transfer_of_a_guest_with_too_large_an_mtu_arrives_whole(lab: Lab, target: str, version: int) -> None:
     guest, peer = lab.guest("blue/fat-1"), lab.guest(target)
     sent = bytes(range(256)) * 16_384  # 4 MiB
-    with _connected(lab, guest.namespace, peer.namespace, address(peer, version)) as (ours, theirs):
+    with connected(lab, guest.namespace, peer.namespace, address(peer, version)) as (ours, theirs):
         writer = threading.Thread(target=lambda: (ours.sendall(sent), ours.shutdown(socket.SHUT_WR)))
         writer.start()
         got = bytearray()
@@ -68,32 +67,3 @@ def test_a_bulk_transfer_of_a_guest_with_too_large_an_mtu_arrives_whole(lab: Lab
             got += piece
         writer.join()
     assert bytes(got) == sent
-
-
-def _is_syn(frame: bytes) -> bool:
-    packet = Ether(frame)
-    return TCP in packet and packet[TCP].flags == "S"
-
-
-class _connected:  # noqa: N801  # reads as a verb, as contextlib's do
-    """A TCP connection from one namespace to another: (client's end, server's end)."""
-
-    def __init__(self, lab: Lab, source: str, target: str, to: str) -> None:
-        family = socket.AF_INET6 if ":" in to else socket.AF_INET
-        self._listener = shell.within(
-            target, lambda: socket.create_server(("::" if ":" in to else "", 0), family=family)
-        )
-        self._client = shell.within(source, lambda: socket.socket(family, socket.SOCK_STREAM))
-        self._to = to
-
-    def __enter__(self) -> tuple[socket.socket, socket.socket]:
-        self._listener.settimeout(10)
-        self._client.settimeout(10)
-        self._client.connect((self._to, self._listener.getsockname()[1]))
-        self._server, _ = self._listener.accept()
-        self._server.settimeout(10)
-        return self._client, self._server
-
-    def __exit__(self, *_: object) -> None:
-        for each in (self._listener, self._client, self._server):
-            each.close()

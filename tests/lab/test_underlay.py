@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import Ether
 
 from lab.scenes import address, fabric_wire
 from weft.lab import capture
+from weft.lab.capture import is_nvgre
 from weft.lab.lab import Lab
 from weft.lab.traffic import Stream
 
@@ -60,7 +59,7 @@ def test_a_stream_crosses_without_a_loss(other: Lab) -> None:
 def test_tshark_reads_what_is_on_the_wire(other: Lab, tmp_path: Path) -> None:
     with fabric_wire(other, "h1") as wire:
         other.exec("t/a", "ping", "-c", "1", "-W", "2", address(other.guest("t/b")))
-        frames = [frame for frame in wire.frames(lambda found: len(found) > 8, within_s=0.3) if _is_gre(frame)]
+        frames = [frame for frame in wire.frames(lambda found: len(found) > 8, within_s=0.3) if is_nvgre(frame)]
     capture.write_pcap(tmp_path / "wire.pcap", frames)
     decoded = capture.decode_json(tmp_path / "wire.pcap")
     with other.client() as client:
@@ -69,8 +68,3 @@ def test_tshark_reads_what_is_on_the_wire(other: Lab, tmp_path: Path) -> None:
     assert {layers["gre"]["gre.proto"] for layers in decoded} == {"0x6558"}
     # Warnings and errors of tshark's own: 0x600000 and above.
     assert capture.decode(tmp_path / "wire.pcap", "-Y", "_ws.malformed || _ws.expert.severity >= 6291456") == ""
-
-
-def _is_gre(frame: bytes) -> bool:
-    packet = Ether(frame)
-    return packet[IPv6].nh == 47 if IPv6 in packet and packet.type == 0x86DD else capture.is_nvgre(frame)
