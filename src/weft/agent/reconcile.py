@@ -158,10 +158,11 @@ class Reconciler:
     async def run(self) -> None:
         while True:
             await self._wait()
-            work, self._queue, self._queued_rows = self._queue, deque(), 0
-            waiting, self._waiting = self._waiting, []
-            self._room.set()
-            work.extend(self._due())
+            work = self._next()
+            waiting: list[asyncio.Future[None]] = []
+            if not self._queue:
+                waiting, self._waiting = self._waiting, waiting
+                work.extend(self._due())
             if work:
                 await self.on_worker(lambda work=work: self._carry_out(work))  # type: ignore[misc]
                 self.progress.runs += 1
@@ -169,6 +170,21 @@ class Reconciler:
             for done in waiting:
                 if not done.done():
                     done.set_result(None)
+
+    def _next(self) -> deque[Work]:
+        """What one run carries out. A Prune begins a run of its own: all that is desired is programmed by then, and is
+        reported before what is left over of a former agent is looked for, which takes its time in large tables.
+        """
+        work, left = self._queue, deque[Work]()
+        for rank, each in enumerate(work):
+            if rank and isinstance(each, Prune):
+                left = deque(islice(work, rank, None))
+                work = deque(islice(work, rank))
+                self._awake.set()
+                break
+        self._queue, self._queued_rows = left, sum(map(_size, left))
+        self._room.set()
+        return work
 
     async def stop(self) -> None:
         """Let go, with whatever call is under way brought to its end. What is programmed stays."""
@@ -239,6 +255,8 @@ class Reconciler:
                         self._cache.write(following)
                         puts.extend(following.puts)
                     self._put(_in_order(puts))
+                    # While much comes in there is nothing to compare with yet; that would only hold it up.
+                    self._repair_at_s = self._clock.now_s() + REPAIR_S
                 case Batch() as batch:
                     self._cache.write(batch)
                     self._put(batch.delta.puts)

@@ -19,7 +19,7 @@ from typing import TypeVar
 from weft.contracts.clock import Clock
 from weft.kit.clock import MonotonicClock
 from weft.policy.delta import Delta, ScopedDelta
-from weft.policy.rows import ORDER, TABLES, Key, Row, Scope
+from weft.policy.rows import ORDER, TABLES, Key, Row, Scope, is_host_scope
 from weft.wire import feed as wire
 
 _RANK = {kind: ORDER[table] for table, kind in TABLES.items()}
@@ -242,6 +242,9 @@ class FeedLog:
         snapshot = self._snapshots.get(scope)
         if snapshot is None:
             snapshot = _Snapshot(scope, self._rows(scope), self._limits.frame_rows, self.counters)
+            if is_host_scope(scope):
+                # Nobody else wants it; kept, many of them would push out what all want.
+                return snapshot
             self._snapshots[scope] = snapshot
             self._snapshot_rows += snapshot.size
             while self._snapshot_rows > self._limits.snapshot_rows and len(self._snapshots) > 1:

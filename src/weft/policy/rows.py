@@ -150,5 +150,10 @@ def host_scope(host: str) -> Scope:
     return f"host:{host}"
 
 
+def is_host_scope(scope: Scope) -> bool:
+    """Whether one host alone has the scope."""
+    return scope.startswith("host:")
+
+
 def domain_scope(rdid: str) -> Scope:
     return f"rd:{rdid}"
