@@ -333,6 +333,28 @@ async def test_an_interface_that_may_be_of_two_ports_is_bound_to_none_and_report
         await until(lambda: here.plane.bindings == {one: "eth7", other: "tapapplication"})
 
 
+async def test_an_interface_found_by_name_stays_closed_when_its_port_goes_also_after_a_restart(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    async with here.controller.serving():
+        async with here.agent() as agent:
+            here.controller.put(port(DATABASE, 3))
+            here.links.set("tapdatabase-1", 40)
+            await until(lambda: here.plane.bindings == {DATABASE: "tapdatabase-1"})
+            here.controller.put(deletes=(port(DATABASE, 3).key,))
+            await until(lambda: agent.reconciler.progress.revision == here.controller.revision)
+            assert here.plane.bindings == {DATABASE: "tapdatabase-1"}
+        here.plane.bindings = {}
+        async with here.agent():
+            await until(lambda: here.plane.bindings == {DATABASE: "tapdatabase-1"})
+            _, said = await here.ask("GET", "/status")
+            assert said["ports"][DATABASE]["state"] == "down"  # type: ignore[index, call-overload]
+            status, _ = await here.ask("POST", "/attach", {"port": WEB, "interface": "tapdatabase-1"})
+            assert status == 200
+            assert here.plane.bindings == {WEB: "tapdatabase-1"}
+
+
 async def test_attaching_what_cannot_be_attached_is_refused_with_the_reason(
     scene: Callable[[], Awaitable[Scene]],
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.agent.bindings import Attachments, Plan, plan, tap_of
+from weft.agent.bindings import Attachments, Found, Plan, plan, tap_of
 from weft.agent.links import Link
 from weft.kit.errors import Conflict, Missing, Rejected
 
@@ -46,13 +46,46 @@ def test_the_plan_of_bindings(
     assert plan(ports, explicit, links(*present), uplinks) == expected
 
 
+TAP = tap_of(A)
+
+
+@pytest.mark.parametrize(
+    ("ports", "explicit", "present", "uplinks", "expected"),
+    [
+        pytest.param([A, B], {}, [TAP], NO_UPLINKS, {A: TAP}, id="a port that comes later takes nothing away"),
+        pytest.param([], {}, [TAP], NO_UPLINKS, {A: TAP}, id="an interface whose port is gone stays closed"),
+        pytest.param([B], {}, [TAP], NO_UPLINKS, {B: TAP}, id="until another port has its name"),
+        pytest.param([], {SHORT: TAP}, [TAP], NO_UPLINKS, {SHORT: TAP}, id="or is attached to it"),
+        pytest.param([], {}, [], NO_UPLINKS, {}, id="or it goes itself"),
+        pytest.param([], {}, [TAP], frozenset({TAP}), {}, id="or is an uplink"),
+        pytest.param([A], {A: "lan"}, ["lan", TAP], NO_UPLINKS, {A: "lan"}, id="or its port is attached elsewhere"),
+    ],
+)
+def test_what_was_found_before(
+    ports: list[str], explicit: dict[str, str], present: list[str], uplinks: frozenset[str], expected: dict[str, str]
+) -> None:
+    assert plan(ports, explicit, links(*present), uplinks, {A: TAP}).bindings == expected
+
+
+def test_what_was_found_is_known_after_a_start_and_no_start_fails_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    Found(path).keep({A: TAP})
+    again = Found(path)
+    again.load()
+    assert again.interfaces == {A: TAP}
+    path.write_text("{", encoding="utf-8")
+    torn = Found(path)
+    torn.load()
+    assert torn.interfaces == {}
+
+
 def test_attachments_are_there_again_after_a_start(tmp_path: Path) -> None:
     path = tmp_path / "bindings.json"
     attachments = Attachments(path)
     attachments.load()
-    attachments.attach(A, "eth7", Plan(), links("eth7", "eth8"), NO_UPLINKS)
-    attachments.attach(A, "eth8", Plan(), links("eth7", "eth8"), NO_UPLINKS)  # moved
-    attachments.attach(SHORT, "eth7", Plan(), links("eth7", "eth8"), NO_UPLINKS)
+    attachments.attach(A, "eth7", {}, links("eth7", "eth8"), NO_UPLINKS)
+    attachments.attach(A, "eth8", {}, links("eth7", "eth8"), NO_UPLINKS)  # moved
+    attachments.attach(SHORT, "eth7", {}, links("eth7", "eth8"), NO_UPLINKS)
     attachments.detach(SHORT)
     again = Attachments(path)
     again.load()
@@ -63,9 +96,9 @@ def test_attachments_are_there_again_after_a_start(tmp_path: Path) -> None:
 def test_an_interface_of_another_port_is_refused_whether_said_or_found(tmp_path: Path) -> None:
     attachments = Attachments(tmp_path / "bindings.json")
     with pytest.raises(Conflict, match=f"{tap_of(A)} is the interface of {A}"):
-        attachments.attach(SHORT, tap_of(A), Plan({A: tap_of(A)}), links(tap_of(A)), NO_UPLINKS)
+        attachments.attach(SHORT, tap_of(A), {A: tap_of(A)}, links(tap_of(A)), NO_UPLINKS)
     with pytest.raises(Missing, match="no interface 'eth9'"):
-        attachments.attach(A, "eth9", Plan(), links("eth7"), NO_UPLINKS)
+        attachments.attach(A, "eth9", {}, links("eth7"), NO_UPLINKS)
     assert not (tmp_path / "bindings.json").exists()
 
 

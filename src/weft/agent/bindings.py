@@ -19,10 +19,13 @@ TAP_CHARACTERS = 11
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """bindings: port -> interface. ambiguous: interface -> the ports that it may be of, none of which gets it."""
+    """bindings: port -> interface. ambiguous: interface -> the ports that it may be of; the one that has it already keeps
+    it, else none gets it. found: those of the bindings that were not said, also of ports that are gone.
+    """
 
     bindings: Mapping[str, str] = field(default_factory=dict)
     ambiguous: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    found: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def tap_of(port: str) -> str:
@@ -30,23 +33,64 @@ def tap_of(port: str) -> str:
     return TAP + port.rpartition("/")[2][:TAP_CHARACTERS]
 
 
-def plan(ports: Iterable[str], explicit: Mapping[str, str], links: Mapping[str, Link], uplinks: frozenset[str]) -> Plan:
-    """What is to be bound now. What was said goes first; an interface that does not exist is bound by nobody."""
+def plan(
+    ports: Iterable[str],
+    explicit: Mapping[str, str],
+    links: Mapping[str, Link],
+    uplinks: frozenset[str],
+    former: Mapping[str, str] | None = None,
+) -> Plan:
+    """What is to be bound now. What was said goes first; an interface that does not exist is bound by nobody.
+
+    former: what was found last. A port that comes later takes nobody's interface away, and an interface whose port goes
+    stays bound, and so closed: its guest may well be running, and would be let loose on the host's own stack.
+    """
     bindings = {port: interface for port, interface in explicit.items() if interface in links}
     taken = frozenset(explicit.values()) | uplinks
+    holders = {interface: port for port, interface in (former or {}).items()}
     candidates: dict[str, list[str]] = {}
     for port in ports:
         if port not in explicit:
             candidates.setdefault(tap_of(port), []).append(port)
+    found: dict[str, str] = {}
     ambiguous: dict[str, tuple[str, ...]] = {}
-    for interface, found in candidates.items():
+    for interface, of in candidates.items():
         if interface not in links or interface in taken:
             continue
-        if len(found) == 1:
-            bindings[found[0]] = interface
-        else:
-            ambiguous[interface] = tuple(sorted(found))
-    return Plan(bindings, ambiguous)
+        if len(of) > 1:
+            ambiguous[interface] = tuple(sorted(of))
+        if len(of) == 1:
+            found[of[0]] = interface
+        elif holders.get(interface) in of:
+            found[holders[interface]] = interface
+    for interface, port in holders.items():
+        if interface in links and interface not in taken and interface not in candidates and port not in explicit:
+            found[port] = interface
+    return Plan({**bindings, **found}, ambiguous, found)
+
+
+class Found:
+    """What was found by name last, on disk, for the next start. Only a memory: losing it refuses nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.interfaces: Mapping[str, str] = {}
+
+    def load(self) -> None:
+        try:
+            found = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return
+        if isinstance(found, dict) and all(isinstance(interface, str) for interface in found.values()):
+            self.interfaces = found
+
+    def keep(self, interfaces: Mapping[str, str]) -> None:
+        """Raises OSError when the disk does not take it; it is remembered all the same."""
+        if interfaces != self.interfaces:
+            self.interfaces = interfaces
+            beside = self._path.with_name(self._path.name + ".new")
+            beside.write_text(json.dumps(interfaces, indent=1, sort_keys=True), encoding="utf-8")
+            beside.replace(self._path)
 
 
 class Attachments:
@@ -74,9 +118,17 @@ class Attachments:
         return self._interfaces
 
     def attach(
-        self, port: str, interface: str, current: Plan, links: Mapping[str, Link], uplinks: frozenset[str]
+        self,
+        port: str,
+        interface: str,
+        current: Mapping[str, str],
+        links: Mapping[str, Link],
+        uplinks: frozenset[str],
     ) -> None:
-        """Raises Missing for an interface that is not there, Conflict for one that is another's."""
+        """Raises Missing for an interface that is not there, Conflict for one that is another's.
+
+        current: what the ports that there are have now.
+        """
         parse_name_of(Kind.PORT, port)
         link = links.get(interface)
         if link is None:
@@ -85,7 +137,7 @@ class Attachments:
             raise Conflict(f"{interface} is this host's uplink; a port's interface is the guest's own", "interface")
         if link.loopback:
             raise Conflict(f"{interface} is this host's loopback; a port's interface is the guest's own", "interface")
-        for other, taken in (*self._interfaces.items(), *current.bindings.items()):
+        for other, taken in (*self._interfaces.items(), *current.items()):
             if taken == interface and other != port:
                 raise Conflict(f"{interface} is the interface of {other}; detach that first", "interface")
         self._write({**self._interfaces, port: interface})

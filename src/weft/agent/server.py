@@ -61,7 +61,7 @@ class Api:
         agent = self._agent
         usage = await agent.reconciler.ask(lambda plane: dict(plane.usage()))
         progress = agent.reconciler.progress
-        names = sorted({*agent.ports, *agent.attachments.interfaces})
+        names = sorted({*agent.ports, *agent.attachments.interfaces, *agent.plan.found})
         return _json(
             {
                 "host": agent.host,

@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 
 from weft.agent import report
-from weft.agent.bindings import Attachments, Plan, plan
+from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
 from weft.agent.links import Links
 from weft.agent.reconcile import Bind, Prune, Reconciler, Start
@@ -78,6 +78,8 @@ class Agent:
         self.attachments = Attachments(state / "bindings.json")
         # Before anybody can attach anything. Raises Rejected for a file that it cannot go on from.
         self.attachments.load()
+        self._found = Found(state / "found.json")
+        self._found.load()
         self._cache = Cache(state / "policy.ndjson", clock)
         self._clock = clock
         self._random = random
@@ -138,7 +140,8 @@ class Agent:
 
     async def attach(self, port: str, interface: str) -> None:
         """From now on the port is behind the interface. Returns when the data plane was told."""
-        self.attachments.attach(port, interface, self.plan, self.links.by_name(), self._uplinks)
+        current = {name: of for name, of in self.plan.bindings.items() if name in self._ports}
+        self.attachments.attach(port, interface, current, self.links.by_name(), self._uplinks)
         await self._attachments_changed()
 
     async def detach(self, port: str) -> None:
@@ -252,7 +255,8 @@ class Agent:
     def _bind(self) -> None:
         """Work out who is bound to what, and tell the data plane when it is something else than before."""
         links = self.links.by_name()
-        former, self.plan = self.plan, plan(self._ports, self.attachments.interfaces, links, self._uplinks)
+        former = self.plan
+        self.plan = plan(self._ports, self.attachments.interfaces, links, self._uplinks, self._found.interfaces)
         for interface, ports in self.plan.ambiguous.items():
             if interface not in former.ambiguous:
                 _log.warning("an interface may be of several ports; attach one", interface=interface, ports=ports)
@@ -263,6 +267,10 @@ class Agent:
         indexes = {interface: links[interface].index for interface in self.plan.bindings.values()}
         if self._bound != (self.plan.bindings, indexes):
             self._bound = (self.plan.bindings, indexes)
+            try:
+                self._found.keep(self.plan.found)
+            except OSError as fault:
+                _log.warning("what was found by name is not on disk", reason=str(fault))
             self.reconciler.submit(Bind(self.plan.bindings))
 
     async def _follow_links(self) -> None:
