@@ -19,8 +19,8 @@ TAP_CHARACTERS = 11
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """bindings: port -> interface. ambiguous: interface -> the ports that it may be of; the one that has it already keeps
-    it, else none gets it. found: those of the bindings that were not said, also of ports that are gone.
+    """bindings: port -> interface. ambiguous: interface -> the ports that it may be of; the one that has it already
+    keeps it, else none gets it. found: those of the bindings that were not said, also of ports that are gone.
     """
 
     bindings: Mapping[str, str] = field(default_factory=dict)
@@ -63,10 +63,9 @@ def plan(
             found[of[0]] = interface
         elif holders.get(interface) in of:
             found[holders[interface]] = interface
-    for interface, port in holders.items():
-        if interface in links and interface not in taken and interface not in candidates and port not in explicit:
-            found[port] = interface
-    return Plan({**bindings, **found}, ambiguous, found)
+    left = links.keys() - taken - candidates.keys()
+    kept = {port: interface for interface, port in holders.items() if interface in left and port not in explicit}
+    return Plan({**bindings, **found, **kept}, ambiguous, {**found, **kept})
 
 
 class Found:
