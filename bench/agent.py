@@ -8,8 +8,8 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -193,6 +193,7 @@ class _Server:
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0)  # what they cancelled in turn ends as well
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -216,10 +217,10 @@ class _Server:
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         self.asked_at = time.monotonic()
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n")
-        chunks: AsyncIterator[bytes] = self.feed.stream(HOST)
-        async for chunk in chunks:
-            writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-            await writer.drain()
+        async with aclosing(self.feed.stream(HOST)) as chunks:
+            async for chunk in chunks:
+                writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                await writer.drain()
 
     def _heard(self, body: bytes) -> None:
         if json.loads(body or b"{}").get("revision") == REVISION and not self.reported.is_set():
