@@ -165,6 +165,19 @@ def test_nvgre_over_ipv4_is_none_of_a_host_that_has_an_ipv6_pa_only(six: Lab) ->
     assert (received(six, "h2", UPLINK), drops(six, "h2", UPLINK)) == before
 
 
+def test_a_host_may_route_by_the_routers_link_local_address_as_advertisements_say(six: Lab) -> None:
+    shown = six.exec("h1", "ping", "-c", "1", "-W", "2", "ff02::2%eth0").stdout  # all routers of the link
+    router = next(word for word in shown.split() if word.startswith("fe80:")).partition("%")[0]
+    assert six.exec("h1", "ip", "-6", "route", "replace", "default", "via", router, "dev", "eth0").returncode == 0
+    try:
+        six.exec("h1", "ip", "-6", "neighbour", "flush", "dev", "eth0")
+        to = address(six.guest("blue/web-2"))
+        done = six.exec("blue/web-1", "ping", "-c", "3", "-i", "0.05", "-W", "2", to)
+        assert "3 received" in done.stdout, "a neighbour that is not known yet is asked for, and nothing is lost"
+    finally:
+        six.exec("h1", "ip", "-6", "route", "replace", "default", "via", six.spec.host("h1").gateway, "dev", "eth0")
+
+
 def test_a_guest_moves_to_a_host_in_another_subnet_of_the_underlay_and_is_found_there(
     six: Lab, awake: Responders
 ) -> None:

@@ -48,6 +48,22 @@ def test_the_largest_packet_crosses_and_one_byte_more_is_told_the_size(other: La
         other.exec("t/a", "ip", "link", "set", "eth0", "mtu", str(largest(other)))
 
 
+def test_the_locked_mtu_of_a_hosts_route_is_what_guests_are_told(other: Lab) -> None:
+    version, host = (6 if ":" in other.spec.hosts[0].pa else 4), other.guest("t/a").host
+    route = ("ip", f"-{version}", "route", "replace", "default", "via", other.spec.host(host).gateway, "dev", "eth0")
+    told = 1400 - (62 if version == 6 else 42)
+    assert other.exec(host, *route, "mtu", "lock", "1400").returncode == 0
+    try:
+        to = address(other.guest("t/b"))
+        done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(told - 27), "-W", "2", to)
+        assert f"mtu = {told}" in done.stdout + done.stderr
+        done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(told - 28), "-W", "2", to)
+        assert "1 received" in done.stdout
+    finally:
+        other.exec(host, *route)
+        other.exec("t/a", "ip", "route", "flush", "cache")
+
+
 def test_a_stream_crosses_without_a_loss(other: Lab) -> None:
     source, target = other.guest("t/a"), other.guest("t/b")
     with Stream(source, target, address(target), per_second=2000) as stream:
