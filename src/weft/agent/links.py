@@ -18,7 +18,8 @@ from typing import Protocol
 _RTMGRP_LINK = 1
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+_TRIES = 5
 _IFLA_IFNAME = 3
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 
@@ -105,6 +106,18 @@ def _open(groups: int) -> socket.socket:
 def _dump() -> dict[int, Link]:
     """Every interface there is now."""
     found: dict[int, Link] = {}
+    for _ in range(_TRIES):
+        listed, whole = _list()
+        found |= listed
+        if whole:
+            return listed
+    return found
+
+
+def _list() -> tuple[dict[int, Link], bool]:
+    """Whole: none came or went meanwhile. Else others may be missing: before Linux 6.11 the kernel loses its place."""
+    whole = True
+    found: dict[int, Link] = {}
     with _open(0) as asking:
         asking.setblocking(True)
         body = _IFINFO.pack(0, 0, 0, 0, 0)
@@ -113,14 +126,16 @@ def _dump() -> dict[int, Link]:
         while True:
             data = asking.recv(_RECEIVE_BYTES)
             found.update((link.index, link) for _, link in _links(data))
-            if any(kind == _NLMSG_DONE for kind, _ in _messages(data)):
-                return found
+            whole &= not any(flags & _NLM_F_DUMP_INTR for _, flags, _ in _messages(data))
+            if any(kind == _NLMSG_DONE for kind, _, _ in _messages(data)):
+                return found, whole
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Kind, flags, body."""
     offset = 0
     while offset + _HEADER.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
+        length, kind, flags, _, _ = _HEADER.unpack_from(data, offset)
         if length < _HEADER.size:
             return
         body = data[offset + _HEADER.size : offset + length]
@@ -128,12 +143,12 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
             (code,) = struct.unpack_from("=i", body)
             if code:
                 raise OSError(-code, os.strerror(-code))
-        yield kind, body
+        yield kind, flags, body
         offset += (length + 3) & ~3
 
 
 def _links(data: bytes) -> Iterator[tuple[int, Link]]:
-    for kind, body in _messages(data):
+    for kind, _, body in _messages(data):
         if kind not in (_RTM_NEWLINK, _RTM_DELLINK):
             continue
         family, _, index, flags, _ = _IFINFO.unpack_from(body)

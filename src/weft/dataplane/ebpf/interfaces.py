@@ -17,6 +17,8 @@ _ATTRIBUTE = struct.Struct("=HH")
 _NUMBER = struct.Struct("=I")
 _ERROR, _DONE, _NEWLINK, _GETLINK = 2, 3, 16, 18
 _REQUEST_DUMP = 0x301
+_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
+_TRIES = 5
 _IFNAME, _MTU, _LINKINFO, _EXT_MASK, _LINK_NETNSID = 3, 4, 18, 29, 37
 _INFO_KIND = 1
 _SKIP_STATS = 8
@@ -41,20 +43,33 @@ class Interface:
 
 def interfaces() -> dict[str, Interface]:
     """All of this thread's network namespace, by name."""
+    found: dict[str, Interface] = {}
+    for _ in range(_TRIES):
+        listed, whole = _list()
+        found |= listed
+        if whole:
+            return listed
+    return found
+
+
+def _list() -> tuple[dict[str, Interface], bool]:
+    """Whole: none came or went meanwhile. Else others may be missing: before Linux 6.11 the kernel loses its place."""
     mask = _ATTRIBUTE.pack(8, _EXT_MASK) + _NUMBER.pack(_SKIP_STATS)
     request = _LINK.pack(0, 0, 0, 0, 0) + mask
     found: dict[str, Interface] = {}
+    whole = True
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         netlink.send(_HEADER.pack(_HEADER.size + len(request), _GETLINK, _REQUEST_DUMP, 1, 0) + request)
         while True:
             data = netlink.recv(1 << 18)
             at = 0
             while at < len(data):
-                length, kind, _, _, _ = _HEADER.unpack_from(data, at)
+                length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+                whole &= not flags & _INTERRUPTED
                 body = data[at + _HEADER.size : at + length]
                 at += (length + 3) & ~3
                 if kind == _DONE:
-                    return found
+                    return found, whole
                 if kind == _ERROR:
                     number = -struct.unpack_from("=i", body)[0]
                     raise OSError(number, f"the kernel does not list its interfaces: {os.strerror(number)}")
