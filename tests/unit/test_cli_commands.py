@@ -279,6 +279,34 @@ def test_completion_prints_a_script(shell: str) -> None:
     assert "_WEFT_COMPLETE" in result.stdout
 
 
+def completed(url: str, line: str) -> list[str]:
+    """What bash is offered for the last word of the line."""
+    environment = {"_WEFT_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    result = CliRunner().invoke(main, prog_name="weft", env={**environment, "WEFT_CONTROLLER": url})
+    return [word.removeprefix("plain,") for word in result.stdout.splitlines() if word]
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("weft des", ["describe"]),
+        ("weft get vir", ["virtual-subnets"]),
+        ("weft describe blue/w", ["blue/web-1", "blue/web-2"]),
+        ("weft describe blue/prod/w", ["blue/prod/web"]),
+        ("weft delete host h", ["h1", "h2"]),
+        ("weft trace --from blue/web-2", ["blue/web-2"]),
+        ("weft get port red/", []),
+    ],
+)
+@pytest.mark.usefixtures("weft")
+def test_a_shell_completes_commands_kinds_and_names(url: str, line: str, offered: list[str]) -> None:
+    assert completed(url, line) == offered
+
+
+def test_completion_says_nothing_where_no_controller_answers() -> None:
+    assert completed("http://127.0.0.1:1", "weft describe blue/w") == []
+
+
 def test_help_imports_no_http_client_no_yaml_and_no_rich() -> None:
     """What makes it answer at once, held by what it imports and not by a clock."""
     program = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from weft.cli import references, session, show
+from weft.cli import complete, references, session, show
 from weft.cli.session import ExitCode, Failed, Output
 from weft.kit.errors import Rejected
 
@@ -49,7 +49,7 @@ def apply(files: tuple[str, ...], dry_run: bool, removal: bool, ignore_missing: 
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="[KIND] NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="[KIND] NAME...", shell_complete=complete.kinds_and_names)
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--ignore-missing", is_flag=True, help="What is not there is no error.")
 @session.with_output(Output.NAME)

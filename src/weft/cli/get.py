@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from weft.cli import references, session, show
+from weft.cli import complete, references, session, show
 from weft.cli.references import short
 from weft.cli.session import Output
 from weft.model.names import Kind, domain_of, find_kind, kind_of, label_of
@@ -55,7 +55,10 @@ def port_state(status: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("words", nargs=-1, required=True, metavar="KIND|NAME [NAME...] [FIELD=VALUE...]")
+@click.argument(
+    "words", nargs=-1, required=True, metavar="KIND|NAME [NAME...] [FIELD=VALUE...]",
+    shell_complete=complete.kinds_and_names,
+)  # fmt: skip
 @session.with_output(Output.YAML, Output.NAME)
 @session.with_controller
 def get(words: tuple[str, ...], output: Output, url: str) -> None:
@@ -129,7 +132,7 @@ def _table(kind: Kind, items: Iterable[Item]) -> None:
 
 
 @click.command()
-@click.argument("words", nargs=-1, required=True, metavar="[KIND] NAME")
+@click.argument("words", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete.kinds_and_names)
 @session.with_output(Output.YAML)
 @session.with_controller
 def describe(words: tuple[str, ...], output: Output, url: str) -> None:

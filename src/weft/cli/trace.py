@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from weft.cli import references, session, show
+from weft.cli import complete, references, session, show
 from weft.cli.session import ExitCode, Output
 from weft.kit.errors import Rejected
 from weft.model.names import Kind
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--from", "source", required=True, metavar="PORT", help="The port that sends, such as blue/web-1.")
+@click.option(
+    "--from", "source", required=True, metavar="PORT", shell_complete=complete.ports,
+    help="The port that sends, such as blue/web-1.",
+)  # fmt: skip
 @click.option("--to", metavar="ADDRESS", help="The address to reach.")
 @click.option("--protocol", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp", show_default=True, help="Of it.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where to, with tcp and udp.  [default: 80]")
