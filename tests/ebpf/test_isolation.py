@@ -122,3 +122,15 @@ def test_two_processes_do_not_share_a_hosts_data_plane(make: Callable[[], EbpfDa
         make()
     plane.close()
     make().close()
+
+
+def test_what_somebody_else_put_among_the_links_stops_nothing(
+    make: Callable[[], EbpfDataPlane], host: Netns, pins: Path
+) -> None:
+    (pins / "links" / "theirs").mkdir(parents=True)
+    plane = make()
+    assert plane.bind({A: "port0"}) == []
+    assert plane.bind({}) == []
+    assert [path.name for path in bpffs.entries(pins / "links")] == ["theirs"]
+    bpffs.remove(pins / "links" / "theirs")
+    plane.close()

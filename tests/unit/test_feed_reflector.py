@@ -10,7 +10,7 @@ import pytest
 from weft.feed.log import Gone
 from weft.feed.reflector import BACKOFF_MOST_S, Batch, Connected, Event, Lost, Piece, Reflector, follow
 from weft.kit.errors import Rejected, Retry
-from weft.policy.rows import Record
+from weft.policy.rows import Host, Record
 from weft.wire import feed as wire
 
 SCOPE, OTHER = "rd:5e1", "rd:0ff"
@@ -176,6 +176,16 @@ def test_a_stream_that_contradicts_itself_is_refused(lines: list[bytes], said: s
         reflector.feed(line)
     with pytest.raises(Rejected, match=said):
         reflector.feed(last)
+
+
+def test_what_is_another_hosts_own_is_refused() -> None:
+    reflector = Reflector(host="hosts/h1")
+    reflector.connected()
+    reflector.feed(wire.encode_rows("host:hosts/h1", [Host("hosts/h1", ("192.0.2.1",), ())]))
+    with pytest.raises(Rejected, match="the feed sends host:hosts/h2; this is host:hosts/h1"):
+        reflector.feed(wire.encode_rows("host:hosts/h2", [Host("hosts/h2", ("192.0.2.2",), ())]))
+    reflector.connected()
+    assert [row.key for row in reflector.tables.rows()] == [("hosts", "hosts/h1")]
 
 
 def test_a_row_that_was_put_and_taken_back_before_the_bookmark_is_not_put() -> None:

@@ -83,7 +83,7 @@ class Agent:
         self._cache = Cache(state / "policy.ndjson", clock)
         self._clock = clock
         self._random = random
-        self._reflector = Reflector()
+        self._reflector = Reflector(host=host)
         self._ports: dict[str, Port] = {}
         self._uplinks: frozenset[str] = frozenset()
         self._known = False  # policy was read, from the disk or the controller: what is not in it need not be bound
@@ -171,7 +171,7 @@ class Agent:
             self._bind()
             return
         _log.info("policy read from disk", revision=loaded.revision, rows=len(loaded.tables))
-        self._reflector = Reflector(loaded.tables, loaded.revision)
+        self._reflector = Reflector(loaded.tables, loaded.revision, self.host)
         self._known = True
         rows = tuple(loaded.tables.rows())
         self._learn_all(loaded.tables)

@@ -16,7 +16,7 @@ from weft.contracts.clock import Clock
 from weft.feed.log import Gone
 from weft.kit.errors import Rejected, Retry
 from weft.policy.delta import Delta, ordered
-from weft.policy.rows import Key, Row, Scope
+from weft.policy.rows import Key, Row, Scope, host_scope, is_host_scope
 from weft.wire import feed as wire
 
 #: A line longer than this is no frame of ours, and is not waited for.
@@ -115,7 +115,9 @@ class Tables:
 class Reflector:
     """One host's tables, kept equal to what the feed says. Never forgets a row that it was not told to."""
 
-    def __init__(self, tables: Tables | None = None, revision: int | None = None) -> None:
+    def __init__(self, tables: Tables | None = None, revision: int | None = None, host: str | None = None) -> None:
+        """host: whose feed it is; rows that are another host's own are refused."""
+        self._own_scope = None if host is None else host_scope(host)
         self.tables = tables or Tables()
         #: What to resume from; None: the tables are at no one revision, so only everything will do.
         self.revision = revision
@@ -131,6 +133,8 @@ class Reflector:
     def feed(self, line: bytes) -> Piece | Batch | None:
         """One line. Raises Rejected for a line that may not be there, and is then as before it."""
         frame = self._decoder.decode(line)
+        if isinstance(frame, wire.Rows) and self._own_scope not in (None, frame.scope) and is_host_scope(frame.scope):
+            raise Rejected(f"the feed sends {frame.scope}; this is {self._own_scope}")
         if isinstance(self._phase, _Opening):
             if isinstance(frame, wire.Resume):
                 if frame.revision != self.revision:

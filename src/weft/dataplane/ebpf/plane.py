@@ -439,7 +439,8 @@ class EbpfDataPlane:
         found = []
         for path in bpffs.entries(self._pins / "links"):
             digits, _, who = path.name.partition("-")
-            found.append(Attachment(int(digits), who))
+            if digits.isdecimal() and who:  # else it is not ours
+                found.append(Attachment(int(digits), who))
         return found
 
     def _attach(self, attachment: Attachment, *, swap: bool = False) -> int:
