@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.scenes import address, fabric_wire
+from lab.scenes import UPLINK, address, fabric_wire
 from polling import eventually
 from weft.lab import plan, shell
 from weft.lab.capture import Wire
@@ -217,3 +217,25 @@ def test_udp_datagrams_that_the_sender_handed_over_together_arrive_each(routed: 
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
         sender.send(b"".join(datagrams))
         assert [listener.recv(2000) for _ in datagrams] == datagrams
+
+
+@BOTH
+def test_a_packet_of_many_segments_counts_as_many_on_every_host(routed: Lab, version: int) -> None:
+    """Also where the kernel has lost their number, as it does when a header is put on or taken off."""
+    source, target = routed.guest("t/client"), routed.guest("t/server")
+
+    def counted() -> list[int]:
+        first = routed.ask_agent("h1", "GET", "/counters")
+        last = routed.ask_agent("h2", "GET", "/counters")
+        return [
+            first[source.port]["received_packets"], first[UPLINK]["sent_packets"],
+            last[UPLINK]["received_packets"], last[target.port]["sent_packets"],
+        ]  # fmt: skip
+
+    before = counted()
+    with fabric_wire(routed, "h2") as wire:
+        lengths_seen(wire, source.namespace, target.namespace, address(target, version))
+    more = [now - then for now, then in zip(counted(), before, strict=True)]
+    assert more[0] >= len(SENT) / MTU_BYTES
+    # A ping or a neighbour's question beside it makes no difference that matters.
+    assert max(more) - min(more) < 20, more

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "drop_reasons.h"
+#include "headers.h"
 #include "maps.h"
 
 /* What became of a packet, in skb->cb[0], and to which interface, in cb[1]: tests read it, nothing else does. */
@@ -17,9 +18,53 @@ enum verdict {
 /* The mark of a packet that the data plane itself sends towards a guest; weft_to_port lets nothing else pass. */
 #define WEFT_MARK 0x57454654
 
-INLINE __u32 packets_in(const struct __sk_buff *skb)
+/* How many segments a GSO packet will be, where the kernel has no number for it: of what a virtual machine sends
+ * through a tap, and of what had a header put on or taken off. Slow way, for large packets only.
+ */
+static __noinline __u32 segments_in(struct __sk_buff *skb)
 {
-	return skb->gso_segs ? skb->gso_segs : 1;
+	__u32 at = ETHERNET_BYTES, size = skb->gso_size;
+	__be16 type;
+	int i;
+
+	if (!size || bpf_skb_load_bytes(skb, at - 2, &type, 2))
+		return 1;
+	for (i = 0; i < 2; i++) { /* our outer header, and the guest's own */
+		__u8 head[10], protocol;
+
+		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)))
+			return 1;
+		if (type == ETHERTYPE_IPV4) {
+			protocol = head[9];
+			at += (head[0] & 15) * 4;
+		} else if (type == ETHERTYPE_IPV6) {
+			protocol = head[6];
+			at += IPV6_BYTES;
+		} else {
+			return 1;
+		}
+		if (protocol == IPPROTO_TCP) {
+			if (bpf_skb_load_bytes(skb, at + 12, head, 1))
+				return 1;
+			at += (head[0] >> 4) * 4;
+			break;
+		}
+		if (protocol == IPPROTO_UDP) {
+			at += UDP_BYTES;
+			break;
+		}
+		at += GRE_BYTES + ETHERNET_BYTES;
+		if (protocol != IPPROTO_GRE || bpf_skb_load_bytes(skb, at - 2, &type, 2))
+			return 1;
+	}
+	return skb->len > at ? (skb->len - at + size - 1) / size : 1;
+}
+
+INLINE __u32 packets_in(struct __sk_buff *skb)
+{
+	if (skb->gso_segs)
+		return skb->gso_segs;
+	return skb->gso_size ? segments_in(skb) : 1;
 }
 
 INLINE struct counters *counters_of(__u32 ifindex)
@@ -30,7 +75,7 @@ INLINE struct counters *counters_of(__u32 ifindex)
 	return c ? c : bpf_map_lookup_elem(&counters, &unknown);
 }
 
-INLINE void count_received(const struct __sk_buff *skb, struct counters *c)
+INLINE void count_received(struct __sk_buff *skb, struct counters *c)
 {
 	if (c) {
 		c->received_packets += packets_in(skb);
@@ -38,7 +83,7 @@ INLINE void count_received(const struct __sk_buff *skb, struct counters *c)
 	}
 }
 
-INLINE void count_sent(const struct __sk_buff *skb, struct counters *c)
+INLINE void count_sent(struct __sk_buff *skb, struct counters *c)
 {
 	if (c) {
 		c->sent_packets += packets_in(skb);
@@ -46,18 +91,24 @@ INLINE void count_sent(const struct __sk_buff *skb, struct counters *c)
 	}
 }
 
-INLINE void count_drop(const struct __sk_buff *skb, struct counters *c, enum drop_reason reason)
+INLINE void count_drop(struct __sk_buff *skb, struct counters *c, enum drop_reason reason)
 {
 	if (c)
 		c->drops[reason & 31] += packets_in(skb);
 }
 
-INLINE int drop(struct __sk_buff *skb, struct counters *c, enum drop_reason reason)
+/* Of what is counted already. */
+INLINE int dropped(struct __sk_buff *skb, enum drop_reason reason)
 {
-	count_drop(skb, c, reason);
 	skb->cb[0] = VERDICT_DROP;
 	skb->cb[1] = reason;
 	return TC_ACT_SHOT;
+}
+
+INLINE int drop(struct __sk_buff *skb, struct counters *c, enum drop_reason reason)
+{
+	count_drop(skb, c, reason);
+	return dropped(skb, reason);
 }
 
 /* Back out of the port that the packet came from. */

@@ -22,6 +22,7 @@
 #define IPV6_BYTES 40
 #define GRE_BYTES 8
 #define ICMP_BYTES 8
+#define UDP_BYTES 8
 
 struct ethernet {
 	__u8 destination[6];

@@ -127,9 +127,10 @@ static __noinline int icmp_error(struct __sk_buff *skb, const struct packet *p, 
 		sum = csum_scratch((void *)icmp, ICMP_BYTES + quote, sum);
 		icmp->check = csum_fold((__u64)sum + bpf_htonl(ICMP_BYTES + quote) + bpf_htonl(IPPROTO_ICMPV6));
 	}
-	if (bpf_skb_change_tail(skb, total, 0) || bpf_skb_store_bytes(skb, 0, s->frame, total, 0))
-		return drop(skb, c, reason);
+	/* Before the change, which leaves nothing of a GSO packet's segments. */
 	count_drop(skb, c, reason);
+	if (bpf_skb_change_tail(skb, total, 0) || bpf_skb_store_bytes(skb, 0, s->frame, total, 0))
+		return dropped(skb, reason);
 	return answer(skb, c);
 }
 
