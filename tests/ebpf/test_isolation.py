@@ -134,3 +134,27 @@ def test_what_somebody_else_put_among_the_links_stops_nothing(
     assert [path.name for path in bpffs.entries(pins / "links")] == ["theirs"]
     bpffs.remove(pins / "links" / "theirs")
     plane.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_interface_with_the_number_of_one_that_is_gone_is_another_ports(
+    make: Callable[[], EbpfDataPlane], host: Netns, restarted: bool
+) -> None:
+    plane = make()
+    assert plane.bind({A: "port0"}) == []
+    assert plane.update(POLICY) == []
+    number = host.ifindex("port0")
+    if restarted:
+        plane.close()
+    host.ip("link del port0")
+    host.ip(f"link add port9 index {number} type veth peer name peer9")
+    for name in ("port9", "peer9"):
+        host.ip(f"link set {name} up")
+    if restarted:
+        plane = make()
+    assert plane.bind({STRANGER: "port9"}) == []
+    send("peer9", ARP_A)
+    eventually(lambda: plane.counters()[STRANGER].drops.get(DropReason.PORT_UNBOUND) == 1, "a drop")
+    assert not list(plane._local.entries())
+    assert not list(plane._sources.entries())
+    plane.close()
