@@ -75,12 +75,16 @@ INLINE struct counters *counters_of(__u32 ifindex)
 	return c ? c : bpf_map_lookup_elem(&counters, &unknown);
 }
 
-INLINE void count_received(struct __sk_buff *skb, struct counters *c)
+/* Returns how many packets it is: whoever counts it again need not look again. */
+INLINE __u32 count_received(struct __sk_buff *skb, struct counters *c)
 {
+	__u32 packets = packets_in(skb);
+
 	if (c) {
-		c->received_packets += packets_in(skb);
+		c->received_packets += packets;
 		c->received_bytes += skb->len;
 	}
+	return packets;
 }
 
 INLINE void count_sent(struct __sk_buff *skb, struct counters *c)

@@ -74,6 +74,7 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	const struct addr *source = is4 ? &h->source4 : &h->source6;
 	const __u32 overhead = nvgre_bytes(&t->record->pa);
 	struct counters *up;
+	__u32 segments;
 	long rc;
 
 	if (t->record->rule != RULE_NVGRE)
@@ -101,13 +102,14 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
-	up = counters_of(fib.ifindex);
-	if (up) {
-		up->sent_packets += packets_in(skb);
-		up->sent_bytes += skb->len + overhead;
-	}
+	segments = packets_in(skb); /* which the kernel forgets as room is made */
 	if (nvgre_push(skb, p, source, &t->record->pa, t->vsid, t->record->mac, t->routed ? t->from : p->from))
 		return drop(skb, c, DROP_ENCAP_FAILED);
+	up = counters_of(fib.ifindex);
+	if (up) {
+		up->sent_packets += segments;
+		up->sent_bytes += skb->len;
+	}
 	next_hop.nh_family = fib.family;
 	if (fib.family == AF_INET)
 		next_hop.ipv4_nh = fib.ipv4_dst;
@@ -333,7 +335,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	struct packet p = {};
 	struct outer o = {};
 	enum drop_reason why;
-	__u32 to_ifindex, to_flags;
+	__u32 to_ifindex, to_flags, packets;
 	bool same_family;
 
 	if (skb->protocol != ETHERTYPE_IPV4 && skb->protocol != ETHERTYPE_IPV6)
@@ -347,7 +349,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return to_stack(skb);
 
 	c = counters_of(skb->ifindex);
-	count_received(skb, c);
+	packets = count_received(skb, c);
 	why = skb->protocol == ETHERTYPE_IPV4 ? outer4(skb, &o) : outer6(skb, &o);
 	if (why)
 		return drop(skb, c, why);
@@ -380,7 +382,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	to_flags = to->flags;
 	to_counters = counters_of(to_ifindex);
 	if (to_counters) {
-		to_counters->sent_packets += packets_in(skb);
+		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += o.length;
 	}
 	same_family = (p.type == ETHERTYPE_IPV4) == (skb->protocol == ETHERTYPE_IPV4);
