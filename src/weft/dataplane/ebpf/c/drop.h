@@ -60,7 +60,7 @@ static __noinline __u32 segments_in(struct __sk_buff *skb)
 	return skb->len > at ? (skb->len - at + size - 1) / size : 1;
 }
 
-INLINE __u32 packets_in(struct __sk_buff *skb)
+static __noinline __u32 packets_in(struct __sk_buff *skb)
 {
 	if (skb->gso_segs)
 		return skb->gso_segs;
