@@ -72,6 +72,22 @@ def test_a_controller_that_is_killed_stops_no_traffic_and_forgets_nothing(lab: L
             client.delete("tenants/survivor")
 
 
+def filters(namespace: str) -> dict[str, int]:
+    """How many of ours each interface has: where there is no TCX (before Linux 6.6), and so nothing pinned."""
+
+    def tc(*words: str) -> str:
+        return subprocess.run(["tc", "-n", namespace, *words], capture_output=True, text=True, check=True).stdout
+
+    devices = [each["dev"] for each in json.loads(tc("-j", "qdisc", "show") or "[]") if each["kind"] == "clsact"]
+    shown = {device: [tc("filter", "show", "dev", device, way) for way in ("ingress", "egress")] for device in devices}
+    return {device: sum(text.count(" weft:") for text in texts) for device, texts in shown.items()}
+
+
+def remove_filters(namespace: str) -> None:
+    for device in filters(namespace):
+        subprocess.run(["tc", "-n", namespace, "qdisc", "del", "dev", device, "clsact"], check=True)
+
+
 def test_an_agent_starts_without_a_controller_and_serves_what_it_last_knew(lab: Lab, responders: Responders) -> None:
     """Also after a reboot, when nothing is in the kernel any more: its pins are taken away."""
     peer = lab.guest("blue/db-1")
@@ -79,6 +95,7 @@ def test_an_agent_starts_without_a_controller_and_serves_what_it_last_knew(lab: 
     lab.kill("controller", signal.SIGKILL)
     lab.kill("agent:h3", signal.SIGKILL)
     shell.remove_tree(lab.paths.pins / "h3")
+    remove_filters(plan.host_namespace(lab.spec.name, "h3"))
     # The kernel lets go of what is pinned nowhere a moment later.
     eventually(lambda: who_answers([Question(asked.namespace, asked.address)], silence_s=0.3) == [None])
     lab.start_agent("h3")
@@ -164,10 +181,17 @@ def test_a_program_that_is_detached_by_hand_is_attached_again(lab: Lab, responde
     links = [
         path for path in (lab.paths.pins / "h1").rglob("*") if path.is_file() and path.parent.parent.name == "links"
     ]
-    assert links
+    namespace = plan.host_namespace(lab.spec.name, "h1")
+    before = filters(namespace)
+    assert links or before
     for path in links:
         path.unlink()
-    eventually(lambda: all(path.exists() for path in links), "the links are pinned again", within_s=12, every_s=0.1)
+    remove_filters(namespace)
+
+    def attached() -> bool:
+        return all(path.exists() for path in links) and filters(namespace) == before
+
+    eventually(attached, "the programs are attached again", within_s=12, every_s=0.1)
     asked = Question(lab.guest("blue/db-1").namespace, address(guest), guest.port)
     assert who_answers([asked]) == [guest.port]
 
