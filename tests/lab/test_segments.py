@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.scenes import UPLINK, address, fabric_wire
+from lab.scenes import UPLINK, address, dropped, fabric_wire
 from polling import eventually
+from weft.dataplane.ebpf import libbpf
 from weft.lab import plan, shell
 from weft.lab.capture import Wire
 from weft.lab.lab import Lab
@@ -170,10 +171,28 @@ def translating(routed: Lab) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def lacks_a_way_in_again(version: int) -> bool:
+    """Before Linux 6.3 an IPv6 packet cannot come out of a tunnel over IPv4 and go in again: docs/design/ebpf.md."""
+    return version == 6 and not libbpf.has_decap_l3()
+
+
+def assert_dropped_by_name(lab: Lab) -> None:
+    client, middle = lab.guest("t/client"), lab.guest("t/beyond")
+    with (
+        shell.within(client.namespace, lambda: socket.socket(socket.AF_INET6, socket.SOCK_STREAM)) as connecting,
+        dropped(lab, "h2", middle.port, "encap_failed"),
+    ):
+        connecting.setblocking(False)
+        connecting.connect_ex((address(middle, 6), 7009))
+
+
 @BOTH
 @pytest.mark.usefixtures("translating")
 def test_tcp_that_came_out_of_the_tunnel_and_goes_in_again(routed: Lab, version: int) -> None:
     """The kernel still knows such a packet as encapsulated."""
+    if lacks_a_way_in_again(version):
+        assert_dropped_by_name(routed)
+        return
     source, middle, target = (routed.guest(f"t/{name}") for name in ("client", "beyond", "third"))
     with fabric_wire(routed, "h1") as wire:
         assert_whole(lengths_seen(wire, source.namespace, target.namespace, address(middle, version)))
@@ -200,6 +219,9 @@ def _segmenting(routed: Lab) -> Iterator[None]:
 @pytest.mark.usefixtures("translating", "_segmenting")
 @pytest.mark.parametrize("to", ["server", "beyond"])  # straight; out of the tunnel and in again
 def test_where_the_network_card_cannot_segment_the_kernel_does(routed: Lab, to: str, version: int) -> None:
+    if to == "beyond" and lacks_a_way_in_again(version):
+        assert_dropped_by_name(routed)
+        return
     target = routed.guest("t/third" if to == "beyond" else "t/server")
     with fabric_wire(routed, "h2") as wire:
         source, at = routed.guest("t/client").namespace, address(routed.guest(f"t/{to}"), version)
