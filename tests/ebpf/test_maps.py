@@ -15,7 +15,7 @@ import pytest
 from ebpf.harness import SMALL, Netns, eventually, netns, pin_directory, send
 from ebpf.rows import ARP_A, KEYS, MAC_A, POLICY, PORT_A, RDID, A, B
 from weft.contracts.dataplane import Feature
-from weft.dataplane.ebpf import bpffs, layout, libbpf, maps
+from weft.dataplane.ebpf import attach, bpffs, layout, libbpf, maps
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
 from weft.policy.rows import MacRecord, Pair, Record, Route, Subnet
@@ -52,14 +52,22 @@ class Site:
             yield made
 
     def links(self) -> dict[str, tuple[int, int]]:
-        """Pin -> (link id, program id)."""
+        """Place -> (id of the link, 0 for a filter of clsact; id of the program)."""
         found = {}
+        attacher = attach.best(self.pins.name)
         for at in bpffs.entries(self.pins / "links"):
-            for pin in bpffs.entries(at):
-                link = libbpf.Link.of(libbpf.pinned(pin))
-                link.close()
-                found[f"{at.name}/{pin.name}"] = (link.id, link.program_id)
+            for direction in libbpf.Direction:
+                program = attacher.program_id(at, int(at.name.partition("-")[0]), direction)
+                if program is not None:
+                    place = f"{at.name}/{direction.name.lower()}"
+                    found[place] = (_link_id(self.pins / "links" / place) if libbpf.has_tcx() else 0, program)
         return found
+
+
+def _link_id(pin: Path) -> int:
+    link = libbpf.Link.of(libbpf.pinned(pin))
+    link.close()
+    return link.id
 
 
 @contextmanager
