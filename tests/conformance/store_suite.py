@@ -44,6 +44,15 @@ class StoreSuite:
         async with aclosing(Closing(self.open())) as it:
             assert await it.store.snapshot() == Snapshot({}, 0)
 
+    async def test_a_store_is_told_from_every_other_by_its_identity(self) -> None:
+        async with aclosing(Closing(self.open())) as it:
+            first = await it.store.snapshot()
+            await it.store.commit({}, {"a": b"1"}, [])
+            assert first.identity
+            assert (await it.store.snapshot()).identity == first.identity
+        async with aclosing(Closing(self.open())) as it:
+            assert (await it.store.snapshot()).identity != first.identity
+
     async def test_a_commit_is_in_the_snapshot_with_its_revision(self) -> None:
         async with aclosing(Closing(self.open())) as it:
             assert await it.store.commit({}, {"a": b"1", "b": b"2"}, []) == 1

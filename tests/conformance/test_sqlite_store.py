@@ -61,6 +61,7 @@ class TestSqliteStore(StoreSuite):
         await store.close()
         async with aclosing(Closing(SqliteStore(tmp_path / "weft.db"))) as it:
             assert await it.store.snapshot() == before
+            assert (await it.store.snapshot()).identity == before.identity
             async with aclosing(it.store.watch(0)) as batches:
                 assert [batch.revision for batch in await take(batches, 2)] == [1, 2]
             assert await it.store.commit({}, {}, []) == 3

@@ -215,3 +215,16 @@ def test_a_file_that_says_nothing_is_no_policy(tmp_path: Path, content: bytes) -
     path.write_bytes(content)
     loaded = Cache(path, StandingClock()).load()
     assert (loaded.revision, len(loaded.tables)) == (None, 0)
+
+
+def test_the_cache_knows_whose_revision_it_holds_also_after_compaction(tmp_path: Path) -> None:
+    path = tmp_path / "policy.ndjson"
+    cache = Cache(path, StandingClock())
+    stream = Stream(cache, Reflector())
+    stream.open()
+    stream.say(wire.encode_rows(SCOPE, [record(1)]), wire.encode_bookmark(3, synced=True, history="a.1"))
+    assert Cache(path, StandingClock()).load().history == "a.1"
+    cache.compact(Compaction.of(stream.reflector.tables, 3, stream.reflector.history))
+    cache.close()
+    loaded = Cache(path, StandingClock()).load()
+    assert (loaded.revision, loaded.history) == (3, "a.1")

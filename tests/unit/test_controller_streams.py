@@ -118,7 +118,8 @@ async def test_a_host_is_fed_its_rows_and_its_changes_and_counts_as_connected(tm
         await it.client.apply([*BASE, port(1)])
         feed = it.client.feed("hosts/h1")
         started = await frames(feed, lambda frame: frame.get("synced") is True)
-        assert started[-1] == {"revision": 1, "synced": True}
+        history = started[-1]["history"]
+        assert started[-1] == {"revision": 1, "synced": True, "history": history}
         tables = {table for frame in started for table in frame.get("puts", {})}
         assert tables == {"hosts", "subnets", "records", "macs", "routes", "ports"}
         assert (await it.client.get("hosts/h1")).status["state"] == "connected"
@@ -134,9 +135,18 @@ async def test_a_host_is_fed_its_rows_and_its_changes_and_counts_as_connected(tm
         async with asyncio.timeout(SOON_S):
             while (await it.client.get("hosts/h1")).status["state"] == "connected":  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
-        resumed = await frames(it.client.feed("hosts/h1", 1), lambda frame: "synced" in frame)
+        resumed = await frames(it.client.feed("hosts/h1", 1, history), lambda frame: "synced" in frame)
         assert resumed[0] == {"resume": 1}
         assert "tenants/blue/ports/p2" in str(resumed)
+
+
+async def test_a_host_that_followed_another_store_starts_over_whatever_its_revision(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.client.apply([*BASE, port(1)])
+        for history in ("", "0f0e0d0c.1"):
+            with pytest.raises(ApiError) as gone:
+                await frames(it.client.feed("hosts/h1", 1, history), bool)
+            assert gone.value.status == 410
 
 
 async def test_the_feed_of_a_host_that_is_deleted_ends(tmp_path: Path) -> None:

@@ -212,3 +212,15 @@ def test_revisions_only_grow() -> None:
     feed = Feed({}, {})
     with pytest.raises(ValueError, match="revision 1 was published after 1"):
         feed.log.publish(1, ScopedDelta())
+
+
+async def test_a_revision_of_another_history_is_gone_whatever_its_number() -> None:
+    log = FeedLog(lambda _scope: (), lambda _host: frozenset(), 7, history="a.1")
+    for history in ("", "b.1"):
+        stream = log.stream("hosts/h1", 7, history)
+        with pytest.raises(Gone, match="of another store or compiler"):
+            await anext(stream)
+    stream = log.stream("hosts/h1", 7, "a.1")
+    assert b'"resume":7' in await anext(stream)
+    await stream.aclose()
+    assert log.counters.streams_gone == 2

@@ -195,3 +195,12 @@ def test_a_row_that_was_put_and_taken_back_before_the_bookmark_is_not_put() -> N
     batch = reflector.feed(wire.encode_bookmark(2, synced=True))
     assert isinstance(batch, Batch)
     assert batch.delta.puts == ()
+
+
+def test_a_reflector_knows_whose_revision_it_is_at() -> None:
+    reflector = Reflector()
+    reflector.connected()
+    reflector.feed(wire.encode_bookmark(1, synced=True, history="a.1"))
+    assert (reflector.revision, reflector.history) == (1, "a.1")
+    with pytest.raises(Rejected, match=r"changes from history 'a\.1' to 'b\.1'"):
+        reflector.feed(wire.encode_bookmark(2, synced=True, history="b.1"))

@@ -40,6 +40,7 @@ class Loaded:
     tables: Tables
     revision: int | None
     torn_bytes: int = 0
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,12 @@ class Compaction:
 
     revision: int
     rows: Mapping[Scope, Sequence[Row]]
+    history: str = ""
 
     @classmethod
-    def of(cls, tables: Tables, revision: int) -> Compaction:
+    def of(cls, tables: Tables, revision: int, history: str = "") -> Compaction:
         """References only, taken in a few ms: rows do not change."""
-        return cls(revision, {scope: list(table.values()) for scope, table in tables.scopes.items()})
+        return cls(revision, {scope: list(table.values()) for scope, table in tables.scopes.items()}, history)
 
 
 class Cache:
@@ -87,6 +89,7 @@ class Cache:
         tables, decoder = Tables(), wire.Decoder()
         waiting: list[wire.Rows | wire.Leave] = []
         entries, good, position = 0, 0, 0
+        history = ""
         with self._path.open("rb") as file:
             for line in file:
                 position += len(line)
@@ -103,7 +106,7 @@ class Cache:
                         tables.carry_out(waiting)
                         entries += sum(len(each.puts) if isinstance(each, wire.Rows) else 1 for each in waiting)
                         waiting.clear()
-                        self._revision = frame.revision
+                        self._revision, history = frame.revision, frame.history
                         good = position
                     case wire.Resume():
                         pass
@@ -115,7 +118,7 @@ class Cache:
         self._complete = self._revision is not None
         if self._revision is None:
             return Loaded(Tables(), None, torn)
-        return Loaded(tables, self._revision, torn)
+        return Loaded(tables, self._revision, torn, history)
 
     def begin(self) -> None:
         """A stream begins: a full start that did not come to its end is void."""
@@ -206,7 +209,7 @@ def _written(path: Path, compaction: Compaction) -> BinaryIO:
             ordered = sorted(rows, key=lambda row: _RANK[type(row)])
             for start in range(0, len(ordered), wire.CHUNK_ROWS):
                 file.write(wire.encode_rows(scope, ordered[start : start + wire.CHUNK_ROWS]))
-        file.write(wire.encode_bookmark(compaction.revision, synced=True))
+        file.write(wire.encode_bookmark(compaction.revision, synced=True, history=compaction.history))
     except BaseException:
         file.close()
         raise

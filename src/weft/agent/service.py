@@ -46,7 +46,7 @@ class Controller(report.Controller, Protocol):
     @property
     def url(self) -> str: ...
 
-    def feed(self, host: str, revision: int | None = None) -> AsyncIterator[bytes]: ...
+    def feed(self, host: str, revision: int | None = None, history: str = "") -> AsyncIterator[bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Agent:
             self._bind()
             return
         _log.info("policy read from disk", revision=loaded.revision, rows=len(loaded.tables))
-        self._reflector = Reflector(loaded.tables, loaded.revision, self.host)
+        self._reflector = Reflector(loaded.tables, loaded.revision, self.host, loaded.history)
         self._known = True
         rows = tuple(loaded.tables.rows())
         self._learn_all(loaded.tables)
@@ -221,10 +221,10 @@ class Agent:
     def _compact(self, revision: int) -> None:
         # At a bookmark, and only there, the tables are of one revision.
         if self._cache.wants_compaction:
-            self.reconciler.submit(Compaction.of(self._reflector.tables, revision))
+            self.reconciler.submit(Compaction.of(self._reflector.tables, revision, self._reflector.history))
 
     async def _connect(self, revision: int | None) -> AsyncGenerator[bytes, None]:
-        stream = self.controller.feed(self.host, revision)
+        stream = self.controller.feed(self.host, revision, self._reflector.history)
         try:
             async for chunk in stream:
                 yield chunk

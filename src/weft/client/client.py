@@ -87,8 +87,10 @@ def _watch_query(revision: int | None, prefix: str) -> dict[str, str]:
     return query
 
 
-def _feed_query(revision: int | None) -> dict[str, str]:
-    return {} if revision is None else {"revision": str(revision)}
+def _feed_query(revision: int | None, history: str) -> dict[str, str]:
+    if revision is None:
+        return {}
+    return {"revision": str(revision), "history": history} if history else {"revision": str(revision)}
 
 
 def _list_query(limit: int, filters: Mapping[str, str], after: str | None) -> dict[str, str]:
@@ -220,9 +222,9 @@ class Client:
             for line in lines:
                 yield _decode(line, Event)
 
-    def feed(self, host: str, revision: int | None = None) -> Iterator[bytes]:
-        """The bytes of a host's feed, in pieces as they come."""
-        return self._stream(_path(host) + "/feed", _feed_query(revision))
+    def feed(self, host: str, revision: int | None = None, history: str = "") -> Iterator[bytes]:
+        """The bytes of a host's feed, in pieces as they come. history: of the bookmark that ``revision`` is from."""
+        return self._stream(_path(host) + "/feed", _feed_query(revision, history))
 
     def _call(self, method: str, path: str, **arguments: Any) -> bytes:
         try:
@@ -337,9 +339,11 @@ class AsyncClient:
                 for line in lines:
                     yield _decode(line, Event)
 
-    def feed(self, host: str, revision: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes of a host's feed, in pieces as they come. ApiError 410: start over without a revision."""
-        return self._stream(_path(host) + "/feed", _feed_query(revision))
+    def feed(self, host: str, revision: int | None = None, history: str = "") -> AsyncIterator[bytes]:
+        """The bytes of a host's feed, in pieces as they come. history: of the bookmark that ``revision`` is
+        from. ApiError 410: start over without a revision.
+        """
+        return self._stream(_path(host) + "/feed", _feed_query(revision, history))
 
     async def _call(self, method: str, path: str, **arguments: Any) -> bytes:
         try:

@@ -26,6 +26,11 @@ T = TypeVar("T")
 _HOST, _DOMAIN = host_scope(""), domain_scope("")
 
 
+#: Raised when the same intent compiles to other rows than before: hosts then take everything anew, instead of what
+#: changed since.
+EDITION = 1
+
+
 class Compiler:
     """Follows a catalog: is told of each of its changes, once, in order. Never changes the catalog."""
 

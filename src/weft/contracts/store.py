@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -17,8 +17,11 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
+    """identity: of this store and no other, for ever; revisions of two stores have nothing to do with each other."""
+
     objects: Mapping[str, Stored]
     revision: int
+    identity: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,10 +240,11 @@ class Api:
     async def _feed(self, request: Request) -> Response:
         query = _query(request)
         since = None if "revision" not in query else _number(query.pop("revision"), "revision", 0)
+        history = query.pop("history", "")
         _nothing_else(query)
         host = RESOURCES[Kind.HOST].name(request.path_params)
         self._service.get(host)
-        return await self._stream(self._service.follow(host, since))
+        return await self._stream(self._service.follow(host, since, history))
 
     async def _stream(self, chunks: streams.Chunks) -> Response:
         try:

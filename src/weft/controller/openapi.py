@@ -135,6 +135,7 @@ def _header(name: str, description: str) -> dict[str, Any]:
 _IF_MATCH = _header("If-Match", 'the revision it must be at, in quotes: "42"')
 _IF_NONE_MATCH = _header("If-None-Match", "*: only if it does not exist")
 _REVISION = _query("revision", {"type": "integer", "minimum": 0}, "what was seen last: only what came after it is sent")
+_HISTORY = _query("history", {"type": "string"}, "of the bookmark that the revision is from")
 
 
 def _answer(description: str, schema: dict[str, Any] | None = None, media: str = _JSON) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def _others() -> dict[str, Any]:
         "/v1/hosts/{host}/feed": {
             "get": _operation(
                 "feed", "The rows that a host needs, a frame a line; 410 when the revision is too old",
-                {"200": _answer("lines", {"type": "object"}, _LINES)}, parameters=[*host, _REVISION],
+                {"200": _answer("lines", {"type": "object"}, _LINES)}, parameters=[*host, _REVISION, _HISTORY],
             )
         },
         "/v1/hosts/{host}/status": {

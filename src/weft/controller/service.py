@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from weft.compiler.compiler import Compiler
+from weft.compiler.compiler import EDITION, Compiler
 from weft.contracts.store import Batch, PreconditionFailed, Store
 from weft.controller.names import Names, first_of
 from weft.controller.statuses import Statuses
@@ -101,7 +101,10 @@ class Timings:
 class Service:
     """Everything there is on one controller. ``broken`` is set when memory and store may differ: stop then."""
 
-    def __init__(self, store: Store, catalog: Catalog, compiler: Compiler, held: dict[Name, Held], revision: int):
+    def __init__(
+        self, store: Store, catalog: Catalog, compiler: Compiler, held: dict[Name, Held], revision: int, history: str
+    ) -> None:
+        """history: names the store and the compiler that revisions are of; hosts resume within one only."""
         self._store = store
         self._catalog = catalog
         self._compiler = compiler
@@ -110,7 +113,7 @@ class Service:
         for name in held:
             self._names[kind_of(name)].add(name)
         self._ahead: tuple[Change, ...] = ()  # what the catalog holds and the store may yet refuse
-        self.feed = FeedLog(self.rows, self._scopes_of, revision)
+        self.feed = FeedLog(self.rows, self._scopes_of, revision, history=history)
         self.statuses = Statuses(self.feed.listening)
         self.timings = Timings()
         self.broken = asyncio.Event()
@@ -128,7 +131,8 @@ class Service:
         }
         catalog = Catalog()
         catalog.load(each.value for each in held.values())
-        return cls(store, catalog, Compiler(catalog), held, snapshot.revision)
+        history = f"{snapshot.identity}.{EDITION}"
+        return cls(store, catalog, Compiler(catalog), held, snapshot.revision, history)
 
     async def stop(self) -> None:
         """Lets writes that have begun come to their end."""
@@ -183,9 +187,9 @@ class Service:
     def watch(self, revision: int) -> AsyncGenerator[Batch, None]:
         return self._store.watch(revision)
 
-    async def follow(self, host: Name, revision: int | None) -> AsyncGenerator[bytes, None]:
+    async def follow(self, host: Name, revision: int | None, history: str = "") -> AsyncGenerator[bytes, None]:
         """The feed of a host. Raises Gone at its first step; ends when the host is deleted."""
-        async with aclosing(self.feed.stream(host, revision)) as chunks:
+        async with aclosing(self.feed.stream(host, revision, history)) as chunks:
             async for chunk in chunks:
                 yield chunk
                 if host not in self._held:

@@ -70,13 +70,16 @@ class FeedLog:
         scopes_of: Callable[[str], frozenset[Scope]],
         revision: int,
         *,
+        history: str = "",
         clock: Clock | None = None,
         limits: Limits | None = None,
     ) -> None:
+        """history: whose revisions these are; a listener of another's starts over, whatever the number."""
         self._rows = rows
         self._scopes_of = scopes_of
         self._clock = clock or MonotonicClock()
         self._limits = limits or Limits()
+        self._name = history
         self._revision = revision
         self._floor = revision  # the oldest revision that can be resumed from
         self._history: deque[_Change] = deque()
@@ -110,13 +113,13 @@ class FeedLog:
             for listener in self._by_scope.get(scope, ()):
                 self._owe(listener, change, len(what.puts) + len(what.deletes))
 
-    async def stream(self, host: str, revision: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def stream(self, host: str, revision: int | None = None, history: str = "") -> AsyncGenerator[bytes, None]:
         """Everything the host is to have, then what changes; or what changed since ``revision``, and on from there.
 
-        Raises Gone at its first step when the history does not reach back to ``revision``. Ends when the listener
-        is further behind than it may be.
+        Raises Gone at its first step when ``revision`` is of another history, or before what is kept of this one. Ends
+        when the listener is further behind than it may be.
         """
-        listener, frames = self._admit(host, revision)
+        listener, frames = self._admit(host, revision, history)
         ticker = asyncio.ensure_future(self._clock.sleep(self._limits.bookmark_s))
         try:
             while True:
@@ -139,12 +142,15 @@ class FeedLog:
 
     # -- listeners --
 
-    def _admit(self, host: str, revision: int | None) -> tuple[_Listener, Iterator[bytes]]:
+    def _admit(self, host: str, revision: int | None, history: str) -> tuple[_Listener, Iterator[bytes]]:
         now = self._scopes_of(host)
         if revision is None:
             self.counters.streams_full += 1
             frames = self._difference(frozenset(), now, ())
         else:
+            if history != self._name:
+                self.counters.streams_gone += 1
+                raise Gone(f"revision {revision} is of another store or compiler, {history!r}: start over")
             if not self._floor <= revision <= self._revision:
                 self.counters.streams_gone += 1
                 raise Gone(
@@ -213,7 +219,7 @@ class FeedLog:
         ready.extend(wire.encode_leave(scope) for scope in sorted(then - now))
         # "host:" sorts before "rd:": a host's own row comes first; its ports wait for everything they rest on.
         entered = [self._snapshot(scope) for scope in sorted(now - then)]
-        return _sequence(ready, entered, wire.encode_bookmark(self._revision, synced=True))
+        return _sequence(ready, entered, wire.encode_bookmark(self._revision, synced=True, history=self._name))
 
     def _changed(self, scope: Scope, changes: Sequence[_Change]) -> tuple[bytes, ...]:
         if not changes:

@@ -115,12 +115,19 @@ class Tables:
 class Reflector:
     """One host's tables, kept equal to what the feed says. Never forgets a row that it was not told to."""
 
-    def __init__(self, tables: Tables | None = None, revision: int | None = None, host: str | None = None) -> None:
+    def __init__(
+        self,
+        tables: Tables | None = None,
+        revision: int | None = None,
+        host: str | None = None,
+        history: str = "",
+    ) -> None:
         """host: whose feed it is; rows that are another host's own are refused."""
         self._own_scope = None if host is None else host_scope(host)
         self.tables = tables or Tables()
         #: What to resume from; None: the tables are at no one revision, so only everything will do.
         self.revision = revision
+        self.history = history  #: whose revision it is
         self._decoder = wire.Decoder()
         self._phase: _Opening | _Starting | _Following = _Opening()
 
@@ -160,7 +167,7 @@ class Reflector:
             case wire.Bookmark(synced=False):
                 return Piece((), (line,))
             case wire.Bookmark():
-                self.revision = frame.revision
+                self.revision, self.history = frame.revision, frame.history
                 self._phase = _Following(synced=True)
                 # A host with no row at all: the bookmark is the whole of the full start.
                 return Batch(frame.revision, starting.finish(), (line,), synced=True, full=True)
@@ -176,6 +183,8 @@ class Reflector:
                 following.lines.append(line)
                 return None
             case wire.Bookmark():
+                if frame.history != self.history:
+                    raise Rejected(f"the feed changes from history {self.history!r} to {frame.history!r} on its way")
                 if self.revision is not None and frame.revision < self.revision:
                     raise Rejected(f"the feed goes back from revision {self.revision} to {frame.revision}")
                 synced = frame.synced and not following.synced

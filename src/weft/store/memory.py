@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Mapping
 
@@ -17,12 +18,13 @@ class MemoryStore:
         self._objects: dict[str, Stored] = {}
         self._log: deque[Batch] = deque(maxlen=log_commits)
         self._revision = 0
+        self._identity = uuid.uuid4().hex
         self._closed = False
         self._moved = asyncio.Event()
 
     async def snapshot(self) -> Snapshot:
         self._refuse_when_closed()
-        return Snapshot(dict(self._objects), self._revision)
+        return Snapshot(dict(self._objects), self._revision, self._identity)
 
     async def commit(
         self, preconditions: Mapping[str, int], puts: Mapping[str, bytes], deletes: Collection[str]

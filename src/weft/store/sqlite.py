@@ -42,8 +42,8 @@ _LOCK_WAIT_S = 3.0
 _SCHEMA = (
     "CREATE TABLE objects (name TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE log (revision INTEGER PRIMARY KEY, batch BLOB NOT NULL)",
-    "CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL)",
-    "INSERT INTO head VALUES (1, 0)",
+    "CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL, identity TEXT NOT NULL)",
+    "INSERT INTO head VALUES (1, 0, lower(hex(randomblob(16))))",
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
@@ -110,7 +110,7 @@ class SqliteStore:
         self._log_commits = log_commits
         self._log_bytes = log_bytes
         self._db = _open(path)
-        (self._revision,) = self._db.execute("SELECT revision FROM head").fetchone()
+        self._revision, self._identity = self._db.execute("SELECT revision, identity FROM head").fetchone()
         self._log: deque[tuple[int, int]] = deque(
             self._db.execute("SELECT revision, length(batch) FROM log ORDER BY revision")
         )
@@ -263,7 +263,9 @@ class SqliteStore:
 
     def _read_all(self) -> Snapshot:
         rows = self._db.execute("SELECT name, value, revision FROM objects")
-        return Snapshot({name: Stored(value, revision) for name, value, revision in rows}, self._revision)
+        return Snapshot(
+            {name: Stored(value, revision) for name, value, revision in rows}, self._revision, self._identity
+        )
 
     def _read_log(self, after: int) -> list[Batch]:
         oldest = self._log[0][0] if self._log else self._revision + 1

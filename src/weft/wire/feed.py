@@ -40,10 +40,14 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """Everything before it belongs together; the host then has everything up to ``revision``."""
+    """Everything before it belongs together; the host then has everything up to ``revision``.
+
+    history: whose revisions they are (a store, and what compiles it); one that resumes says which it followed.
+    """
 
     revision: int
     synced: bool
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class _Frame(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     leave: str | msgspec.UnsetType = msgspec.UNSET
     revision: _Revision | msgspec.UnsetType = msgspec.UNSET
     synced: bool | msgspec.UnsetType = msgspec.UNSET
+    history: str | msgspec.UnsetType = msgspec.UNSET
     resume: _Revision | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -99,6 +104,7 @@ _SHAPES: tuple[frozenset[str], ...] = (
     frozenset({"scope", "deletes"}),
     frozenset({"leave"}),
     frozenset({"revision", "synced"}),
+    frozenset({"revision", "synced", "history"}),
     frozenset({"resume"}),
 )
 
@@ -126,8 +132,11 @@ def encode_leave(scope: Scope) -> bytes:
     return _encoder.encode({"leave": scope}) + b"\n"
 
 
-def encode_bookmark(revision: int, *, synced: bool) -> bytes:
-    return _encoder.encode({"revision": revision, "synced": synced}) + b"\n"
+def encode_bookmark(revision: int, *, synced: bool, history: str = "") -> bytes:
+    frame: dict[str, Any] = {"revision": revision, "synced": synced}
+    if history:
+        frame["history"] = history
+    return _encoder.encode(frame) + b"\n"
 
 
 def encode_resume(revision: int) -> bytes:
@@ -180,7 +189,7 @@ class Decoder:
             return Resume(raw.resume)
         assert isinstance(raw.revision, int)  # noqa: S101 -- the one shape that is left
         assert isinstance(raw.synced, bool)  # noqa: S101
-        return Bookmark(raw.revision, raw.synced)
+        return Bookmark(raw.revision, raw.synced, raw.history if isinstance(raw.history, str) else "")
 
     def _rows(self, puts: _Puts) -> tuple[Row, ...]:
         shared = self._shared
