@@ -17,7 +17,7 @@ from weft.kit.errors import Rejected, Retry
 from weft.wire import problem
 from weft.wire.api import Applied, Event, Item, Page, StatusReport, Traced
 
-DEFAULT_URL = "unix:///run/weft/controller.sock"
+DEFAULT_URL = "http://127.0.0.1:8640"
 
 #: One put of an apply: the object's name and its spec.
 Put: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -56,7 +56,7 @@ def _address(url: str) -> tuple[str, str | None]:
         return "http://weft", unquote(parts.path)
     if parts.scheme in ("http", "https") and parts.netloc:
         return url.rstrip("/"), None
-    raise Rejected(f"'{url}' is not a controller's URL such as http://127.0.0.1:8640 or {DEFAULT_URL}")
+    raise Rejected(f"'{url}' is not a controller's URL such as {DEFAULT_URL} or unix:///run/weft/controller.sock")
 
 
 def _path(name: str) -> str:
