@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.scenes import address, fabric_wire
+from polling import eventually
 from weft.lab import capture
 from weft.lab.capture import is_nvgre
 from weft.lab.lab import Lab
@@ -66,6 +67,8 @@ def test_the_locked_mtu_of_a_hosts_route_is_what_guests_are_told(other: Lab) -> 
 
 def test_a_stream_crosses_without_a_loss(other: Lab) -> None:
     source, target = other.guest("t/a"), other.guest("t/b")
+    # Hosts and fabric know their neighbours before the stream begins: while one is asked for, Linux keeps few packets.
+    eventually(lambda: other.exec("t/a", "ping", "-c", "1", "-W", "1", address(target)).returncode == 0, "an answer")
     with Stream(source, target, address(target), per_second=2000) as stream:
         other.exec("t/a", "ping", "-c", "20", "-i", "0.02", address(target))
         stream.stop()
