@@ -65,7 +65,7 @@ async def _main(host: str, controller: str, state: Path, socket: Path, plane: Da
     with contextlib.closing(NetlinkLinks()) as links:
         async with AsyncClient(controller) as client:
             # Jitter, no secret: hosts that come back at the same moment should not do so again.
-            random = Random()  # noqa: S311
+            random = Random()  # noqa: S311 -- no secret: so that hosts do not all come back at once
             agent = Agent(host, plane, client, state, links, MonotonicClock(), random)
             await live(agent, socket, stop)
     _log.info("stopped; what is programmed stays", host=host)
