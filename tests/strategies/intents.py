@@ -47,9 +47,13 @@ def route(path: str, prefix: str, **more: Any) -> drafts.CustomerRoute:
     return drafts.CustomerRoute(name, prefix, **more)
 
 
+#: What data planes could do if each of them could do everything.
+ABLE: AbilityTable = {kind: replace(able, features=frozenset(Feature)) for kind, able in ABILITIES.items()}
+
+
 def without(feature: Feature) -> AbilityTable:
     """What data planes could do if none of them could do this."""
-    return {kind: replace(able, features=able.features - {feature}) for kind, able in ABILITIES.items()}
+    return {kind: replace(able, features=able.features - {feature}) for kind, able in ABLE.items()}
 
 
 def two_tenants(abilities: AbilityTable = ABILITIES) -> Catalog:

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 import pytest
 
-from strategies.intents import domain, everything, host, network, port, route, subnet, tenant, two_tenants, without
+from strategies.intents import (
+    ABLE,
+    domain,
+    everything,
+    host,
+    network,
+    port,
+    route,
+    subnet,
+    tenant,
+    two_tenants,
+    without,
+)
 from weft.kit.errors import Conflict, Missing, Rejected
 from weft.model import drafts
 from weft.model.catalog import Catalog
@@ -165,9 +177,9 @@ ROWS = [
         Conflict,
     ),
     refused(
-        subnet("blue/prod/new", "10.9.0.0/24", rule="vxlan"),
+        subnet("blue/prod/new", "10.9.0.0/24", rule="l2tp"),
         "spec.rule",
-        "'vxlan' is not an isolation rule; 'nvgre' is",
+        "'l2tp' is not an isolation rule; 'nvgre', 'vxlan', 'geneve' and 'gre' are",
     ),
     refused(subnet("blue/prod/new", "10.9.0.0/24", mtu_bytes=67), "spec.mtu_bytes", "MTU 67 is outside 68..65535"),
     refused(subnet("blue/prod/new", "fd09::/64", mtu_bytes=1279), "spec.mtu_bytes", "MTU 1279 is outside 1280..65535"),
@@ -394,6 +406,15 @@ LACKING = [
             Conflict,
         ),
     ),
+    (
+        Feature.VXLAN,
+        Row(
+            "hosts/h1 has data plane ebpf, which lacks vxlan",
+            "puts[1].spec.host",
+            (subnet("blue/prod/far", "10.9.0.0/24", rule="vxlan"), port("blue/new", "prod/far", host="h1")),
+            fault=Conflict,
+        ),
+    ),
 ]
 
 
@@ -408,7 +429,7 @@ def test_what_a_data_plane_cannot_do_is_refused_where_it_lacks_it_and_taken_wher
     assert row.saying in fault.value.message
     assert (fault.value.field, type(fault.value)) == (row.field, row.fault)
     assert everything(lacking) == before
-    assert two_tenants().apply(row.puts)
+    assert two_tenants(ABLE).apply(row.puts)
 
 
 def test_a_refused_batch_leaves_no_trace_of_its_good_half(catalog: Catalog) -> None:

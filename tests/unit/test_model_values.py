@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from weft.kit.errors import Rejected
 from weft.model import values
+from weft.model.features import Rule, overhead_bytes
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,13 @@ def test_what_linux_would_not_call_an_interface_is_refused(text: str) -> None:
 def test_an_interfaces_name_may_have_what_linux_allows() -> None:
     for text in ("eth1", "a" * 15, "bond0.100", "tap0f0c2b9e-4d", "br-int"):
         assert values.parse_interface(text) == text
+
+
+@pytest.mark.parametrize(
+    ("rule", "over_ipv4", "over_ipv6"),
+    [(Rule.NVGRE, 42, 62), (Rule.VXLAN, 50, 70), (Rule.GENEVE, 50, 70), (Rule.GRE, 42, 62)],
+)
+def test_a_rule_takes_its_headers_and_the_inner_ethernet_from_the_path(
+    rule: Rule, over_ipv4: int, over_ipv6: int
+) -> None:
+    assert (overhead_bytes(rule, 4), overhead_bytes(rule, 6)) == (over_ipv4, over_ipv6)

@@ -14,9 +14,8 @@ from typing import Any, TypeAlias
 
 from weft.kit.errors import Rejected
 from weft.lab.spec import Attach, LabHost, LabSpec
+from weft.model.features import Rule, overhead_bytes
 
-#: Of the guest's packet; over an IPv4 and an IPv6 underlay.
-NVGRE_OVERHEAD_BYTES = {4: 42, 6: 62}
 UPLINK = "eth0"
 GUEST_INTERFACE = "eth0"
 ARRIVING = "arriving"  # a moving guest's second wire
@@ -243,7 +242,8 @@ def _guest(spec: LabSpec, name: str, host: str, port: Mapping[str, Any], subnet:
         addresses.append(f"{ca}/{length}")
     versions = {ipaddress.ip_interface(each).version for each in addresses}
     gateways = tuple(each for each in subnet["gateways"] if ipaddress.ip_address(each).version in versions)
-    overhead = max(NVGRE_OVERHEAD_BYTES[ipaddress.ip_address(each.pa).version] for each in spec.hosts)
+    rule = Rule(subnet.get("rule", Rule.NVGRE))
+    overhead = max(overhead_bytes(rule, ipaddress.ip_address(each.pa).version) for each in spec.hosts)
     wish = spec.guests.get(name)
     mtu_bytes = (wish.mtu_bytes if wish else 0) or subnet.get("mtu_bytes", 0) or spec.mtu_bytes - overhead
     namespace = guest_namespace(spec.name, name)

@@ -13,6 +13,9 @@ class Feature(StrEnum):
     """What a data plane may or may not be able to do."""
 
     NVGRE = "nvgre"
+    VXLAN = "vxlan"
+    GENEVE = "geneve"
+    GRE = "gre"
     UNDERLAY_IPV4 = "underlay-ipv4"
     UNDERLAY_IPV6 = "underlay-ipv6"
 
@@ -21,6 +24,9 @@ class Rule(StrEnum):
     """How a record's packets travel."""
 
     NVGRE = "nvgre"  # RFC 7637
+    VXLAN = "vxlan"  # RFC 7348
+    GENEVE = "geneve"  # RFC 8926
+    GRE = "gre"  # RFC 2890: the key is the VSID, for peers that do not speak NVGRE
 
 
 class DataPlaneKind(StrEnum):
@@ -50,7 +56,31 @@ ABILITIES: AbilityTable = MappingProxyType(
 )
 
 #: What a rule needs of the host of a port.
-RULE_NEEDS: Mapping[Rule, Feature] = MappingProxyType({Rule.NVGRE: Feature.NVGRE})
+RULE_NEEDS: Mapping[Rule, Feature] = MappingProxyType(
+    {
+        Rule.NVGRE: Feature.NVGRE,
+        Rule.VXLAN: Feature.VXLAN,
+        Rule.GENEVE: Feature.GENEVE,
+        Rule.GRE: Feature.GRE,
+    }
+)
+
+_ETHERNET_BYTES = 14
+_IP_BYTES: Mapping[int, int] = MappingProxyType({4: 20, 6: 40})
+#: Between the outer IP header and the inner frame.
+_TUNNEL_BYTES: Mapping[Rule, int] = MappingProxyType(
+    {
+        Rule.NVGRE: 8,  # GRE with a key
+        Rule.VXLAN: 8 + 8,  # UDP, VXLAN
+        Rule.GENEVE: 8 + 8,  # UDP, Geneve without options
+        Rule.GRE: 8,
+    }
+)
+
+
+def overhead_bytes(rule: Rule, version: int) -> int:
+    """What a rule takes from the path's MTU, over PAs of this IP version: an inner packet may be so much shorter."""
+    return _IP_BYTES[version] + _TUNNEL_BYTES[rule] + _ETHERNET_BYTES
 
 
 def underlay_feature(version: int) -> Feature:

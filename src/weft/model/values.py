@@ -226,7 +226,9 @@ def address_network(address: Ip) -> IPv4Network | IPv6Network:
 
 def _listed(values: type[Enum]) -> str:
     known = [repr(member.value) for member in values]
-    return f"{' and '.join(known)} {'is' if len(known) == 1 else 'are'}"
+    if len(known) == 1:
+        return f"{known[0]} is"
+    return f"{', '.join(known[:-1])} and {known[-1]} are"
 
 
 def _hash(name: str, size: int) -> int:

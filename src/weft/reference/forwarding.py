@@ -127,6 +127,9 @@ class Forwarding:
                     f"encapsulated: NVGRE to {text}, VSID {target.vsid}, FlowID {flow}, {len(frame)} + {more} bytes"
                 )
                 return ToUnderlay(text, outer)
+            case Rule.VXLAN | Rule.GENEVE | Rule.GRE:
+                self.steps.append(f"rule {location.rule}: not carried yet")
+                return Drop(DropReason.UNSUPPORTED_RULE)
             case _:
                 assert_never(location.rule)
 

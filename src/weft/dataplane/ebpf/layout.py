@@ -22,7 +22,7 @@ MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
 ENABLED, PEER = 1, 2  # PORT_*
 FAMILY4, FAMILY6 = 4, 6
-RULES: Mapping[Rule, int] = {Rule.NVGRE: 1}
+RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4}
 RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
 
 #: Bits of a trie key before the prefix itself: (RDID, family) of routes, (ifindex, MAC, family) of sources.
