@@ -477,7 +477,7 @@ async def test_the_description_is_whole_and_is_of_the_routes_there_are() -> None
         for reference in set(re.findall(r'"\$ref": ?"([^"]+)"', msgspec.json.encode(document).decode())):
             assert reference.removeprefix("#/components/schemas/") in schemas, reference
         assert set(schemas["PortSpec"]["properties"]) == {
-            "virtual_subnet", "mac", "addresses", "host", "allowed_address_pairs", "admin_state",
+            "virtual_subnet", "mac", "addresses", "host", "allowed_address_pairs", "admin_state", "qos",
         }  # fmt: skip
         assert schemas["PortSpec"]["required"] == ["virtual_subnet"]
 

@@ -29,6 +29,7 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
         port.addresses,
         tuple(rows.Pair(pair.mac or port.mac, pair.prefix) for pair in pairs) if pairs else (),
         port.admin_state is AdminState.UP,
+        None if port.qos == objects.Qos() else port.qos,
     )
 
 

@@ -73,6 +73,26 @@ class AddressPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A rate left out is no limit."""
+
+    rate_bits_per_s: int | None = None
+    burst_bytes: int | None = None
+    rate_packets_per_s: int | None = None
+    burst_packets: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Qos:
+    """outer_dscp: a number, or "copy"."""
+
+    from_guest: Limit | None = None
+    to_guest: Limit | None = None
+    dscp: int | None = None
+    outer_dscp: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """host None means nowhere, whether it was said or left out."""
 
@@ -83,6 +103,7 @@ class Port:
     host: str | None = None
     allowed_address_pairs: tuple[AddressPair, ...] | None = None
     admin_state: str | None = None
+    qos: Qos | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ class Feature(StrEnum):
     GRE = "gre"
     UNDERLAY_IPV4 = "underlay-ipv4"
     UNDERLAY_IPV6 = "underlay-ipv6"
+    QOS = "qos"
 
 
 class Rule(StrEnum):

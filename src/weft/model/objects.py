@@ -98,6 +98,26 @@ class AddressPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How much may pass one way: a token bucket of bits, and one of packets. None: any rate; its burst is 0 then."""
+
+    rate_bits_per_s: int | None = None
+    burst_bytes: int = 0
+    rate_packets_per_s: int | None = None
+    burst_packets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Qos:
+    """dscp: what the guest's packets are marked with; None: as they are. outer_dscp None: copied from inside."""
+
+    from_guest: Limit | None = None
+    to_guest: Limit | None = None
+    dscp: int | None = None
+    outer_dscp: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A guest's virtual NIC. host None: it runs nowhere."""
 
@@ -108,6 +128,7 @@ class Port:
     host: Name | None
     allowed_address_pairs: tuple[AddressPair, ...]
     admin_state: AdminState
+    qos: Qos = Qos()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from itertools import count
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import domains, drafts, underlay, values
+from weft.model import domains, drafts, qos, underlay, values
 from weft.model.features import AbilityTable
 from weft.model.indexes import Indexes, SubnetIndex
 from weft.model.names import Kind, Name, resolve, tenant_of
-from weft.model.objects import AddressPair, Port
+from weft.model.objects import AddressPair, Port, Qos
 from weft.model.puts import Put, humane, read
 from weft.model.values import AdminState, Ip, Mac, ip_number
 
@@ -22,7 +22,7 @@ _Asked: TypeAlias = tuple[str, str, str | None]  # tenant, subnet and host as th
 class _Plan:
     """A port in the making. mac, addresses None: still to be chosen."""
 
-    __slots__ = ("addresses", "host", "mac", "pairs", "put", "state", "subnet")
+    __slots__ = ("addresses", "host", "mac", "pairs", "put", "qos", "state", "subnet")
 
     def __init__(self, put: PortPut, subnet: SubnetIndex, host: Name | None) -> None:
         self.put = put
@@ -32,11 +32,21 @@ class _Plan:
         self.addresses: tuple[Ip, ...] | None = None
         self.pairs: tuple[AddressPair, ...] = ()
         self.state = AdminState.UP
+        self.qos = Qos()
 
     def port(self) -> Port:
         if self.mac is None or self.addresses is None:
             raise AssertionError(f"{self.put.name} has not chosen yet")
-        return Port(self.put.name, self.subnet.subnet.name, self.mac, self.addresses, self.host, self.pairs, self.state)
+        return Port(
+            self.put.name,
+            self.subnet.subnet.name,
+            self.mac,
+            self.addresses,
+            self.host,
+            self.pairs,
+            self.state,
+            self.qos,
+        )
 
 
 def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None:
@@ -54,6 +64,7 @@ def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None
             plan = _Plan(put, *answer)
             plans.append(plan)
             _read(plan)
+            _check_host(ix, plan, abilities)
             _claim_known(ix, plan)
         except Rejected as fault:
             raise fault.at(put.field) from None
@@ -113,6 +124,16 @@ def _read(plan: _Plan) -> None:
         )
     elif old is not None:
         plan.pairs = old.allowed_address_pairs
+    if draft.qos is not None:
+        plan.qos = read("spec.qos", qos.resolve, draft.qos)
+    elif old is not None:
+        plan.qos = old.qos
+
+
+def _check_host(ix: Indexes, plan: _Plan, abilities: AbilityTable) -> None:
+    """The host can do what the port asks for."""
+    if plan.host is not None and (why := qos.why_not_on(ix.hosts[plan.host], plan.qos, abilities)) is not None:
+        raise Conflict(why, "spec.qos")
 
 
 def _pair(draft: drafts.AddressPair) -> AddressPair:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import drafts, values
+from weft.model import drafts, qos, values
 from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, Rule, underlay_feature
 from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, resolve
@@ -188,6 +188,8 @@ def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
             field = "spec.data_plane" if host.pas else "spec.uplinks"
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.{field}")
         judged.add(rule)
+        if (why := qos.why_not_on(host, ix.ports[name].qos, abilities)) is not None:
+            raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.spec.data_plane")
 
 
 def check_families(ix: Indexes, hosts: Sequence[HostPut], placed: Sequence[Put[drafts.Port, Port]]) -> None:

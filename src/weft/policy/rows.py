@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from weft.model.features import Rule as Rule  # noqa: PLC0414 - a row's reader finds it here
+from weft.model.objects import Limit as Limit  # noqa: PLC0414 - likewise
+from weft.model.objects import Qos as Qos  # noqa: PLC0414 - likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Port:
     cas: tuple[str, ...]
     pairs: tuple[Pair, ...] = ()
     enabled: bool = True
+    qos: Qos | None = None  # None: no limit, no mark, outer DSCP 0
 
     @property
     def key(self) -> PortKey:

@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias, TypeVar, assert_never
 import msgspec
 
 from weft.kit.errors import Rejected
-from weft.model import drafts, objects
+from weft.model import drafts, objects, qos
 from weft.model.features import DataPlaneKind, Rule
 from weft.model.names import Kind, Name, kind_of
 from weft.model.values import AdminState, Ip, Mac, Prefix, Rdid, Vsid
@@ -81,6 +81,24 @@ class AddressPairSpec(_Spec, frozen=True):
     mac: _Mac | None = None
 
 
+class LimitSpec(_Spec, frozen=True):
+    rate_bits_per_s: Annotated[int, msgspec.Meta(description="of whole Ethernet frames; absent: any")] | None = None
+    burst_bytes: Annotated[int, msgspec.Meta(description="default: 20 ms of the rate, at least ten frames")] | None = (
+        None
+    )
+    rate_packets_per_s: int | None = None
+    burst_packets: Annotated[int, msgspec.Meta(description="default: 20 ms of the rate, at least 10")] | None = None
+
+
+class QosSpec(_Spec, frozen=True):
+    from_guest: LimitSpec | None = None
+    to_guest: LimitSpec | None = None
+    dscp: Annotated[int, msgspec.Meta(description="0..63: what the guest's packets are marked with")] | None = None
+    outer_dscp: Annotated[int | str, msgspec.Meta(description='0..63, or "copy" of the inner; default: 0')] | None = (
+        None
+    )
+
+
 class PortSpec(_Spec, frozen=True):
     virtual_subnet: Annotated[str, _reference("tenants/T/routing-domains/D/virtual-subnets/S, or D/S")]
     mac: _Mac | None = None
@@ -88,6 +106,7 @@ class PortSpec(_Spec, frozen=True):
     host: Annotated[str, _reference("hosts/H, or H; null: nowhere")] | None = None
     allowed_address_pairs: tuple[AddressPairSpec, ...] | None = None
     admin_state: Annotated[str, msgspec.Meta(description="up or down")] | None = None
+    qos: QosSpec | None = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -137,6 +156,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 if pairs is None
                 else tuple(drafts.AddressPair(pair.prefix, pair.mac) for pair in pairs),
                 admin_state=spec.admin_state,
+                qos=None if spec.qos is None else _qos_draft(spec.qos),
             )
         case TenantSpec():
             return drafts.Tenant(name, spec.description)
@@ -188,6 +208,7 @@ def load(name: Name, raw: bytes) -> objects.Object:
                     for pair in _said(spec.allowed_address_pairs)
                 ),
                 admin_state=AdminState(_said(spec.admin_state)),
+                qos=objects.Qos() if spec.qos is None else _qos(spec.qos),
             )
         case TenantSpec():
             return objects.Tenant(name, _said(spec.description))
@@ -251,6 +272,7 @@ def _spec_of(value: objects.Object) -> Spec:
                     AddressPairSpec(pair.prefix, pair.mac) for pair in value.allowed_address_pairs
                 ),
                 admin_state=value.admin_state,
+                qos=None if value.qos == objects.Qos() else _qos_spec(value.qos),
             )
         case objects.Tenant():
             return TenantSpec(value.description)
@@ -278,6 +300,35 @@ def _spec_of(value: objects.Object) -> Spec:
             return CustomerRouteSpec(value.prefix, value.next_hop, value.virtual_subnet, value.metric)
         case _:
             assert_never(value)
+
+
+def _qos_draft(spec: QosSpec) -> drafts.Qos:
+    def limit(of: LimitSpec | None) -> drafts.Limit | None:
+        return None if of is None else drafts.Limit(**msgspec.structs.asdict(of))
+
+    return drafts.Qos(limit(spec.from_guest), limit(spec.to_guest), spec.dscp, spec.outer_dscp)
+
+
+def _qos(spec: QosSpec) -> objects.Qos:
+    def limit(of: LimitSpec | None) -> objects.Limit | None:
+        if of is None:
+            return None
+        return objects.Limit(of.rate_bits_per_s, of.burst_bytes or 0, of.rate_packets_per_s, of.burst_packets or 0)
+
+    outer = 0 if spec.outer_dscp is None else spec.outer_dscp
+    return objects.Qos(
+        limit(spec.from_guest), limit(spec.to_guest), spec.dscp, None if isinstance(outer, str) else outer
+    )
+
+
+def _qos_spec(value: objects.Qos) -> QosSpec:
+    def limit(of: objects.Limit | None) -> LimitSpec | None:
+        if of is None:
+            return None
+        return LimitSpec(of.rate_bits_per_s, of.burst_bytes or None, of.rate_packets_per_s, of.burst_packets or None)
+
+    outer = qos.COPY if value.outer_dscp is None else value.outer_dscp
+    return QosSpec(limit(value.from_guest), limit(value.to_guest), value.dscp, outer)
 
 
 def _said(value: _T | None) -> _T:
