@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from weft.feed.reflector import Reflector
 from weft.kit.errors import Rejected
-from weft.policy.rows import Host, MacRecord, Pair, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import Host, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
 from weft.wire import feed as wire
 
 ROWS: tuple[Row, ...] = (
     Host("hosts/h1", ("192.0.2.1", "2001:db8::1"), (Uplink("eth0", 1500),)),
     Subnet(4096, "5e1", ("10.0.0.0/24",), ("10.0.0.1",), "02:57:45:46:54:01", 0),
+    Peer("5e1", "192.0.2.1", ("192.0.2.1", "2001:db8::1"), ("provider-networks/a", "provider-networks/b")),
     Record(4096, "10.0.0.2", "192.0.2.1", "02:00:00:00:00:02"),
     MacRecord(4096, "02:00:00:00:00:02", "192.0.2.1"),
     Route("5e1", "10.0.0.0/24", 4096),

@@ -135,6 +135,14 @@ def test_a_host_that_asks_for_another_pool_draws_anew_and_else_keeps_its_pa(cata
     assert catalog.hosts[Name("hosts/h1")].pas == ("192.0.2.1",)
 
 
+def test_an_uplink_keeps_its_vlan_until_another_or_none_is_said(catalog: Catalog) -> None:
+    def vlan(said: int | None) -> int:
+        catalog.apply([drafts.Host("hosts/h1", (drafts.Uplink("eth1", "fabric", vlan=said),))])
+        return catalog.hosts[Name("hosts/h1")].uplinks[0].vlan
+
+    assert [vlan(said) for said in (None, 100, None, 200, 0, None)] == [0, 100, 100, 200, 0, 0]
+
+
 def test_a_port_that_moves_to_another_domain_takes_along_what_is_free_there(catalog: Catalog) -> None:
     catalog.apply([domain("blue/dev"), subnet("blue/dev/web", "10.0.1.0/24", "fd00:9::/64")])
     catalog.apply([port("blue/a", "prod/web", mac="02:00:00:00:00:01", addresses=("10.0.1.7", "fd00:1::7"))])

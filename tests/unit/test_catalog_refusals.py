@@ -75,6 +75,11 @@ ROWS = [
     ),
     # Hosts
     refused(
+        drafts.Host("hosts/h9", (drafts.Uplink("eth1", "fabric", vlan=4095),)),
+        "spec.uplinks[0].vlan",
+        "VLAN 4095 is outside 1..4094",
+    ),
+    refused(
         drafts.Host("hosts/h9", (drafts.Uplink("eth 1", "fabric"),)), "spec.uplinks[0].interface", "interface's name"
     ),
     refused(

@@ -18,6 +18,7 @@ from weft.policy import rows
 from weft.policy.delta import ScopedDelta
 from weft.policy.rows import Key, Row, Scope, domain_scope, host_scope
 
+FABRIC = "provider-networks/fabric"
 PROD = Name("tenants/blue/routing-domains/prod")
 H1, H2, H3 = (host_scope(f"hosts/h{n}") for n in (1, 2, 3))
 
@@ -58,6 +59,10 @@ def world() -> World:
     return World()
 
 
+def uplink(*pas: str, interface: str = "eth1") -> rows.Uplink:
+    return rows.Uplink(interface, 1500, FABRIC, pas)
+
+
 def touched(delta: ScopedDelta) -> dict[Scope, Counter[str]]:
     """How many rows of each table a difference touches, by scope."""
     return {
@@ -83,7 +88,7 @@ def test_a_port_is_known_to_its_host_and_findable_in_its_domain(world: World) ->
     )
     vsid = world.vsid("blue/web")
     assert world.compiler.rows(H1) == {
-        ("hosts", "hosts/h1"): rows.Host("hosts/h1", ("192.0.2.1",), (rows.Uplink("eth1", 1500),)),
+        ("hosts", "hosts/h1"): rows.Host("hosts/h1", ("192.0.2.1",), (uplink("192.0.2.1"),)),
         ("ports", "tenants/blue/ports/web-1"): rows.Port(
             "tenants/blue/ports/web-1",
             vsid,
@@ -94,6 +99,7 @@ def test_a_port_is_known_to_its_host_and_findable_in_its_domain(world: World) ->
         ),
     }
     assert delta.scopes[world.blue].puts == (
+        rows.Peer(world.catalog.routing_domains[PROD].rdid, "192.0.2.1", ("192.0.2.1",), (FABRIC,)),
         rows.Record(vsid, "10.0.1.2", "192.0.2.1", "02:00:00:00:00:01"),
         rows.Record(vsid, "fd00:1::2", "192.0.2.1", "02:00:00:00:00:01"),
         rows.MacRecord(vsid, "02:00:00:00:00:01", "192.0.2.1"),
@@ -132,7 +138,7 @@ def test_a_port_without_a_host_has_no_rows(world: World) -> None:
     assert world.apply([port("blue/a", "prod/db")]) == ScopedDelta()
     world.apply([port("blue/a", "prod/db", host="h1")])
     delta = world.apply([port("blue/a", "prod/db")])
-    assert touched(delta) == {H1: {"ports": 1}, world.blue: {"records": 1, "macs": 1}}
+    assert touched(delta) == {H1: {"ports": 1}, world.blue: {"peers": 1, "records": 1, "macs": 1}}
     assert delta.left == (("hosts/h1", world.blue),)
 
 
@@ -171,16 +177,39 @@ def test_records_point_to_the_first_pa_of_the_first_uplink_that_has_one(world: W
     world.apply([port("blue/a", "prod/db", host="h1"), port("blue/b", "prod/db", host="h2")])
     uplinks = (drafts.Uplink("eth0", "fabric", ()), drafts.Uplink("eth1", "fabric", ("192.0.2.77", "192.0.2.78")))
     delta = world.apply([drafts.Host("hosts/h1", uplinks)])
-    assert touched(delta) == {H1: {"hosts": 1}, world.blue: {"records": 1, "macs": 1}}
+    assert touched(delta) == {H1: {"hosts": 1}, world.blue: {"peers": 2, "records": 1, "macs": 1}}
     assert {row.pa for row in delta.scopes[world.blue].puts if isinstance(row, rows.Record | rows.MacRecord)} == {
         "192.0.2.77"
     }
     (row,) = delta.scopes[H1].puts
     assert row == rows.Host(
-        "hosts/h1", ("192.0.2.77", "192.0.2.78"), (rows.Uplink("eth0", 1500), rows.Uplink("eth1", 1500))
+        "hosts/h1",
+        ("192.0.2.77", "192.0.2.78"),
+        (uplink(interface="eth0"), uplink("192.0.2.77", "192.0.2.78")),
     )
     delta = world.apply([drafts.Host("hosts/h1", (uplinks[0], drafts.Uplink("eth1", "fabric", ("192.0.2.77",))))])
-    assert touched(delta) == {H1: {"hosts": 1}}, "a further PA is no concern of the domain's"
+    assert touched(delta) == {H1: {"hosts": 1}, world.blue: {"peers": 1}}, "a further PA is said once, not by record"
+
+
+def test_the_vlan_of_an_uplink_is_its_hosts_business_alone(world: World) -> None:
+    world.apply([port("blue/a", "prod/db", host="h1")])
+    delta = world.apply([drafts.Host("hosts/h1", (drafts.Uplink("eth1", "fabric", vlan=100),))])
+    (row,) = delta.scopes[H1].puts
+    assert touched(delta) == {H1: {"hosts": 1}}
+    assert isinstance(row, rows.Host)
+    assert [each.vlan for each in row.uplinks] == [100]
+
+
+def test_a_host_is_a_peer_once_in_each_domain_that_it_runs_ports_of(world: World) -> None:
+    world.apply([host("h1", "192.0.2.1", "192.0.2.101"), port("blue/a", "prod/db", host="h1")])
+    assert touched(world.apply([port("blue/b", "prod/web", host="h1")]))[world.blue]["peers"] == 0
+    red = world.domain("tenants/red/routing-domains/prod")
+    world.apply([port("red/a", "prod/db", host="h1")])
+    for scope in (world.blue, red):
+        (row,) = world.table(scope, "peers").values()
+        assert row == rows.Peer(scope.removeprefix("rd:"), "192.0.2.1", ("192.0.2.1", "192.0.2.101"), (FABRIC,) * 2)
+    world.apply([], ["tenants/red/ports/a", "tenants/blue/ports/a"])
+    assert (len(world.table(world.blue, "peers")), len(world.table(red, "peers"))) == (1, 0)
 
 
 def test_a_physical_mtu_reaches_every_host_on_that_network(world: World) -> None:
@@ -282,4 +311,4 @@ def test_rows_go_out_in_the_order_of_the_tables() -> None:
     changes = catalog.apply([*world, subnet("blue/prod/web", "10.0.1.0/24"), port("blue/a", "prod/web", host="h1")])
     delta = compiler.apply(changes)
     tables = [row.key[0] for row in delta.scopes[domain_scope(catalog.routing_domains[PROD].rdid)].puts]
-    assert tables == ["subnets", "records", "macs", "routes"]
+    assert tables == ["subnets", "peers", "records", "macs", "routes"]

@@ -21,7 +21,10 @@ PORT = Name("tenants/blue/ports/p1")
 EVERYTHING: list[tuple[str, dict[str, Any]]] = [
     *BASE,
     ("provider-networks/other", {"pools": [{"prefix": "198.51.100.0/24", "first": "198.51.100.9"}], "mtu_bytes": 9000}),
-    ("hosts/h3", {"uplinks": [{"interface": "eth1", "provider_network": "other", "pool": "198.51.100.0/24"}]}),
+    (
+        "hosts/h3",
+        {"uplinks": [{"interface": "eth1", "provider_network": "other", "pool": "198.51.100.0/24", "vlan": 7}]},
+    ),
     port(1),
     (
         "tenants/blue/ports/p2",

@@ -28,7 +28,7 @@ _HOST, _DOMAIN = host_scope(""), domain_scope("")
 
 #: Raised when the same intent compiles to other rows than before: hosts then take everything anew, instead of what
 #: changed since.
-EDITION = 1
+EDITION = 2
 
 
 class Compiler:
@@ -76,12 +76,12 @@ class Compiler:
             for side, route in ((before, old), (after, new)):
                 if route is not None:
                     side.rows[domain_scope(route.rdid)][route.key] = route
+        entered, left = self._move(changes, before, after)
         scopes = {}
         for scope in dict.fromkeys((*before.rows, *after.rows)):
             if difference := delta.between(before.rows.get(scope, {}), after.rows.get(scope, {})):
                 scopes[scope] = difference
                 self._patch(scope, difference)
-        entered, left = self._move(changes, before)
         return delta.ScopedDelta(scopes, entered, left)
 
     def _compile(self, scope: Scope) -> dict[Key, Row]:
@@ -138,8 +138,8 @@ class Compiler:
             if not running:
                 del self._running[port.host]
 
-    def _move(self, changes: Sequence[Change], before: _Side) -> tuple[_Pairs, _Pairs]:
-        """Count ports over, and compare the memberships that this can have changed."""
+    def _move(self, changes: Sequence[Change], before: _Side, after: _Side) -> tuple[_Pairs, _Pairs]:
+        """Count ports over, and compare the memberships that this can have changed; with them go the Peer rows."""
         now = self._catalog.routing_domains
         touched: dict[tuple[Name, Name], None] = {}
         were: set[tuple[str, Scope]] = set()
@@ -156,6 +156,14 @@ class Compiler:
             for port in (change.old, change.new):
                 if isinstance(port, Port) and port.host is not None:
                     touched[port.host, domain_of(port.virtual_subnet)] = None
+        # Who a host is among the others of its domains follows from the host, too.
+        seen = dict(touched)
+        for change in changes:
+            if isinstance(change.old, Host) and isinstance(change.new, Host) and _moved(change.old, change.new):
+                seen.update(((change.name, domain), None) for domain in self._running.get(change.name, ()))
+        for host, domain in seen:
+            if domain in self._running.get(host, ()):
+                before.add_peer(host, domain)
         for host, domain in touched:
             if domain in self._running.get(host, ()):
                 were.add((host, domain_scope(before.domain(domain).rdid)))
@@ -164,6 +172,9 @@ class Compiler:
                 self._count(change.old, -1)
             if isinstance(change.new, Port):
                 self._count(change.new, 1)
+        for host, domain in seen:
+            if domain in self._running.get(host, ()):
+                after.add_peer(host, domain)
         for host, domain in touched:
             if domain in self._running.get(host, ()):
                 are.add((host, domain_scope(now[domain].rdid)))
@@ -171,6 +182,11 @@ class Compiler:
 
 
 _Pairs = tuple[tuple[str, Scope], ...]
+
+
+def _moved(old: Host, new: Host) -> bool:
+    """Whether the host is elsewhere in the underlay."""
+    return (old.pas, old.networks) != (new.pas, new.networks)
 
 
 class _Side:
@@ -205,6 +221,11 @@ class _Side:
             port = self._find(self._ports, name)
             if port is not None and port.host is not None:
                 self._add_port(port, port.host)
+
+    def add_peer(self, host: Name, domain: Name) -> None:
+        row = translate.peer_row(self._need(self._hosts, host), self.domain(domain))
+        if row is not None:
+            self.rows[domain_scope(row.rdid)][row.key] = row
 
     def _add_port(self, port: Port, host: Name) -> None:
         subnet, domain_rows = self._by_subnet.get(port.virtual_subnet) or self._ground(port.virtual_subnet)

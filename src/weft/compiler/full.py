@@ -40,16 +40,22 @@ def domain_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
     row: Row
     domain = catalog.routing_domains[name]
     ports, hosts, subnets = catalog.ports, catalog.hosts, catalog.virtual_subnets
+    running: dict[Name, None] = {}
     for subnet_name in catalog.subnets_of(name):
         subnet = subnets[subnet_name]
         row = translate.subnet_row(subnet, domain)
         found[row.key] = row
         for port_name in catalog.ports_in(subnet_name):
             port = ports[port_name]
+            if port.host is not None:
+                running[port.host] = None
             pa = hosts[port.host].first_pa if port.host is not None else None
             if pa is not None:
                 for row in translate.record_rows(port, subnet, pa):
                     found[row.key] = row
+    for host in running:
+        if (peer := translate.peer_row(hosts[host], domain)) is not None:
+            found[peer.key] = peer
     for prefix in prefixes_of(catalog, name):
         if (route := winner(catalog, name, prefix)) is not None:
             found[route.key] = route

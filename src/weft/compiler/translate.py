@@ -12,7 +12,10 @@ from weft.policy.rows import Row
 
 
 def host_row(host: objects.Host, networks: Mapping[Name, objects.ProviderNetwork]) -> rows.Host:
-    uplinks = tuple(rows.Uplink(up.interface, networks[up.provider_network].mtu_bytes) for up in host.uplinks)
+    uplinks = tuple(
+        rows.Uplink(up.interface, networks[up.provider_network].mtu_bytes, up.provider_network, up.pas, up.vlan)
+        for up in host.uplinks
+    )
     return rows.Host(host.name, host.pas, uplinks)
 
 
@@ -38,6 +41,11 @@ def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip) -> It
     for ca in port.addresses:
         yield rows.Record(subnet.vsid, ca, pa, port.mac, subnet.rule)
     yield rows.MacRecord(subnet.vsid, port.mac, pa, subnet.rule)
+
+
+def peer_row(host: objects.Host, domain: objects.RoutingDomain) -> rows.Peer | None:
+    """What the other hosts of a domain know of one that runs its ports; None: nobody can reach it."""
+    return rows.Peer(domain.rdid, host.first_pa, host.pas, host.networks) if host.first_pa is not None else None
 
 
 def on_link_row(domain: objects.RoutingDomain, prefix: str, subnet: objects.VirtualSubnet) -> rows.Route:

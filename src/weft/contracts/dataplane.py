@@ -10,7 +10,10 @@ from weft.model.features import Feature
 from weft.policy.drop import DropReason
 from weft.policy.rows import Key, Row
 
-__all__ = ["DataPlane", "Failure", "Feature", "Traffic"]
+__all__ = ["WAYS", "DataPlane", "Failure", "Feature", "Traffic", "Way"]
+
+#: Places of flows on their way to one peer; a flow has the one of its hash.
+WAYS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,18 @@ class Traffic:
     sent_packets: int = 0
     sent_bytes: int = 0
     drops: Mapping[DropReason, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How packets travel to a peer: from one of this host's PAs to one of the peer's, of the same family.
+
+    mtu_bytes: the largest IP packet that is known to get through; 0: no less than the uplink takes.
+    """
+
+    source: str
+    destination: str
+    mtu_bytes: int = 0
 
 
 class DataPlane(Protocol):

@@ -40,6 +40,7 @@ class Uplink:
     provider_network: str
     pas: tuple[str, ...] | None = None
     pool: str | None = None
+    vlan: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

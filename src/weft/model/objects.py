@@ -38,12 +38,16 @@ class ProviderNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """A host's NIC on a provider network. pool: from where its PA was to be drawn, if that was said."""
+    """A host's NIC on a provider network. pool: from where its PA was to be drawn, if that was said.
+
+    vlan: the IEEE 802.1Q VLAN that its PAs are in; 0: untagged.
+    """
 
     interface: str
     provider_network: Name
     pas: tuple[Ip, ...]
     pool: Prefix | None = None
+    vlan: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,11 @@ class Host:
     def pas(self) -> tuple[Ip, ...]:
         """Every PA."""
         return tuple(pa for uplink in self.uplinks for pa in uplink.pas)
+
+    @property
+    def networks(self) -> tuple[Name, ...]:
+        """The provider network of every PA, in the order of ``pas``."""
+        return tuple(uplink.provider_network for uplink in self.uplinks for _ in uplink.pas)
 
     @property
     def first_pa(self) -> Ip | None:

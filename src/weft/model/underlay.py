@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
@@ -121,7 +122,8 @@ class _Plan:
             self.drawing.append(rank)
         if pool is None and old is not None:
             pool = old.pool
-        self.uplinks.append(Uplink(interface, network, pas, pool))
+        vlan = read("vlan", values.parse_vlan, draft.vlan) if draft.vlan is not None else old.vlan if old else 0
+        self.uplinks.append(Uplink(interface, network, pas, pool, vlan))
 
     def claim(self, pas: Iterable[Ip]) -> None:
         for n, pa in enumerate(pas):
@@ -162,7 +164,7 @@ class _Plan:
             pa = self.ix.free_pa(pool.first, pool.last)
             if pa is not None:
                 self.ix.claim_pa(self.put.name, pa)
-                self.uplinks[rank] = Uplink(uplink.interface, uplink.provider_network, (pa,), uplink.pool)
+                self.uplinks[rank] = replace(uplink, pas=(pa,))
                 return
         raise Conflict(f"no PA is left in {listed} of {uplink.provider_network}", f"{field}.pas")
 

@@ -140,6 +140,13 @@ def parse_metric(value: int) -> int:
     return value
 
 
+def parse_vlan(value: int) -> int:
+    """0: untagged."""
+    if not 0 <= value <= 4094:
+        raise Rejected(f"VLAN {value} is outside 1..4094 (or 0, for no tag)")
+    return value
+
+
 def parse_mtu(value: int, first: int) -> int:
     """An IP MTU in bytes."""
     if not first <= value <= MTU_LAST:

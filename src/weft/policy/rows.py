@@ -21,6 +21,9 @@ class Uplink:
 
     interface: str
     mtu_bytes: int  # IP MTU of the provider network
+    network: str = ""  # provider-networks/fabric
+    pas: tuple[str, ...] = ()
+    vlan: int = 0  # IEEE 802.1Q VLAN that PAs are in there; 0: untagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,24 @@ class MacRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """A host that runs ports of a routing domain, as the others see it in the underlay. Scope: the routing domain.
+
+    pa: its first, where records place its ports, and so its identity. pas: all of them, the first first; networks: the
+    provider network that each is in, in the same order.
+    """
+
+    rdid: str
+    pa: str
+    pas: tuple[str, ...]
+    networks: tuple[str, ...]
+
+    @property
+    def key(self) -> PeerKey:
+        return ("peers", self.rdid, self.pa)
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A destination prefix of a routing domain; the winner among equals is chosen already. Scope: its routing domain.
 
@@ -123,10 +144,11 @@ class Port:
         return ("ports", self.port)
 
 
-Row: TypeAlias = Host | Subnet | Record | MacRecord | Route | Port
+Row: TypeAlias = Host | Subnet | Peer | Record | MacRecord | Route | Port
 
 HostKey: TypeAlias = tuple[str, str]
 SubnetKey: TypeAlias = tuple[str, int]
+PeerKey: TypeAlias = tuple[str, str, str]
 RecordKey: TypeAlias = tuple[str, int, str]
 MacRecordKey: TypeAlias = tuple[str, int, str]
 RouteKey: TypeAlias = tuple[str, str, str]
@@ -137,6 +159,7 @@ Key: TypeAlias = tuple[str, str] | tuple[str, int] | tuple[str, int, str] | tupl
 TABLES: dict[str, type[Row]] = {
     "hosts": Host,
     "subnets": Subnet,
+    "peers": Peer,
     "records": Record,
     "macs": MacRecord,
     "routes": Route,

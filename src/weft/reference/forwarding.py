@@ -9,7 +9,7 @@ from typing import assert_never
 from weft.policy.drop import DropReason
 from weft.policy.rows import Rule
 from weft.reference import icmp, nvgre, packet, size
-from weft.reference.lookups import Location, Lookups, Port, Subnet
+from weft.reference.lookups import Location, Lookups, Port, Subnet, Way
 from weft.reference.packet import Ip
 from weft.reference.verdict import Drop, ToPort, ToUnderlay, Verdict
 
@@ -71,11 +71,12 @@ class Forwarding:
             self.steps.append(f"record ({target.vsid}, {packet.address_text(ca)}): none")
             return self._refuse(ip, icmp.Error.ADDRESS_UNREACHABLE, DropReason.NO_RECORD)
         self._say_found(f"record ({target.vsid}, {packet.address_text(ca)})", location)
-        sized = self._sized(ip, target, location)
+        way = self._way(ip, location)
+        sized = self._sized(ip, target, location, way)
         if not isinstance(sized, bytes):
             return sized
         frame = packet.with_hop_limit(ip, sized, ip.hop_limit - 1)
-        return self._deliver(target, location, packet.with_macs(frame, location.mac, target.router_mac))
+        return self._deliver(target, location, way, packet.with_macs(frame, location.mac, target.router_mac))
 
     def _bridged(self, ip: Ip) -> Verdict:
         vsid, text = self.subnet.vsid, packet.address_text(ip.destination)
@@ -89,17 +90,21 @@ class Forwarding:
                 self.steps.append(f"record ({vsid}, {text}): none, and none for MAC {mac}")
                 return Drop(DropReason.NO_RECORD)
             self._say_found(f"no record ({vsid}, {text}), but one for MAC {mac}", location)
-        sized = self._sized(ip, self.subnet, location)
+        way = self._way(ip, location)
+        sized = self._sized(ip, self.subnet, location, way)
         if not isinstance(sized, bytes):
             return sized
-        return self._deliver(self.subnet, location, packet.with_macs(sized, location.mac, ip.source_mac))
+        return self._deliver(self.subnet, location, way, packet.with_macs(sized, location.mac, ip.source_mac))
 
     def _say_found(self, what: str, location: Location) -> None:
         self.steps.append(f"{what}: at PA {packet.address_text(location.pa)}, MAC {packet.mac_text(location.mac)}")
 
-    def _sized(self, ip: Ip, target: Subnet, location: Location) -> bytes | Verdict:
+    def _way(self, ip: Ip, location: Location) -> Way | None:
+        return self.lookups.way(location.pa, packet.flow_id(ip))
+
+    def _sized(self, ip: Ip, target: Subnet, location: Location, way: Way | None) -> bytes | Verdict:
         """The frame, MSS clamped, or what becomes of a packet that does not fit."""
-        limit = size.limit(self.lookups.host, target, location)
+        limit = size.limit(self.lookups.host, target, location, way)
         if limit is not None and ip.l3_length > limit:
             self.steps.append(f"size: {ip.l3_length} bytes, and no more than {limit} fit")
             return self._refuse(ip, icmp.Error.TOO_BIG, DropReason.TOO_BIG, limit)
@@ -108,20 +113,19 @@ class Forwarding:
             self.steps.append(f"size: TCP's MSS is lowered, since no more than {limit} bytes fit")
         return frame
 
-    def _deliver(self, target: Subnet, location: Location, frame: bytes) -> Verdict:
+    def _deliver(self, target: Subnet, location: Location, way: Way | None, frame: bytes) -> Verdict:
         if location.pa in self.lookups.host.pas:
             return to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
-        text = packet.address_text(location.pa)
+        text = packet.address_text(way.destination if way is not None else location.pa)
         match location.rule:
             case Rule.NVGRE:
-                source = self.lookups.host.source(location.pa)
-                if source is None:
+                if way is None:
                     self.steps.append(f"underlay: this host has no PA of the family of {text}")
                     return Drop(DropReason.NO_UNDERLAY)
                 if not self.reachable(text):
                     self.steps.append(f"underlay: the kernel has no route to {text}")
                     return Drop(DropReason.NO_UNDERLAY)
-                outer, flow = nvgre.encapsulate(source, location.pa, target.vsid, frame)
+                outer, flow = nvgre.encapsulate(way.source, way.destination, target.vsid, frame)
                 more = size.OVERHEAD_BYTES[len(location.pa)]
                 self.steps.append(
                     f"encapsulated: NVGRE to {text}, VSID {target.vsid}, FlowID {flow}, {len(frame)} + {more} bytes"

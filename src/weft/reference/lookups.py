@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -44,6 +44,15 @@ class Host:
     def source(self, pa: bytes) -> bytes | None:
         """Where packets to ``pa`` come from."""
         return self.source4 if len(pa) == 4 else self.source6
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How packets travel to a peer. mtu_bytes 0: as the uplink's."""
+
+    source: bytes
+    destination: bytes
+    mtu_bytes: int = 0
 
 
 NOWHERE = Host(frozenset(), None, None, (), None)
@@ -193,6 +202,14 @@ def _subnet(row: rows.Subnet) -> Subnet:
     )
 
 
+def _peer(row: rows.Peer) -> None:
+    _rdid(row.rdid)
+    if not row.pas or row.pas[0] != row.pa or len(row.pas) != len(row.networks):
+        raise Rejected(f"a peer's PAs begin with its first, {row.pa}, and each is in a network: {row.pas}")
+    for pa in row.pas:
+        packet.address_bytes(pa)
+
+
 def _port(row: rows.Port) -> Port:
     mac = packet.mac_bytes(row.mac)
     return Port(
@@ -219,6 +236,8 @@ class Lookups:
     _records: dict[tuple[int, bytes], Location] = field(default_factory=dict)
     _macs: dict[tuple[int, bytes], Location] = field(default_factory=dict)
     _routes: dict[tuple[str, int], Routes] = field(default_factory=dict)  # (RDID, bytes of an address)
+    _aliases: dict[bytes, bytes] | None = None  # a peer's PA -> its first; None: to be made anew
+    _ways: dict[bytes, tuple[Way, ...]] = field(default_factory=dict)  # a peer's first PA -> by a flow's place
     _ports: dict[str, Port] = field(default_factory=dict)
     _local: dict[tuple[int, bytes], Port] | None = None  # bound ports; None: to be made anew
 
@@ -245,6 +264,23 @@ class Lookups:
             self._local = {(port.vsid, port.mac): port for port in reversed(bound)}
         return self._local.get((vsid, mac))
 
+    def way(self, pa: bytes, flow: int) -> Way | None:
+        """How a flow travels to the host of a record's PA; None: this host has no PA of the family."""
+        ways = self._ways.get(pa)
+        if ways:
+            return ways[flow % len(ways)]
+        source = self.host.source(pa)
+        return None if source is None else Way(source, pa)
+
+    def identity(self, pa: bytes) -> bytes:
+        """The first PA of the host that has this one: where records place its ports."""
+        if self._aliases is None:
+            peers = (row for row in self.rows.values() if isinstance(row, rows.Peer))
+            self._aliases = {
+                packet.address_bytes(each): packet.address_bytes(row.pa) for row in peers for each in row.pas
+            }
+        return self._aliases.get(pa, pa)
+
     # What changes them
 
     def put(self, row: Row) -> None:
@@ -256,6 +292,9 @@ class Lookups:
                 self.host = _host(row)
             case rows.Subnet():
                 self.subnets[row.vsid] = _subnet(row)
+            case rows.Peer():
+                _peer(row)
+                self._aliases = None
             case rows.Record():
                 location = Location(packet.address_bytes(row.pa), packet.mac_bytes(row.mac), _rule(row.rule))
                 self._records[(_vsid(row.vsid), packet.address_bytes(row.ca))] = location
@@ -288,6 +327,11 @@ class Lookups:
                 self.host = NOWHERE
             case rows.Subnet():
                 del self.subnets[row.vsid]
+            case rows.Peer():
+                self._aliases = None
+                pa = packet.address_bytes(row.pa)
+                if not any(isinstance(other, rows.Peer) and other.pa == row.pa for other in self.rows.values()):
+                    self._ways.pop(pa, None)
             case rows.Record():
                 del self._records[(row.vsid, packet.address_bytes(row.ca))]
             case rows.MacRecord():
@@ -303,6 +347,22 @@ class Lookups:
                 self._local = None
             case _:
                 assert_never(row)
+
+    def lead(self, pa: str, ways: Sequence[tuple[str, str, int]]) -> None:
+        """The ways to a peer. Raises Rejected, and then nothing has changed."""
+        if not any(isinstance(row, rows.Peer) and row.pa == pa for row in self.rows.values()):
+            raise Rejected(f"{pa} is the first PA of no peer")
+        found = tuple(
+            Way(packet.address_bytes(source), packet.address_bytes(destination), mtu_bytes)
+            for source, destination, mtu_bytes in ways
+        )
+        for way in found:
+            if len(way.source) != len(way.destination):
+                raise Rejected(f"there is no way to {pa} between PAs of two families")
+        if found:
+            self._ways[packet.address_bytes(pa)] = found
+        else:
+            self._ways.pop(packet.address_bytes(pa), None)
 
     def bind(self, bindings: Mapping[str, str]) -> None:
         self.bindings = dict(bindings)

@@ -99,7 +99,7 @@ def _inner(lookups: Lookups, outer: nvgre.Tunnelled, steps: list[str]) -> Verdic
         steps.append(f"destination MAC {packet.mac_text(parsed.destination_mac)} is a group's: not carried")
         return Drop(DropReason.MULTICAST)
     place = _placed(lookups, subnet, parsed)
-    if place is None or place.pa != outer.source:
+    if place is None or place.pa != lookups.identity(outer.source):
         where = "nowhere" if place is None else f"at PA {packet.address_text(place.pa)}"
         steps.append(f"source {packet.address_text(parsed.source)}: policy places it {where}")
         return Drop(DropReason.FORGED_SOURCE)

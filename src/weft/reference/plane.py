@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from weft.contracts.dataplane import Failure, Feature, Traffic
+from weft.contracts.dataplane import Failure, Feature, Traffic, Way
 from weft.kit.errors import Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
@@ -130,6 +130,15 @@ class ReferenceDataPlane:
             self._counts.setdefault(port, _Count())
         self._by_interface = by_interface
         self._lookups.bind({port: interface for interface, port in by_interface.items()})
+        return failures
+
+    def paths(self, ways: Mapping[str, Sequence[Way]]) -> list[Failure]:
+        failures = []
+        for pa, some in ways.items():
+            try:
+                self._lookups.lead(pa, [(way.source, way.destination, way.mtu_bytes) for way in some])
+            except Rejected as rejected:
+                failures.append(Failure(("peers", "", pa), rejected.message, permanent=True))
         return failures
 
     def repair(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.reference import packet
-from weft.reference.lookups import Host, Location, Subnet
+from weft.reference.lookups import Host, Location, Subnet, Way
 from weft.reference.packet import Ip
 
 #: Ethernet, GRE with key, outer IP: what NVGRE adds to the inner L3 length.
@@ -16,13 +16,15 @@ OPTION_END, OPTION_NOTHING, OPTION_MSS, MSS_BYTES = 0, 1, 2, 4
 MAX_OPTIONS = 10
 
 
-def limit(host: Host, target: Subnet, location: Location) -> int | None:
-    """The largest L3 length that reaches the location; None: nothing limits it."""
+def limit(host: Host, target: Subnet, location: Location, way: Way | None) -> int | None:
+    """The largest L3 length that reaches the location by this way; None: nothing limits it."""
     limits = []
     if target.mtu_bytes:
         limits.append(target.mtu_bytes)
     if location.pa not in host.pas and host.mtu_bytes is not None:
         limits.append(host.mtu_bytes - OVERHEAD_BYTES[len(location.pa)])
+    if location.pa not in host.pas and way is not None and way.mtu_bytes:
+        limits.append(way.mtu_bytes - OVERHEAD_BYTES[len(location.pa)])
     return min(limits, default=None)
 
 

@@ -67,6 +67,7 @@ class _Puts(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     # In the order of weft.policy.rows.TABLES.
     hosts: list[rows.Host] = []
     subnets: list[rows.Subnet] = []
+    peers: list[rows.Peer] = []
     records: list[rows.Record] = []
     macs: list[rows.MacRecord] = []
     routes: list[rows.Route] = []
@@ -79,6 +80,7 @@ class _Deletes(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     routes: list[tuple[str, str]] = []
     macs: list[tuple[int, str]] = []
     records: list[tuple[int, str]] = []
+    peers: list[tuple[str, str]] = []
     subnets: list[tuple[int]] = []
     hosts: list[tuple[str]] = []
 
@@ -204,7 +206,7 @@ class Decoder:
             _set_mac_vsid(mac, share(mac.vsid, mac.vsid))
         for route in puts.routes:
             _set_route_rdid(route, share(route.rdid, route.rdid))
-        return (*puts.hosts, *puts.subnets, *puts.records, *puts.macs, *puts.routes, *puts.ports)
+        return (*puts.hosts, *puts.subnets, *puts.peers, *puts.records, *puts.macs, *puts.routes, *puts.ports)
 
 
 def _keys(deletes: _Deletes) -> tuple[Key, ...]:
@@ -213,6 +215,7 @@ def _keys(deletes: _Deletes) -> tuple[Key, ...]:
         *(("routes", *tail) for tail in deletes.routes),
         *(("macs", *tail) for tail in deletes.macs),
         *(("records", *tail) for tail in deletes.records),
+        *(("peers", *tail) for tail in deletes.peers),
         *(("subnets", *tail) for tail in deletes.subnets),
         *(("hosts", *tail) for tail in deletes.hosts),
     )

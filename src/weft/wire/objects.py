@@ -56,6 +56,7 @@ class UplinkSpec(_Spec, frozen=True):
     provider_network: Annotated[str, _reference("provider-networks/N, or N")]
     pas: tuple[_Address, ...] | None = None
     pool: _Prefix | None = None
+    vlan: Annotated[int, msgspec.Meta(description="802.1Q VLAN of the PAs, 1..4094; 0: untagged")] | None = None
 
 
 class HostSpec(_Spec, frozen=True):
@@ -165,7 +166,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
             return drafts.ProviderNetwork(name, pools, spec.mtu_bytes)
         case HostSpec():
             uplinks = tuple(
-                drafts.Uplink(uplink.interface, uplink.provider_network, uplink.pas, uplink.pool)
+                drafts.Uplink(uplink.interface, uplink.provider_network, uplink.pas, uplink.pool, uplink.vlan)
                 for uplink in spec.uplinks
             )
             return drafts.Host(name, uplinks, spec.data_plane)
@@ -224,6 +225,7 @@ def load(name: Name, raw: bytes) -> objects.Object:
                     provider_network=Name(uplink.provider_network),
                     pas=tuple(map(Ip, _said(uplink.pas))),
                     pool=None if uplink.pool is None else Prefix(uplink.pool),
+                    vlan=uplink.vlan or 0,
                 )
                 for uplink in spec.uplinks
             )
@@ -281,7 +283,7 @@ def _spec_of(value: objects.Object) -> Spec:
             return ProviderNetworkSpec(pools, value.mtu_bytes)
         case objects.Host():
             uplinks = tuple(
-                UplinkSpec(uplink.interface, uplink.provider_network, uplink.pas, uplink.pool)
+                UplinkSpec(uplink.interface, uplink.provider_network, uplink.pas, uplink.pool, uplink.vlan or None)
                 for uplink in value.uplinks
             )
             return HostSpec(uplinks, value.data_plane)

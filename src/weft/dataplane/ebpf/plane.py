@@ -25,7 +25,7 @@ from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Rejected, Retry
-from weft.policy.rows import Host, Key, MacRecord, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import Host, Key, MacRecord, Peer, Port, Record, Route, Row, Subnet, Uplink
 
 _UPLINK = "uplink"
 
@@ -72,6 +72,7 @@ class Known:
 
     host: Host | None = None
     subnets: dict[bytes, Subnet] = field(default_factory=dict)
+    peers: dict[Key, Peer] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
     bindings: dict[str, str] | None = None  # None: not told yet, and a former agent's are left alone
     everything: bool = False  # prune() came: what was not told is not wanted
@@ -129,6 +130,8 @@ class EbpfDataPlane:
                 failures += self._macs.put_rows(group, layout.mac_record)
             elif kind is Route:
                 failures += self._routes.put_rows(group, layout.route)
+            elif kind is Peer:
+                self._known.peers.update((row.key, row) for row in group)
             elif kind is Subnet:
                 failures += self._update_subnets(list(group))
             else:
@@ -172,6 +175,9 @@ class EbpfDataPlane:
                 case "hosts":
                     if self._known.host is None or self._known.host.key in group:
                         self._remove_host()
+                case "peers":
+                    for key in group:
+                        self._known.peers.pop(key, None)
                 case "ports":
                     for key in group:
                         self._known.ports.pop(str(key[1]), None)
@@ -207,6 +213,8 @@ class EbpfDataPlane:
             self._table(name).prune(wanted, keys_of)
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
+        for key in [key for key in self._known.peers if key not in wanted]:
+            del self._known.peers[key]
         hosts = any(key[0] == "hosts" for key in wanted)
         if not hosts or (self._known.host is not None and self._known.host.key not in wanted):
             self._remove_host()
@@ -550,6 +558,7 @@ class EbpfDataPlane:
             else:
                 seen = layout.read_subnet(key, value)
                 yield seen.row(_prefixes(seen.gateways, on_link.get((seen.rdid, seen.vsid), ())))
+        yield from self._known.peers.values()
         for key, value in self._records.entries():
             if layout.RECORD.unpack(value)[2] in layout.RULE_NAMES:
                 yield layout.read_record(key, value)
