@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from strategies.intents import domain, everything, network, port, reloaded, route, subnet, tenant
+from strategies.intents import ABLE, domain, everything, network, port, reloaded, route, subnet, tenant
 from weft.compiler.compiler import Compiler
 from weft.compiler.full import compile_all
 from weft.kit.errors import Rejected
-from weft.model import drafts, values
+from weft.model import drafts, rules, values
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
+from weft.model.features import Rule
 from weft.model.names import Kind, domain_of, tenant_of
 from weft.model.values import network_of
 from weft.policy import rows
@@ -63,10 +64,11 @@ subnets = st.builds(
     lambda path, prefixes, **more: subnet(path, *prefixes, **more),
     paths(OWNERS, DOMAINS, SUBNETS),
     some(PREFIXES, 1),
-    vsid=maybe(4096, 4097),
+    vsid=maybe(4096, 4097, 4096 << 8 | 7),
     gateways=st.none() | some(CAS, 1, 1),
     router_mac=maybe(*MACS),
     mtu_bytes=maybe(0, 1400),
+    rule=maybe(*Rule),
 )
 ROUTE = (paths(OWNERS, DOMAINS, ("r1", "r2")), st.sampled_from(DESTINATIONS))
 routes = (
@@ -95,7 +97,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.catalog = Catalog()
+        self.catalog = Catalog(ABLE)
         self.compiler = Compiler(self.catalog)
         self.held: dict[str, dict[Scope, dict[Key, Row]]] = {}
 
@@ -163,6 +165,16 @@ class Machine(RuleBasedStateMachine):
         if "provider-networks/fabric" in self.catalog.provider_networks:
             uplinks = [(drafts.Uplink("eth1", "fabric", (pa,)),) for pa in pas[: len(names)]]
             self.take([drafts.Host(name, uplink) for name, uplink in zip(names, uplinks, strict=True)])
+
+    @rule()
+    def change_over(self) -> None:
+        """Every subnet takes its next step to its rule."""
+        self.take(
+            [
+                drafts.VirtualSubnet(net.name, net.prefixes, rule_change=rules.next_step(net))
+                for net in self.catalog.virtual_subnets.values()
+            ]
+        )
 
     @rule(data=st.data())
     def swap(self, data: st.DataObject) -> None:
@@ -296,6 +308,9 @@ def assert_valid(catalog: Catalog) -> None:
         assert domain_of(name) in catalog.routing_domains
     for found in catalog.hosts.values():
         assert all(uplink.provider_network in catalog.provider_networks for uplink in found.uplinks)
+    for one, other in permutations(catalog.virtual_subnets.values(), 2):
+        if Rule.GRE in one.accepted_rules and Rule.NVGRE in other.accepted_rules:
+            assert one.vsid >> 8 != other.vsid, "a key would be of both"
     for found in catalog.ports.values():
         net = catalog.virtual_subnets[found.virtual_subnet]
         assert tenant_of(net.name) == tenant_of(found.name)

@@ -15,10 +15,11 @@ from weft.contracts.store import Store
 from weft.controller.api import create_app
 from weft.controller.service import Service
 from weft.kit.errors import Retry
+from weft.model.names import Name
 from weft.store.memory import MemoryStore
 
 DOMAIN = "tenants/blue/routing-domains/prod"
-WEB = f"{DOMAIN}/virtual-subnets/web"
+WEB = Name(f"{DOMAIN}/virtual-subnets/web")
 
 #: Two hosts, a tenant, a domain, a subnet; not in the order in which they need each other.
 BASE: list[tuple[str, dict[str, Any]]] = [

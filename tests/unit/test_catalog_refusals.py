@@ -188,6 +188,24 @@ ROWS = [
     ),
     refused(subnet("blue/prod/new", "10.9.0.0/24", mtu_bytes=67), "spec.mtu_bytes", "MTU 67 is outside 68..65535"),
     refused(subnet("blue/prod/new", "fd09::/64", mtu_bytes=1279), "spec.mtu_bytes", "MTU 1279 is outside 1280..65535"),
+    Row(
+        "look alike on the wire",
+        "puts[1].spec.vsid",
+        (
+            subnet("blue/prod/new", "10.9.0.0/24", vsid=5000),
+            subnet("blue/prod/far", "10.9.1.0/24", vsid=5000 << 8 | 9, rule="gre"),
+        ),
+        fault=Conflict,
+    ),
+    Row(
+        "look alike on the wire",
+        "puts[1].spec.vsid",
+        (
+            subnet("blue/prod/far", "10.9.1.0/24", vsid=5000 << 8 | 9, rule="gre"),
+            subnet("blue/prod/new", "10.9.0.0/24", vsid=5000),
+        ),
+        fault=Conflict,
+    ),
     # Virtual subnets that others rest on
     refused(
         subnet("blue/prod/web", "10.9.1.0/24"), "spec.prefixes", "web-1 has an address that it could not keep", Conflict

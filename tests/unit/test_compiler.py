@@ -7,12 +7,13 @@ from collections.abc import Iterable
 
 import pytest
 
-from strategies.intents import domain, host, network, port, route, subnet, two_tenants
+from strategies.intents import ABLE, domain, host, network, port, route, subnet, two_tenants
 from weft.compiler.compiler import Compiler
 from weft.compiler.full import compile_all
-from weft.model import drafts
+from weft.model import drafts, rules
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
+from weft.model.features import ABILITIES, AbilityTable, Rule
 from weft.model.names import Name
 from weft.policy import rows
 from weft.policy.delta import ScopedDelta
@@ -26,8 +27,8 @@ H1, H2, H3 = (host_scope(f"hosts/h{n}") for n in (1, 2, 3))
 class World:
     """A catalog and its compiler, told of everything in turn."""
 
-    def __init__(self) -> None:
-        self.catalog = two_tenants()
+    def __init__(self, abilities: AbilityTable = ABILITIES) -> None:
+        self.catalog = two_tenants(abilities)
         self.compiler = Compiler(self.catalog)
         self.changes: tuple[Change, ...] = ()
 
@@ -312,3 +313,27 @@ def test_rows_go_out_in_the_order_of_the_tables() -> None:
     delta = compiler.apply(changes)
     tables = [row.key[0] for row in delta.scopes[domain_scope(catalog.routing_domains[PROD].rdid)].puts]
     assert tables == ["subnets", "peers", "records", "macs", "routes"]
+
+
+def test_a_new_rule_is_taken_before_it_is_sent_and_the_old_one_until_nobody_sends_it() -> None:
+    world = World(ABLE)
+    world.apply([port("blue/web-1", "prod/web", host="h1"), port("blue/db-1", "prod/db", host="h2")])
+    name = Name(f"{PROD}/virtual-subnets/web")
+    seen = []
+    delta = world.apply([subnet("blue/prod/web", "10.0.1.0/24", "fd00:1::/64", rule="geneve")])
+    while True:
+        net = world.table(world.blue, "subnets")["subnets", world.vsid("blue/web")]
+        assert isinstance(net, rows.Subnet)
+        found = [*world.table(world.blue, "records").values(), *world.table(world.blue, "macs").values()]
+        sent = {row.rule for row in found if isinstance(row, rows.Record | rows.MacRecord) and row.vsid == net.vsid}
+        seen.append((net.accepts, sent, touched(delta)))
+        if world.catalog.virtual_subnets[name].rule_change is None:
+            break
+        step = rules.next_step(world.catalog.virtual_subnets[name])
+        delta = world.apply([drafts.VirtualSubnet(name, ("10.0.1.0/24", "fd00:1::/64"), rule_change=step)])
+    both = (Rule.NVGRE, Rule.GENEVE)
+    assert seen == [
+        (both, {Rule.NVGRE}, {world.blue: Counter(subnets=1)}),
+        (both, {Rule.GENEVE}, {world.blue: Counter(records=2, macs=1)}),
+        ((Rule.GENEVE,), {Rule.GENEVE}, {world.blue: Counter(subnets=1)}),
+    ]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.controller_world import BASE, port
+from strategies.intents import ABLE
+from unit.controller_world import BASE, WEB, port
 from weft.controller.merge import merge
 from weft.kit.errors import Rejected
 from weft.model import drafts, objects
@@ -54,6 +55,19 @@ def test_every_object_is_read_back_as_it_was_written() -> None:
     # What is shown can be put again, and is the same.
     again = [decode_spec(name, encode_spec(value)) for kind in Kind for name, value in catalog.objects(kind).items()]
     assert catalog.apply(again) == ()
+
+
+def test_a_change_of_rule_under_way_is_stored_and_shown_and_not_the_callers_to_say() -> None:
+    catalog = Catalog(ABLE)
+    catalog.apply([decode_spec(Name(name), msgspec.json.encode(spec)) for name, spec in BASE])
+    catalog.apply([decode_spec(WEB, b'{"prefixes":["10.0.1.0/24"],"rule":"vxlan"}')])
+    under_way = catalog.virtual_subnets[WEB]
+    shown = encode_spec(under_way)
+    assert msgspec.json.decode(shown)["rule_change"] == {"sending": "nvgre", "accepted": ["nvgre", "vxlan"]}
+    assert load(WEB, shown) == under_way
+    assert catalog.apply([decode_spec(WEB, shown)]) == ()
+    said = {"prefixes": ["10.0.1.0/24"], "rule_change": {"sending": "geneve", "accepted": ["geneve"]}}
+    assert catalog.apply([decode_spec(WEB, msgspec.json.encode(said))]) == ()
 
 
 def test_drafts_objects_and_specs_have_the_same_fields() -> None:

@@ -44,7 +44,7 @@ def affected_by(catalog: Catalog, changes: Sequence[Change]) -> Affected:
                 found.subnets[change.name] = None
                 if (old.vsid, old.prefixes) != (new.vsid, new.prefixes):
                     found.routed_anew[domain_of(change.name)] = None
-                if (old.vsid, old.rule) != (new.vsid, new.rule):
+                if (old.vsid, old.sending_rule) != (new.vsid, new.sending_rule):
                     _add(found.ports, catalog.ports_in(change.name))
             case VirtualSubnet(), _:
                 found.subnets[change.name] = None

@@ -20,7 +20,15 @@ def host_row(host: objects.Host, networks: Mapping[Name, objects.ProviderNetwork
 
 
 def subnet_row(subnet: objects.VirtualSubnet, domain: objects.RoutingDomain) -> rows.Subnet:
-    return rows.Subnet(subnet.vsid, domain.rdid, subnet.prefixes, subnet.gateways, subnet.router_mac, subnet.mtu_bytes)
+    return rows.Subnet(
+        subnet.vsid,
+        domain.rdid,
+        subnet.prefixes,
+        subnet.gateways,
+        subnet.router_mac,
+        subnet.mtu_bytes,
+        subnet.accepted_rules,
+    )
 
 
 def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
@@ -39,8 +47,8 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
 def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip) -> Iterator[Row]:
     """Where a port and its CAs live; a port that is down lives there all the same."""
     for ca in port.addresses:
-        yield rows.Record(subnet.vsid, ca, pa, port.mac, subnet.rule)
-    yield rows.MacRecord(subnet.vsid, port.mac, pa, subnet.rule)
+        yield rows.Record(subnet.vsid, ca, pa, port.mac, subnet.sending_rule)
+    yield rows.MacRecord(subnet.vsid, port.mac, pa, subnet.sending_rule)
 
 
 def peer_row(host: objects.Host, domain: objects.RoutingDomain) -> rows.Peer | None:

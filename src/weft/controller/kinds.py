@@ -95,6 +95,8 @@ def _is(value: Any, text: str) -> bool:
             return str(value) == text
         case objects.Pool() | objects.AddressPair():
             return _is(value.prefix, text)
+        case objects.RuleChange():
+            return _is(value.sending, text) or _is(value.accepted, text)
         case objects.Uplink():
             return _is(value.provider_network, text) or _is(value.interface, text) or _is(value.pas, text)
         case _:

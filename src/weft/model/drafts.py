@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from weft.model.names import Kind
+from weft.model.objects import RuleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class RoutingDomain:
 
 @dataclass(frozen=True, slots=True)
 class VirtualSubnet:
+    """rule_change: the controller's own step towards ``rule``; what others say of it never gets here."""
+
     name: str
     prefixes: tuple[str, ...]
     vsid: int | None = None
@@ -65,6 +68,7 @@ class VirtualSubnet:
     router_mac: str | None = None
     rule: str | None = None
     mtu_bytes: int | None = None
+    rule_change: RuleChange | None = None
 
 
 @dataclass(frozen=True, slots=True)

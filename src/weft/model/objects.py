@@ -86,8 +86,20 @@ class RoutingDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleChange:
+    """What hosts do on the way to another rule. accepted: what receivers take, in the order of Rule; never empty."""
+
+    sending: Rule
+    accepted: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualSubnet:
-    """One IP subnet and broadcast domain. prefixes and gateways go in pairs, IPv4 first."""
+    """One IP subnet and broadcast domain. prefixes and gateways go in pairs, IPv4 first.
+
+    rule: how its packets are to travel. rule_change: how they do until all hosts do it so; None: they do
+    (``weft.model.rules``).
+    """
 
     name: Name
     vsid: Vsid
@@ -96,6 +108,17 @@ class VirtualSubnet:
     router_mac: Mac
     rule: Rule
     mtu_bytes: int
+    rule_change: RuleChange | None
+
+    @property
+    def sending_rule(self) -> Rule:
+        """How hosts send now."""
+        return self.rule if self.rule_change is None else self.rule_change.sending
+
+    @property
+    def accepted_rules(self) -> tuple[Rule, ...]:
+        """What hosts take now."""
+        return (self.rule,) if self.rule_change is None else self.rule_change.accepted
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def _whereabouts(ix: Indexes, put: PortPut, abilities: AbilityTable) -> tuple[Su
     host = read("spec.host", lambda text: resolve(Kind.HOST, text), put.draft.host)
     if host not in ix.hosts:
         raise Rejected(f"{host} does not exist", "spec.host")
-    if (why := underlay.why_not_on(ix.hosts[host], index.subnet.rule, abilities)) is not None:
+    if (why := underlay.why_not_on(ix.hosts[host], index.subnet, abilities)) is not None:
         raise Conflict(why, "spec.host")
     return index, host
 

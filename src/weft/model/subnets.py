@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import drafts, underlay, values
-from weft.model.features import RULE_NEEDS, AbilityTable, Rule
+from weft.model import drafts, rules, underlay, values
+from weft.model.features import AbilityTable, Rule
 from weft.model.indexes import Indexes, Net
 from weft.model.names import Name, domain_of
-from weft.model.objects import VirtualSubnet
+from weft.model.objects import RuleChange, VirtualSubnet
 from weft.model.puts import Put, humane, read
 from weft.model.values import Ip, Prefix, Vsid, ip_number, ip_version, network_of
 
@@ -48,7 +48,8 @@ def admit(ix: Indexes, puts: Sequence[SubnetPut], abilities: AbilityTable) -> No
     choosing.sort(key=lambda pair: humane(pair[0].name))
     for put, parsed in choosing:
         try:
-            _insert(ix, put, parsed, _choose(ix, put.name), abilities)
+            vsid = _choose(ix, put.name, parsed.subnet.accepted_rules)
+            _insert(ix, put, parsed, vsid, abilities)
         except Rejected as fault:
             raise fault.at(put.field) from None
 
@@ -77,9 +78,25 @@ def _parse(ix: Indexes, put: SubnetPut) -> _Parsed:
         least = values.MTU_FIRST_IPV6 if 6 in by_version else values.MTU_FIRST_IPV4
         read("spec.mtu_bytes", lambda given: values.parse_mtu(given, least), mtu_bytes)
     subnet = VirtualSubnet(
-        put.name, vsid or values.default_vsid(put.name), prefixes, gateways, router_mac, rule, mtu_bytes
+        name=put.name,
+        vsid=vsid or values.default_vsid(put.name),
+        prefixes=prefixes,
+        gateways=gateways,
+        router_mac=router_mac,
+        rule=rule,
+        mtu_bytes=mtu_bytes,
+        rule_change=_rule_change(draft, old, rule),
     )
     return _Parsed(subnet, vsid, {version: rank for version, (rank, _) in by_version.items()}, gateway_ranks)
+
+
+def _rule_change(draft: drafts.VirtualSubnet, old: VirtualSubnet | None, rule: Rule) -> RuleChange | None:
+    """A new subnet is at its rule; the hosts of one that is there first learn to take it, and send as before."""
+    if draft.rule_change is not None:
+        return rules.change(rule, draft.rule_change.sending, draft.rule_change.accepted)
+    if old is None:
+        return None
+    return rules.change(rule, old.sending_rule, old.accepted_rules)
 
 
 def _prefixes(given: Sequence[str]) -> dict[int, tuple[int, Prefix]]:
@@ -147,6 +164,14 @@ def _insert(ix: Indexes, put: SubnetPut, parsed: _Parsed, vsid: Vsid, abilities:
             rank = parsed.gateway_ranks.get(gateway)
             field = "spec.gateways" if rank is None else f"spec.gateways[{rank}]"
             raise Conflict(f"gateway {gateway} is taken by {holder}", field)
+    if (twin := rules.confused_with(vsid, subnet.accepted_rules, ix.vsids, ix.virtual_subnets)) is not None:
+        alike = ix.virtual_subnets[twin]
+        raise Conflict(
+            f"{subnet.name} with VSID {vsid} and rule {subnet.rule}, and {twin} with VSID {alike.vsid} and rule "
+            f"{alike.rule}, look alike on the wire: GRE's key is the VSID, NVGRE's is the VSID and 8 bits; "
+            f"give one of them another VSID",
+            "spec.vsid" if put.old is None or put.old.vsid != vsid else "spec.rule",
+        )
     ix.insert(subnet)
     _check_ports(ix, put, subnet, abilities)
 
@@ -163,16 +188,18 @@ def _check_ports(ix: Indexes, put: SubnetPut, subnet: VirtualSubnet, abilities: 
                 why = f"{ca} is outside them" if net is None else net.complaint(ca, ip_number(ca))
                 if why is not None:
                     raise Conflict(f"{name} has an address that it could not keep: {why}", "spec.prefixes")
-    if RULE_NEEDS[old.rule] is not RULE_NEEDS[subnet.rule]:
+    if not set(subnet.accepted_rules) <= set(old.accepted_rules):
         for host in {host for name in index.ports if (host := ix.ports[name].host) is not None}:
-            if (why := underlay.why_not_on(ix.hosts[host], subnet.rule, abilities)) is not None:
+            if (why := underlay.why_not_on(ix.hosts[host], subnet, abilities)) is not None:
                 raise Conflict(f"{why}, but ports of this subnet run there", "spec.rule")
 
 
-def _choose(ix: Indexes, name: Name) -> Vsid:
+def _choose(ix: Indexes, name: Name, accepts: Collection[Rule]) -> Vsid:
     if len(ix.vsids) > values.VSID_LAST - values.VSID_FIRST:
         raise Conflict("every VSID is taken", "spec.vsid")
-    vsid = values.default_vsid(name)
-    while vsid in ix.vsids:
+    first = vsid = values.default_vsid(name)
+    while vsid in ix.vsids or rules.confused_with(vsid, accepts, ix.vsids, ix.virtual_subnets) is not None:
         vsid = values.next_vsid(vsid)
+        if vsid == first:
+            raise Conflict("no VSID is left that other subnets' rules leave unmistakable", "spec.vsid")
     return vsid

@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
 from weft.model import drafts, qos, values
-from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, Rule, underlay_feature
+from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, underlay_feature
 from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, resolve
-from weft.model.objects import Host, Pool, Port, ProviderNetwork, Uplink
+from weft.model.objects import Host, Pool, Port, ProviderNetwork, Uplink, VirtualSubnet
 from weft.model.puts import Put, humane, read
 from weft.model.values import Ip, Prefix, ip_number, ip_version, network_of
 
@@ -169,12 +169,13 @@ class _Plan:
         raise Conflict(f"no PA is left in {listed} of {uplink.provider_network}", f"{field}.pas")
 
 
-def why_not_on(host: Host, rule: Rule, abilities: AbilityTable) -> str | None:
-    """Why a port of a subnet with this rule cannot run on a host, or None when it can."""
+def why_not_on(host: Host, subnet: VirtualSubnet, abilities: AbilityTable) -> str | None:
+    """Why a port of a subnet cannot run on a host, or None when it can."""
     if not any(uplink.pas for uplink in host.uplinks):
         return f"{host.name} has no PA, so nobody could reach a port on it"
-    if (need := RULE_NEEDS[rule]) not in abilities[host.data_plane].features:
-        return f"{host.name} has data plane {host.data_plane}, which lacks {need}"
+    for rule in subnet.accepted_rules:
+        if (need := RULE_NEEDS[rule]) not in abilities[host.data_plane].features:
+            return f"{host.name} has data plane {host.data_plane}, which lacks {need}"
     return None
 
 
@@ -183,13 +184,13 @@ def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
     host, old = ix.hosts[put.name], put.old
     if old is None or (old.data_plane, bool(old.pas)) == (host.data_plane, bool(host.pas)):
         return
-    judged: set[Rule] = set()
+    judged: set[Name] = set()
     for name in ix.ports_on[put.name]:
-        rule = ix.virtual_subnets[ix.ports[name].virtual_subnet].rule
-        if rule not in judged and (why := why_not_on(host, rule, abilities)) is not None:
+        subnet = ix.virtual_subnets[ix.ports[name].virtual_subnet]
+        if subnet.name not in judged and (why := why_not_on(host, subnet, abilities)) is not None:
             field = "spec.data_plane" if host.pas else "spec.uplinks"
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.{field}")
-        judged.add(rule)
+        judged.add(subnet.name)
         if (why := qos.why_not_on(host, ix.ports[name].qos, abilities)) is not None:
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.spec.data_plane")
 

@@ -49,6 +49,7 @@ class Subnet:
     gateways: tuple[str, ...]  # one per prefix, in the same order
     router_mac: str
     mtu_bytes: int  # 0: what the underlay leaves
+    accepts: tuple[Rule, ...] = (Rule.NVGRE,)  # what receivers take; a record's rule is what senders use
 
     @property
     def key(self) -> SubnetKey:

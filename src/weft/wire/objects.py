@@ -68,6 +68,13 @@ class RoutingDomainSpec(_Spec, frozen=True):
     rdid: Annotated[str, msgspec.Meta(description="a UUID")] | None = None
 
 
+class RuleChangeSpec(_Spec, frozen=True):
+    """How hosts go over to another rule. The controller's own: what a PUT says of it is not heeded."""
+
+    sending: Annotated[str, msgspec.Meta(description="the rule by which hosts send now")]
+    accepted: Annotated[tuple[str, ...], msgspec.Meta(description="the rules that hosts take now")]
+
+
 class VirtualSubnetSpec(_Spec, frozen=True):
     prefixes: tuple[_Prefix, ...]
     vsid: Annotated[int, msgspec.Meta(description="4096..16777214")] | None = None
@@ -75,6 +82,7 @@ class VirtualSubnetSpec(_Spec, frozen=True):
     router_mac: _Mac | None = None
     rule: str | None = None
     mtu_bytes: Annotated[int, msgspec.Meta(description="0: what the underlay leaves")] | None = None
+    rule_change: RuleChangeSpec | None = None
 
 
 class AddressPairSpec(_Spec, frozen=True):
@@ -241,6 +249,9 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 router_mac=Mac(_said(spec.router_mac)),
                 rule=Rule(_said(spec.rule)),
                 mtu_bytes=_said(spec.mtu_bytes),
+                rule_change=None
+                if (change := spec.rule_change) is None
+                else objects.RuleChange(Rule(change.sending), tuple(map(Rule, change.accepted))),
             )
         case CustomerRouteSpec():
             return objects.CustomerRoute(
@@ -297,6 +308,9 @@ def _spec_of(value: objects.Object) -> Spec:
                 router_mac=value.router_mac,
                 rule=value.rule,
                 mtu_bytes=value.mtu_bytes,
+                rule_change=None
+                if (change := value.rule_change) is None
+                else RuleChangeSpec(change.sending, change.accepted),
             )
         case objects.CustomerRoute():
             return CustomerRouteSpec(value.prefix, value.next_hop, value.virtual_subnet, value.metric)
