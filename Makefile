@@ -75,7 +75,7 @@ $(STAMPS)/venv: pyproject.toml constraints.txt hatch_build.py src/weft/dataplane
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-$(STAMPS)/ebpf: $(wildcard src/weft/dataplane/ebpf/c/*) src/weft/policy/drop.py src/weft/dataplane/ebpf/build.py | $(STAMPS)/venv
+$(STAMPS)/ebpf: $(wildcard src/weft/dataplane/ebpf/c/*) src/weft/policy/drop.py src/weft/policy/upcall.py src/weft/dataplane/ebpf/build.py | $(STAMPS)/venv
 	@echo "clang: compiling the eBPF programs"
 	@$(PY) -c 'from weft.dataplane.ebpf.build import compile_programs; compile_programs()'
 	@touch $@

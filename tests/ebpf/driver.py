@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 from ebpf.harness import Harness, Netns, eventually, netns, pin_directory, run, send
-from weft.contracts.dataplane import Traffic
+from weft.contracts.dataplane import Announcement, Handed, Traffic
 from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
 from weft.policy.rows import Row
-from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay, Verdict
+from weft.reference.verdict import Announced, Answer, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 ETHERNET_BYTES = 14
 SIZES = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512)
@@ -83,9 +83,25 @@ class EbpfDriver:
             case 4:
                 return ToStack()
             case 5:
-                return Drop(DropReason(out.target))
+                return Drop(DropReason(out.target), self._announced(interface))
+            case 6:
+                match self.plane.upcalls():
+                    case [Handed(port, kind, frame)] if port == self._names_by_interface[interface]:
+                        assert kind == out.target
+                        return ToAgent(kind, frame)
+                    case others:
+                        raise AssertionError(f"handed up: {others}")
             case other:
                 raise AssertionError(f"verdict {other}, {out}")
+
+    def _announced(self, interface: str) -> Announced | None:
+        match self.plane.upcalls():
+            case []:
+                return None
+            case [Announcement(port, mac, address)] if port == self._names_by_interface[interface]:
+                return Announced(bytes.fromhex(mac.replace(":", "")), ipaddress.ip_address(address).packed)
+            case others:
+                raise AssertionError(f"handed up: {others}")
 
     def counters(self) -> Mapping[str, Traffic]:
         return self.plane.counters()
@@ -142,7 +158,7 @@ def ebpf_driver(source: Path, names: Collection[str], uplink: str) -> Iterator[E
         there.ip(f"neigh add 2001:db8:f::fe lladdr 02:00:00:00:ff:fe dev {uplink} nud permanent")
         there.ip("route add default via 2001:db8:f::fe")
         with there.enter():
-            plane = EbpfDataPlane(pins, SIZES, source=source)
+            plane = EbpfDataPlane(pins, SIZES, source=source, upcall_interval_ns=0)
             try:
                 yield EbpfDriver(plane, there, uplink)
             finally:

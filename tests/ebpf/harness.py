@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weft.dataplane.ebpf import attach, bpffs, libbpf, plane
+from weft.dataplane.ebpf import attach, bpffs, layout, libbpf, plane
 from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes
 
@@ -97,7 +97,9 @@ def emptied(pins: Path, source: Path, attacher: attach.Attacher | None = None) -
         of = plane.EbpfDataPlane(pins, SMALL, source=source, attacher=attacher)
         of.bind({})
         of.prune([])
-        for name, one in of._loaded.maps.items():
+        of.upcalls()
+        for name in layout.LAYOUTS:
+            one = of._loaded.maps[name]
             for key, value in list(one.items()):
                 assert name in ("host", "counters"), f"{name} has {key.hex()}"
                 if name == "counters":

@@ -28,6 +28,7 @@ WEB1, WEB2, WEB3, FAR = "02:00:00:00:01:04", "02:00:00:00:01:05", "02:00:00:00:0
 FW, OFF, LOST, ELSE = "02:00:00:00:01:09", "02:00:00:00:01:08", "02:00:00:00:01:66", "02:00:00:00:01:40"
 DB1, DB2, OLD = "02:00:00:00:02:06", "02:00:00:00:02:07", "02:00:00:00:03:04"
 VRRP = "00:00:5e:00:01:07"
+VRRP_9 = "00:00:5e:00:01:09"  #: fw is its master
 RED_WEB3, RED_WEB5, RED_DB2 = "02:00:00:00:0e:20", "02:00:00:00:0e:50", "02:00:00:00:0e:07"
 
 PORTS = (
@@ -37,14 +38,25 @@ PORTS = (
         BLUE_1,
         WEB2,
         ("10.0.1.5", "2001:db8:1::5"),
-        (Pair(VRRP, "10.0.1.100/32"), Pair(WEB2, "10.0.1.96/28"), Pair(VRRP, "2001:db8:1::100/128")),
+        (
+            Pair(VRRP, "10.0.1.100/32"),
+            Pair(WEB2, "10.0.1.96/28"),
+            Pair(VRRP, "2001:db8:1::100/128"),
+            Pair(WEB2, "2001:db8:1::98/128"),
+        ),
     ),
     Port(
         "tenants/blue/ports/fw",
         BLUE_1,
         FW,
         ("10.0.1.9", "2001:db8:1::9"),
-        (Pair(FW, "172.16.0.0/12"), Pair(FW, "2001:db8:99::/48"), Pair(FW, "224.0.0.0/4")),
+        (
+            Pair(FW, "172.16.0.0/12"),
+            Pair(FW, "2001:db8:99::/48"),
+            Pair(FW, "224.0.0.0/4"),
+            Pair(VRRP_9, "10.0.1.109/32"),
+        ),
+        macs=(VRRP_9,),
     ),
     Port("tenants/blue/ports/off", BLUE_1, OFF, ("10.0.1.8", "2001:db8:1::8"), enabled=False),
     Port("tenants/blue/ports/lost", BLUE_1, LOST, ("10.0.1.66",)),
@@ -91,6 +103,8 @@ ROWS: tuple[Row, ...] = (
     *_both(BLUE_1, 5, WEB2, PA1),
     *_both(BLUE_1, 9, FW, PA1),
     *_both(BLUE_1, 8, OFF, PA1),
+    *_lives(BLUE_1, VRRP_9, PA1, "10.0.1.109", "2001:db8:1::109"),  # announced by fw
+    *_lives(BLUE_1, WEB3, PA2, "10.0.1.98", "2001:db8:1::98"),  # announced elsewhere, and web-2 may have it, too
     *_lives(BLUE_1, LOST, PA1, "10.0.1.66"),
     *_both(BLUE_1, 20, WEB3, PA2),
     *_both(BLUE_1, 30, FAR, PA3),

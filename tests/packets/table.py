@@ -5,6 +5,7 @@ A bug adds a row. Names: where it enters, what it is, what comes of it.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from packets import build as b
 from packets import policy as p
 from packets.policy import FAR, FW, MAIN, OVER_IPV6, ROUTER, ROUTER_2, UPLINK, WEB1, WEB2, WEB3, Policy
 from weft.policy.drop import DropReason
-from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay, Verdict
+from weft.reference.verdict import Announced, Answer, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 WEB1_PORT, WEB2_PORT, FW_PORT, DB1_PORT = (f"tenants/blue/ports/{name}" for name in ("web-1", "web-2", "fw", "db-1"))
 RED1_PORT = "tenants/red/ports/web-1"
@@ -58,6 +59,8 @@ class Case:
                     changes[source, reason.label] = 1
             case Drop(reason):
                 changes[source, reason.label] = 1
+            case ToAgent():
+                pass
             case _:
                 raise AssertionError(self.expected)
         return {key: change for key, change in changes.items() if change}
@@ -75,6 +78,12 @@ def guest(name: str, frame: bytes, expected: Verdict, interface: str = "tapweb1"
 
 def drop(name: str, frame: bytes, reason: DropReason, interface: str = "tapweb1", policy: Policy = MAIN) -> Case:
     return Case(name, interface, frame, Drop(reason), policy)
+
+
+def hint(mac: str, address: str) -> Drop:
+    """An announcement that is dropped, and that the agent hears of."""
+    said = Announced(bytes.fromhex(mac.replace(":", "")), ipaddress.ip_address(address).packed)
+    return Drop(DropReason.ANNOUNCEMENT, said)
 
 
 # From a guest's port
@@ -235,11 +244,11 @@ def arp() -> Iterator[Case]:
     yield drop(
         "ARP probe of another MAC", b.eth(everyone, b.arp(1, p.VRRP, "0.0.0.0", W[4]), p.VRRP), DropReason.SPOOFED_MAC
     )
-    yield drop("gratuitous ARP", b.eth(everyone, b.arp(1, WEB1, W[4], W[4])), DropReason.ANNOUNCEMENT)
-    yield drop(
-        "gratuitous ARP of another operation", b.eth(everyone, b.arp(3, WEB1, W[4], W[4])), DropReason.ANNOUNCEMENT
-    )
-    yield drop("ARP reply", b.eth(WEB2, b.arp(2, WEB1, W[4], "10.0.1.5", WEB2)), DropReason.ANNOUNCEMENT)
+    yield guest("gratuitous ARP", b.eth(everyone, b.arp(1, WEB1, W[4], W[4])), hint(WEB1, W[4]))
+    other = b.eth(everyone, b.arp(3, WEB1, W[4], W[4]))
+    yield guest("gratuitous ARP of another operation", other, hint(WEB1, W[4]))
+    yield drop("ARP reply of nobody", b.eth(WEB2, b.arp(2, WEB1, "0.0.0.0", W[4], WEB2)), DropReason.ANNOUNCEMENT)
+    yield guest("ARP reply", b.eth(WEB2, b.arp(2, WEB1, W[4], "10.0.1.5", WEB2)), hint(WEB1, W[4]))
     yield drop("reverse ARP", b.eth(everyone, b.arp(3, WEB1, W[4], "10.0.1.5")), DropReason.MALFORMED)
     yield drop("ARP with another sender MAC", b.eth(everyone, b.arp(1, WEB2, W[4], "10.0.1.5")), DropReason.SPOOFED_MAC)
     yield drop(
@@ -253,7 +262,17 @@ def arp() -> Iterator[Case]:
         DropReason.SPOOFED_CA,
     )
     vrrp = b.eth(everyone, b.arp(1, p.VRRP, "10.0.1.100", "10.0.1.100"), p.VRRP)
-    yield drop("gratuitous ARP of a VRRP master", vrrp, DropReason.ANNOUNCEMENT, "tapweb2")
+    yield guest("gratuitous ARP of a VRRP master", vrrp, hint(p.VRRP, "10.0.1.100"), "tapweb2")
+    yield guest(
+        "ARP for an announced address is answered with its MAC", ask("10.0.1.109"), told("10.0.1.109", p.VRRP_9)
+    )
+    master = b.eth(everyone, b.arp(1, FW, "10.0.1.9", "10.0.1.109"), FW)
+    yield drop("ARP for an address that the port has announced itself", master, DropReason.OWN_ADDRESS, "tapfw")
+    taking = b.eth(everyone, b.arp(1, WEB2, "0.0.0.0", "10.0.1.98"), WEB2)
+    yield drop("ARP probe for an address that is about to be taken over", taking, DropReason.OWN_ADDRESS, "tapweb2")
+    asking = b.eth(everyone, b.arp(1, WEB2, "10.0.1.5", "10.0.1.98"), WEB2)
+    holder = Answer(b.eth(WEB2, b.arp(2, WEB3, "10.0.1.98", "10.0.1.5", WEB2), WEB3))
+    yield guest("ARP for an address that another has announced", asking, holder, "tapweb2")
     ask_off = b.eth(everyone, b.arp(1, WEB1, W[4], "10.0.1.8"))
     yield guest("ARP for a disabled port is answered", ask_off, told("10.0.1.8", p.OFF))
 
@@ -280,6 +299,14 @@ def discovery() -> Iterator[Case]:
     mine = link_local(WEB1)
     from_mine = Answer(b.advertisement(peer, WEB2, to=mine, router=False))
     yield guest("ND from a link-local address", ask(peer, source=mine), from_mine)
+    shared = "2001:db8:1::109"
+    yield guest(
+        "ND for an announced address is answered with its MAC",
+        ask(shared),
+        Answer(b.advertisement(shared, p.VRRP_9, router=False)),
+    )
+    taking = b.eth("33:33:ff:00:00:98", b.solicitation("2001:db8:1::98", source="::", option=b""), WEB2)
+    yield drop("DAD for an address that is about to be taken over", taking, DropReason.OWN_ADDRESS, "tapweb2")
     yield drop("ND for nobody", ask("2001:db8:1::77"), DropReason.NO_RECORD)
     yield drop("ND for nobody's link-local address", ask(link_local("02:00:00:00:00:77")), DropReason.NO_RECORD)
     yield drop("ND for a link-local address that is of no MAC", ask("fe80::1:2:3"), DropReason.NO_RECORD)
@@ -326,13 +353,14 @@ def _advertised() -> Iterator[Case]:
         return b.eth("33:33:00:00:00:01", body, mac)
 
     right = bytes(b.ICMPv6NDOptDstLLAddr(lladdr=WEB1))
-    yield drop("NA for the own address", tell(W[6], right), DropReason.ANNOUNCEMENT)
-    yield drop("NA for the own link-local address", tell(link_local(WEB1), right), DropReason.ANNOUNCEMENT)
+    yield guest("NA for the own address", tell(W[6], right), hint(WEB1, W[6]))
+    mine = link_local(WEB1)
+    yield guest("NA for the own link-local address", tell(mine, right), hint(WEB1, mine))
     yield drop("NA for another's address", tell("2001:db8:1::5", right), DropReason.SPOOFED_CA)
     wrong = bytes(b.ICMPv6NDOptDstLLAddr(lladdr=WEB2))
     yield drop("NA with another's link-layer address", tell(W[6], wrong), DropReason.SPOOFED_MAC)
     vrrp = tell("2001:db8:1::100", bytes(b.ICMPv6NDOptDstLLAddr(lladdr=p.VRRP)), "2001:db8:1::100", p.VRRP)
-    yield drop("NA of a VRRP master", vrrp, DropReason.ANNOUNCEMENT, "tapweb2")
+    yield guest("NA of a VRRP master", vrrp, hint(p.VRRP, "2001:db8:1::100"), "tapweb2")
 
 
 def _hidden() -> Iterator[Case]:
@@ -400,6 +428,8 @@ def bridged() -> Iterator[Case]:
         yield guest(v + "no record, but a remote port's MAC", unknown, to_mac)
         nobody = b.eth("02:00:00:00:00:77", b.network(W[version], ca(version, 1, 77)) / b.echo(version))
         yield drop(v + "neither record nor MAC", nobody, DropReason.NO_RECORD)
+        shared = b.eth(p.VRRP_9, b.network(W[version], ca(version, 1, 109)) / b.echo(version))
+        yield guest(v + "to an announced address, by its MAC", shared, ToPort(FW_PORT, shared))
         own = b.eth(WEB1, b.network(W[version], W[version]) / b.echo(version))
         yield drop(v + "to itself", own, DropReason.HAIRPIN)
         off = b.eth(p.OFF, b.network(W[version], ca(version, 1, 8)) / b.echo(version))
@@ -969,7 +999,9 @@ def over_ipv6() -> Iterator[Case]:
 
 
 #: What no packet of a table can bring about: they need a kernel that fails, a stale map, or the host's own stack.
-NOT_BY_PACKETS = frozenset({DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY})
+NOT_BY_PACKETS = frozenset(
+    {DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY, DropReason.UPCALL_LIMIT}
+)
 
 CASES: tuple[Case, ...] = tuple(
     case

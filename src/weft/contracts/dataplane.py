@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from weft.model.features import Feature
 from weft.policy.drop import DropReason
 from weft.policy.rows import Key, Row
+from weft.policy.upcall import UpcallKind
 
-__all__ = ["WAYS", "DataPlane", "Failure", "Feature", "Traffic", "Way"]
+__all__ = [
+    "WAYS",
+    "Announcement",
+    "DataPlane",
+    "Failure",
+    "Feature",
+    "Handed",
+    "Traffic",
+    "Upcall",
+    "UpcallKind",
+    "Way",
+]
 
 #: Places of flows on their way to one peer; a flow has the one of its hash.
 WAYS = 16
@@ -49,6 +61,27 @@ class Way:
     source: str
     destination: str
     mtu_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A guest says that it has an address, one that it may use: a hint, not the truth (canonical text)."""
+
+    port: str
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A guest's frame that is the agent's to answer. It has passed anti-spoofing, and went nowhere else."""
+
+    port: str
+    kind: UpcallKind
+    frame: bytes
+
+
+Upcall: TypeAlias = Announcement | Handed
 
 
 class DataPlane(Protocol):
@@ -94,6 +127,22 @@ class DataPlane(Protocol):
 
     def usage(self) -> Mapping[str, tuple[int, int]]:
         """Table -> (entries in use, capacity)."""
+        ...
+
+    @property
+    def upcall_fd(self) -> int | None:
+        """Readable when ``upcalls`` has something to give; None: nothing is ever handed up."""
+        ...
+
+    def upcalls(self) -> list[Upcall]:
+        """What guests have announced and asked since the last time, in order; never waits for more.
+
+        Bounded for each port and kind, and as a whole: what is beyond it was dropped, and counted.
+        """
+        ...
+
+    def send(self, port: str, frame: bytes) -> None:
+        """A frame of the agent's own to a port's guest. Raises Missing when the port is not bound here; Retry."""
         ...
 
     def close(self) -> None:

@@ -65,5 +65,7 @@ def _outcome(outcome: trace.Outcome) -> dict[str, Any]:
             return {"verdict": "left-to-stack", "host": host}
         case trace.LeftForPa(host, pa):
             return {"verdict": "left-for-pa", "host": host, "pa": pa}
+        case trace.LeftToAgent(host, kind):
+            return {"verdict": "left-to-agent", "host": host, "kind": kind.label}
         case _:
             assert_never(outcome)

@@ -40,6 +40,7 @@ class DropReason(IntEnum):
     HAIRPIN = 26  #: would leave by the port that it came from
     ECN = 27  #: congestion marked outside, inner transport not ECN capable (RFC 6040 section 4.2)
     NOT_POLICY = 28  #: towards a guest, but not sent there by the data plane (the host's own stack)
+    UPCALL_LIMIT = 29  #: for the agent, which a guest may ask so often and no more, or which does not keep up
 
     @property
     def label(self) -> str:

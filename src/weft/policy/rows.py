@@ -139,6 +139,7 @@ class Port:
     pairs: tuple[Pair, ...] = ()
     enabled: bool = True
     qos: Qos | None = None  # None: no limit, no mark, outer DSCP 0
+    macs: tuple[str, ...] = ()  # further ones by which it is reached, such as a VRRP master's virtual MAC
 
     @property
     def key(self) -> PortKey:

@@ -98,6 +98,7 @@ class Port:
     pairs: tuple[tuple[bytes, Prefix], ...]
     enabled: bool
     link_local: bytes
+    macs: tuple[bytes, ...]  # further ones by which it is reached
 
 
 class Routes:
@@ -220,6 +221,7 @@ def _port(row: rows.Port) -> Port:
         tuple((packet.mac_bytes(pair.mac), _prefix(pair.prefix)) for pair in row.pairs),
         row.enabled,
         packet.link_local(mac),
+        tuple(packet.mac_bytes(each) for each in row.macs),
     )
 
 
@@ -261,7 +263,9 @@ class Lookups:
         """The bound port with the MAC in the subnet."""
         if self._local is None:
             bound = sorted((port for port in self._ports.values() if port.name in self.bindings), key=_by_name)
-            self._local = {(port.vsid, port.mac): port for port in reversed(bound)}
+            # A port's own MAC before what another has announced.
+            self._local = {(port.vsid, mac): port for port in reversed(bound) for mac in port.macs}
+            self._local |= {(port.vsid, port.mac): port for port in reversed(bound)}
         return self._local.get((vsid, mac))
 
     def way(self, pa: bytes, flow: int) -> Way | None:

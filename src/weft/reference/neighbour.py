@@ -6,7 +6,7 @@ from weft.policy.drop import DropReason
 from weft.reference import antispoof, packet
 from weft.reference.lookups import Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
-from weft.reference.verdict import Answer, Drop, Verdict
+from weft.reference.verdict import Announced, Answer, Drop, Verdict
 
 MAX_OPTIONS = 4
 SOURCE_LINK_LAYER, TARGET_LINK_LAYER = 1, 2
@@ -16,12 +16,16 @@ OPTIONS_AT = 24
 def arp(lookups: Lookups, port: Port, subnet: Subnet, ask: Arp, steps: list[str]) -> Verdict:
     """The answer to an ARP request that has passed anti-spoofing."""
     if ask.opcode == packet.ARP_REPLY or ask.sender == ask.target:
-        steps.append(f"ARP: announces {packet.address_text(ask.sender)}: a hint, consumed here")
-        return Drop(DropReason.ANNOUNCEMENT)
+        if packet.is_unspecified(ask.sender):
+            steps.append("ARP: an answer to nobody, from nobody")
+            return Drop(DropReason.ANNOUNCEMENT)
+        steps.append(f"ARP: announces {packet.address_text(ask.sender)}: a hint, for the agent")
+        return Drop(DropReason.ANNOUNCEMENT, Announced(ask.sender_mac, ask.sender))
     if ask.opcode != packet.ARP_REQUEST:
         steps.append(f"ARP: operation {ask.opcode} is neither request nor reply")
         return Drop(DropReason.MALFORMED)
-    found = _who_has(lookups, port, subnet, ask.target, steps)
+    probe = ask.source_mac if packet.is_unspecified(ask.sender) else None
+    found = _who_has(lookups, port, subnet, ask.target, probe, steps)
     return found if isinstance(found, Drop) else Answer(packet.arp_reply(ask, found[0]))
 
 
@@ -37,9 +41,10 @@ def discovery(lookups: Lookups, port: Port, subnet: Subnet, ip: Ip, kind: int, s
         steps.append(f"neighbour discovery: target {packet.address_text(target)}: {fault.label}")
         return Drop(fault)
     if not solicited:
-        steps.append(f"neighbour discovery: announces {packet.address_text(target)}: a hint, consumed here")
-        return Drop(DropReason.ANNOUNCEMENT)
-    found = _who_has(lookups, port, subnet, target, steps)
+        steps.append(f"neighbour discovery: announces {packet.address_text(target)}: a hint, for the agent")
+        return Drop(DropReason.ANNOUNCEMENT, Announced(ip.source_mac, target))
+    probe = ip.source_mac if packet.is_unspecified(ip.source) else None
+    found = _who_has(lookups, port, subnet, target, probe, steps)
     if isinstance(found, Drop):
         return found
     mac, router = found
@@ -64,9 +69,9 @@ def _fault(ip: Ip, target: bytes, link_layer: int) -> DropReason | None:
 
 
 def _who_has(
-    lookups: Lookups, port: Port, subnet: Subnet, target: bytes, steps: list[str]
+    lookups: Lookups, port: Port, subnet: Subnet, target: bytes, probe: bytes | None, steps: list[str]
 ) -> tuple[bytes, bool] | Drop:
-    """The MAC that has the target, and whether it is the router's."""
+    """The MAC that has the target, and whether it is the router's. probe: the MAC of an asker without an address."""
     text = packet.address_text(target)
     router = len(target) == 16 and target == subnet.router_link_local
     if router or target == subnet.gateway(4 if len(target) == 4 else 6):
@@ -79,7 +84,10 @@ def _who_has(
     if location is None:
         steps.append(f"who has {text}: nobody in VSID {subnet.vsid}")
         return Drop(DropReason.NO_RECORD)
-    if location.mac == port.mac:
+    if probe is not None and not isinstance(antispoof.address(port, probe, target), DropReason):
+        steps.append(f"who has {text}: the asker may, and is about to take it over; silence is right")
+        return Drop(DropReason.OWN_ADDRESS)
+    if location.mac == port.mac or lookups.local_port(subnet.vsid, location.mac) is port:
         steps.append(f"who has {text}: the asker itself; silence is right")
         return Drop(DropReason.OWN_ADDRESS)
     steps.append(f"who has {text}: {packet.mac_text(location.mac)}, by record ({subnet.vsid}, {text})")

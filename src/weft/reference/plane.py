@@ -6,19 +6,29 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from weft.contracts.dataplane import Failure, Feature, Traffic, Way
-from weft.kit.errors import Rejected
+from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Traffic, Upcall, Way
+from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
 from weft.reference import packet, pipeline
 from weft.reference.lookups import Lookups
-from weft.reference.verdict import Answer, Drop, Result, ToPort, ToStack, ToUnderlay, Verdict
+from weft.reference.verdict import Announced, Answer, Drop, Result, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 __all__ = ["UNBOUND", "Answer", "Drop", "ReferenceDataPlane", "Result", "ToPort", "ToStack", "ToUnderlay", "Verdict"]
 
 #: Whose counters a frame is under that came in by an interface without a binding.
 UNBOUND = "unbound"
 UNLIMITED = 2**63 - 1
+
+
+def _upcall(port: str, verdict: Verdict) -> Iterator[Upcall]:
+    match verdict:
+        case Drop(announced=Announced(mac, address)):
+            yield Announcement(port, packet.mac_text(mac), packet.address_text(address))
+        case ToAgent(kind, frame):
+            yield Handed(port, kind, frame)
+        case _:
+            pass
 
 
 def uplink_counters(interface: str) -> str:
@@ -70,6 +80,8 @@ class ReferenceDataPlane:
         self._lookups = Lookups(host)
         self._by_interface: dict[str, str] = {}  # interface -> port name
         self._counts: dict[str, _Count] = {UNBOUND: _Count()}
+        self._upcalls: list[Upcall] = []
+        self.sent: list[tuple[str, bytes]] = []  #: what the agent has sent to guests: (port, frame)
 
     # The contract
 
@@ -150,6 +162,20 @@ class ReferenceDataPlane:
     def usage(self) -> Mapping[str, tuple[int, int]]:
         return {table: (self._used(table), self._capacity(table)) for table in TABLES}
 
+    @property
+    def upcall_fd(self) -> int | None:
+        return None
+
+    def upcalls(self) -> list[Upcall]:
+        found, self._upcalls = self._upcalls, []
+        return found
+
+    def send(self, port: str, frame: bytes) -> None:
+        if port not in self._lookups.bindings:
+            raise Missing(f"{port} is not bound to an interface here")
+        self._counts[port].sent(len(frame))
+        self.sent.append((port, frame))
+
     def close(self) -> None:
         """There is nothing to let go of."""
 
@@ -170,6 +196,8 @@ class ReferenceDataPlane:
             verdict: Verdict = Drop(DropReason.PORT_UNBOUND)
         else:
             verdict = pipeline.from_guest(self._lookups, self._reachable, port, frame, steps)
+        if name is not None:
+            self._upcalls.extend(_upcall(name, verdict))
         return self._counted(self._counts[UNBOUND if name is None else name], frame, verdict, steps)
 
     def from_uplink(self, interface: str, frame: bytes) -> Result:
@@ -197,6 +225,8 @@ class ReferenceDataPlane:
             case Drop(reason):
                 source.dropped(reason)
                 steps.append(f"dropped: {reason.label}")
+            case ToAgent():
+                pass
             case _:
                 assert_never(verdict)
         source.received(frame)

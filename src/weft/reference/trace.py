@@ -15,10 +15,11 @@ from weft.kit.errors import Missing, Rejected
 from weft.policy import delta
 from weft.policy.drop import DropReason
 from weft.policy.rows import Port, Row
+from weft.policy.upcall import UpcallKind
 from weft.reference import packet
 from weft.reference.lookups import Port as BoundPort
 from weft.reference.plane import ReferenceDataPlane
-from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay
+from weft.reference.verdict import Answer, Drop, ToAgent, ToPort, ToStack, ToUnderlay
 
 #: A port of a probe's own choice (RFC 6335: dynamic), and where it goes when nobody says.
 SOURCE_PORT, DEFAULT_PORT = 49_152, 80
@@ -75,7 +76,15 @@ class LeftForPa:
     pa: str
 
 
-Outcome: TypeAlias = Delivered | Answered | Dropped | LeftToStack | LeftForPa
+@dataclass(frozen=True, slots=True)
+class LeftToAgent:
+    """The agent of the host answers, or decides."""
+
+    host: str
+    kind: UpcallKind
+
+
+Outcome: TypeAlias = Delivered | Answered | Dropped | LeftToStack | LeftForPa | LeftToAgent
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,8 @@ def trace(planes: Mapping[str, ReferenceDataPlane], host: str, port: str, frame:
             return Trace(steps, Dropped(host, reason))
         case ToStack():
             return Trace(steps, LeftToStack(host))
+        case ToAgent(kind):
+            return Trace(steps, LeftToAgent(host, kind))
         case ToUnderlay(pa, outer):
             return _beyond(planes, host, pa, outer, steps)
         case _:
@@ -135,7 +146,7 @@ def _beyond(
             return Trace(steps, Dropped(host, reason))
         case ToStack():
             return Trace(steps, LeftToStack(host))
-        case Answer() | ToUnderlay():
+        case Answer() | ToUnderlay() | ToAgent():
             raise TypeError("nothing goes back to the underlay")
         case _:
             assert_never(result.verdict)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from weft.policy.drop import DropReason
+from weft.policy.upcall import UpcallKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,28 @@ class ToStack:
 
 
 @dataclass(frozen=True, slots=True)
+class ToAgent:
+    """Handed to the agent of the host, which answers or decides; it goes nowhere else."""
+
+    kind: UpcallKind
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a guest says that it has, and may: the agent hears of it."""
+
+    mac: bytes
+    address: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     reason: DropReason
+    announced: Announced | None = None
 
 
-Verdict: TypeAlias = ToPort | ToUnderlay | Answer | ToStack | Drop
+Verdict: TypeAlias = ToPort | ToUnderlay | Answer | ToStack | ToAgent | Drop
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,8 @@ class Btf:
 
     def describe(self, number: int) -> str:
         """The layout in words, the same for the same layout whatever the ids: what two objects can be compared by."""
+        if not number:  # a map without keys
+            return "void"
         of = self.types[self._plain(number)]
         if of.kind == _ARRAY:
             element, _, count = _TRIPLE.unpack(of.body)

@@ -1,6 +1,6 @@
 """Compiles the eBPF program with clang. Imports nothing from Weft: the package's own build runs it by path.
 
-Python's drop reasons become the C enum here, so there is one list.
+Python's drop reasons and kinds of upcall become C enumerations here, so there is one list of each.
 """
 
 from __future__ import annotations
@@ -15,25 +15,33 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "c" / "weft.bpf.c"
 OBJECT = HERE / "weft.bpf.o"
-DROP_REASONS = HERE.parent.parent / "policy" / "drop.py"
+POLICY = HERE.parent.parent / "policy"
+
+#: Header to be made -> the Python module, its enumeration, and the C one's name and prefix.
+ENUMERATIONS = {
+    "drop_reasons.h": ("drop.py", "DropReason", "drop_reason", "DROP"),
+    "upcall_kinds.h": ("upcall.py", "UpcallKind", "upcall_kind", "UPCALL"),
+}
 
 
-def drop_reasons_header() -> str:
-    """The C header with ``enum drop_reason``."""
-    spec = importlib.util.spec_from_file_location("weft_drop_reasons", DROP_REASONS)
+def enumeration_header(header: str) -> str:
+    """The C header with an enumeration that Python has."""
+    file, of, name, prefix = ENUMERATIONS[header]
+    spec = importlib.util.spec_from_file_location(f"weft_{name}", POLICY / file)
     if spec is None or spec.loader is None:
-        raise RuntimeError(f"{DROP_REASONS} cannot be loaded")
+        raise RuntimeError(f"{POLICY / file} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    rows = "\n".join(f"\tDROP_{reason.name} = {reason.value}," for reason in module.DropReason)
-    return f"/* Made by build.py from policy/drop.py. */\n#pragma once\nenum drop_reason {{\n{rows}\n}};\n"
+    rows = "\n".join(f"\t{prefix}_{member.name} = {member.value}," for member in getattr(module, of))
+    return f"/* Made by build.py from policy/{file}. */\n#pragma once\nenum {name} {{\n{rows}\n}};\n"
 
 
 def compile_programs(target: Path = OBJECT) -> Path:
     """Write the object file. Raises RuntimeError with clang's words when it cannot be compiled."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or f"{sysconfig.get_platform().split('-')[-1]}-linux-gnu"
     with tempfile.TemporaryDirectory() as generated:
-        (Path(generated) / "drop_reasons.h").write_text(drop_reasons_header())
+        for header in ENUMERATIONS:
+            (Path(generated) / header).write_text(enumeration_header(header))
         command = [
             "clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror",
             "-fno-stack-protector", "-D__TARGET_ARCH_x86",

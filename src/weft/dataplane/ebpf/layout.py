@@ -17,6 +17,7 @@ from weft.contracts.dataplane import Traffic
 from weft.kit.errors import Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import Host, Key, MacRecord, Pair, Port, Record, Route, Rule, Subnet
+from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
@@ -39,7 +40,8 @@ ROUTE = struct.Struct("=II16s")
 PORT = struct.Struct("=I6sH16s16s")
 LOCAL = struct.Struct("=II")
 SOURCE_KEY = struct.Struct("=II6sH16s")
-COUNTERS = struct.Struct("=4Q32Q")
+COUNTERS = struct.Struct("=4Q64Q")
+UPCALL = struct.Struct("=IIHH6sH16s")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
 LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
@@ -53,6 +55,9 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "sources": (SOURCE_KEY, NUMBER),
     "counters": (NUMBER, COUNTERS),
 }
+
+#: Ring buffers have neither keys nor values; what is in this one is UPCALL, then the frame.
+UPCALLS = "upcalls"
 
 THE_HOST = NUMBER.pack(0)  # key of the one entry of host
 NOBODY = NUMBER.pack(0)  # key of the counters of interfaces that have none
@@ -192,7 +197,7 @@ def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
     return PortEntries(
         dict.fromkeys(sources, ALLOWED),
         {NUMBER.pack(ifindex): PORT.pack(_number(row.vsid), own, flags, ca4, ca6)},
-        {_mac_key(row.vsid, own, 0): LOCAL.pack(ifindex, flags)},
+        dict.fromkeys((_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))), LOCAL.pack(ifindex, flags)),
     )
 
 
@@ -331,6 +336,24 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes]) -> Port:
         else:
             pairs.append(Pair(mac_text(packed), _prefix_text(prefix, length - SOURCE_BITS, family)))
     return Port(name, vsid, mac_text(own), tuple(cas), tuple(pairs), bool(flags & ENABLED))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUpcall:
+    """What a program handed up, before it is known whose interface it is."""
+
+    ifindex: int
+    kind: UpcallKind
+    mac: str
+    address: str
+    frame: bytes
+
+
+def read_upcall(data: bytes) -> ReadUpcall:
+    """Raises ValueError for a kind that is none of ours."""
+    ifindex, _, kind, length, packed, _, packed_address = UPCALL.unpack_from(data)
+    frame = data[UPCALL.size : UPCALL.size + length]
+    return ReadUpcall(ifindex, UpcallKind(kind), mac_text(packed), address_text(packed_address), frame)
 
 
 def traffic(value: bytes) -> Traffic:

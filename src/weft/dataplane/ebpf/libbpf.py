@@ -64,6 +64,7 @@ class MapType(IntEnum):
     PERCPU_HASH = 5
     PERCPU_ARRAY = 6
     LPM_TRIE = 11
+    RINGBUF = 27
 
 
 class Direction(IntEnum):
@@ -439,6 +440,35 @@ class Map:
             raise ValueError(f"{len(data)} bytes where the map has {size}")
 
 
+class Ring:
+    """The reading end of a ring buffer. Never waits: ``fd`` is readable when there is something."""
+
+    def __init__(self, ring: Map) -> None:
+        self._read: list[bytes] = []
+        self._sample = _SAMPLE(self._take)  # the library keeps no reference of its own
+        self._ring = _library().ring_buffer__new(ring.fd, self._sample, None, None)
+        if not self._ring:
+            raise _error(ctypes.get_errno(), f"ring buffer {ring.name}")
+        self.fd: int = _library().ring_buffer__epoll_fd(self._ring)
+
+    def _take(self, _context: int, data: int, size: int) -> int:
+        self._read.append(ctypes.string_at(data, size))
+        return 0
+
+    def read(self) -> list[bytes]:
+        """What has been written since the last time, in order."""
+        got = _library().ring_buffer__consume(self._ring)
+        if got < 0:
+            raise _error(-got, "ring buffer")
+        read, self._read = self._read, []
+        return read
+
+    def close(self) -> None:
+        if self._ring:
+            _library().ring_buffer__free(self._ring)
+            self._ring = None
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A program that the verifier has taken."""
@@ -619,6 +649,10 @@ def _library() -> ctypes.CDLL:
         "bpf_map__btf_value_type_id": (_u32, [pointer]),
         "bpf_program__name": (text, [pointer]),
         "bpf_program__fd": (integer, [pointer]),
+        "ring_buffer__new": (pointer, [integer, _SAMPLE, pointer, pointer]),
+        "ring_buffer__epoll_fd": (integer, [pointer]),
+        "ring_buffer__consume": (integer, [pointer]),
+        "ring_buffer__free": (None, [pointer]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(lib, name)
@@ -627,6 +661,7 @@ def _library() -> ctypes.CDLL:
     return lib
 
 
+_SAMPLE = ctypes.CFUNCTYPE(ctypes.c_int, _pointer, _pointer, ctypes.c_size_t)
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, _pointer)
 _said: list[str] = []  # what libbpf said since the last operation began; shown when that one fails
 

@@ -67,7 +67,11 @@ class Loaded:
         libbpf.close_all(self.maps, self.programs)
 
 
-def load(source: Path, sizes: Sizes, pins: Path | None) -> Loaded:
+#: How long an upcall uses up the share of its interface and kind: twenty a second go on for ever.
+UPCALL_INTERVAL_NS = 50_000_000
+
+
+def load(source: Path, sizes: Sizes, pins: Path | None, *, upcall_interval_ns: int = UPCALL_INTERVAL_NS) -> Loaded:
     """The object's maps and programs: those pinned below ``pins`` that fit, and new ones, pinned, for the rest."""
     try:
         digest = hashlib.sha256(source.read_bytes())
@@ -76,7 +80,10 @@ def load(source: Path, sizes: Sizes, pins: Path | None) -> Loaded:
     with libbpf.Object(source) as opened:
         btf = Btf(opened.btf())
         check_layouts(opened, btf)
-        constants = {"weft_decap_l3": int(libbpf.has_decap_l3())}
+        constants = {
+            "weft_decap_l3": int(libbpf.has_decap_l3()),
+            "weft_upcall_interval_ns": upcall_interval_ns,
+        }
         for name, value in constants.items():
             place = btf.constant(name)
             if place is not None:
@@ -168,7 +175,7 @@ def _pinned(generation: Path, at: Path) -> Loaded | None:
     maps: dict[str, libbpf.Map] = {}
     programs: dict[str, libbpf.Program] = {}
     try:
-        for name in layout.LAYOUTS:
+        for name in (*layout.LAYOUTS, layout.UPCALLS):
             maps[name] = libbpf.Map.of(name, libbpf.pinned(generation / name))
         for name in PROGRAMS:
             programs[name] = libbpf.Program.of(name, libbpf.pinned(at / name))

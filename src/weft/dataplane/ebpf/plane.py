@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -18,16 +19,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from weft.contracts.dataplane import Failure, Feature, Traffic
-from weft.dataplane.ebpf import attach, bpffs, build, layout, maps
+from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Traffic, Upcall, UpcallKind
+from weft.dataplane.ebpf import attach, bpffs, build, layout, libbpf, maps
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.tables import Table
-from weft.kit.errors import Rejected, Retry
+from weft.kit.errors import Missing, Rejected, Retry
 from weft.policy.rows import Host, Key, MacRecord, Peer, Port, Record, Route, Row, Subnet, Uplink
 
 _UPLINK = "uplink"
+_AGENT_MARK = 0x57454641  # WEFT_AGENT_MARK
 
 #: What runs on a port's interface, and on an uplink. Closing first: nothing may reach a guest before what it may send.
 _ON_PORT = {Direction.EGRESS: "weft_to_port", Direction.INGRESS: "weft_from_port"}
@@ -83,7 +85,13 @@ class EbpfDataPlane:
     """One host's data plane. pins: this host's own directory on a BPF file system; source: the compiled programs."""
 
     def __init__(
-        self, pins: Path, sizes: Sizes, *, source: Path = build.OBJECT, attacher: attach.Attacher | None = None
+        self,
+        pins: Path,
+        sizes: Sizes,
+        *,
+        source: Path = build.OBJECT,
+        attacher: attach.Attacher | None = None,
+        upcall_interval_ns: int = maps.UPCALL_INTERVAL_NS,
     ) -> None:
         self._pins = pins
         try:
@@ -91,7 +99,7 @@ class EbpfDataPlane:
             bpffs.make(pins / "links")
             self._lock = bpffs.hold(pins)
             try:
-                self._loaded = maps.load(source, sizes, pins)
+                self._loaded = maps.load(source, sizes, pins, upcall_interval_ns=upcall_interval_ns)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -106,6 +114,7 @@ class EbpfDataPlane:
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
         self._sources = Table(of["sources"])
         self._host, self._counters = of["host"], of["counters"]
+        self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._host_value: bytes | None = None
         self._known = Known()
         self._bound: dict[str, Bound] = {}
@@ -661,9 +670,42 @@ class EbpfDataPlane:
             },
         }
 
+    # What guests ask of the agent, and what it answers.
+
+    @property
+    def upcall_fd(self) -> int | None:
+        return self._ring.fd
+
+    def upcalls(self) -> list[Upcall]:
+        ports = {bound.interface.ifindex: port for port, bound in self._bound.items()}
+        found: list[Upcall] = []
+        for data in self._ring.read():
+            up = layout.read_upcall(data)
+            port = ports.get(up.ifindex)
+            if port is None:  # let go since
+                continue
+            if up.kind is UpcallKind.ANNOUNCEMENT:
+                found.append(Announcement(port, up.mac, up.address))
+            else:
+                found.append(Handed(port, up.kind, up.frame))
+        return found
+
+    def send(self, port: str, frame: bytes) -> None:
+        bound = self._bound.get(port)
+        if bound is None:
+            raise Missing(f"{port} is not bound to an interface here")
+        try:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+                wire.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _AGENT_MARK)
+                wire.bind((bound.interface.name, 0))
+                wire.send(frame)
+        except OSError as error:
+            raise Retry(f"{bound.interface.name}: {error.strerror}") from error
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._ring.close()
             self._loaded.close()
             os.close(self._lock)
 

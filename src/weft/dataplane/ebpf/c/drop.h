@@ -13,10 +13,13 @@ enum verdict {
 	VERDICT_ANSWER = 3,
 	VERDICT_TO_STACK = 4,
 	VERDICT_DROP = 5,
+	VERDICT_TO_AGENT = 6,
 };
 
 /* The mark of a packet that the data plane itself sends towards a guest; weft_to_port lets nothing else pass. */
 #define WEFT_MARK 0x57454654
+/* The same of what the agent sends: weft_to_port counts it, since nobody has. */
+#define WEFT_AGENT_MARK 0x57454641
 
 /* How many segments a GSO packet will be, where the kernel has no number for it: of what a virtual machine sends
  * through a tap, and of what had a header put on or taken off. Slow way, for large packets only.
@@ -98,7 +101,7 @@ INLINE void count_sent(struct __sk_buff *skb, struct counters *c)
 INLINE void count_drop(struct __sk_buff *skb, struct counters *c, enum drop_reason reason)
 {
 	if (c)
-		c->drops[reason & 31] += packets_in(skb);
+		c->drops[reason & 63] += packets_in(skb);
 }
 
 /* Of what is counted already. */

@@ -166,7 +166,7 @@ struct counters {
 	__u64 received_bytes;
 	__u64 sent_packets;
 	__u64 sent_bytes;
-	__u64 drops[32]; /* by enum drop_reason */
+	__u64 drops[64]; /* by enum drop_reason */
 };
 
 struct {
@@ -176,3 +176,36 @@ struct {
 	__type(value, struct counters);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } counters SEC(".maps");
+
+/* upcalls: written by the programs, read by the agent: what a guest has announced or asked that policy alone cannot
+ * answer. When it is full the packet is dropped, and counted.
+ */
+#define UPCALL_FRAME_MAX 1536
+struct upcall {
+	__u32 ifindex;
+	__u32 vsid;
+	__u16 kind; /* enum upcall_kind */
+	__u16 length; /* of the frame that follows; 0: none */
+	__u8 mac[6]; /* of an announcement */
+	__u16 pad;
+	struct addr address; /* of an announcement */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* bytes */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} upcalls SEC(".maps");
+
+/* upcall_rates: the programs' own, and pinned nowhere: when an interface's share of a kind will be full again, in ns. */
+struct upcall_rate_key {
+	__u32 ifindex;
+	__u32 kind;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct upcall_rate_key);
+	__type(value, __u64);
+} upcall_rates SEC(".maps");

@@ -4,9 +4,21 @@
 
 #include "antispoof.h"
 #include "scratch.h"
+#include "upcall.h"
 
 #define ND_OPTIONS_MAX 4
 #define NA_FRAME_BYTES 86
+
+/* Whose a record's MAC is when the asker has it: silence is right (duplicate address detection). */
+INLINE bool is_askers_own(struct __sk_buff *skb, const struct port *port, const struct record *record)
+{
+	struct local_port *local;
+
+	if (mac_equal(record->mac, port->mac))
+		return true;
+	local = local_port_of(port->vsid, record->mac);
+	return local && local->ifindex == skb->ifindex;
+}
 
 struct na_frame {
 	struct ethernet eth;
@@ -41,8 +53,11 @@ static __noinline int arp(struct __sk_buff *skb, const struct packet *p, const s
 		if (why)
 			return drop(skb, c, why);
 	}
-	if (a->opcode == bpf_htons(2) || a->sender == a->target)
+	if (a->opcode == bpf_htons(2) || a->sender == a->target) {
+		if (a->sender != 0)
+			hand_up_announcement(skb, port->vsid, p->from, &sender);
 		return drop(skb, c, DROP_ANNOUNCEMENT);
+	}
 	if (a->opcode != bpf_htons(1))
 		return drop(skb, c, DROP_MALFORMED);
 	if (subnet->flags & SUBNET_HAS4 && a->target == subnet->gateway4) {
@@ -52,10 +67,17 @@ static __noinline int arp(struct __sk_buff *skb, const struct packet *p, const s
 
 		if (!record)
 			return drop(skb, c, DROP_NO_RECORD);
-		if (mac_equal(record->mac, port->mac))
+		/* A probe for what the port may use: it is about to take it over (RFC 5227 section 2.1.1). */
+		if (is_askers_own(skb, port, record) ||
+		    (sender.w[3] == 0 && check_source(port, skb->ifindex, p->from, &target) == 0))
 			return drop(skb, c, DROP_OWN_ADDRESS);
 		__builtin_memcpy(mac, record->mac, 6);
 	}
+	end = (void *)(long)skb->data_end;
+	eth = (void *)(long)skb->data;
+	a = (void *)(eth + 1);
+	if ((void *)(a + 1) > end)
+		return drop(skb, c, DROP_TRUNCATED);
 	__builtin_memcpy(eth->destination, p->from, 6);
 	__builtin_memcpy(eth->source, mac, 6);
 	a->opcode = bpf_htons(2);
@@ -145,6 +167,8 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 		why = check_link_options(skb, p, 2);
 		if (!why)
 			why = check_source(port, skb->ifindex, p->from, &target);
+		if (!why)
+			hand_up_announcement(skb, port->vsid, p->from, &target);
 		return drop(skb, c, why ? why : DROP_ANNOUNCEMENT);
 	}
 	why = check_link_options(skb, p, 1);
@@ -161,7 +185,9 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 			record = record_of_mac(port->vsid, link_mac);
 		if (!record)
 			return drop(skb, c, DROP_NO_RECORD);
-		if (mac_equal(record->mac, port->mac))
+		/* Duplicate address detection for what the port may use: it is about to take it over (RFC 4862 5.4). */
+		if (is_askers_own(skb, port, record) ||
+		    (addr_is_unspecified(&p->source) && check_source(port, skb->ifindex, p->from, &target) == 0))
 			return drop(skb, c, DROP_OWN_ADDRESS);
 		__builtin_memcpy(mac, record->mac, 6);
 	}

@@ -3,13 +3,20 @@
 #pragma once
 
 #include "headers.h"
+#include "maps.h"
 
 #define QUOTE6_MAX 1232 /* within 1280: RFC 4443 section 3.1 */
 #define CSUM_CHUNK 256
 
-/* Scratch for building an answer; per CPU, written and read within one run of a program. */
+/* Scratch for building an answer or an upcall; per CPU, written and read within one run of a program. */
 struct scratch {
-	__u8 frame[ETHERNET_BYTES + IPV6_BYTES + ICMP_BYTES + QUOTE6_MAX + CSUM_CHUNK];
+	union {
+		__u8 frame[ETHERNET_BYTES + IPV6_BYTES + ICMP_BYTES + QUOTE6_MAX + CSUM_CHUNK];
+		struct {
+			struct upcall upcall;
+			__u8 upcall_frame[UPCALL_FRAME_MAX];
+		};
+	};
 };
 
 struct {

@@ -6,159 +6,8 @@
  * weft_to_port      TC egress of a port's interface: lets nothing to the guest but what the other two sent
  */
 #include "antispoof.h"
-#include "icmp.h"
-#include "lookup.h"
+#include "deliver.h"
 #include "neighbour.h"
-#include "nvgre.h"
-#include "size.h"
-
-#define LOOPBACK_IFINDEX 1 /* in every network namespace */
-
-/* Where a packet goes, once policy has spoken. */
-struct target {
-	const struct record *record;
-	__u8 from[6]; /* source MAC on arrival */
-	__u16 routed;
-	__u32 vsid;
-	__u32 mtu; /* of the subnet; 0: none */
-};
-
-INLINE int to_local_port(struct __sk_buff *skb, __u32 ifindex, __u32 flags, bool peer_works)
-{
-	skb->cb[0] = VERDICT_TO_PORT;
-	skb->cb[1] = ifindex;
-	if (flags & PORT_PEER && peer_works)
-		return bpf_redirect_peer(ifindex, 0);
-	skb->mark = WEFT_MARK;
-	return bpf_redirect(ifindex, 0);
-}
-
-/* Hop limit less one and the router's MAC as source, for a routed packet; the destination's MAC always. */
-INLINE bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct target *t)
-{
-	void *end = (void *)(long)skb->data_end;
-	struct ethernet *eth = (void *)(long)skb->data;
-
-	if ((void *)(eth + 1) > end)
-		return false;
-	__builtin_memcpy(eth->destination, t->record->mac, 6);
-	if (!t->routed)
-		return true;
-	__builtin_memcpy(eth->source, t->from, 6);
-	if (p->type == ETHERTYPE_IPV4) {
-		struct ipv4 *ip = (void *)(eth + 1);
-		__u16 old, new;
-
-		if ((void *)(ip + 1) > end)
-			return false;
-		__builtin_memcpy(&old, &ip->ttl, 2);
-		ip->ttl -= 1;
-		__builtin_memcpy(&new, &ip->ttl, 2);
-		ip->check = csum_update(ip->check, old, new);
-	} else {
-		struct ipv6 *ip = (void *)(eth + 1);
-
-		if ((void *)(ip + 1) > end)
-			return false;
-		ip->hop_limit -= 1;
-	}
-	return true;
-}
-
-INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct host *h,
-		       const struct subnet *own, struct counters *c)
-{
-	struct bpf_fib_lookup fib = {};
-	struct bpf_redir_neigh next_hop = {};
-	bool is4 = addr_is4(&t->record->pa);
-	const struct addr *source = is4 ? &h->source4 : &h->source6;
-	const __u32 overhead = nvgre_bytes(&t->record->pa);
-	struct counters *up;
-	__u32 segments;
-	long rc;
-
-	if (t->record->rule != RULE_NVGRE)
-		return drop(skb, c, DROP_UNSUPPORTED_RULE);
-	if (addr_is_zero(source))
-		return drop(skb, c, DROP_NO_UNDERLAY);
-	fib.l4_protocol = IPPROTO_GRE;
-	fib.tot_len = p->l3_length + overhead;
-	/* As for the host's own packets: the look-up wants an interface that forwards, and a guest's must not. */
-	fib.ifindex = LOOPBACK_IFINDEX;
-	if (is4) {
-		fib.family = AF_INET;
-		fib.ipv4_src = source->w[3];
-		fib.ipv4_dst = t->record->pa.w[3];
-	} else {
-		fib.family = AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, source, 16);
-		__builtin_memcpy(fib.ipv6_dst, &t->record->pa, 16);
-	}
-	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	/* The kernel knows a smaller path MTU than the uplink's own. */
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib.mtu_result > overhead)
-		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib.mtu_result - overhead), c);
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return drop(skb, c, DROP_NO_UNDERLAY);
-	if (!rewrite(skb, p, t))
-		return drop(skb, c, DROP_TRUNCATED);
-	segments = packets_in(skb); /* which the kernel forgets as room is made */
-	if (nvgre_push(skb, p, source, &t->record->pa, t->vsid, t->record->mac, t->routed ? t->from : p->from))
-		return drop(skb, c, DROP_ENCAP_FAILED);
-	up = counters_of(fib.ifindex);
-	if (up) {
-		up->sent_packets += segments;
-		up->sent_bytes += skb->len;
-	}
-	next_hop.nh_family = fib.family;
-	if (fib.family == AF_INET)
-		next_hop.ipv4_nh = fib.ipv4_dst;
-	else
-		__builtin_memcpy(next_hop.ipv6_nh, fib.ipv6_dst, 16);
-	skb->cb[0] = VERDICT_TO_UNDERLAY;
-	skb->cb[1] = fib.ifindex;
-	return bpf_redirect_neigh(fib.ifindex, &next_hop, sizeof(next_hop), 0);
-}
-
-/* Step 10. own: the sender's subnet, whose gateway speaks when something does not fit. */
-INLINE int deliver(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct subnet *own,
-		   struct counters *c)
-{
-	struct host *h = this_host();
-	struct local_port *to;
-	__u32 limit = t->mtu, headers;
-	bool local_pa;
-
-	if (!h)
-		return drop(skb, c, DROP_NO_UNDERLAY);
-	local_pa = is_local_pa(h, &t->record->pa);
-	if (!local_pa && h->uplink_mtu) {
-		__u32 left = h->uplink_mtu - nvgre_bytes(&t->record->pa);
-
-		if (!limit || left < limit)
-			limit = left;
-	}
-	if (limit) {
-		if (p->l3_length > limit)
-			return icmp_error(skb, p, own, ICMP_TOO_BIG(limit), c);
-		headers = p->type == ETHERTYPE_IPV4 ? 40 : 60;
-		if (limit > headers && is_syn(skb, p))
-			clamp_mss(skb, p, limit - headers);
-	}
-	if (!local_pa)
-		return to_underlay(skb, p, t, h, own, c);
-	to = local_port_of(t->vsid, t->record->mac);
-	if (!to)
-		return drop(skb, c, DROP_VSID_ACL);
-	if (to->ifindex == skb->ifindex)
-		return drop(skb, c, DROP_HAIRPIN);
-	if (!(to->flags & PORT_ENABLED))
-		return drop(skb, c, DROP_PORT_DOWN);
-	if (!rewrite(skb, p, t))
-		return drop(skb, c, DROP_TRUNCATED);
-	count_sent(skb, counters_of(to->ifindex));
-	return to_local_port(skb, to->ifindex, to->flags, true);
-}
 
 /* Step 8: the destination MAC is the distributed router's. */
 INLINE int route(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet, struct counters *c)
@@ -397,7 +246,9 @@ int weft_from_uplink(struct __sk_buff *skb)
 SEC("tc")
 int weft_to_port(struct __sk_buff *skb)
 {
-	if (skb->mark != WEFT_MARK)
+	if (skb->mark == WEFT_AGENT_MARK)
+		count_sent(skb, counters_of(skb->ifindex));
+	else if (skb->mark != WEFT_MARK)
 		return drop(skb, counters_of(skb->ifindex), DROP_NOT_POLICY);
 	skb->mark = 0;
 	return TC_ACT_UNSPEC;

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Hands to the agent what only it can answer or decide. Never holds up a packet, and never waits for the agent. */
+#pragma once
+
+#include "drop.h"
+#include "parse.h"
+#include "scratch.h"
+#include "upcall_kinds.h"
+
+#define UPCALL_BURST 64 /* of one kind, by one interface, at once */
+
+/* How long one upcall of a kind uses up an interface's share, in ns; 0: no bound. Written by the agent before the
+ * programs are loaded.
+ */
+const volatile __u64 weft_upcall_interval_ns = 50000000;
+
+/* Whether this interface may hand up one more of the kind: the generic cell rate algorithm (ITU-T I.371), whose one
+ * number is when the bucket will be full again. Two CPUs that race may let one pass too many, and no more.
+ */
+INLINE bool upcall_within_rate(__u32 ifindex, __u16 kind)
+{
+	struct upcall_rate_key key = { .ifindex = ifindex, .kind = kind };
+	__u64 now = bpf_ktime_get_ns(), full, *known;
+
+	if (!weft_upcall_interval_ns)
+		return true;
+	known = bpf_map_lookup_elem(&upcall_rates, &key);
+	full = known && *known > now ? *known : now;
+	if (full > now + UPCALL_BURST * weft_upcall_interval_ns)
+		return false;
+	full += weft_upcall_interval_ns;
+	if (known)
+		*known = full;
+	else
+		bpf_map_update_elem(&upcall_rates, &key, &full, BPF_ANY);
+	return true;
+}
+
+/* What an announcement says. The agent hears of it, unless there are too many. */
+static __noinline int hand_up_announcement(struct __sk_buff *skb, __u32 vsid, const __u8 *mac, const struct addr *address)
+{
+	struct scratch *s = scratch_of_this_cpu();
+
+	if (!s || !mac || !address || !upcall_within_rate(skb->ifindex, UPCALL_ANNOUNCEMENT))
+		return 0;
+	s->upcall = (struct upcall){ .ifindex = skb->ifindex, .vsid = vsid, .kind = UPCALL_ANNOUNCEMENT };
+	__builtin_memcpy(s->upcall.mac, mac, 6);
+	s->upcall.address = *address;
+	bpf_ringbuf_output(&upcalls, &s->upcall, sizeof(s->upcall), 0);
+	return 0;
+}
+
+/* The packet itself, which ends here: the agent has it, or nobody. frame: its length. */
+static __noinline __attribute__((unused)) int hand_up(struct __sk_buff *skb, __u32 vsid, __u32 kind, struct counters *c)
+{
+	struct scratch *s = scratch_of_this_cpu();
+	__u32 length = skb->len;
+
+	if (!s || length < ETHERNET_BYTES || length > UPCALL_FRAME_MAX || !upcall_within_rate(skb->ifindex, kind))
+		return drop(skb, c, DROP_UPCALL_LIMIT);
+	s->upcall = (struct upcall){ .ifindex = skb->ifindex, .vsid = vsid, .kind = kind, .length = length };
+	if (bpf_skb_load_bytes(skb, 0, s->upcall_frame, length))
+		return drop(skb, c, DROP_TRUNCATED);
+	if (bpf_ringbuf_output(&upcalls, &s->upcall, sizeof(s->upcall) + length, 0))
+		return drop(skb, c, DROP_UPCALL_LIMIT);
+	skb->cb[0] = VERDICT_TO_AGENT;
+	skb->cb[1] = kind;
+	return TC_ACT_SHOT;
+}
