@@ -347,4 +347,6 @@ def garbage(uplink: str) -> list[Row]:
     ]
 
 
-assert set(TABLES) == {"hosts", "subnets", "records", "macs", "routes", "ports"}, "a new table needs rows here"
+# Peers and members are held by the data planes' own tests.
+_ELSEWHERE = {"peers", "members"}
+assert set(TABLES) - _ELSEWHERE == {"hosts", "subnets", "records", "macs", "routes", "ports"}, "a new table: rows here"

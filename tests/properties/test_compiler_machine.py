@@ -58,6 +58,7 @@ ports = st.builds(
     mac=maybe(*MACS),
     addresses=st.none() | some(CAS),
     admin_state=maybe("up", "down"),
+    flood_limit_pps=maybe(5),
     allowed_address_pairs=st.none() | some([drafts.AddressPair("10.0.0.0/30"), drafts.AddressPair("::/0", MACS[0])]),
 )
 subnets = st.builds(
@@ -69,6 +70,8 @@ subnets = st.builds(
     router_mac=maybe(*MACS),
     mtu_bytes=maybe(0, 1400),
     rule=maybe(*Rule),
+    flood_limit_pps=maybe(0, 10),
+    provider_group=maybe("", "239.1.2.3"),
 )
 ROUTE = (paths(OWNERS, DOMAINS, ("r1", "r2")), st.sampled_from(DESTINATIONS))
 routes = (
@@ -251,7 +254,7 @@ class Machine(RuleBasedStateMachine):
                     case rows.Subnet() | rows.Route():
                         assert row.rdid in rdids
                         assert row.vsid in vsids
-                    case rows.Record() | rows.MacRecord():
+                    case rows.Record() | rows.MacRecord() | rows.Member():
                         assert row.vsid in vsids
 
     @invariant()
@@ -274,6 +277,18 @@ class Machine(RuleBasedStateMachine):
             want = {prefix: min(found)[3:] for prefix, found in claims.items()}
             have = self.compiler.rows(domain_scope(routing_domain.rdid)).values()
             assert {row.prefix: (row.vsid, row.next_hop) for row in have if isinstance(row, rows.Route)} == want
+
+    @invariant()
+    def members_of_a_subnet_are_the_hosts_that_run_a_port_of_it(self) -> None:
+        for name, routing_domain in self.catalog.routing_domains.items():
+            vsids = {net.name: net.vsid for net in self.catalog.virtual_subnets.values() if domain_of(net.name) == name}
+            want = {
+                (vsids[port.virtual_subnet], self.catalog.hosts[port.host].pas[0])
+                for port in self.catalog.ports.values()
+                if port.host is not None and port.virtual_subnet in vsids
+            }
+            have = self.compiler.rows(domain_scope(routing_domain.rdid)).values()
+            assert {(row.vsid, row.pa) for row in have if isinstance(row, rows.Member)} == want
 
     @invariant()
     def what_is_in_the_catalog_is_valid(self) -> None:

@@ -187,6 +187,19 @@ ROWS = [
         "'l2tp' is not an isolation rule; 'nvgre', 'vxlan', 'geneve' and 'gre' are",
     ),
     refused(subnet("blue/prod/new", "10.9.0.0/24", mtu_bytes=67), "spec.mtu_bytes", "MTU 67 is outside 68..65535"),
+    *(
+        refused(
+            subnet("blue/prod/new", "10.9.0.0/24", provider_group=text),
+            "spec.provider_group",
+            f"'{text}' is not a multicast address beyond one link; one such as 239.1.2.3 or ff15::1:2:3 would be right",
+        )
+        for text in ("10.0.0.1", "224.0.0.18", "ff02::12", "fd00::1")
+    ),
+    refused(
+        subnet("blue/prod/new", "10.9.0.0/24", flood_limit_pps=-1),
+        "spec.flood_limit_pps",
+        "flood_limit_pps -1 is outside 0..1000000000",
+    ),
     refused(subnet("blue/prod/new", "fd09::/64", mtu_bytes=1279), "spec.mtu_bytes", "MTU 1279 is outside 1280..65535"),
     Row(
         "look alike on the wire",

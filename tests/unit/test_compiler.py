@@ -104,6 +104,7 @@ def test_a_port_is_known_to_its_host_and_findable_in_its_domain(world: World) ->
         rows.Record(vsid, "10.0.1.2", "192.0.2.1", "02:00:00:00:00:01"),
         rows.Record(vsid, "fd00:1::2", "192.0.2.1", "02:00:00:00:00:01"),
         rows.MacRecord(vsid, "02:00:00:00:00:01", "192.0.2.1"),
+        rows.Member(vsid, "192.0.2.1"),
     )
     assert delta.entered == (("hosts/h1", world.blue),)
     assert world.compiler.scopes_of("hosts/h1") == {H1, world.blue}
@@ -139,7 +140,7 @@ def test_a_port_without_a_host_has_no_rows(world: World) -> None:
     assert world.apply([port("blue/a", "prod/db")]) == ScopedDelta()
     world.apply([port("blue/a", "prod/db", host="h1")])
     delta = world.apply([port("blue/a", "prod/db")])
-    assert touched(delta) == {H1: {"ports": 1}, world.blue: {"peers": 1, "records": 1, "macs": 1}}
+    assert touched(delta) == {H1: {"ports": 1}, world.blue: {"peers": 1, "records": 1, "macs": 1, "members": 1}}
     assert delta.left == (("hosts/h1", world.blue),)
 
 
@@ -152,6 +153,27 @@ def test_a_port_that_moves_touches_only_its_own_rows(world: World) -> None:
     assert touched(delta) == {H1: {"ports": 1}, H2: {"ports": 1}, world.blue: {"records": 1, "macs": 1}}
     assert not delta.scopes[world.blue].deletes, "a record moves: it is never away"
     assert (delta.entered, delta.left) == ((), ())
+
+
+def test_a_host_is_a_member_of_a_subnet_from_its_first_port_there_to_its_last(world: World) -> None:
+    vsid = world.vsid("blue/db")
+    delta = world.apply([port("blue/a", "prod/db", host="h1"), port("blue/b", "prod/db", host="h1")])
+    assert rows.Member(vsid, "192.0.2.1") in delta.scopes[world.blue].puts
+    delta = world.apply([port("blue/a", "prod/db", host="h2")])
+    assert rows.Member(vsid, "192.0.2.2") in delta.scopes[world.blue].puts
+    assert not delta.scopes[world.blue].deletes, "another port of the subnet is still there"
+    delta = world.apply([port("blue/b", "prod/db", host="h2", admin_state="down")])
+    assert ("members", vsid, "192.0.2.1") in delta.scopes[world.blue].deletes
+    delta = world.apply([], ["tenants/blue/ports/a"])
+    assert set(world.table(world.blue, "members")) == {("members", vsid, "192.0.2.2")}, "a port that is down is there"
+
+
+def test_a_ports_own_limit_of_broadcast_comes_before_its_subnets(world: World) -> None:
+    world.apply([port("blue/a", "prod/db", host="h1"), port("blue/b", "prod/db", host="h1", flood_limit_pps=7)])
+    delta = world.apply([subnet("blue/prod/db", "10.0.2.0/24", flood_limit_pps=50)])
+    limits = {row.port: row.flood_limit_pps for row in world.compiler.rows(H1).values() if isinstance(row, rows.Port)}
+    assert limits == {"tenants/blue/ports/a": 50, "tenants/blue/ports/b": 7}
+    assert touched(delta) == {H1: {"ports": 1}}
 
 
 def test_the_first_and_the_last_port_of_a_domain_bring_a_host_in_and_out(world: World) -> None:
@@ -178,10 +200,8 @@ def test_records_point_to_the_first_pa_of_the_first_uplink_that_has_one(world: W
     world.apply([port("blue/a", "prod/db", host="h1"), port("blue/b", "prod/db", host="h2")])
     uplinks = (drafts.Uplink("eth0", "fabric", ()), drafts.Uplink("eth1", "fabric", ("192.0.2.77", "192.0.2.78")))
     delta = world.apply([drafts.Host("hosts/h1", uplinks)])
-    assert touched(delta) == {H1: {"hosts": 1}, world.blue: {"peers": 2, "records": 1, "macs": 1}}
-    assert {row.pa for row in delta.scopes[world.blue].puts if isinstance(row, rows.Record | rows.MacRecord)} == {
-        "192.0.2.77"
-    }
+    assert touched(delta) == {H1: {"hosts": 1}, world.blue: {"peers": 2, "records": 1, "macs": 1, "members": 2}}
+    assert {row.pa for row in delta.scopes[world.blue].puts if not isinstance(row, rows.Host)} == {"192.0.2.77"}
     (row,) = delta.scopes[H1].puts
     assert row == rows.Host(
         "hosts/h1",
@@ -225,10 +245,10 @@ def test_a_new_vsid_renumbers_everything_in_the_subnet_and_nothing_else(world: W
     delta = world.apply([subnet("blue/prod/db", "10.0.2.0/24", vsid=5000)])
     assert touched(delta) == {
         H1: {"ports": 1},
-        world.blue: {"subnets": 2, "records": 2, "macs": 2, "routes": 2},
+        world.blue: {"subnets": 2, "records": 2, "macs": 2, "members": 2, "routes": 2},
     }
     kinds = [key[0] for key in delta.scopes[world.blue].deletes]
-    assert kinds == ["macs", "records", "subnets"], "deletes go in reverse of the tables' order"
+    assert kinds == ["members", "macs", "records", "subnets"], "deletes go in reverse of the tables' order"
 
 
 def test_a_subnets_mtu_touches_one_row(world: World) -> None:
@@ -312,7 +332,7 @@ def test_rows_go_out_in_the_order_of_the_tables() -> None:
     changes = catalog.apply([*world, subnet("blue/prod/web", "10.0.1.0/24"), port("blue/a", "prod/web", host="h1")])
     delta = compiler.apply(changes)
     tables = [row.key[0] for row in delta.scopes[domain_scope(catalog.routing_domains[PROD].rdid)].puts]
-    assert tables == ["subnets", "peers", "records", "macs", "routes"]
+    assert tables == ["subnets", "peers", "records", "macs", "members", "routes"]
 
 
 def test_a_new_rule_is_taken_before_it_is_sent_and_the_old_one_until_nobody_sends_it() -> None:
@@ -334,6 +354,6 @@ def test_a_new_rule_is_taken_before_it_is_sent_and_the_old_one_until_nobody_send
     both = (Rule.NVGRE, Rule.GENEVE)
     assert seen == [
         (both, {Rule.NVGRE}, {world.blue: Counter(subnets=1)}),
-        (both, {Rule.GENEVE}, {world.blue: Counter(records=2, macs=1)}),
+        (both, {Rule.GENEVE}, {world.blue: Counter(records=2, macs=1, members=1)}),
         ((Rule.GENEVE,), {Rule.GENEVE}, {world.blue: Counter(subnets=1)}),
     ]

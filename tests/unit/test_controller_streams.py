@@ -121,7 +121,7 @@ async def test_a_host_is_fed_its_rows_and_its_changes_and_counts_as_connected(tm
         history = started[-1]["history"]
         assert started[-1] == {"revision": 1, "synced": True, "history": history}
         tables = {table for frame in started for table in frame.get("puts", {})}
-        assert tables == {"hosts", "subnets", "peers", "records", "macs", "routes", "ports"}
+        assert tables == {"hosts", "subnets", "peers", "records", "macs", "members", "routes", "ports"}
         assert (await it.client.get("hosts/h1")).status["state"] == "connected"
         assert (await it.client.get("hosts/h2")).status["state"] == "absent"
         await it.client.report(

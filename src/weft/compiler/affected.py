@@ -44,7 +44,8 @@ def affected_by(catalog: Catalog, changes: Sequence[Change]) -> Affected:
                 found.subnets[change.name] = None
                 if (old.vsid, old.prefixes) != (new.vsid, new.prefixes):
                     found.routed_anew[domain_of(change.name)] = None
-                if (old.vsid, old.sending_rule) != (new.vsid, new.sending_rule):
+                before = (old.vsid, old.sending_rule, old.flood_limit_pps)
+                if before != (new.vsid, new.sending_rule, new.flood_limit_pps):
                     _add(found.ports, catalog.ports_in(change.name))
             case VirtualSubnet(), _:
                 found.subnets[change.name] = None

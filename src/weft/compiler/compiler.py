@@ -7,7 +7,7 @@ somebody has asked for: their rows are kept, and kept up to date. That this equa
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar, cast
@@ -39,6 +39,7 @@ class Compiler:
         self._kept: dict[Scope, dict[Key, Row]] = {}
         self._routes: dict[Name, dict[Prefix, Route]] = {}  # the winners, by domain
         self._running: dict[Name, dict[Name, int]] = {}  # host -> domain -> how many ports
+        self._present: Counter[_Presence] = Counter()  # how many ports of a subnet run on a host
         for port in catalog.ports.values():
             self._count(port, 1)
         for domain in catalog.routing_domains:
@@ -72,6 +73,7 @@ class Compiler:
         affected = affected_by(self._catalog, changes)
         for side in (before, after):
             side.add(affected)
+        self._add_members(changes, before, after)
         for old, new in self._reroute(affected):
             for side, route in ((before, old), (after, new)):
                 if route is not None:
@@ -83,6 +85,20 @@ class Compiler:
                 scopes[scope] = difference
                 self._patch(scope, difference)
         return delta.ScopedDelta(scopes, entered, left)
+
+    def _add_members(self, changes: Sequence[Change], before: _Side, after: _Side) -> None:
+        """Who is a member of a subnet rests on all of its ports there, and most of them have not changed."""
+        steps: Counter[_Presence] = Counter()
+        for change in changes:
+            for port, step in ((change.old, -1), (change.new, 1)):
+                if isinstance(port, Port) and port.host is not None:
+                    steps[port.virtual_subnet, port.host] += step
+        for presence in dict.fromkeys((*before.presences, *after.presences)):
+            were = self._present[presence]
+            if were:
+                before.add_member(*presence)
+            if were + steps[presence]:
+                after.add_member(*presence)
 
     def _compile(self, scope: Scope) -> dict[Key, Row]:
         if scope.startswith(_HOST):
@@ -129,6 +145,10 @@ class Compiler:
         if port.host is None:
             return
         running = self._running.setdefault(port.host, {})
+        presence = (port.virtual_subnet, port.host)
+        self._present[presence] += step
+        if not self._present[presence]:
+            del self._present[presence]
         domain = domain_of(port.virtual_subnet)
         count = running.get(domain, 0) + step
         if count:
@@ -182,6 +202,7 @@ class Compiler:
 
 
 _Pairs = tuple[tuple[str, Scope], ...]
+_Presence = tuple[Name, Name]  # of a subnet, on a host
 
 
 def _moved(old: Host, new: Host) -> bool:
@@ -197,6 +218,7 @@ class _Side:
 
     def __init__(self, catalog: Catalog, was: Mapping[Name, Object | None]) -> None:
         self.rows: defaultdict[Scope, dict[Key, Row]] = defaultdict(dict)
+        self.presences: dict[_Presence, None] = {}  # of the ports that are affected
         self._was = was
         self._networks, self._hosts, self._ports = catalog.provider_networks, catalog.hosts, catalog.ports
         self._domains, self._subnets = catalog.routing_domains, catalog.virtual_subnets
@@ -232,9 +254,18 @@ class _Side:
         pa, host_rows = self._by_host.get(host) or self._abode(host)
         row: Row = translate.port_row(port, subnet)
         host_rows[row.key] = row
+        self.presences[port.virtual_subnet, host] = None
         if pa is not None:
             for row in translate.record_rows(port, subnet, pa):
                 domain_rows[row.key] = row
+
+    def add_member(self, subnet_name: Name, host: Name) -> None:
+        """The host runs some port of the subnet."""
+        subnet, domain_rows = self._by_subnet.get(subnet_name) or self._ground(subnet_name)
+        pa, _ = self._by_host.get(host) or self._abode(host)
+        if pa is not None:
+            row = translate.member_row(subnet, pa)
+            domain_rows[row.key] = row
 
     def _ground(self, name: Name) -> tuple[VirtualSubnet, dict[Key, Row]]:
         scope = domain_scope(self.domain(domain_of(name)).rdid)

@@ -51,6 +51,8 @@ def domain_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
                 running[port.host] = None
             pa = hosts[port.host].first_pa if port.host is not None else None
             if pa is not None:
+                member = translate.member_row(subnet, pa)
+                found[member.key] = member
                 for row in translate.record_rows(port, subnet, pa):
                     found[row.key] = row
     for host in running:

@@ -28,6 +28,9 @@ def subnet_row(subnet: objects.VirtualSubnet, domain: objects.RoutingDomain) -> 
         subnet.router_mac,
         subnet.mtu_bytes,
         subnet.accepted_rules,
+        subnet.broadcast,
+        subnet.snooping,
+        subnet.provider_group,
     )
 
 
@@ -41,6 +44,7 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
         tuple(rows.Pair(pair.mac or port.mac, pair.prefix) for pair in pairs) if pairs else (),
         port.admin_state is AdminState.UP,
         None if port.qos == objects.Qos() else port.qos,
+        flood_limit_pps=subnet.flood_limit_pps if port.flood_limit_pps is None else port.flood_limit_pps,
     )
 
 
@@ -54,6 +58,11 @@ def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip) -> It
 def peer_row(host: objects.Host, domain: objects.RoutingDomain) -> rows.Peer | None:
     """What the other hosts of a domain know of one that runs its ports; None: nobody can reach it."""
     return rows.Peer(domain.rdid, host.first_pa, host.pas, host.networks) if host.first_pa is not None else None
+
+
+def member_row(subnet: objects.VirtualSubnet, pa: Ip) -> rows.Member:
+    """A host that has a port in the subnet."""
+    return rows.Member(subnet.vsid, pa, subnet.sending_rule)
 
 
 def on_link_row(domain: objects.RoutingDomain, prefix: str, subnet: objects.VirtualSubnet) -> rows.Route:

@@ -69,6 +69,10 @@ class VirtualSubnet:
     rule: str | None = None
     mtu_bytes: int | None = None
     rule_change: RuleChange | None = None
+    broadcast: bool | None = None
+    snooping: bool | None = None
+    provider_group: str | None = None  # "": none
+    flood_limit_pps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Qos:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """host None means nowhere, whether it was said or left out."""
+    """host None means nowhere, flood_limit_pps None its subnet's, whether it was said or left out."""
 
     name: str
     virtual_subnet: str
@@ -109,6 +113,7 @@ class Port:
     allowed_address_pairs: tuple[AddressPair, ...] | None = None
     admin_state: str | None = None
     qos: Qos | None = None
+    flood_limit_pps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from weft.model.features import DataPlaneKind, Rule
 from weft.model.names import Kind, Name
-from weft.model.values import AdminState, Ip, Mac, Prefix, Rdid, Vsid
+from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,10 @@ class VirtualSubnet:
     rule: Rule
     mtu_bytes: int
     rule_change: RuleChange | None
+    broadcast: bool = True
+    snooping: bool = True
+    provider_group: Ip | None = None
+    flood_limit_pps: int = FLOOD_LIMIT_PPS
 
     @property
     def sending_rule(self) -> Rule:
@@ -161,6 +165,7 @@ class Port:
     allowed_address_pairs: tuple[AddressPair, ...]
     admin_state: AdminState
     qos: Qos = Qos()
+    flood_limit_pps: int | None = None  # None: the subnet's
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ _Asked: TypeAlias = tuple[str, str, str | None]  # tenant, subnet and host as th
 class _Plan:
     """A port in the making. mac, addresses None: still to be chosen."""
 
-    __slots__ = ("addresses", "host", "mac", "pairs", "put", "qos", "state", "subnet")
+    __slots__ = ("addresses", "flood_limit_pps", "host", "mac", "pairs", "put", "qos", "state", "subnet")
 
     def __init__(self, put: PortPut, subnet: SubnetIndex, host: Name | None) -> None:
         self.put = put
@@ -33,6 +33,7 @@ class _Plan:
         self.pairs: tuple[AddressPair, ...] = ()
         self.state = AdminState.UP
         self.qos = Qos()
+        self.flood_limit_pps: int | None = None
 
     def port(self) -> Port:
         if self.mac is None or self.addresses is None:
@@ -46,6 +47,7 @@ class _Plan:
             self.pairs,
             self.state,
             self.qos,
+            self.flood_limit_pps,
         )
 
 
@@ -117,6 +119,8 @@ def _read(plan: _Plan) -> None:
         plan.state = read("spec.admin_state", values.parse_admin_state, draft.admin_state)
     elif old is not None:
         plan.state = old.admin_state
+    if draft.flood_limit_pps is not None:
+        plan.flood_limit_pps = read("spec.flood_limit_pps", values.parse_flood_limit, draft.flood_limit_pps)
     if draft.allowed_address_pairs is not None:
         plan.pairs = tuple(
             read(f"spec.allowed_address_pairs[{rank}]", _pair, pair)

@@ -86,6 +86,10 @@ def _parse(ix: Indexes, put: SubnetPut) -> _Parsed:
         rule=rule,
         mtu_bytes=mtu_bytes,
         rule_change=_rule_change(draft, old, rule),
+        broadcast=_kept(draft.broadcast, old.broadcast if old is not None else True),
+        snooping=_kept(draft.snooping, old.snooping if old is not None else True),
+        provider_group=_provider_group(draft, old),
+        flood_limit_pps=_flood_limit(draft, old),
     )
     return _Parsed(subnet, vsid, {version: rank for version, (rank, _) in by_version.items()}, gateway_ranks)
 
@@ -97,6 +101,24 @@ def _rule_change(draft: drafts.VirtualSubnet, old: VirtualSubnet | None, rule: R
     if old is None:
         return None
     return rules.change(rule, old.sending_rule, old.accepted_rules)
+
+
+def _kept(given: bool | None, former: bool) -> bool:
+    return former if given is None else given
+
+
+def _provider_group(draft: drafts.VirtualSubnet, old: VirtualSubnet | None) -> Ip | None:
+    if draft.provider_group is None:
+        return old.provider_group if old is not None else None
+    if not draft.provider_group:
+        return None
+    return read("spec.provider_group", values.parse_provider_group, draft.provider_group)
+
+
+def _flood_limit(draft: drafts.VirtualSubnet, old: VirtualSubnet | None) -> int:
+    if draft.flood_limit_pps is None:
+        return old.flood_limit_pps if old is not None else values.FLOOD_LIMIT_PPS
+    return read("spec.flood_limit_pps", values.parse_flood_limit, draft.flood_limit_pps)
 
 
 def _prefixes(given: Sequence[str]) -> dict[int, tuple[int, Prefix]]:

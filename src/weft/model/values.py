@@ -26,8 +26,10 @@ VSID_FIRST, VSID_LAST = 4096, 16_777_214  # RFC 7637 3.3 reserves 0..0xFFF and 0
 ROUTER_MAC = Mac("02:57:45:46:54:01")
 METRIC_LAST = 4_294_967_295
 MTU_LAST = 65_535
+FLOOD_LIMIT_PPS, FLOOD_LIMIT_LAST_PPS = 1000, 1_000_000_000
 MTU_FIRST_IPV4, MTU_FIRST_IPV6 = 68, 1280  # RFC 791, RFC 8200 section 5
 
+_LINK_LOCAL_GROUPS = IPv4Network("224.0.0.0/24")
 _RDIDS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:weft:routing-domain")
 
 
@@ -125,6 +127,24 @@ def parse_rule(text: str) -> Rule:
         return Rule(text)
     except ValueError:
         raise Rejected(f"{text!r} is not an isolation rule; {_listed(Rule)}") from None
+
+
+def parse_provider_group(text: str) -> Ip:
+    """A multicast address that routers of the underlay may carry."""
+    group = parse_ip(text)
+    address = ip_address(group)
+    narrow = address in _LINK_LOCAL_GROUPS if isinstance(address, IPv4Address) else address.packed[1] & 15 <= 2
+    if not address.is_multicast or narrow:
+        raise Rejected(
+            f"{text!r} is not a multicast address beyond one link; one such as 239.1.2.3 or ff15::1:2:3 would be right"
+        )
+    return group
+
+
+def parse_flood_limit(value: int) -> int:
+    if not 0 <= value <= FLOOD_LIMIT_LAST_PPS:
+        raise Rejected(f"flood_limit_pps {value} is outside 0..{FLOOD_LIMIT_LAST_PPS}")
+    return value
 
 
 def parse_data_plane(text: str) -> DataPlaneKind:

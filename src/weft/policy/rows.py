@@ -13,6 +13,7 @@ from typing import TypeAlias
 from weft.model.features import Rule as Rule  # noqa: PLC0414 - a row's reader finds it here
 from weft.model.objects import Limit as Limit  # noqa: PLC0414 - likewise
 from weft.model.objects import Qos as Qos  # noqa: PLC0414 - likewise
+from weft.model.values import FLOOD_LIMIT_PPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ class Subnet:
     router_mac: str
     mtu_bytes: int  # 0: what the underlay leaves
     accepts: tuple[Rule, ...] = (Rule.NVGRE,)  # what receivers take; a record's rule is what senders use
+    broadcast: bool = True  # broadcast and multicast are carried
+    snooping: bool = True  # a multicast group reaches only who has asked for it
+    provider_group: str | None = None  # multicast goes to this address of the underlay; None: to each member's PA
 
     @property
     def key(self) -> SubnetKey:
@@ -104,6 +108,19 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A PA whose host has a port in the subnet: where broadcast and multicast go. Scope: its routing domain."""
+
+    vsid: int
+    pa: str
+    rule: Rule = Rule.NVGRE
+
+    @property
+    def key(self) -> MemberKey:
+        return ("members", self.vsid, self.pa)
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A destination prefix of a routing domain; the winner among equals is chosen already. Scope: its routing domain.
 
@@ -140,19 +157,21 @@ class Port:
     enabled: bool = True
     qos: Qos | None = None  # None: no limit, no mark, outer DSCP 0
     macs: tuple[str, ...] = ()  # further ones by which it is reached, such as a VRRP master's virtual MAC
+    flood_limit_pps: int = FLOOD_LIMIT_PPS  # broadcast and multicast from the guest, packets/s; 0: no limit
 
     @property
     def key(self) -> PortKey:
         return ("ports", self.port)
 
 
-Row: TypeAlias = Host | Subnet | Peer | Record | MacRecord | Route | Port
+Row: TypeAlias = Host | Subnet | Peer | Record | MacRecord | Member | Route | Port
 
 HostKey: TypeAlias = tuple[str, str]
 SubnetKey: TypeAlias = tuple[str, int]
 PeerKey: TypeAlias = tuple[str, str, str]
 RecordKey: TypeAlias = tuple[str, int, str]
 MacRecordKey: TypeAlias = tuple[str, int, str]
+MemberKey: TypeAlias = tuple[str, int, str]
 RouteKey: TypeAlias = tuple[str, str, str]
 PortKey: TypeAlias = tuple[str, str]
 Key: TypeAlias = tuple[str, str] | tuple[str, int] | tuple[str, int, str] | tuple[str, str, str]
@@ -164,6 +183,7 @@ TABLES: dict[str, type[Row]] = {
     "peers": Peer,
     "records": Record,
     "macs": MacRecord,
+    "members": Member,
     "routes": Route,
     "ports": Port,
 }

@@ -68,6 +68,9 @@ class Subnet:
     router_mac: bytes
     router_link_local: bytes
     mtu_bytes: int
+    broadcast: bool
+    snooping: bool
+    provider_group: bytes | None
 
     def gateway(self, version: int) -> bytes | None:
         return self.gateway4 if version == 4 else self.gateway6
@@ -200,6 +203,9 @@ def _subnet(row: rows.Subnet) -> Subnet:
         router_mac,
         packet.link_local(router_mac),
         row.mtu_bytes,
+        row.broadcast,
+        row.snooping,
+        None if row.provider_group is None else packet.address_bytes(row.provider_group),
     )
 
 
@@ -237,6 +243,7 @@ class Lookups:
     subnets: dict[int, Subnet] = field(default_factory=dict)
     _records: dict[tuple[int, bytes], Location] = field(default_factory=dict)
     _macs: dict[tuple[int, bytes], Location] = field(default_factory=dict)
+    _members: dict[int, dict[bytes, Rule]] = field(default_factory=dict)  # VSID -> PA -> rule
     _routes: dict[tuple[str, int], Routes] = field(default_factory=dict)  # (RDID, bytes of an address)
     _aliases: dict[bytes, bytes] | None = None  # a peer's PA -> its first; None: to be made anew
     _ways: dict[bytes, tuple[Way, ...]] = field(default_factory=dict)  # a peer's first PA -> by a flow's place
@@ -250,6 +257,10 @@ class Lookups:
 
     def mac_record(self, vsid: int, mac: bytes) -> Location | None:
         return self._macs.get((vsid, mac))
+
+    def members(self, vsid: int) -> Mapping[bytes, Rule]:
+        """The PAs of the hosts that have a port in the subnet, this host's own among them."""
+        return self._members.get(vsid, {})
 
     def route(self, rdid: str, destination: bytes) -> Route | None:
         """The longest match."""
@@ -305,6 +316,8 @@ class Lookups:
             case rows.MacRecord():
                 mac = packet.mac_bytes(row.mac)
                 self._macs[(_vsid(row.vsid), mac)] = Location(packet.address_bytes(row.pa), mac, _rule(row.rule))
+            case rows.Member():
+                self._members.setdefault(_vsid(row.vsid), {})[packet.address_bytes(row.pa)] = _rule(row.rule)
             case rows.Route():
                 next_hop = None if row.next_hop is None else packet.address_bytes(row.next_hop)
                 network = _network(row.prefix)
@@ -340,6 +353,10 @@ class Lookups:
                 del self._records[(row.vsid, packet.address_bytes(row.ca))]
             case rows.MacRecord():
                 del self._macs[(row.vsid, packet.mac_bytes(row.mac))]
+            case rows.Member():
+                del self._members[row.vsid][packet.address_bytes(row.pa)]
+                if not self._members[row.vsid]:
+                    del self._members[row.vsid]
             case rows.Route():
                 network = _network(row.prefix)
                 table = (row.rdid, network.max_prefixlen // 8)

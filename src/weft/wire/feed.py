@@ -70,6 +70,7 @@ class _Puts(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     peers: list[rows.Peer] = []
     records: list[rows.Record] = []
     macs: list[rows.MacRecord] = []
+    members: list[rows.Member] = []
     routes: list[rows.Route] = []
     ports: list[rows.Port] = []
 
@@ -78,6 +79,7 @@ class _Deletes(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     # Key tails, in the reverse order of TABLES.
     ports: list[tuple[str]] = []
     routes: list[tuple[str, str]] = []
+    members: list[tuple[int, str]] = []
     macs: list[tuple[int, str]] = []
     records: list[tuple[int, str]] = []
     peers: list[tuple[str, str]] = []
@@ -206,13 +208,23 @@ class Decoder:
             _set_mac_vsid(mac, share(mac.vsid, mac.vsid))
         for route in puts.routes:
             _set_route_rdid(route, share(route.rdid, route.rdid))
-        return (*puts.hosts, *puts.subnets, *puts.peers, *puts.records, *puts.macs, *puts.routes, *puts.ports)
+        return (
+            *puts.hosts,
+            *puts.subnets,
+            *puts.peers,
+            *puts.records,
+            *puts.macs,
+            *puts.members,
+            *puts.routes,
+            *puts.ports,
+        )
 
 
 def _keys(deletes: _Deletes) -> tuple[Key, ...]:
     return (
         *(("ports", *tail) for tail in deletes.ports),
         *(("routes", *tail) for tail in deletes.routes),
+        *(("members", *tail) for tail in deletes.members),
         *(("macs", *tail) for tail in deletes.macs),
         *(("records", *tail) for tail in deletes.records),
         *(("peers", *tail) for tail in deletes.peers),

@@ -16,7 +16,7 @@ from weft.kit.errors import Rejected
 from weft.model import drafts, objects, qos
 from weft.model.features import DataPlaneKind, Rule
 from weft.model.names import Kind, Name, kind_of
-from weft.model.values import AdminState, Ip, Mac, Prefix, Rdid, Vsid
+from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
 
 class Malformed(Rejected):
@@ -26,6 +26,10 @@ class Malformed(Rejected):
 _Address = Annotated[str, msgspec.Meta(description="an IPv4 or IPv6 address", examples=["10.0.1.5", "fd00:1::5"])]
 _Prefix = Annotated[str, msgspec.Meta(description="address/length", examples=["10.0.1.0/24", "fd00:1::/64"])]
 _Mac = Annotated[str, msgspec.Meta(description="a MAC address", examples=["02:00:00:00:00:01"])]
+
+_FloodLimit = Annotated[
+    int, msgspec.Meta(description="broadcast and multicast that a guest may send, packets/s; 0: no limit")
+]
 
 
 def _reference(description: str) -> msgspec.Meta:
@@ -83,6 +87,14 @@ class VirtualSubnetSpec(_Spec, frozen=True):
     rule: str | None = None
     mtu_bytes: Annotated[int, msgspec.Meta(description="0: what the underlay leaves")] | None = None
     rule_change: RuleChangeSpec | None = None
+    broadcast: Annotated[bool, msgspec.Meta(description="broadcast and multicast are carried")] | None = None
+    snooping: (
+        Annotated[bool, msgspec.Meta(description="a multicast group reaches only who has asked for it")] | None
+    ) = None
+    provider_group: (
+        Annotated[str, msgspec.Meta(description="a multicast address of the underlay; empty: none")] | None
+    ) = None
+    flood_limit_pps: _FloodLimit | None = None
 
 
 class AddressPairSpec(_Spec, frozen=True):
@@ -116,6 +128,7 @@ class PortSpec(_Spec, frozen=True):
     allowed_address_pairs: tuple[AddressPairSpec, ...] | None = None
     admin_state: Annotated[str, msgspec.Meta(description="up or down")] | None = None
     qos: QosSpec | None = None
+    flood_limit_pps: _FloodLimit | None = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -166,6 +179,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 else tuple(drafts.AddressPair(pair.prefix, pair.mac) for pair in pairs),
                 admin_state=spec.admin_state,
                 qos=None if spec.qos is None else _qos_draft(spec.qos),
+                flood_limit_pps=spec.flood_limit_pps,
             )
         case TenantSpec():
             return drafts.Tenant(name, spec.description)
@@ -189,6 +203,10 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 router_mac=spec.router_mac,
                 rule=spec.rule,
                 mtu_bytes=spec.mtu_bytes,
+                broadcast=spec.broadcast,
+                snooping=spec.snooping,
+                provider_group=spec.provider_group,
+                flood_limit_pps=spec.flood_limit_pps,
             )
         case CustomerRouteSpec():
             return drafts.CustomerRoute(name, spec.prefix, spec.next_hop, spec.virtual_subnet, spec.metric)
@@ -218,6 +236,7 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 ),
                 admin_state=AdminState(_said(spec.admin_state)),
                 qos=objects.Qos() if spec.qos is None else _qos(spec.qos),
+                flood_limit_pps=spec.flood_limit_pps,
             )
         case TenantSpec():
             return objects.Tenant(name, _said(spec.description))
@@ -252,6 +271,11 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 rule_change=None
                 if (change := spec.rule_change) is None
                 else objects.RuleChange(Rule(change.sending), tuple(map(Rule, change.accepted))),
+                # Objects from before broadcast have none of these, and their defaults are what they had.
+                broadcast=spec.broadcast is not False,
+                snooping=spec.snooping is not False,
+                provider_group=None if spec.provider_group is None else Ip(spec.provider_group),
+                flood_limit_pps=FLOOD_LIMIT_PPS if spec.flood_limit_pps is None else spec.flood_limit_pps,
             )
         case CustomerRouteSpec():
             return objects.CustomerRoute(
@@ -286,6 +310,7 @@ def _spec_of(value: objects.Object) -> Spec:
                 ),
                 admin_state=value.admin_state,
                 qos=None if value.qos == objects.Qos() else _qos_spec(value.qos),
+                flood_limit_pps=value.flood_limit_pps,
             )
         case objects.Tenant():
             return TenantSpec(value.description)
@@ -311,6 +336,10 @@ def _spec_of(value: objects.Object) -> Spec:
                 rule_change=None
                 if (change := value.rule_change) is None
                 else RuleChangeSpec(change.sending, change.accepted),
+                broadcast=value.broadcast,
+                snooping=value.snooping,
+                provider_group=value.provider_group,
+                flood_limit_pps=value.flood_limit_pps,
             )
         case objects.CustomerRoute():
             return CustomerRouteSpec(value.prefix, value.next_hop, value.virtual_subnet, value.metric)

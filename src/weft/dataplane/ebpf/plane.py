@@ -26,7 +26,7 @@ from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Missing, Rejected, Retry
-from weft.policy.rows import Host, Key, MacRecord, Peer, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Record, Route, Row, Subnet, Uplink
 
 _UPLINK = "uplink"
 _AGENT_MARK = 0x57454641  # WEFT_AGENT_MARK
@@ -141,6 +141,8 @@ class EbpfDataPlane:
                 failures += self._routes.put_rows(group, layout.route)
             elif kind is Peer:
                 self._known.peers.update((row.key, row) for row in group)
+            elif kind is Member:
+                continue  # not carried yet
             elif kind is Subnet:
                 failures += self._update_subnets(list(group))
             else:
@@ -193,6 +195,8 @@ class EbpfDataPlane:
                         self._close(str(key[1]))
                 case "subnets" | "records" | "macs" | "routes":
                     failures += self._delete(table, group)
+                case "members":
+                    pass
                 case _:
                     failures += (Failure(key, f"there is no table {table!r}", permanent=True) for key in group)
         return failures
