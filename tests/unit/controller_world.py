@@ -15,6 +15,7 @@ from weft.contracts.store import Store
 from weft.controller.api import create_app
 from weft.controller.service import Service
 from weft.kit.errors import Retry
+from weft.model.features import ABILITIES, AbilityTable
 from weft.model.names import Name
 from weft.store.memory import MemoryStore
 
@@ -65,10 +66,12 @@ class World:
 
 
 @asynccontextmanager
-async def world(store: Store | None = None, *, base: bool = True, keep: bool = False) -> AsyncIterator[World]:
+async def world(
+    store: Store | None = None, *, base: bool = True, keep: bool = False, abilities: AbilityTable = ABILITIES
+) -> AsyncIterator[World]:
     """keep: the store stays open. Answers come whole: streams need a real server, as in test_controller_streams."""
     store = store or MemoryStore()
-    service = await Service.start(store)
+    service = await Service.start(store, abilities)
     # raise_app_exceptions: a bug behind a 500 ends the test with its own traceback.
     transport = httpx2.ASGITransport(create_app(service, asyncio.Event()))
     async with (

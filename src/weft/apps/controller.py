@@ -23,7 +23,9 @@ import structlog
 import uvicorn
 
 from weft.controller.api import create_app
+from weft.controller.rules import RuleChanges
 from weft.controller.service import Service
+from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
 from weft.store.sqlite import SqliteStore
 
@@ -95,11 +97,13 @@ async def _serve(
     )
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(sockets))
+        changes = tasks.create_task(RuleChanges(service, MonotonicClock()).run())
         stopped, broken = tasks.create_task(stopping.wait()), tasks.create_task(service.broken.wait())
         await asyncio.wait((serving, stopped, broken), return_when=asyncio.FIRST_COMPLETED)
         stopping.set()  # ends the streams
         server.should_exit = True
         broken.cancel()
+        changes.cancel()
 
 
 class _Server(uvicorn.Server):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,14 @@ import click
 from weft.cli import complete, references, session, show
 from weft.cli.session import ExitCode, Failed, Output
 from weft.kit.errors import Rejected
+from weft.model.names import Kind, find_kind
 
 if TYPE_CHECKING:
     from weft.cli.manifests import Manifest
     from weft.client import Applied, Change, Client
+
+
+_POLL_S = 0.2
 
 
 @click.command()
@@ -26,9 +31,12 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--delete", "removal", is_flag=True, help="Delete the objects that the files name.")
 @click.option("--ignore-missing", is_flag=True, help="With --delete: what is not there is no error.")
+@click.option("--wait", is_flag=True, help="Wait until the hosts of subnets whose rule changed have gone over to it.")
 @session.with_output(Output.NAME)
 @session.with_controller
-def apply(files: tuple[str, ...], dry_run: bool, removal: bool, ignore_missing: bool, output: Output, url: str) -> None:
+def apply(
+    files: tuple[str, ...], dry_run: bool, removal: bool, ignore_missing: bool, wait: bool, output: Output, url: str
+) -> None:
     """Make objects as files say: create and update, all or nothing.
 
     A file holds YAML documents, each one object `{name, spec}` or a list of them. What the spec leaves out is chosen by
@@ -45,6 +53,8 @@ def apply(files: tuple[str, ...], dry_run: bool, removal: bool, ignore_missing: 
             answer = _told(client, (), names, dry_run, found)
         else:
             answer = _told(client, [(each.name, each.spec) for each in found], (), dry_run, found)
+    if wait and not dry_run:
+        _await_rules(url, [each.name for each in found if find_kind(each.name) is Kind.VIRTUAL_SUBNET])
     _print(answer, dry_run, output, {each.name: each.spec for each in found})
 
 
@@ -67,6 +77,15 @@ def delete(names: tuple[str, ...], dry_run: bool, ignore_missing: bool, output: 
     with session.controller(url) as client:
         answer = _told(client, (), _present(client, wanted) if ignore_missing else wanted, dry_run, ())
     _print(answer, dry_run, output, {})
+
+
+def _await_rules(url: str, subnets: Iterable[str]) -> None:
+    """Until each subnet's hosts carry it by its rule, and by no other."""
+    with session.controller(url) as client, session.busy("waiting for hosts") as say:
+        for name in subnets:
+            while (item := client.get(name)).spec.get("rule_change"):
+                say(f"{references.short(name)}: {'; '.join(item.status.get('waiting_for', [])) or 'nearly there'}")
+                time.sleep(_POLL_S)
 
 
 def _present(client: Client, names: Iterable[str]) -> list[str]:

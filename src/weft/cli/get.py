@@ -15,6 +15,17 @@ from weft.model.names import Kind, domain_of, find_kind, kind_of, label_of
 if TYPE_CHECKING:
     from weft.client import Client, Item
 
+
+def subnet_rule(item: Item) -> str:
+    """A subnet's rule, and while hosts go over to it the one that they send by and whom this waits for."""
+    rule, change = item.spec.get("rule", ""), item.spec.get("rule_change")
+    if not change:
+        return str(rule)
+    phase, waiting = item.status.get("rule_phase"), item.status.get("waiting_for", [])
+    whom = f", waiting for {'; '.join(map(str, waiting))}" if waiting else ""
+    return f"{change.get('sending')} -> {rule}: {phase}{whom}"
+
+
 #: Columns of a kind's table: heading -> what an item has there.
 COLUMNS: dict[Kind, dict[str, Callable[[Item], object]]] = {
     Kind.TENANT: {"description": lambda item: item.spec.get("description")},
@@ -33,6 +44,7 @@ COLUMNS: dict[Kind, dict[str, Callable[[Item], object]]] = {
         "vsid": lambda item: item.spec.get("vsid"),
         "prefixes": lambda item: item.spec.get("prefixes"),
         "gateways": lambda item: item.spec.get("gateways"),
+        "rule": subnet_rule,
     },
     Kind.PORT: {
         "subnet": lambda item: short(item.spec.get("virtual_subnet", "")),

@@ -19,14 +19,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from weft.contracts.store import Batch, Compacted
-from weft.controller import merge, openapi, streams, tracing
+from weft.controller import merge, openapi, rules, streams, tracing
 from weft.controller.kinds import RESOURCES, Resource, continue_after, filter_by, read_continue
 from weft.controller.metrics import Metrics
 from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service
 from weft.feed.log import Gone
 from weft.kit.errors import Conflict, Missing, Rejected, Retry
 from weft.model.names import Kind, Name, find_kind, kind_of
-from weft.model.objects import KINDS, Host, Port
+from weft.model.objects import KINDS, Host, Port, VirtualSubnet
 from weft.wire import api as wire
 from weft.wire import problem
 from weft.wire.objects import Malformed, decode_body, encode_spec
@@ -60,7 +60,7 @@ class _Item(msgspec.Struct, frozen=True):
     kind: str
     revision: int
     spec: msgspec.Raw
-    status: wire.PortStatus | wire.HostStatus | dict[str, str]
+    status: wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]
 
 
 class _Page(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -203,12 +203,14 @@ class Api:
         status = self._status(name, held) if held else {}
         return _Item(name, kind_of(name).value, revision, msgspec.Raw(spec), status)
 
-    def _status(self, name: Name, held: Held) -> wire.PortStatus | wire.HostStatus | dict[str, str]:
+    def _status(self, name: Name, held: Held) -> wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]:
         match held.value:
             case Port(host=host):
                 return self._service.statuses.port(name, host)
             case Host():
                 return self._service.statuses.host(name)
+            case VirtualSubnet() as subnet:
+                return rules.status(self._service, held, subnet)
             case _:
                 return {}
 

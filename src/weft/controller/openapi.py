@@ -16,7 +16,7 @@ from weft.wire.objects import SPECS
 _JSON, _LINES = "application/json", "application/x-ndjson"
 _REF = "#/components/schemas/{name}"
 
-_STATUSES = {"port": wire.PortStatus, "host": wire.HostStatus}
+_STATUSES = {"port": wire.PortStatus, "host": wire.HostStatus, "virtual-subnet": wire.SubnetStatus}
 
 
 @cache
@@ -31,6 +31,7 @@ def document() -> dict[str, Any]:
         wire.StatusReport,
         wire.PortStatus,
         wire.HostStatus,
+        wire.SubnetStatus,
     ]
     _, components = msgspec.json.schema_components(structs, ref_template=_REF)
     components["Problem"] = _problem()

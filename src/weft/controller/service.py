@@ -25,8 +25,9 @@ from weft.feed.log import FeedLog
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
+from weft.model.features import ABILITIES, AbilityTable
 from weft.model.names import Kind, Name, kind_of
-from weft.model.objects import KINDS, Host, Object, Port
+from weft.model.objects import KINDS, Host, Object, Port, VirtualSubnet
 from weft.policy.rows import Row, Scope
 from weft.wire.api import Action, StatusReport
 from weft.wire.objects import decode_spec, encode_spec, load
@@ -112,6 +113,10 @@ class Service:
         self._names = {kind: Names() for kind in Kind}
         for name in held:
             self._names[kind_of(name)].add(name)
+        #: Subnets on the way to another rule.
+        self.changing = {name for name, each in held.items() if _is_changing(each.value)}
+        #: Set by whatever may let one of them go on; whoever waits for it clears it.
+        self.stirred = asyncio.Event()
         self._ahead: tuple[Change, ...] = ()  # what the catalog holds and the store may yet refuse
         self.feed = FeedLog(self.rows, self._scopes_of, revision, history=history)
         self.statuses = Statuses(self.feed.listening)
@@ -122,14 +127,14 @@ class Service:
         self._writes: set[asyncio.Task[Outcome]] = set()
 
     @classmethod
-    async def start(cls, store: Store) -> Service:
+    async def start(cls, store: Store, abilities: AbilityTable = ABILITIES) -> Service:
         """Reads the store and compiles all of it."""
         snapshot = await store.snapshot()
         held = {
             Name(name): Held(load(Name(name), stored.value), stored.revision)
             for name, stored in snapshot.objects.items()
         }
-        catalog = Catalog()
+        catalog = Catalog(abilities)
         catalog.load(each.value for each in held.values())
         history = f"{snapshot.identity}.{EDITION}"
         return cls(store, catalog, Compiler(catalog), held, snapshot.revision, history)
@@ -216,6 +221,10 @@ class Service:
             # To take back the opposite is to do it again, without choosing or checking anything twice.
             self._catalog.revert([Change(change.name, change.new, change.old) for change in self._ahead])
 
+    def hosts_in(self, domain: Name) -> Sequence[Name]:
+        """The hosts that have a routing domain's rows, sorted."""
+        return self._as_committed(lambda: sorted(self._catalog.hosts_in(domain)))
+
     def host_with(self, pa: str) -> Name | None:
         """The host that has a PA."""
         for name in self._names[Kind.HOST].below(""):
@@ -254,6 +263,10 @@ class Service:
             differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
             return Outcome(revision, differences)
         return await self._write(lambda: (drafts, deletes))
+
+    async def carry_on(self, drafts: Callable[[], Sequence[Draft]]) -> Outcome:
+        """The controller's own next steps; they are worked out with no other write in between."""
+        return await self._write(lambda: (drafts(), ()))
 
     async def _write(
         self,
@@ -326,6 +339,7 @@ class Service:
             self._settle(change, revision)
         self._revision = revision
         self.feed.publish(revision, delta)
+        self.stirred.set()
 
     def _settle(self, change: Change, revision: int) -> None:
         kind = KINDS[type(change.new or change.old)]  # type: ignore[index]  # one of them is there
@@ -336,6 +350,10 @@ class Service:
             if change.old is None:
                 self._names[kind].add(change.name)
             self._held[change.name] = Held(change.new, revision)
+        if _is_changing(change.new):
+            self.changing.add(change.name)
+        else:
+            self.changing.discard(change.name)
         match change.old:
             case Port(host=host) if host is not None and (not isinstance(change.new, Port) or change.new.host != host):
                 self.statuses.forget_port(change.name, host)
@@ -353,6 +371,11 @@ class Service:
     def report(self, host: Name, report: StatusReport) -> None:
         self.get(host)
         self.statuses.report(host, report)
+        self.stirred.set()
+
+
+def _is_changing(value: Object | None) -> bool:
+    return isinstance(value, VirtualSubnet) and value.rule_change is not None
 
 
 def _check(name: Name, held: Held | None, condition: Condition) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from weft.kit.errors import Rejected
 from weft.model.names import Kind, Name, find_kind
+from weft.policy.rows import Key
 from weft.wire.api import FailureReport, HostStatus, PortReport, PortStatus, StatusReport
 
 
@@ -67,6 +68,14 @@ class Statuses:
             applied_revision=said.revision if said else None,
             failures=list(said.failures) if said else [],
         )
+
+    def why_behind(self, host: str, revision: int, key: Key) -> str | None:
+        """Why a host does not do yet what a row of a revision says; None: it does."""
+        said = self._said.get(host)
+        if said is None or said.revision < revision:
+            return "applies it" if self._connected(host) else "is not connected"
+        wanted = list(key)
+        return next((failure.reason for failure in said.failures if failure.key == wanted), None)
 
     def applied(self) -> Iterator[tuple[str, int]]:
         """(host, the revision it has applied) of those that have said so."""

@@ -189,6 +189,11 @@ class Catalog:
     def ports_on(self, host: Name) -> Collection[Name]:
         return self._ix.ports_on.get(host, {}).keys()
 
+    def hosts_in(self, domain: Name) -> Collection[Name]:
+        """The hosts that run ports of a routing domain."""
+        index = self._ix.domains.get(domain)
+        return index.hosts.keys() if index is not None else ()
+
     def ports_in(self, subnet: Name) -> Collection[Name]:
         index = self._ix.subnets.get(subnet)
         return index.ports.keys() if index is not None else ()

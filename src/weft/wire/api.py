@@ -131,6 +131,17 @@ class PortStatus(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
 
 
+class SubnetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Status of a virtual subnet: how far its hosts are on the way to its rule.
+
+    receivers: they learn to take it; senders: they begin to send by it; settled: they do, and take no other.
+    waiting_for: the hosts that are not as far, and why.
+    """
+
+    rule_phase: Literal["settled", "receivers", "senders"]
+    waiting_for: list[str] = []
+
+
 class HostStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Status of a host. connected: an agent of it has the feed open."""
 
