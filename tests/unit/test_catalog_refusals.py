@@ -252,6 +252,44 @@ ROWS = [
         "next hop 10.0.2.9 is the gateway",
         Conflict,
     ),
+    # What guests are told
+    *(
+        refused(
+            subnet("blue/prod/told", "10.9.0.0/24", "fd00:9::/60", dhcp=drafts.Dhcp(**said)), f"spec.dhcp.{at}", why
+        )
+        for said, at, why in (
+            ({"lease_s": 59}, "lease_s", "a lease of 59 s is outside 60..4294967295"),
+            ({"ipv6_mode": "auto"}, "ipv6_mode", "'auto' is not an IPv6 mode; 'stateful', 'stateless'"),
+            ({"ipv6_mode": "slaac"}, "ipv6_mode", "in a /64 only (RFC 4862), and fd00:9::/60 is none"),
+            ({"dns_servers": ("10.0.0.53", "dns")}, "dns_servers[1]", "'dns' is not an IP address"),
+            ({"dns_servers": ("10.0.0.53", "10.0.0.53")}, "dns_servers[1]", "is listed twice"),
+            ({"ntp_servers": ("224.0.1.1",)}, "ntp_servers[0]", "is no server's address: 224.0.0.0/4 is multicast"),
+            ({"dns_servers": tuple(f"10.0.0.{n}" for n in range(9))}, "dns_servers", "9 are too many"),
+            ({"search_domains": ("a b",)}, "search_domains[0]", "'a b' is not a domain name"),
+            ({"search_domains": tuple("x" * 60 + f".{n}" for n in range(5))}, "search_domains", "bytes of search"),
+            ({"routes": (drafts.DhcpRoute("0.0.0.0/0"),)}, "routes[0].prefix", "say router: true"),
+            (
+                {"routes": (drafts.DhcpRoute("10.0.0.1/8"),)},
+                "routes[0].prefix",
+                "10.0.0.0/8 is the prefix that it is in",
+            ),
+            (
+                {"routes": (drafts.DhcpRoute("10.0.0.0/8", "10.8.0.1"),)},
+                "routes[0].next_hop",
+                "10.8.0.1 is no address of 10.9.0.0/24",
+            ),
+            (
+                {"routes": (drafts.DhcpRoute("fd00::/16", "fd00:9::9"),)},
+                "routes[0].next_hop",
+                "by way of the gateway only",
+            ),
+        )
+    ),
+    refused(
+        subnet("blue/prod/told", "10.9.0.0/24", dhcp=drafts.Dhcp(routes=(drafts.DhcpRoute("fd00::/16"),))),
+        "spec.dhcp.routes[0].prefix",
+        "fd00::/16 is IPv6, and the subnet has no IPv6 prefix",
+    ),
     # Ports
     refused(port("blue/new", "web"), "spec.virtual_subnet", "'web' does not name a virtual-subnet"),
     refused(port("blue/new", "prod/none"), "spec.virtual_subnet", "virtual-subnets/none does not exist"),

@@ -116,8 +116,16 @@ def test_a_domain_has_its_subnets_and_routes_before_it_has_a_port(world: World) 
     world.apply([route("blue/prod/out", "0.0.0.0/0", next_hop="10.0.2.9")])
     found = world.compiler.rows(world.blue)
     assert set(found.values()) == {
-        rows.Subnet(web, rdid, ("10.0.1.0/24", "fd00:1::/64"), ("10.0.1.1", "fd00:1::1"), "02:57:45:46:54:01", 0),
-        rows.Subnet(db, rdid, ("10.0.2.0/24",), ("10.0.2.1",), "02:57:45:46:54:01", 0),
+        rows.Subnet(
+            web,
+            rdid,
+            ("10.0.1.0/24", "fd00:1::/64"),
+            ("10.0.1.1", "fd00:1::1"),
+            "02:57:45:46:54:01",
+            0,
+            dhcp=rows.Dhcp(),
+        ),
+        rows.Subnet(db, rdid, ("10.0.2.0/24",), ("10.0.2.1",), "02:57:45:46:54:01", 0, dhcp=rows.Dhcp()),
         rows.Route(rdid, "10.0.1.0/24", web),
         rows.Route(rdid, "fd00:1::/64", web),
         rows.Route(rdid, "10.0.2.0/24", db),

@@ -35,6 +35,23 @@ EVERYTHING: list[tuple[str, dict[str, Any]]] = [
             "addresses": ["10.0.1.9"],
             "allowed_address_pairs": [{"prefix": "10.0.1.0/28"}, {"prefix": "fd00:1::7", "mac": "02:00:00:00:00:0b"}],
             "admin_state": "down",
+            "dhcp": {"router": False},
+            "dhcp_server": True,
+        },
+    ),
+    (
+        "tenants/blue/routing-domains/prod/virtual-subnets/told",
+        {
+            "prefixes": ["10.8.0.0/24", "fd00:8::/64"],
+            "dhcp": {
+                "router": False,
+                "dns_servers": ["10.0.0.53", "fd00::53"],
+                "search_domains": ["Blue.example.", "example.com"],
+                "ntp_servers": ["10.0.0.123"],
+                "routes": [{"prefix": "10.0.0.0/8"}, {"prefix": "172.16.0.0/12", "next_hop": "10.8.0.9"}],
+                "lease_s": 600,
+                "ipv6_mode": "slaac",
+            },
         },
     ),
     ("tenants/blue/routing-domains/prod/customer-routes/out", {"prefix": "0.0.0.0/0", "next_hop": "10.0.1.9"}),

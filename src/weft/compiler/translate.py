@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from weft.model import objects
 from weft.model.names import Name
-from weft.model.values import AdminState, Ip
+from weft.model.values import AdminState, Ip, ip_version
 from weft.policy import rows
 from weft.policy.rows import Row
 
@@ -31,6 +31,26 @@ def subnet_row(subnet: objects.VirtualSubnet, domain: objects.RoutingDomain) -> 
         subnet.broadcast,
         subnet.snooping,
         subnet.provider_group,
+        dhcp=dhcp_of(subnet),
+    )
+
+
+def dhcp_of(subnet: objects.VirtualSubnet) -> rows.Dhcp | None:
+    """What a subnet's guests are told, every next hop said."""
+    told = subnet.dhcp
+    if not told.enabled:
+        return None
+    gateways = {ip_version(gateway): gateway for gateway in subnet.gateways}
+    return rows.Dhcp(
+        told.router,
+        told.dns_servers,
+        told.search_domains,
+        told.ntp_servers,
+        tuple(
+            rows.DhcpRoute(route.prefix, route.next_hop or gateways[ip_version(route.prefix)]) for route in told.routes
+        ),
+        told.lease_s,
+        told.ipv6_mode,
     )
 
 
@@ -45,6 +65,9 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
         port.admin_state is AdminState.UP,
         None if port.qos == objects.Qos() else port.qos,
         flood_limit_pps=subnet.flood_limit_pps if port.flood_limit_pps is None else port.flood_limit_pps,
+        dhcp=port.dhcp.enabled,
+        dhcp_router=port.dhcp.router,
+        dhcp_server=port.dhcp_server,
     )
 
 

@@ -58,6 +58,32 @@ class RoutingDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class DhcpRoute:
+    prefix: str
+    next_hop: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dhcp:
+    """None: as usual."""
+
+    enabled: bool | None = None
+    router: bool | None = None
+    dns_servers: tuple[str, ...] | None = None
+    search_domains: tuple[str, ...] | None = None
+    ntp_servers: tuple[str, ...] | None = None
+    routes: tuple[DhcpRoute, ...] | None = None
+    lease_s: int | None = None
+    ipv6_mode: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PortDhcp:
+    enabled: bool | None = None
+    router: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualSubnet:
     """rule_change: the controller's own step towards ``rule``; what others say of it never gets here."""
 
@@ -73,6 +99,7 @@ class VirtualSubnet:
     snooping: bool | None = None
     provider_group: str | None = None  # "": none
     flood_limit_pps: int | None = None
+    dhcp: Dhcp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +141,8 @@ class Port:
     admin_state: str | None = None
     qos: Qos | None = None
     flood_limit_pps: int | None = None
+    dhcp: PortDhcp | None = None
+    dhcp_server: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,20 @@ class Rule(StrEnum):
     GRE = "gre"  # RFC 2890: the key is the VSID, for peers that do not speak NVGRE
 
 
+class Ipv6Mode(StrEnum):
+    """How guests get IPv6 addresses."""
+
+    STATEFUL = "stateful"  # DHCPv6 gives the port's own
+    STATELESS = "stateless"  # the guest makes it of its MAC (RFC 4862); DHCPv6 tells the rest
+    SLAAC = "slaac"  # the guest makes it of its MAC; router advertisements tell the rest
+    NONE = "none"  # neither advertisements nor DHCPv6
+
+    @property
+    def by_guest(self) -> bool:
+        """Whether the guest makes its own address: the prefix and the modified EUI-64 of its MAC."""
+        return self in (Ipv6Mode.STATELESS, Ipv6Mode.SLAAC)
+
+
 class DataPlaneKind(StrEnum):
     """The data planes that a host may have."""
 

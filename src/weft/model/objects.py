@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from weft.model.features import DataPlaneKind, Rule
+from weft.model.features import DataPlaneKind, Ipv6Mode, Rule
 from weft.model.names import Kind, Name
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
+
+#: A day: an agent that is away for half of it harms nobody, since clients renew at half time.
+LEASE_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,36 @@ class RuleChange:
 
 
 @dataclass(frozen=True, slots=True)
+class DhcpRoute:
+    """A destination to tell guests of. next_hop None: the subnet's gateway."""
+
+    prefix: Prefix
+    next_hop: Ip | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dhcp:
+    """What the guests of a subnet are told. router: that the gateway is their way to everywhere."""
+
+    enabled: bool = True
+    router: bool = True
+    dns_servers: tuple[Ip, ...] = ()
+    search_domains: tuple[str, ...] = ()
+    ntp_servers: tuple[Ip, ...] = ()
+    routes: tuple[DhcpRoute, ...] = ()
+    lease_s: int = LEASE_S
+    ipv6_mode: Ipv6Mode = Ipv6Mode.STATEFUL
+
+
+@dataclass(frozen=True, slots=True)
+class PortDhcp:
+    """What is otherwise for one port. router None: as its subnet says."""
+
+    enabled: bool = True
+    router: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualSubnet:
     """One IP subnet and broadcast domain. prefixes and gateways go in pairs, IPv4 first.
 
@@ -113,6 +146,7 @@ class VirtualSubnet:
     snooping: bool = True
     provider_group: Ip | None = None
     flood_limit_pps: int = FLOOD_LIMIT_PPS
+    dhcp: Dhcp = Dhcp()
 
     @property
     def sending_rule(self) -> Rule:
@@ -155,7 +189,7 @@ class Qos:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A guest's virtual NIC. host None: it runs nowhere."""
+    """A guest's virtual NIC. host None: it runs nowhere. dhcp_server: it may answer DHCP, and say it is a router."""
 
     name: Name
     virtual_subnet: Name
@@ -166,6 +200,8 @@ class Port:
     admin_state: AdminState
     qos: Qos = Qos()
     flood_limit_pps: int | None = None  # None: the subnet's
+    dhcp: PortDhcp = PortDhcp()
+    dhcp_server: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from itertools import count
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import domains, drafts, qos, underlay, values
+from weft.model import dhcp, domains, drafts, qos, underlay, values
 from weft.model.features import AbilityTable
 from weft.model.indexes import Indexes, SubnetIndex
 from weft.model.names import Kind, Name, resolve, tenant_of
@@ -22,7 +22,9 @@ _Asked: TypeAlias = tuple[str, str, str | None]  # tenant, subnet and host as th
 class _Plan:
     """A port in the making. mac, addresses None: still to be chosen."""
 
-    __slots__ = ("addresses", "flood_limit_pps", "host", "mac", "pairs", "put", "qos", "state", "subnet")
+    __slots__ = (
+        "addresses", "dhcp", "dhcp_server", "flood_limit_pps", "host", "mac", "pairs", "put", "qos", "state", "subnet",
+    )  # fmt: skip
 
     def __init__(self, put: PortPut, subnet: SubnetIndex, host: Name | None) -> None:
         self.put = put
@@ -34,6 +36,8 @@ class _Plan:
         self.state = AdminState.UP
         self.qos = Qos()
         self.flood_limit_pps: int | None = None
+        self.dhcp = dhcp.USUAL_OF_PORT
+        self.dhcp_server = False
 
     def port(self) -> Port:
         if self.mac is None or self.addresses is None:
@@ -48,6 +52,8 @@ class _Plan:
             self.state,
             self.qos,
             self.flood_limit_pps,
+            self.dhcp,
+            self.dhcp_server,
         )
 
 
@@ -78,11 +84,11 @@ def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None
             kept[plan.put.name] = _keep(ix, plan, plan.put.old)
     for plan in unfinished:
         try:
-            if plan.addresses is None:
-                plan.addresses = _choose_addresses(ix, plan, kept.get(plan.put.name))
             if plan.mac is None:
                 plan.mac = _choose_mac(plan)
                 ix.claim_mac(plan.subnet.domain, plan.put.name, plan.mac)
+            if plan.addresses is None:
+                plan.addresses = _choose_addresses(ix, plan, plan.mac, kept.get(plan.put.name))
         except Rejected as fault:
             raise fault.at(plan.put.field) from None
     for plan in plans:
@@ -132,6 +138,14 @@ def _read(plan: _Plan) -> None:
         plan.qos = read("spec.qos", qos.resolve, draft.qos)
     elif old is not None:
         plan.qos = old.qos
+    if draft.dhcp is not None:
+        plan.dhcp = dhcp.parse_of_port(draft.dhcp)
+    elif old is not None:
+        plan.dhcp = old.dhcp
+    if draft.dhcp_server is not None:
+        plan.dhcp_server = draft.dhcp_server
+    elif old is not None:
+        plan.dhcp_server = old.dhcp_server
 
 
 def _check_host(ix: Indexes, plan: _Plan, abilities: AbilityTable) -> None:
@@ -216,14 +230,18 @@ def _keep(ix: Indexes, plan: _Plan, old: Port) -> list[Ip]:
     return kept
 
 
-def _choose_addresses(ix: Indexes, plan: _Plan, kept: list[Ip] | None) -> tuple[Ip, ...]:
-    """The lowest free address of each prefix that has not given the port one."""
+def _choose_addresses(ix: Indexes, plan: _Plan, mac: Mac, kept: list[Ip] | None) -> tuple[Ip, ...]:
+    """The lowest free address of each prefix that has not given the port one; or, where guests make their own IPv6
+    addresses, the one that this guest will make, if it is free.
+    """
     subnet = plan.subnet
+    by_guest = subnet.subnet.dhcp.ipv6_mode.by_guest
     served = {net.version for ca in kept if (net := subnet.net_of(ca, ip_number(ca)))} if kept else ()
     chosen = []
     for net in subnet.nets:
         if net.version not in served:
-            ca = net.free.lowest(subnet.domain.cas)
+            own = dhcp.eui64(net.prefix, mac) if by_guest and net.version == 6 else None
+            ca = own if own is not None and own not in subnet.domain.cas else net.free.lowest(subnet.domain.cas)
             if ca is None:
                 raise Conflict(f"no address is left in {net.prefix} of {subnet.subnet.name}", "spec.addresses")
             ix.claim_ca(subnet, plan.put.name, ca)

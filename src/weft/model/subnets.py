@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import drafts, rules, underlay, values
+from weft.model import dhcp, drafts, rules, underlay, values
 from weft.model.features import AbilityTable, Rule
 from weft.model.indexes import Indexes, Net
 from weft.model.names import Name, domain_of
@@ -77,6 +77,7 @@ def _parse(ix: Indexes, put: SubnetPut) -> _Parsed:
     if mtu_bytes:
         least = values.MTU_FIRST_IPV6 if 6 in by_version else values.MTU_FIRST_IPV4
         read("spec.mtu_bytes", lambda given: values.parse_mtu(given, least), mtu_bytes)
+    told = draft.dhcp or (dhcp.as_written(old.dhcp) if old is not None else drafts.Dhcp())
     subnet = VirtualSubnet(
         name=put.name,
         vsid=vsid or values.default_vsid(put.name),
@@ -90,6 +91,7 @@ def _parse(ix: Indexes, put: SubnetPut) -> _Parsed:
         snooping=_kept(draft.snooping, old.snooping if old is not None else True),
         provider_group=_provider_group(draft, old),
         flood_limit_pps=_flood_limit(draft, old),
+        dhcp=read("spec.dhcp", lambda given: dhcp.parse(given, prefixes), told),
     )
     return _Parsed(subnet, vsid, {version: rank for version, (rank, _) in by_version.items()}, gateway_ranks)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from weft.model.features import Ipv6Mode as Ipv6Mode  # noqa: PLC0414 - a row's reader finds it here
 from weft.model.features import Rule as Rule  # noqa: PLC0414 - a row's reader finds it here
 from weft.model.objects import Limit as Limit  # noqa: PLC0414 - likewise
 from weft.model.objects import Qos as Qos  # noqa: PLC0414 - likewise
@@ -41,6 +42,27 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class DhcpRoute:
+    """A destination that guests are told of."""
+
+    prefix: str
+    next_hop: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dhcp:
+    """What the guests of a subnet are told of addresses. router: that the gateway is their default route."""
+
+    router: bool = True
+    dns_servers: tuple[str, ...] = ()
+    search_domains: tuple[str, ...] = ()
+    ntp_servers: tuple[str, ...] = ()
+    routes: tuple[DhcpRoute, ...] = ()
+    lease_s: int = 86_400  # 4294967295: without end
+    ipv6_mode: Ipv6Mode = Ipv6Mode.STATEFUL
+
+
+@dataclass(frozen=True, slots=True)
 class Subnet:
     """One virtual subnet. Scope: its routing domain."""
 
@@ -54,6 +76,7 @@ class Subnet:
     broadcast: bool = True  # broadcast and multicast are carried
     snooping: bool = True  # a multicast group reaches only who has asked for it
     provider_group: str | None = None  # multicast goes to this address of the underlay; None: to each member's PA
+    dhcp: Dhcp | None = None  # None: guests who ask are not answered here
 
     @property
     def key(self) -> SubnetKey:
@@ -158,6 +181,9 @@ class Port:
     qos: Qos | None = None  # None: no limit, no mark, outer DSCP 0
     macs: tuple[str, ...] = ()  # further ones by which it is reached, such as a VRRP master's virtual MAC
     flood_limit_pps: int = FLOOD_LIMIT_PPS  # broadcast and multicast from the guest, packets/s; 0: no limit
+    dhcp: bool = True  # answered, where its subnet is
+    dhcp_router: bool | None = None  # None: as its subnet says
+    dhcp_server: bool = False  # may answer DHCP, and say that it is a router
 
     @property
     def key(self) -> PortKey:

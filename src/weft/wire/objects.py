@@ -14,7 +14,7 @@ import msgspec
 
 from weft.kit.errors import Rejected
 from weft.model import drafts, objects, qos
-from weft.model.features import DataPlaneKind, Rule
+from weft.model.features import DataPlaneKind, Ipv6Mode, Rule
 from weft.model.names import Kind, Name, kind_of
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
@@ -79,6 +79,33 @@ class RuleChangeSpec(_Spec, frozen=True):
     accepted: Annotated[tuple[str, ...], msgspec.Meta(description="the rules that hosts take now")]
 
 
+class DhcpRouteSpec(_Spec, frozen=True):
+    prefix: _Prefix
+    next_hop: (
+        Annotated[str, msgspec.Meta(description="an IPv4 address of the subnet; the gateway if absent")] | None
+    ) = None
+
+
+class DhcpSpec(_Spec, frozen=True):
+    """What the guests of a subnet are told by DHCPv4, DHCPv6 and router advertisements."""
+
+    enabled: bool | None = None
+    router: Annotated[bool, msgspec.Meta(description="whether the gateway is the guests' default route")] | None = None
+    dns_servers: tuple[_Address, ...] | None = None
+    search_domains: tuple[str, ...] | None = None
+    ntp_servers: tuple[_Address, ...] | None = None
+    routes: tuple[DhcpRouteSpec, ...] | None = None
+    lease_s: Annotated[int, msgspec.Meta(description="60..4294967295; 4294967295: without end")] | None = None
+    ipv6_mode: Annotated[str, msgspec.Meta(description="stateful, stateless, slaac or none")] | None = None
+
+
+class PortDhcpSpec(_Spec, frozen=True):
+    """What is otherwise for one port."""
+
+    enabled: bool | None = None
+    router: Annotated[bool, msgspec.Meta(description="absent: as the subnet says")] | None = None
+
+
 class VirtualSubnetSpec(_Spec, frozen=True):
     prefixes: tuple[_Prefix, ...]
     vsid: Annotated[int, msgspec.Meta(description="4096..16777214")] | None = None
@@ -95,6 +122,7 @@ class VirtualSubnetSpec(_Spec, frozen=True):
         Annotated[str, msgspec.Meta(description="a multicast address of the underlay; empty: none")] | None
     ) = None
     flood_limit_pps: _FloodLimit | None = None
+    dhcp: DhcpSpec | None = None
 
 
 class AddressPairSpec(_Spec, frozen=True):
@@ -129,6 +157,10 @@ class PortSpec(_Spec, frozen=True):
     admin_state: Annotated[str, msgspec.Meta(description="up or down")] | None = None
     qos: QosSpec | None = None
     flood_limit_pps: _FloodLimit | None = None
+    dhcp: PortDhcpSpec | None = None
+    dhcp_server: (
+        Annotated[bool, msgspec.Meta(description="may answer DHCP and advertise itself as a router")] | None
+    ) = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -180,6 +212,8 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 admin_state=spec.admin_state,
                 qos=None if spec.qos is None else _qos_draft(spec.qos),
                 flood_limit_pps=spec.flood_limit_pps,
+                dhcp=None if spec.dhcp is None else drafts.PortDhcp(spec.dhcp.enabled, spec.dhcp.router),
+                dhcp_server=spec.dhcp_server,
             )
         case TenantSpec():
             return drafts.Tenant(name, spec.description)
@@ -207,6 +241,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 snooping=spec.snooping,
                 provider_group=spec.provider_group,
                 flood_limit_pps=spec.flood_limit_pps,
+                dhcp=None if spec.dhcp is None else _dhcp_draft(spec.dhcp),
             )
         case CustomerRouteSpec():
             return drafts.CustomerRoute(name, spec.prefix, spec.next_hop, spec.virtual_subnet, spec.metric)
@@ -237,6 +272,8 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 admin_state=AdminState(_said(spec.admin_state)),
                 qos=objects.Qos() if spec.qos is None else _qos(spec.qos),
                 flood_limit_pps=spec.flood_limit_pps,
+                dhcp=objects.PortDhcp() if spec.dhcp is None else _dhcp_of_port(spec.dhcp),
+                dhcp_server=bool(spec.dhcp_server),
             )
         case TenantSpec():
             return objects.Tenant(name, _said(spec.description))
@@ -276,6 +313,7 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 snooping=spec.snooping is not False,
                 provider_group=None if spec.provider_group is None else Ip(spec.provider_group),
                 flood_limit_pps=FLOOD_LIMIT_PPS if spec.flood_limit_pps is None else spec.flood_limit_pps,
+                dhcp=objects.Dhcp() if spec.dhcp is None else _dhcp(spec.dhcp),
             )
         case CustomerRouteSpec():
             return objects.CustomerRoute(
@@ -311,6 +349,8 @@ def _spec_of(value: objects.Object) -> Spec:
                 admin_state=value.admin_state,
                 qos=None if value.qos == objects.Qos() else _qos_spec(value.qos),
                 flood_limit_pps=value.flood_limit_pps,
+                dhcp=None if value.dhcp == objects.PortDhcp() else PortDhcpSpec(value.dhcp.enabled, value.dhcp.router),
+                dhcp_server=value.dhcp_server or None,
             )
         case objects.Tenant():
             return TenantSpec(value.description)
@@ -340,6 +380,7 @@ def _spec_of(value: objects.Object) -> Spec:
                 snooping=value.snooping,
                 provider_group=value.provider_group,
                 flood_limit_pps=value.flood_limit_pps,
+                dhcp=_dhcp_spec(value.dhcp),
             )
         case objects.CustomerRoute():
             return CustomerRouteSpec(value.prefix, value.next_hop, value.virtual_subnet, value.metric)
@@ -374,6 +415,54 @@ def _qos_spec(value: objects.Qos) -> QosSpec:
 
     outer = qos.COPY if value.outer_dscp is None else value.outer_dscp
     return QosSpec(limit(value.from_guest), limit(value.to_guest), value.dscp, outer)
+
+
+def _dhcp_draft(spec: DhcpSpec) -> drafts.Dhcp:
+    return drafts.Dhcp(
+        enabled=spec.enabled,
+        router=spec.router,
+        dns_servers=spec.dns_servers,
+        search_domains=spec.search_domains,
+        ntp_servers=spec.ntp_servers,
+        routes=None
+        if spec.routes is None
+        else tuple(drafts.DhcpRoute(route.prefix, route.next_hop) for route in spec.routes),
+        lease_s=spec.lease_s,
+        ipv6_mode=spec.ipv6_mode,
+    )
+
+
+def _dhcp_spec(value: objects.Dhcp) -> DhcpSpec:
+    return DhcpSpec(
+        enabled=value.enabled,
+        router=value.router,
+        dns_servers=value.dns_servers,
+        search_domains=value.search_domains,
+        ntp_servers=value.ntp_servers,
+        routes=tuple(DhcpRouteSpec(route.prefix, route.next_hop) for route in value.routes),
+        lease_s=value.lease_s,
+        ipv6_mode=value.ipv6_mode,
+    )
+
+
+def _dhcp(spec: DhcpSpec) -> objects.Dhcp:
+    return objects.Dhcp(
+        enabled=_said(spec.enabled),
+        router=_said(spec.router),
+        dns_servers=tuple(map(Ip, _said(spec.dns_servers))),
+        search_domains=_said(spec.search_domains),
+        ntp_servers=tuple(map(Ip, _said(spec.ntp_servers))),
+        routes=tuple(
+            objects.DhcpRoute(Prefix(route.prefix), None if route.next_hop is None else Ip(route.next_hop))
+            for route in _said(spec.routes)
+        ),
+        lease_s=_said(spec.lease_s),
+        ipv6_mode=Ipv6Mode(_said(spec.ipv6_mode)),
+    )
+
+
+def _dhcp_of_port(spec: PortDhcpSpec) -> objects.PortDhcp:
+    return objects.PortDhcp(_said(spec.enabled), spec.router)
 
 
 def _said(value: _T | None) -> _T:
