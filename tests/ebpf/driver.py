@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from ebpf.harness import Harness, Netns, eventually, netns, pin_directory, run, send
-from weft.contracts.dataplane import Announcement, Handed, Traffic
+from weft.contracts.dataplane import Announcement, Handed, Traffic, Way
 from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
-from weft.policy.rows import Row
+from weft.policy.rows import Peer, Row
 from weft.reference.verdict import Announced, Answer, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 ETHERNET_BYTES = 14
@@ -31,6 +31,8 @@ class Told(Protocol):
     def bindings(self) -> Mapping[str, str]: ...
     @property
     def unreachable(self) -> Collection[str]: ...
+    @property
+    def ways(self) -> Mapping[str, Sequence[Way]]: ...
 
 
 class EbpfDriver:
@@ -54,6 +56,8 @@ class EbpfDriver:
         assert self.plane.prune({row.key for row in told.rows}) == []
         failed = self.plane.bind(told.bindings)
         assert failed == [], failed
+        peers = {row.pa: () for row in told.rows if isinstance(row, Peer)}
+        assert self.plane.paths({**peers, **told.ways}) == []
         # From zero, as a new reference data plane counts.
         for key, value in self._harness.maps["counters"].items():
             self._harness.maps["counters"].update(key, bytes(len(value)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ebpf.driver import ETHERNET_BYTES, EbpfDriver, ebpf_driver
 from strategies import packets
 from strategies.policies import HOSTS, policies
+from weft.contracts.dataplane import Way
 from weft.policy.rows import Row
 from weft.reference.plane import ReferenceDataPlane
 
@@ -27,6 +28,7 @@ class Told:
     rows: Collection[Row]
     bindings: Mapping[str, str]
     unreachable: Collection[str] = ()
+    ways: Mapping[str, Sequence[Way]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +55,7 @@ def scenes(draw: st.DrawFn) -> Scene:
             frames.append((bindings[port.port], draw(packets.frames_from(policy, host, port))))
         else:
             frames.append((UPLINK, draw(packets.frames_from_underlay(policy, host))))
-    return Scene(host, Told(policy.rows[host], bindings), tuple(frames))
+    return Scene(host, Told(policy.rows[host], bindings, ways=policy.ways[host]), tuple(frames))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,7 @@ def test_the_programs_do_what_the_reference_does(driver: EbpfDriver, scene: Scen
     reference = ReferenceDataPlane(scene.host)
     assert reference.update(scene.told.rows) == []
     assert reference.bind(scene.told.bindings) == []
+    assert reference.paths(scene.told.ways) == []
     driver.load(scene.told)
     for interface, frame in scene.frames:
         if len(frame) < ETHERNET_BYTES:

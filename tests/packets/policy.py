@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from weft.policy.rows import Host, MacRecord, Pair, Port, Record, Route, Row, Subnet, Uplink
+from weft.contracts.dataplane import Way
+from weft.policy.rows import Host, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
 
 BLUE = "0b1e0000-0000-4000-8000-000000000001"
 RED = "7ed00000-0000-4000-8000-000000000002"
 
 PA1, PA2, PA3 = "192.0.2.11", "192.0.2.12", "198.51.100.13"
-PA1_SECOND = "192.0.2.111"
+PA1_SECOND, PA2_SECOND = "192.0.2.111", "192.0.2.122"
 PA_UNREACHABLE = "203.0.113.40"  #: the kernel has no route there
 PA_OTHER_FAMILY = "2001:db8:f::41"
 PA1_6, PA2_6 = "2001:db8:f::11", "2001:db8:f::12"
@@ -141,6 +142,7 @@ class Policy:
     rows: tuple[Row, ...]
     bindings: dict[str, str]
     unreachable: frozenset[str]  # PAs that the kernel has no route to
+    ways: dict[str, tuple[Way, ...]] = field(default_factory=dict)
 
 
 MAIN = Policy(ROWS, BINDINGS, frozenset({PA_UNREACHABLE, PA_OTHER_FAMILY}))
@@ -158,3 +160,15 @@ def _over_6(row: Row) -> Row:
 
 #: The same over an IPv6 underlay.
 OVER_IPV6 = Policy(tuple(_over_6(row) for row in ROWS), BINDINGS, frozenset())
+
+
+PATH_MTU = 1400
+
+#: Host 2 has two PAs, and there are two ways to it: flows of even places take the one, of odd places the other, where
+#: less fits.
+SEVERAL = Policy(
+    (*ROWS, Peer(BLUE, PA2, (PA2, PA2_SECOND), ("a", "b"))),
+    BINDINGS,
+    MAIN.unreachable,
+    {PA2: (Way(PA1, PA2), Way(PA1_SECOND, PA2_SECOND, PATH_MTU)) * 8},
+)

@@ -998,6 +998,35 @@ def over_ipv6() -> Iterator[Case]:
         yield arrives("reserved VSID", outer6(inner, vsid=4095), Drop(DropReason.RESERVED_VSID))
 
 
+def several() -> Iterator[Case]:
+    """Several ways to a peer."""
+    for version in (4, 6):
+        v = f"several ways: IPv{version}: "
+        to, headers = ca(version, 1, 20), 28 if version == 4 else 48
+        for port in (53, 54):
+            flow = b.flow(W[version], to, 17, (40000, port))
+            source, pa, limit = (p.PA1_SECOND, p.PA2_SECOND, p.PATH_MTU) if flow % 2 else (p.PA1, p.PA2, 1500)
+            size = limit - 42 - headers
+            frames = [
+                b.eth(WEB3, b.network(W[version], to) / b.UDP(sport=40000, dport=port) / b.Raw(bytes(length)))
+                for length in (0, size, size + 1)
+            ]
+            for name, frame in zip(("a flow", "the largest"), frames, strict=False):
+                packet = b.nvgre(pa, p.BLUE_1, flow, frame, source=source)
+                yield guest(f"{v}{name} of place {flow % 16}", frame, ToUnderlay(pa, packet), policy=p.SEVERAL)
+            kind, code = (3, 4) if version == 4 else (2, 0)
+            error = b.icmp_error(frames[2], kind, code, GW[version], W[version], limit - 42)
+            much = Answer(error, DropReason.TOO_BIG)
+            yield guest(f"{v}more than fits, of place {flow % 16}", frames[2], much, policy=p.SEVERAL)
+        for source in (p.PA2, p.PA2_SECOND):
+            name = f"{v}from {source} of a peer"
+            yield uplink(name, outer(_inner(version), source=source), ToPort(WEB1_PORT, _inner(version)), p.SEVERAL)
+        lone = outer(_inner(version), source=p.PA2_SECOND)
+        yield uplink(f"{v}from a PA that is nobody's", lone, Drop(DropReason.FORGED_SOURCE))
+        own = outer(_inner(version), source=p.PA1_SECOND)
+        yield uplink(f"{v}from this host's own second PA", own, Drop(DropReason.FORGED_SOURCE), p.SEVERAL)
+
+
 #: What no packet of a table can bring about: they need a kernel that fails, a stale map, or the host's own stack.
 NOT_BY_PACKETS = frozenset(
     {DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY, DropReason.UPCALL_LIMIT}
@@ -1007,7 +1036,7 @@ CASES: tuple[Case, ...] = tuple(
     case
     for part in (
         ports, ethernet, headers, spoofing, arp, discovery, groups, bridged, routed, sizes, segments, wire,
-        taken, inners, over_ipv6,
+        taken, inners, over_ipv6, several,
     )
     for case in part()
 )  # fmt: skip

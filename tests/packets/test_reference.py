@@ -22,6 +22,7 @@ class ReferenceDriver:
         self._plane = ReferenceDataPlane("hosts/h1", reachable=lambda pa: pa not in policy.unreachable)
         assert self._plane.update(policy.rows) == []
         assert self._plane.bind(policy.bindings) == []
+        assert self._plane.paths(policy.ways) == []
 
     def inject(self, interface: str, frame: bytes) -> Verdict:
         enter = self._plane.from_uplink if interface == UPLINK else self._plane.from_port

@@ -7,7 +7,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from strategies.policies import HOSTS, PAS4, PAS6, ROUTER_MAC, VRRP_MAC, Policy
+from strategies.policies import HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, VRRP_MAC, Policy
 from weft.policy.rows import Host, Port, Subnet
 from weft.reference import packet
 
@@ -237,7 +237,8 @@ def _outer_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
     here = next(row for row in policy.rows[host] if isinstance(row, Host)).pas
     to = _bytes(draw(st.sampled_from(here * 9 + (PAS4["hosts/h3"], PAS6["hosts/h2"], "192.0.2.99"))))
     version = 4 if len(to) == 4 else 6
-    pas = list((PAS4 if version == 4 else PAS6).values()) + (["192.0.2.99"] if version == 4 else ["2001:db8:f::99"])
+    pas = [*(PAS4 if version == 4 else PAS6).values(), *(MORE4.values() if version == 4 else ())]
+    pas += ["192.0.2.99"] if version == 4 else ["2001:db8:f::99"]
     source = _bytes(draw(st.sampled_from(pas)))
     senders = [port for each in HOSTS if each != host for port in policy.ports(each)]
     receivers = list(policy.ports(host))

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from weft.policy.rows import Host, MacRecord, Pair, Port, Record, Route, Row, Subnet, Uplink
+from weft.contracts.dataplane import WAYS, Way
+from weft.policy.rows import Host, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
 
 ROUTER_MAC = "02:57:45:46:54:01"
 HOSTS = ("hosts/h1", "hosts/h2", "hosts/h3")
 RDIDS = ("0b1e0000-0000-4000-8000-00000000000a", "7ed00000-0000-4000-8000-00000000000b")
 PAS4 = {"hosts/h1": "192.0.2.11", "hosts/h2": "192.0.2.12", "hosts/h3": "198.51.100.13"}
+MORE4 = {"hosts/h1": "192.0.2.111", "hosts/h2": "192.0.2.112", "hosts/h3": "198.51.100.113"}
 PAS6 = {"hosts/h1": "2001:db8:f::11", "hosts/h2": "2001:db8:f::12", "hosts/h3": "2001:db8:f::13"}
 VRRP_MAC = "00:00:5e:00:01:07"
 
@@ -22,6 +24,7 @@ class Policy:
     """Rows by host: what each host of a small data centre is told."""
 
     rows: dict[str, tuple[Row, ...]]
+    ways: dict[str, dict[str, tuple[Way, ...]]]  # by host, as its data plane is told
 
     def __repr__(self) -> str:
         # Whole it is too long for hypothesis, which writes it at each failure and for each strategy made from it.
@@ -76,6 +79,9 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
                 rows.append(MacRecord(vsid, port.mac, pa))
                 ports[host].append(port)
                 domains_of[host].add(rdid)
+        rows += [
+            Peer(rdid, pas[host][0], pas[host], ("",) * len(pas[host])) for host in HOSTS if rdid in domains_of[host]
+        ]
         rows += _customer_routes(draw, rdid, rows)
         shared[rdid] = rows
     return Policy(
@@ -86,15 +92,30 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
                 *ports[host],
             )
             for host in HOSTS
-        }
+        },
+        {host: _ways(draw, pas, host, domains_of) for host in HOSTS},
     )
 
 
 def _pas(draw: st.DrawFn, host: str, version: int) -> tuple[str, ...]:
-    """The PA that its ports are placed at first; perhaps one of the other family behind it."""
+    """The PA that its ports are placed at first; perhaps one more behind it, for IPv6 of the other family."""
     if version == 6:
         return draw(st.sampled_from(((PAS6[host],), (PAS6[host], PAS4[host]))))
-    return (PAS4[host],)
+    return draw(st.sampled_from(((PAS4[host],), (PAS4[host], MORE4[host]))))
+
+
+def _ways(
+    draw: st.DrawFn, pas: dict[str, tuple[str, ...]], host: str, domains_of: dict[str, set[str]]
+) -> dict[str, tuple[Way, ...]]:
+    """Perhaps some, to hosts that it shares a domain with."""
+    found = {}
+    for other in HOSTS:
+        if other != host and domains_of[other] & domains_of[host] and draw(st.booleans()):
+            first = pas[other][0]
+            ends = [[pa for pa in each if (":" in pa) == (":" in first)] for each in (pas[host], pas[other])]
+            way = st.builds(Way, *map(st.sampled_from, ends), st.sampled_from((0, 0, 576, 1400, 9100)))
+            found[first] = tuple(draw(st.lists(way, min_size=1, max_size=2)) * WAYS)[:WAYS]
+    return found
 
 
 def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:

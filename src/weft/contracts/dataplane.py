@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -114,6 +114,14 @@ class DataPlane(Protocol):
 
         An interface is closed (all of its packets dropped) from its binding on until its port's row is there, and
         again when the row goes. One that leaves the bindings is let go: our program comes off it.
+        """
+        ...
+
+    def paths(self, ways: Mapping[str, Sequence[Way]]) -> list[Failure]:
+        """By a peer's first PA, the ``WAYS`` ways to it, one for each of the places that flows have.
+
+        All of the family of that PA. A peer that is not named keeps what it has; no ways: from this host's first PA of
+        the family to the peer's first. They go with the last Peer row of their peer, and with a PA that is no more.
         """
         ...
 

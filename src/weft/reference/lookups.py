@@ -287,6 +287,13 @@ class Lookups:
         source = self.host.source(pa)
         return None if source is None else Way(source, pa)
 
+    def _drop_stray_ways(self) -> None:
+        """Those that begin or end at an address that is not the host's, or the peer's, any more."""
+        self._aliases = None
+        for pa, ways in list(self._ways.items()):
+            if any(way.source not in self.host.pas or self.identity(way.destination) != pa for way in ways):
+                del self._ways[pa]
+
     def identity(self, pa: bytes) -> bytes:
         """The first PA of the host that has this one: where records place its ports."""
         if self._aliases is None:
@@ -309,7 +316,6 @@ class Lookups:
                 self.subnets[row.vsid] = _subnet(row)
             case rows.Peer():
                 _peer(row)
-                self._aliases = None
             case rows.Record():
                 location = Location(packet.address_bytes(row.pa), packet.mac_bytes(row.mac), _rule(row.rule))
                 self._records[(_vsid(row.vsid), packet.address_bytes(row.ca))] = location
@@ -332,6 +338,8 @@ class Lookups:
         key = row.key
         self.used[key[0]] += key not in self.rows
         self.rows[key] = row
+        if isinstance(row, rows.Host | rows.Peer):
+            self._drop_stray_ways()
 
     def remove(self, key: Key) -> None:
         """Make the row absent. Absent already is fine."""
@@ -342,13 +350,11 @@ class Lookups:
         match row:
             case rows.Host():
                 self.host = NOWHERE
+                self._ways.clear()
             case rows.Subnet():
                 del self.subnets[row.vsid]
             case rows.Peer():
-                self._aliases = None
-                pa = packet.address_bytes(row.pa)
-                if not any(isinstance(other, rows.Peer) and other.pa == row.pa for other in self.rows.values()):
-                    self._ways.pop(pa, None)
+                self._drop_stray_ways()
             case rows.Record():
                 del self._records[(row.vsid, packet.address_bytes(row.ca))]
             case rows.MacRecord():
@@ -378,8 +384,8 @@ class Lookups:
             for source, destination, mtu_bytes in ways
         )
         for way in found:
-            if len(way.source) != len(way.destination):
-                raise Rejected(f"there is no way to {pa} between PAs of two families")
+            if {len(way.source), len(way.destination)} != {len(packet.address_bytes(pa))}:
+                raise Rejected(f"a way to {pa} is between PAs of its family")
         if found:
             self._ways[packet.address_bytes(pa)] = found
         else:

@@ -22,9 +22,8 @@ def limit(host: Host, target: Subnet, location: Location, way: Way | None) -> in
     if target.mtu_bytes:
         limits.append(target.mtu_bytes)
     if location.pa not in host.pas and host.mtu_bytes is not None:
-        limits.append(host.mtu_bytes - OVERHEAD_BYTES[len(location.pa)])
-    if location.pa not in host.pas and way is not None and way.mtu_bytes:
-        limits.append(way.mtu_bytes - OVERHEAD_BYTES[len(location.pa)])
+        outer = host.mtu_bytes if way is None or not way.mtu_bytes else min(host.mtu_bytes, way.mtu_bytes)
+        limits.append(outer - OVERHEAD_BYTES[len(location.pa)])
     return min(limits, default=None)
 
 

@@ -6,21 +6,22 @@ A test holds every size and offset here to the compiled object's own type inform
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from uuid import UUID
 
-from weft.contracts.dataplane import Traffic
+from weft.contracts.dataplane import WAYS, Traffic, Way
 from weft.kit.errors import Rejected
 from weft.policy.drop import DropReason
-from weft.policy.rows import Host, Key, MacRecord, Pair, Port, Record, Route, Rule, Subnet
+from weft.policy.rows import Host, Key, MacRecord, Pair, Peer, Port, Record, Route, Rule, Subnet
 from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
+HOST_PATHS = 1
 ENABLED, PEER = 1, 2  # PORT_*
 FAMILY4, FAMILY6 = 4, 6
 RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4}
@@ -31,6 +32,9 @@ ROUTE_BITS, SOURCE_BITS = 160, 96
 
 NUMBER = struct.Struct("=I")  # ifindex, VSID, array index, value of sources
 HOST = struct.Struct(f"={MAX_PAS * 16}s16s16sII")
+ADDRESS = struct.Struct("=16s")
+WAY = struct.Struct("=16s16sI")
+PATH = struct.Struct("=" + "16s16sI" * WAYS)
 SUBNET = struct.Struct("=16s16s4s6sHI")
 RECORD_KEY = struct.Struct("=I16s")
 RECORD = struct.Struct("=16s6sH")
@@ -46,6 +50,8 @@ UPCALL = struct.Struct("=IIHH6sH16s")
 #: Map name -> (key, value): what the kernel's maps must agree with.
 LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "host": (NUMBER, HOST),
+    "aliases": (ADDRESS, ADDRESS),
+    "paths": (ADDRESS, PATH),
     "subnets": (NUMBER, SUBNET),
     "records": (RECORD_KEY, RECORD),
     "macs": (MAC_KEY, RECORD),
@@ -160,15 +166,40 @@ def route_key(rdid: str, prefix: str) -> bytes:
     return ROUTE_KEY.pack(ROUTE_BITS + length, _rdid(rdid), family, packed)
 
 
-def host(row: Host, kernel_mtus: Mapping[str, int]) -> bytes:
-    """Value of the map host. kernel_mtus: of the uplinks that exist; where one is smaller, it is the truth."""
+def host(row: Host, kernel_mtus: Mapping[str, int], *, paths: bool = False) -> bytes:
+    """Value of the map host. kernel_mtus: of the uplinks that exist; where one is smaller, it is the truth.
+
+    paths: there is something in the map of them.
+    """
     if len(row.pas) > MAX_PAS:
         raise Rejected(f"{len(row.pas)} PAs on {row.host}: the eBPF data plane takes {MAX_PAS}")
     pas = [address(pa) for pa in row.pas]
     source4 = next((pa for pa in pas if pa.startswith(_MAPPED)), NONE)
     source6 = next((pa for pa in pas if not pa.startswith(_MAPPED)), NONE)
     mtus = [min(u.mtu_bytes, kernel_mtus.get(u.interface, u.mtu_bytes)) for u in row.uplinks]
-    return HOST.pack(b"".join(pas), source4, source6, _number(min(mtus, default=0)), 0)
+    return HOST.pack(b"".join(pas), source4, source6, _number(min(mtus, default=0)), HOST_PATHS if paths else 0)
+
+
+def aliases(row: Peer) -> dict[bytes, bytes]:
+    """Entries of the map aliases."""
+    if not row.pas or row.pas[0] != row.pa or len(row.pas) != len(row.networks):
+        raise Rejected(f"a peer's PAs begin with its first, {row.pa}, and each is in a network: {row.pas}")
+    first = address(row.pa)
+    return {address(pa): first for pa in row.pas[1:]}
+
+
+def path(pa: str, ways: Sequence[Way]) -> bytes:
+    """Value of the map paths."""
+    key = address(pa)
+    if len(ways) != WAYS:
+        raise Rejected(f"{len(ways)} ways to {pa}; there are {WAYS}")
+    fields: list[bytes | int] = []
+    for way in ways:
+        source, destination = address(way.source), address(way.destination)
+        if any(key.startswith(_MAPPED) != end.startswith(_MAPPED) for end in (source, destination)):
+            raise Rejected(f"the way from {way.source} to {way.destination} is not of the family of {pa}")
+        fields += (source, destination, _number(way.mtu_bytes))
+    return PATH.pack(*fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Sizes:
     routes: int = 16384
     ports: int = 4096
     sources: int = 65536
+    peers: int = 4096
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -50,6 +51,8 @@ class Sizes:
             "ports": self.ports,
             "local": self.ports,
             "sources": self.sources,
+            "aliases": 2 * self.peers,
+            "paths": self.peers,
             "counters": self.ports + 16,  # uplinks, and the entry of those that have none
         }
 

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,11 +19,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Traffic, Upcall, UpcallKind
+from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Traffic, Upcall, UpcallKind, Way
 from weft.dataplane.ebpf import attach, bpffs, build, layout, libbpf, maps
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
 from weft.dataplane.ebpf.maps import Sizes
+from weft.dataplane.ebpf.paths import Paths
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Record, Route, Row, Subnet, Uplink
@@ -74,7 +75,6 @@ class Known:
 
     host: Host | None = None
     subnets: dict[bytes, Subnet] = field(default_factory=dict)
-    peers: dict[Key, Peer] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
     bindings: dict[str, str] | None = None  # None: not told yet, and a former agent's are left alone
     everything: bool = False  # prune() came: what was not told is not wanted
@@ -113,6 +113,7 @@ class EbpfDataPlane:
         self._subnets, self._records, self._macs = Table(of["subnets"]), Table(of["records"]), Table(of["macs"])
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
         self._sources = Table(of["sources"])
+        self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
         self._host, self._counters = of["host"], of["counters"]
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._host_value: bytes | None = None
@@ -140,7 +141,7 @@ class EbpfDataPlane:
             elif kind is Route:
                 failures += self._routes.put_rows(group, layout.route)
             elif kind is Peer:
-                self._known.peers.update((row.key, row) for row in group)
+                failures += self._update_peers(group)
             elif kind is Member:
                 continue  # not carried yet
             elif kind is Subnet:
@@ -158,6 +159,16 @@ class EbpfDataPlane:
                 self._known.subnets[layout.map_key(row.key)] = row
         return failures
 
+    def _update_peers(self, rows: Iterable[Peer]) -> list[Failure]:
+        failures = self._ways.update(rows)
+        self._write_host(interfaces())
+        return failures
+
+    def paths(self, ways: Mapping[str, Sequence[Way]]) -> list[Failure]:
+        failures = self._ways.lead(ways)
+        self._write_host(interfaces())
+        return failures
+
     def _update_host(self, row: Host) -> list[Failure]:
         present = interfaces()
         try:
@@ -165,6 +176,7 @@ class EbpfDataPlane:
         except Rejected as error:
             return [Failure(row.key, error.message, permanent=True)]
         self._known.host = row
+        self._ways.keep(row)
         self._write_host(present)
         failures = self._attach_uplinks(present)
         self._let_go_of_uplinks()
@@ -187,8 +199,8 @@ class EbpfDataPlane:
                     if self._known.host is None or self._known.host.key in group:
                         self._remove_host()
                 case "peers":
-                    for key in group:
-                        self._known.peers.pop(key, None)
+                    self._ways.delete(group)
+                    self._write_host(interfaces())
                 case "ports":
                     for key in group:
                         self._known.ports.pop(str(key[1]), None)
@@ -226,8 +238,8 @@ class EbpfDataPlane:
             self._table(name).prune(wanted, keys_of)
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
-        for key in [key for key in self._known.peers if key not in wanted]:
-            del self._known.peers[key]
+        self._ways.prune(wanted)
+        self._write_host(interfaces())
         hosts = any(key[0] == "hosts" for key in wanted)
         if not hosts or (self._known.host is not None and self._known.host.key not in wanted):
             self._remove_host()
@@ -408,7 +420,8 @@ class EbpfDataPlane:
         row = self._known.host
         if row is None:
             return 0
-        value = layout.host(row, {name: interface.mtu_bytes for name, interface in present.items()})
+        kernel_mtus = {name: interface.mtu_bytes for name, interface in present.items()}
+        value = layout.host(row, kernel_mtus, paths=self._ways.in_use)
         self._host_value = value
         if self._host.lookup(layout.THE_HOST) == value:
             return 0
@@ -417,6 +430,7 @@ class EbpfDataPlane:
 
     def _remove_host(self) -> None:
         self._known.host = None
+        self._ways.keep(None)
         self._host_value = None
         self._host.update(layout.THE_HOST, bytes(layout.HOST.size))
         self._uplinks = {}
@@ -492,6 +506,7 @@ class EbpfDataPlane:
             if self._known.bindings is None or not (self._known.everything or self._covers_former()):
                 return []
             self._take_counters_over()
+            self._take_paths_over()
             failures: list[Failure] = []
             for attachment in self._attachments():
                 try:
@@ -550,6 +565,16 @@ class EbpfDataPlane:
                         self._counters.update(key, value)
                 former.close()
 
+    def _take_paths_over(self) -> None:
+        """Which ways work is found out anew; till then what was known goes on."""
+        for generation in maps.generations(self._pins):
+            if generation != self._loaded.generation:
+                former = maps.former(generation / "paths", self._ways.paths.map)
+                if former is not None:
+                    self._ways.take_over(former.items())
+                    former.close()
+        self._write_host(interfaces())
+
     # What is there.
 
     def read(self) -> Iterator[Row]:
@@ -571,7 +596,7 @@ class EbpfDataPlane:
             else:
                 seen = layout.read_subnet(key, value)
                 yield seen.row(_prefixes(seen.gateways, on_link.get((seen.rdid, seen.vsid), ())))
-        yield from self._known.peers.values()
+        yield from self._ways.peers.values()
         for key, value in self._records.entries():
             if layout.RECORD.unpack(value)[2] in layout.RULE_NAMES:
                 yield layout.read_record(key, value)
@@ -622,6 +647,7 @@ class EbpfDataPlane:
         all_told = self._known.everything
         mended = self._write_host(present)
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
+        mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
         bindings_told = all_told and self._known.bindings is not None
         # A link that is amiss first: what passes it by is worse than what it drops.
         mended += self._reconcile(present, mend=True)[1]
@@ -670,6 +696,8 @@ class EbpfDataPlane:
                     ("routes", self._routes),
                     ("ports", self._ports),
                     ("sources", self._sources),
+                    ("aliases", self._ways.aliases),
+                    ("paths", self._ways.paths),
                 )
             },
         }

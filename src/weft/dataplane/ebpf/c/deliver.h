@@ -16,7 +16,7 @@ INLINE int to_local_port(struct __sk_buff *skb, __u32 ifindex, __u32 flags, bool
 }
 
 /* Step 10. own: the sender's subnet, whose gateway speaks when something does not fit. */
-INLINE int deliver(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct subnet *own,
+INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target *t, const struct subnet *own,
 		   struct counters *c)
 {
 	struct host *h = this_host();
@@ -28,8 +28,12 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, const struct t
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	local_pa = is_local_pa(h, &t->record->pa);
 	if (!local_pa && h->uplink_mtu) {
-		__u32 left = h->uplink_mtu - nvgre_bytes(&t->record->pa);
+		__u32 left = h->uplink_mtu;
 
+		t->way = way_of(h, p, &t->record->pa);
+		if (t->way && t->way->mtu && t->way->mtu < left)
+			left = t->way->mtu;
+		left -= nvgre_bytes(&t->record->pa);
 		if (!limit || left < limit)
 			limit = left;
 	}

@@ -49,6 +49,14 @@ INLINE struct host *this_host(void)
 	return bpf_map_lookup_elem(&host, &zero);
 }
 
+/* Whether the PA is another of the host that has ``first`` for its first. Slow way: hosts with several. */
+static __noinline int is_alias(const struct addr *pa, const struct addr *first)
+{
+	struct addr *known = pa ? bpf_map_lookup_elem(&aliases, pa) : NULL;
+
+	return known && first && addr_equal(known, first);
+}
+
 INLINE bool is_local_pa(const struct host *h, const struct addr *pa)
 {
 	int i;

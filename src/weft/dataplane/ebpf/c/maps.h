@@ -16,8 +16,9 @@ struct host {
 	struct addr source4; /* first IPv4 PA, mapped; zero: none */
 	struct addr source6; /* first IPv6 PA; zero: none */
 	__u32 uplink_mtu; /* smallest of the uplinks; 0: no Host row yet */
-	__u32 pad;
+	__u32 flags;
 };
+#define HOST_PATHS 1 /* there is something in paths */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -26,6 +27,40 @@ struct {
 	__type(value, struct host);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } host SEC(".maps");
+
+/* aliases: written by the agent from Peer rows: a further PA of a peer -> its first; read when a received packet does not
+ * come from the PA that its source's record names.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct addr);
+	__type(value, struct addr);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} aliases SEC(".maps");
+
+/* paths: written by the agent: by a peer's first PA, the ways to it that its probes have found to work, one for each place
+ * that a flow can have. Read for every packet to another host, where the host has the flag.
+ */
+#define WAYS 16
+struct way {
+	struct addr source;
+	struct addr destination; /* both of the family of the key */
+	__u32 mtu; /* of the outer packet; 0: as the uplink's */
+};
+
+struct path {
+	struct way ways[WAYS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, struct path);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} paths SEC(".maps");
 
 /* subnets: written by the agent from Subnet rows; read on every packet. */
 #define SUBNET_HAS4 1

@@ -98,6 +98,13 @@ INLINE bool mac_of_eui64(const struct addr *a, __u8 *mac)
 	return true;
 }
 
+/* What the compiler knows to be less than 128, and the verifier has forgotten once it was on the stack. */
+INLINE __u32 below_128(__u32 value)
+{
+	asm volatile("%0 &= 0x7f" : "+r"(value));
+	return value;
+}
+
 /* One's complement sums, on words as they lie in memory. */
 INLINE __u16 csum_fold(__u64 sum)
 {

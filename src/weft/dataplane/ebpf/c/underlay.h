@@ -15,7 +15,19 @@ struct target {
 	__u16 routed;
 	__u32 vsid;
 	__u32 mtu; /* of the subnet; 0: none */
+	const struct way *way; /* to another host; NULL: from the first PA of the family to the record's */
 };
+
+/* The way of a packet's flow to a peer; NULL: there is but one, and nothing is known of it. */
+INLINE const struct way *way_of(const struct host *h, const struct packet *p, const struct addr *pa)
+{
+	struct path *path;
+
+	if (!(h->flags & HOST_PATHS))
+		return NULL;
+	path = bpf_map_lookup_elem(&paths, pa);
+	return path ? &path->ways[flow_id(p) & (WAYS - 1)] : NULL;
+}
 
 /* Hop limit less one and the router's MAC as source, for a routed packet; the destination's MAC always. */
 INLINE bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct target *t)
@@ -55,7 +67,8 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	struct bpf_fib_lookup fib = {};
 	struct bpf_redir_neigh next_hop = {};
 	bool is4 = addr_is4(&t->record->pa);
-	const struct addr *source = is4 ? &h->source4 : &h->source6;
+	const struct addr *source = t->way ? &t->way->source : is4 ? &h->source4 : &h->source6;
+	const struct addr *destination = t->way ? &t->way->destination : &t->record->pa;
 	const __u32 overhead = nvgre_bytes(&t->record->pa);
 	struct counters *up;
 	__u32 segments;
@@ -66,17 +79,18 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	if (addr_is_zero(source))
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	fib.l4_protocol = IPPROTO_GRE;
-	fib.tot_len = p->l3_length + overhead;
+	/* What our own probes have found is newer than what the kernel has learnt. */
+	fib.tot_len = t->way && t->way->mtu ? 0 : p->l3_length + overhead;
 	/* As for the host's own packets: the look-up wants an interface that forwards, and a guest's must not. */
 	fib.ifindex = LOOPBACK_IFINDEX;
 	if (is4) {
 		fib.family = AF_INET;
 		fib.ipv4_src = source->w[3];
-		fib.ipv4_dst = t->record->pa.w[3];
+		fib.ipv4_dst = destination->w[3];
 	} else {
 		fib.family = AF_INET6;
 		__builtin_memcpy(fib.ipv6_src, source, 16);
-		__builtin_memcpy(fib.ipv6_dst, &t->record->pa, 16);
+		__builtin_memcpy(fib.ipv6_dst, destination, 16);
 	}
 	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	/* The kernel knows a smaller path MTU than the uplink's own. */
@@ -87,7 +101,7 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
 	segments = packets_in(skb); /* which the kernel forgets as room is made */
-	if (nvgre_push(skb, p, source, &t->record->pa, t->vsid, t->record->mac, t->routed ? t->from : p->from))
+	if (nvgre_push(skb, p, source, destination, t->vsid, t->record->mac, t->routed ? t->from : p->from))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	up = counters_of(fib.ifindex);
 	if (up) {

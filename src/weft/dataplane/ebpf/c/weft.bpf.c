@@ -209,7 +209,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_UNKNOWN_VSID);
 	if (o.bytes + o.length < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, o.bytes + o.length, 0))
 		return drop(skb, c, DROP_ENCAP_FAILED);
-	why = parse(skb, &p, o.bytes, o.length);
+	why = parse(skb, &p, below_128(o.bytes), o.length);
 	if (!why && p.type == ETHERTYPE_ARP)
 		why = DROP_ETHERTYPE;
 	if (why)
@@ -218,7 +218,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_MULTICAST);
 	record = placed(&p, subnet, o.vsid);
 	/* What this host sends to itself it does not send by the wire: RFC 1122 section 3.2.1.3 (a). */
-	if (!record || !addr_equal(&record->pa, &o.source) || is_local_pa(me, &o.source))
+	if (!record || (!addr_equal(&record->pa, &o.source) && !is_alias(&o.source, &record->pa)) ||
+	    is_local_pa(me, &o.source))
 		return drop(skb, c, DROP_FORGED_SOURCE);
 	to = local_port_of(o.vsid, p.to);
 	if (!to)

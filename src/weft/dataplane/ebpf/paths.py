@@ -1,0 +1,111 @@
+"""The maps of what lies between this host and its peers: which addresses are theirs, and which ways lead there.
+
+Finds out nothing by itself. Ways that a former agent has told stay until others are told, or their peer or one of their
+addresses goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from weft.contracts.dataplane import Failure, Way
+from weft.dataplane.ebpf import layout
+from weft.dataplane.ebpf.tables import Table
+from weft.kit.errors import Rejected
+from weft.policy.rows import Host, Key, Peer
+
+
+class Paths:
+    """The maps aliases and paths, and the Peer rows that they follow from."""
+
+    def __init__(self, aliases: Table, paths: Table) -> None:
+        self.aliases, self.paths = aliases, paths
+        self.peers: dict[Key, Peer] = {}
+        self._rows_of: dict[str, dict[Key, None]] = {}  # by a peer's first PA
+        self.in_use = any(True for _ in paths.entries())
+
+    def update(self, rows: Iterable[Peer]) -> list[Failure]:
+        failures: list[Failure] = []
+        for row in rows:
+            try:
+                entries = layout.aliases(row)
+            except Rejected as error:
+                failures.append(Failure(row.key, error.message, permanent=True))
+                continue
+            if refused := self.aliases.put(entries):
+                failures.append(Failure(row.key, "; ".join(dict.fromkeys(refused))))
+                continue
+            former = self.peers.get(row.key)
+            self.peers[row.key] = row
+            self._rows_of.setdefault(row.pa, {})[row.key] = None
+            if former is not None and former.pas != row.pas:
+                self.aliases.drop([key for key in layout.aliases(former) if key not in entries])
+                self._drop({layout.address(row.pa)}, {layout.address(pa) for pa in row.pas}, by_source=False)
+        return failures
+
+    def delete(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            row = self.peers.pop(key, None)
+            if row is None:
+                continue
+            rows = self._rows_of[row.pa]
+            del rows[key]
+            if not rows:
+                del self._rows_of[row.pa]
+                self.aliases.drop(layout.aliases(row))
+                self._put(layout.address(row.pa), None)
+
+    def prune(self, wanted: Collection[Key]) -> None:
+        """Also of what a former agent has left."""
+        self.delete([key for key in self.peers if key not in wanted])
+        self.aliases.drop([key for key, _ in self.aliases.entries() if key not in self.aliases.told])
+        known = {layout.address(pa) for pa in self._rows_of}
+        for key in [key for key, _ in self.paths.entries() if key not in known]:
+            self._put(key, None)
+
+    def take_over(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """What a former generation had, of peers that there still are and that nothing was told of yet."""
+        known = {layout.address(pa) for pa in self._rows_of}
+        for key, value in entries:
+            if key in known and key not in self.paths.told:
+                self._put(key, value)
+
+    def keep(self, host: Host | None) -> None:
+        """No way begins at an address that is not the host's."""
+        own = {layout.address(pa) for pa in host.pas} if host is not None else set()
+        self._drop(None, own, by_source=True)
+
+    def lead(self, ways: Mapping[str, Sequence[Way]]) -> list[Failure]:
+        """See DataPlane.paths."""
+        failures: list[Failure] = []
+        for pa, some in ways.items():
+            if pa not in self._rows_of:
+                failures.append(Failure(("peers", "", pa), f"{pa} is the first PA of no peer", permanent=True))
+                continue
+            try:
+                value = layout.path(pa, some) if some else None
+            except Rejected as error:
+                failures.append(Failure(("peers", "", pa), error.message, permanent=True))
+                continue
+            failures += (Failure(("peers", "", pa), why) for why in self._put(layout.address(pa), value))
+        return failures
+
+    def _put(self, key: bytes, value: bytes | None) -> list[str]:
+        if value is None:
+            self.paths.drop([key])
+            self.in_use = any(True for _ in self.paths.entries())
+            return []
+        refused = self.paths.put({key: value})
+        self.in_use = self.in_use or not refused
+        return refused
+
+    def _drop(self, keys: Collection[bytes] | None, left: Collection[bytes], *, by_source: bool) -> None:
+        """The ways of these peers, or of all, when one of them has an address that is not among those left."""
+        gone = []
+        for key, value in self.paths.entries():
+            if keys is None or key in keys:
+                ends = layout.WAY.iter_unpack(value)
+                if any((source if by_source else destination) not in left for source, destination, _ in ends):
+                    gone.append(key)
+        for key in gone:
+            self._put(key, None)
