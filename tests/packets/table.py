@@ -6,6 +6,7 @@ A bug adds a row. Names: where it enters, what it is, what comes of it.
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from packets import build as b
 from packets import policy as p
 from packets.policy import FAR, FW, MAIN, OVER_IPV6, ROUTER, ROUTER_2, UPLINK, WEB1, WEB2, WEB3, Policy
 from weft.policy.drop import DropReason
-from weft.reference.verdict import Announced, Answer, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
+from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 WEB1_PORT, WEB2_PORT, FW_PORT, DB1_PORT = (f"tenants/blue/ports/{name}" for name in ("web-1", "web-2", "fw", "db-1"))
 RED1_PORT = "tenants/red/ports/web-1"
@@ -48,11 +49,10 @@ class Case:
         source = _counter(self.interface)
         changes = {(source, "received_packets"): 1, (source, "received_bytes"): len(self.frame)}
         match self.expected:
-            case ToPort(port, frame):
-                changes |= {(port, "sent_packets"): 1, (port, "sent_bytes"): len(frame)}
-            case ToUnderlay(_, packet):
-                uplink = f"uplink:{UPLINK}"
-                changes |= {(uplink, "sent_packets"): 1, (uplink, "sent_bytes"): 14 + len(packet)}
+            case ToPort() | ToUnderlay():
+                changes |= _sent((self.expected,))
+            case Copies(deliveries):
+                changes |= _sent(deliveries)
             case Answer(frame, reason):
                 changes |= {(source, "sent_packets"): 1, (source, "sent_bytes"): len(frame)}
                 if reason is not None:
@@ -64,6 +64,18 @@ class Case:
             case _:
                 raise AssertionError(self.expected)
         return {key: change for key, change in changes.items() if change}
+
+
+def _sent(deliveries: tuple[ToPort | ToUnderlay, ...]) -> dict[tuple[str, str], int]:
+    sums: Counter[tuple[str, str]] = Counter()
+    for delivery in deliveries:
+        match delivery:
+            case ToPort(port, frame):
+                sums += Counter({(port, "sent_packets"): 1, (port, "sent_bytes"): len(frame)})
+            case ToUnderlay(_, packet):
+                uplink = f"uplink:{UPLINK}"
+                sums += Counter({(uplink, "sent_packets"): 1, (uplink, "sent_bytes"): 14 + len(packet)})
+    return dict(sums)
 
 
 def _counter(interface: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from packets.driver import run
+from packets.moving import MOVES
 from packets.policy import UPLINK, Policy
 from packets.table import CASES, NOT_BY_PACKETS, Case
 from weft.contracts.dataplane import Traffic
@@ -32,7 +33,7 @@ class ReferenceDriver:
         return self._plane.counters()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *MOVES], ids=lambda case: case.name)
 def test_packet(case: Case) -> None:
     driver = ReferenceDriver()
     driver.load(case.policy)
@@ -40,7 +41,7 @@ def test_packet(case: Case) -> None:
 
 
 def test_every_case_has_a_name_of_its_own() -> None:
-    names = [case.name for case in CASES]
+    names = [case.name for case in (*CASES, *MOVES)]
     assert sorted(set(names)) == sorted(names)
 
 

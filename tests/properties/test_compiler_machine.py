@@ -55,6 +55,7 @@ ports = st.builds(
     paths(OWNERS, ("p1", "p2", "p3", "p4")),
     paths(DOMAINS, ("s", "s", "t", "u")),
     host=maybe(*HOSTS),
+    destination=st.none() | maybe(*HOSTS),
     mac=maybe(*MACS),
     addresses=st.none() | some(CAS),
     admin_state=maybe("up", "down"),
@@ -160,6 +161,17 @@ class Machine(RuleBasedStateMachine):
             name = data.draw(st.sampled_from(sorted(self.catalog.ports)))
             self.take([drafts.Port(name, self.catalog.ports[name].virtual_subnet, host=host)])
 
+    @rule(data=st.data(), to=st.sampled_from(HOSTS))
+    def move_live(self, data: st.DataObject, to: str) -> None:
+        """A port that is moving arrives or stays where it is; another begins."""
+        placed = sorted(port.name for port in self.catalog.ports.values() if port.host is not None)
+        if placed:
+            found = self.catalog.ports[data.draw(st.sampled_from(placed))]
+            if found.destination is None:
+                self.take([drafts.Port(found.name, found.virtual_subnet, host=found.host, destination=to)])
+            else:
+                self.take([drafts.Port(found.name, found.virtual_subnet, host=data.draw(st.sampled_from(found.hosts)))])
+
     @rule(version=st.sampled_from((4, 6)))
     def renumber(self, version: int) -> None:
         """Every host gets a PA of one family: what one host alone may not do, all may at once."""
@@ -237,10 +249,10 @@ class Machine(RuleBasedStateMachine):
         assert self.held == {host: {scope: full[scope] for scope in scopes[host]} for host in scopes}
 
     @invariant()
-    def no_host_holds_a_row_of_a_domain_that_it_runs_no_port_of(self) -> None:
+    def no_host_holds_a_row_of_a_domain_that_it_neither_runs_nor_awaits_a_port_of(self) -> None:
         catalog = self.catalog
         for host, scopes in self.held.items():
-            mine = [port for port in catalog.ports.values() if port.host == host]
+            mine = [port for port in catalog.ports.values() if host in (port.host, port.destination)]
             domains = {domain_of(port.virtual_subnet) for port in mine}
             rdids = {catalog.routing_domains[name].rdid for name in domains}
             vsids = {net.vsid for net in catalog.virtual_subnets.values() if domain_of(net.name) in domains}
@@ -256,6 +268,20 @@ class Machine(RuleBasedStateMachine):
                         assert row.vsid in vsids
                     case rows.Record() | rows.MacRecord() | rows.Member():
                         assert row.vsid in vsids
+
+    @invariant()
+    def a_port_is_found_where_it_is_and_where_it_is_moving_to(self) -> None:
+        catalog = self.catalog
+        places: dict[Key, tuple[str, str | None]] = {}
+        for found in catalog.ports.values():
+            vsid = catalog.virtual_subnets[found.virtual_subnet].vsid
+            pas = [catalog.hosts[host].pas[0] for host in found.hosts]
+            for key in (("macs", vsid, found.mac), *(("records", vsid, ca) for ca in found.addresses)):
+                if pas:
+                    places[key] = (pas[0], pas[1] if pas[1:] else None)
+        scopes = (domain_scope(domain.rdid) for domain in catalog.routing_domains.values())
+        held = (row for scope in scopes for row in self.compiler.rows(scope).values())
+        assert {row.key: (row.pa, row.also) for row in held if isinstance(row, rows.Record | rows.MacRecord)} == places
 
     @invariant()
     def routes_are_won_by_the_right_ones(self) -> None:
@@ -279,13 +305,14 @@ class Machine(RuleBasedStateMachine):
             assert {row.prefix: (row.vsid, row.next_hop) for row in have if isinstance(row, rows.Route)} == want
 
     @invariant()
-    def members_of_a_subnet_are_the_hosts_that_run_a_port_of_it(self) -> None:
+    def members_of_a_subnet_are_the_hosts_that_run_or_await_a_port_of_it(self) -> None:
         for name, routing_domain in self.catalog.routing_domains.items():
             vsids = {net.name: net.vsid for net in self.catalog.virtual_subnets.values() if domain_of(net.name) == name}
             want = {
-                (vsids[port.virtual_subnet], self.catalog.hosts[port.host].pas[0])
+                (vsids[port.virtual_subnet], self.catalog.hosts[host].pas[0])
                 for port in self.catalog.ports.values()
-                if port.host is not None and port.virtual_subnet in vsids
+                for host in port.hosts
+                if port.virtual_subnet in vsids
             }
             have = self.compiler.rows(domain_scope(routing_domain.rdid)).values()
             assert {(row.vsid, row.pa) for row in have if isinstance(row, rows.Member)} == want
@@ -329,7 +356,8 @@ def assert_valid(catalog: Catalog) -> None:
     for found in catalog.ports.values():
         net = catalog.virtual_subnets[found.virtual_subnet]
         assert tenant_of(net.name) == tenant_of(found.name)
-        assert found.host is None or catalog.hosts[found.host].pas
+        assert all(catalog.hosts[host].pas for host in found.hosts)
+        assert found.destination is None or found.destination != found.host is not None
         for ca in found.addresses:
             (prefix,) = filter(holds(ca), net.prefixes)
             assert ca not in net.gateways
@@ -337,7 +365,7 @@ def assert_valid(catalog: Catalog) -> None:
     for name in catalog.routing_domains:
         nets = [net for net in catalog.virtual_subnets.values() if domain_of(net.name) == name]
         inside = [port for port in catalog.ports.values() if domain_of(port.virtual_subnet) == name]
-        firsts = [catalog.hosts[port.host].pas[0] for port in inside if port.host is not None]
+        firsts = [catalog.hosts[host].pas[0] for port in inside for host in port.hosts]
         assert len({values.ip_version(pa) for pa in firsts}) <= 1, "hosts that run ports of a domain share a family"
         prefixes = [network_of(prefix) for net in nets for prefix in net.prefixes]
         assert not any(a.version == b.version and a.overlaps(b) for a, b in combinations(prefixes, 2))

@@ -301,6 +301,22 @@ ROWS = [
     refused(port("blue/new", "prod/web", host="h9"), "spec.host", "hosts/h9 does not exist"),
     refused(port("blue/new", "prod/web", host="H9"), "spec.host", "does not name a host: write hosts/H"),
     refused(port("blue/new", "prod/web", host="bare"), "spec.host", "hosts/bare has no PA", Conflict),
+    refused(port("blue/new", "prod/web", destination="h2"), "spec.destination", "on no host cannot move"),
+    refused(port("blue/new", "prod/web", host="h1", destination="hosts/h1"), "spec.destination", "on hosts/h1 already"),
+    refused(port("blue/new", "prod/web", host="h1", destination="h9"), "spec.destination", "hosts/h9 does not exist"),
+    refused(port("blue/new", "prod/web", host="h1", destination="bare"), "spec.destination", "has no PA", Conflict),
+    Row(
+        "hosts that run ports of one routing domain",
+        "puts[0].spec.destination",
+        (port("blue/new", "prod/web", host="h1", destination="six"),),
+        fault=Conflict,
+    ),
+    Row(
+        "hosts/h2 does not exist",
+        "puts[0].spec.destination",
+        (port("blue/web-1", "prod/web", host="h1", destination="h2"),),
+        ("hosts/h2",),
+    ),
     refused(port("blue/new", "prod/web", mac="zz"), "spec.mac", "'zz' is not a MAC address"),
     refused(
         port("blue/new", "prod/db", mac="02:00:00:00:00:01"),

@@ -10,6 +10,7 @@ import pytest
 from strategies.intents import ABLE, domain, host, network, port, route, subnet, two_tenants
 from weft.compiler.compiler import Compiler
 from weft.compiler.full import compile_all
+from weft.kit.errors import Conflict
 from weft.model import drafts, rules
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
@@ -182,6 +183,31 @@ def test_a_ports_own_limit_of_broadcast_comes_before_its_subnets(world: World) -
     limits = {row.port: row.flood_limit_pps for row in world.compiler.rows(H1).values() if isinstance(row, rows.Port)}
     assert limits == {"tenants/blue/ports/a": 50, "tenants/blue/ports/b": 7}
     assert touched(delta) == {H1: {"ports": 1}}
+
+
+def test_a_port_that_is_moving_is_held_by_both_hosts_and_found_at_both(world: World) -> None:
+    world.apply([port("blue/a", "prod/db", host="h1")])
+    vsid, mac = world.vsid("blue/db"), world.catalog.ports[Name("tenants/blue/ports/a")].mac
+    rdid = world.catalog.routing_domains[PROD].rdid
+    begun = world.apply([port("blue/a", "prod/db", host="h1", destination="h2")])
+    assert begun.entered == (("hosts/h2", world.blue),)
+    assert world.table(H2, "ports") == world.table(H1, "ports")
+    peer, *records = begun.scopes[world.blue].puts
+    assert peer == rows.Peer(rdid, "192.0.2.2", ("192.0.2.2",), ("provider-networks/fabric",))
+    assert records == [
+        rows.Record(vsid, "10.0.2.2", "192.0.2.1", mac, also="192.0.2.2"),
+        rows.MacRecord(vsid, mac, "192.0.2.1", also="192.0.2.2"),
+        rows.Member(vsid, "192.0.2.2"),
+    ]
+    renumbered = world.apply([host("h2", "192.0.2.77")])
+    assert [row.also for row in renumbered.scopes[world.blue].puts if isinstance(row, rows.Record)] == ["192.0.2.77"]
+    with pytest.raises(Conflict, match="hosts/h2 cannot go: tenants/blue/ports/a refers to it"):
+        world.apply([], ["hosts/h2"])
+    ended = world.apply([port("blue/a", "prod/db", host="h2")])
+    assert (ended.entered, ended.left) == ((), (("hosts/h1", world.blue),))
+    gone = ended.scopes[world.blue].deletes
+    assert set(gone) == {("peers", rdid, "192.0.2.1"), ("members", vsid, "192.0.2.1")}, "its records are never away"
+    assert {row.also for row in world.table(world.blue, "records").values() if isinstance(row, rows.Record)} == {None}
 
 
 def test_the_first_and_the_last_port_of_a_domain_bring_a_host_in_and_out(world: World) -> None:

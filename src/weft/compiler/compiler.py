@@ -28,7 +28,7 @@ _HOST, _DOMAIN = host_scope(""), domain_scope("")
 
 #: Raised when the same intent compiles to other rows than before: hosts then take everything anew, instead of what
 #: changed since.
-EDITION = 2
+EDITION = 3
 
 
 class Compiler:
@@ -38,8 +38,8 @@ class Compiler:
         self._catalog = catalog
         self._kept: dict[Scope, dict[Key, Row]] = {}
         self._routes: dict[Name, dict[Prefix, Route]] = {}  # the winners, by domain
-        self._running: dict[Name, dict[Name, int]] = {}  # host -> domain -> how many ports
-        self._present: Counter[_Presence] = Counter()  # how many ports of a subnet run on a host
+        self._running: dict[Name, dict[Name, int]] = {}  # host -> domain -> how many ports, moving there or not
+        self._present: Counter[_Presence] = Counter()  # how many ports of a subnet are on a host or moving there
         for port in catalog.ports.values():
             self._count(port, 1)
         for domain in catalog.routing_domains:
@@ -91,8 +91,8 @@ class Compiler:
         steps: Counter[_Presence] = Counter()
         for change in changes:
             for port, step in ((change.old, -1), (change.new, 1)):
-                if isinstance(port, Port) and port.host is not None:
-                    steps[port.virtual_subnet, port.host] += step
+                if isinstance(port, Port):
+                    steps.update({(port.virtual_subnet, host): step for host in port.hosts})
         for presence in dict.fromkeys((*before.presences, *after.presences)):
             were = self._present[presence]
             if were:
@@ -139,24 +139,24 @@ class Compiler:
             del self._routes[domain]
         return found
 
-    # Membership: a host is in the domains that it runs ports of.
+    # Membership: a host is in the domains that it runs ports of, or awaits ports of.
 
     def _count(self, port: Port, step: int) -> None:
-        if port.host is None:
-            return
-        running = self._running.setdefault(port.host, {})
-        presence = (port.virtual_subnet, port.host)
-        self._present[presence] += step
-        if not self._present[presence]:
-            del self._present[presence]
+        for host in port.hosts:
+            presence = (port.virtual_subnet, host)
+            self._present[presence] += step
+            if not self._present[presence]:
+                del self._present[presence]
         domain = domain_of(port.virtual_subnet)
-        count = running.get(domain, 0) + step
-        if count:
-            running[domain] = count
-        else:
-            del running[domain]
-            if not running:
-                del self._running[port.host]
+        for host in port.hosts:
+            running = self._running.setdefault(host, {})
+            count = running.get(domain, 0) + step
+            if count:
+                running[domain] = count
+            else:
+                del running[domain]
+                if not running:
+                    del self._running[host]
 
     def _move(self, changes: Sequence[Change], before: _Side, after: _Side) -> tuple[_Pairs, _Pairs]:
         """Count ports over, and compare the memberships that this can have changed; with them go the Peer rows."""
@@ -174,8 +174,9 @@ class Compiler:
                     if change.name in running:
                         touched[host, change.name] = None
             for port in (change.old, change.new):
-                if isinstance(port, Port) and port.host is not None:
-                    touched[port.host, domain_of(port.virtual_subnet)] = None
+                if isinstance(port, Port):
+                    for host in port.hosts:
+                        touched[host, domain_of(port.virtual_subnet)] = None
         # Who a host is among the others of its domains follows from the host, too.
         seen = dict(touched)
         for change in changes:
@@ -242,21 +243,25 @@ class _Side:
         for name in affected.ports:
             port = self._find(self._ports, name)
             if port is not None and port.host is not None:
-                self._add_port(port, port.host)
+                self._add_port(port)
 
     def add_peer(self, host: Name, domain: Name) -> None:
         row = translate.peer_row(self._need(self._hosts, host), self.domain(domain))
         if row is not None:
             self.rows[domain_scope(row.rdid)][row.key] = row
 
-    def _add_port(self, port: Port, host: Name) -> None:
+    def _add_port(self, port: Port) -> None:
         subnet, domain_rows = self._by_subnet.get(port.virtual_subnet) or self._ground(port.virtual_subnet)
-        pa, host_rows = self._by_host.get(host) or self._abode(host)
         row: Row = translate.port_row(port, subnet)
-        host_rows[row.key] = row
-        self.presences[port.virtual_subnet, host] = None
+        pas: list[Ip | None] = []
+        for host in port.hosts:
+            pa, host_rows = self._by_host.get(host) or self._abode(host)
+            host_rows[row.key] = row
+            self.presences[port.virtual_subnet, host] = None
+            pas.append(pa)
+        pa, *others = pas
         if pa is not None:
-            for row in translate.record_rows(port, subnet, pa):
+            for row in translate.record_rows(port, subnet, pa, *others):
                 domain_rows[row.key] = row
 
     def add_member(self, subnet_name: Name, host: Name) -> None:

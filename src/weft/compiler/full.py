@@ -22,7 +22,7 @@ def compile_all(catalog: Catalog) -> tuple[dict[Scope, dict[Key, Row]], dict[str
 
 
 def host_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
-    """A host's own rows: itself, and the ports on it."""
+    """A host's own rows: itself, and the ports on it or moving there."""
     found: dict[Key, Row] = {}
     row: Row = translate.host_row(catalog.hosts[name], catalog.provider_networks)
     found[row.key] = row
@@ -47,13 +47,15 @@ def domain_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
         found[row.key] = row
         for port_name in catalog.ports_in(subnet_name):
             port = ports[port_name]
-            if port.host is not None:
-                running[port.host] = None
+            running.update(dict.fromkeys(port.hosts))
             pa = hosts[port.host].first_pa if port.host is not None else None
+            also = hosts[port.destination].first_pa if port.destination is not None else None
             if pa is not None:
-                member = translate.member_row(subnet, pa)
-                found[member.key] = member
-                for row in translate.record_rows(port, subnet, pa):
+                for each in (pa, also):
+                    if each is not None:
+                        member = translate.member_row(subnet, each)
+                        found[member.key] = member
+                for row in translate.record_rows(port, subnet, pa, also):
                     found[row.key] = row
     for host in running:
         if (peer := translate.peer_row(hosts[host], domain)) is not None:

@@ -71,11 +71,11 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
     )
 
 
-def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip) -> Iterator[Row]:
-    """Where a port and its CAs live; a port that is down lives there all the same."""
+def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip, also: Ip | None = None) -> Iterator[Row]:
+    """Where a port and its CAs live; a port that is down lives there all the same. also: of where it is moving to."""
     for ca in port.addresses:
-        yield rows.Record(subnet.vsid, ca, pa, port.mac, subnet.sending_rule)
-    yield rows.MacRecord(subnet.vsid, port.mac, pa, subnet.sending_rule)
+        yield rows.Record(subnet.vsid, ca, pa, port.mac, subnet.sending_rule, also)
+    yield rows.MacRecord(subnet.vsid, port.mac, pa, subnet.sending_rule, also)
 
 
 def peer_row(host: objects.Host, domain: objects.RoutingDomain) -> rows.Peer | None:

@@ -355,8 +355,10 @@ class Service:
         else:
             self.changing.discard(change.name)
         match change.old:
-            case Port(host=host) if host is not None and (not isinstance(change.new, Port) or change.new.host != host):
-                self.statuses.forget_port(change.name, host)
+            case Port(hosts=hosts):
+                left = set(hosts) - set(change.new.hosts if isinstance(change.new, Port) else ())
+                for host in left:
+                    self.statuses.forget_port(change.name, host)
             case Host() if change.new is None:
                 self.statuses.forget_host(change.name)
             case _:

@@ -15,7 +15,7 @@ from weft.wire.api import Traced, TraceRequest, TraceStep
 
 
 async def run(service: Service, request: TraceRequest) -> Traced:
-    """At most two hosts have a part in it: the port's, and the one that its packet is sent to."""
+    """Few hosts have a part in it: the port's, and those that its packet is sent to."""
     try:
         name = parse_name_of(Kind.PORT, request.source)
     except Rejected as error:
@@ -35,8 +35,10 @@ async def run(service: Service, request: TraceRequest) -> Traced:
         protocol = trace.Protocol(request.protocol or trace.Protocol.ICMP)
         frame = trace.probe(planes[host], name, request.to or "", protocol, request.port)
     found = trace.trace(planes, host, name, frame)
-    if isinstance(found.outcome, trace.LeftForPa) and (peer := service.host_with(found.outcome.pa)):
-        planes[peer] = await asyncio.to_thread(trace.plane_of, peer, service.rows_of(peer))
+    left = {end.pa for end in (found.outcome, *found.copies) if isinstance(end, trace.LeftForPa)}
+    if peers := [peer for pa in sorted(left) if (peer := service.host_with(pa))]:
+        for peer in peers:
+            planes[peer] = await asyncio.to_thread(trace.plane_of, peer, service.rows_of(peer))
         found = trace.trace(planes, host, name, frame)
     return Traced(steps=[TraceStep(step.host, step.text) for step in found.steps], outcome=_outcome(found.outcome))
 

@@ -187,6 +187,7 @@ class Catalog:
         return self._ix.hosts_on.get(network, {}).keys()
 
     def ports_on(self, host: Name) -> Collection[Name]:
+        """The ports that a host runs, and those that are moving there."""
         return self._ix.ports_on.get(host, {}).keys()
 
     def hosts_in(self, domain: Name) -> Collection[Name]:
@@ -197,6 +198,11 @@ class Catalog:
     def ports_in(self, subnet: Name) -> Collection[Name]:
         index = self._ix.subnets.get(subnet)
         return index.ports.keys() if index is not None else ()
+
+    def hosts_of(self, domain: Name) -> Collection[Name]:
+        """The hosts that run ports of a domain, or to which some are moving."""
+        index = self._ix.domains.get(domain)
+        return index.hosts.keys() if index is not None else ()
 
     def subnets_of(self, domain: Name) -> Collection[Name]:
         index = self._ix.domains.get(domain)

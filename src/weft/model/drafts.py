@@ -130,7 +130,9 @@ class Qos:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """host None means nowhere, flood_limit_pps None its subnet's, whether it was said or left out."""
+    """host None means nowhere, destination None that it does not move, flood_limit_pps None its subnet's, whether that
+    was said or left out.
+    """
 
     name: str
     virtual_subnet: str
@@ -143,6 +145,7 @@ class Port:
     flood_limit_pps: int | None = None
     dhcp: PortDhcp | None = None
     dhcp_server: bool | None = None
+    destination: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

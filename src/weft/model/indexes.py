@@ -75,7 +75,7 @@ class DomainIndex:
 
     cas: dict[Ip, Name] = field(default_factory=dict)  # whose each is: a port's, or (a gateway) a subnet's
     macs: dict[Mac, Name] = field(default_factory=dict)  # of ports
-    hosts: dict[Name, int] = field(default_factory=dict)  # how many of its ports each runs
+    hosts: dict[Name, int] = field(default_factory=dict)  # how many of its ports each runs or awaits
     router_macs: dict[Mac, int] = field(default_factory=dict)  # how many subnets have it
     subnets: dict[Name, None] = field(default_factory=dict)
     routes: dict[Name, None] = field(default_factory=dict)
@@ -138,7 +138,7 @@ class Indexes:
         self.pas: dict[Ip, Name] = {}
         self.tenant_uses: dict[Name, int] = {}  # how many domains and ports a tenant has
         self.hosts_on: dict[Name, dict[Name, None]] = {}  # by provider network
-        self.ports_on: dict[Name, dict[Name, None]] = {}  # by host
+        self.ports_on: dict[Name, dict[Name, None]] = {}  # by host, those that are moving there among them
         self.domains: dict[Name, DomainIndex] = {}
         self.subnets: dict[Name, SubnetIndex] = {}
 
@@ -254,10 +254,10 @@ class Indexes:
         put = self._journal.put
         put(self.ports, port.name, port)
         put(subnet.ports, port.name, None)
-        if port.host is not None:
-            put(self.ports_on[port.host], port.name, None)
-            hosts = subnet.domain.hosts
-            put(hosts, port.host, hosts.get(port.host, 0) + 1)
+        hosts = subnet.domain.hosts
+        for host in port.hosts:
+            put(self.ports_on[host], port.name, None)
+            put(hosts, host, hosts.get(host, 0) + 1)
         tenant = tenant_of(port.name)
         put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
 
@@ -300,13 +300,13 @@ class Indexes:
                 for ca in thing.addresses:
                     drop(subnet.domain.cas, ca)
                     self._give_back(thing.virtual_subnet, ca)
-                if thing.host is not None:
-                    drop(self.ports_on[thing.host], thing.name)
-                    hosts = subnet.domain.hosts
-                    if hosts[thing.host] > 1:
-                        put(hosts, thing.host, hosts[thing.host] - 1)
+                hosts = subnet.domain.hosts
+                for host in thing.hosts:
+                    drop(self.ports_on[host], thing.name)
+                    if hosts[host] > 1:
+                        put(hosts, host, hosts[host] - 1)
                     else:
-                        drop(hosts, thing.host)
+                        drop(hosts, host)
                 tenant = tenant_of(thing.name)
                 put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
             case Tenant():

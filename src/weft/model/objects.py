@@ -189,7 +189,10 @@ class Qos:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A guest's virtual NIC. host None: it runs nowhere. dhcp_server: it may answer DHCP, and say it is a router."""
+    """A guest's virtual NIC. host None: it runs nowhere. destination: the host that it is moving to.
+
+    dhcp_server: it may answer DHCP, and say it is a router.
+    """
 
     name: Name
     virtual_subnet: Name
@@ -202,6 +205,14 @@ class Port:
     flood_limit_pps: int | None = None  # None: the subnet's
     dhcp: PortDhcp = PortDhcp()
     dhcp_server: bool = False
+    destination: Name | None = None
+
+    @property
+    def hosts(self) -> tuple[Name, ...]:
+        """Where it is held: while it moves, two hosts are ready to run it."""
+        if self.host is None:
+            return ()
+        return (self.host,) if self.destination is None else (self.host, self.destination)
 
 
 @dataclass(frozen=True, slots=True)

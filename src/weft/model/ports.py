@@ -16,20 +16,23 @@ from weft.model.puts import Put, humane, read
 from weft.model.values import AdminState, Ip, Mac, ip_number
 
 PortPut: TypeAlias = Put[drafts.Port, Port]
-_Asked: TypeAlias = tuple[str, str, str | None]  # tenant, subnet and host as they are written
+_Asked: TypeAlias = tuple[str, str, str | None, str | None]  # tenant, subnet, host, destination, as they are written
+_Answer: TypeAlias = tuple[SubnetIndex, Name | None, Name | None]
 
 
 class _Plan:
     """A port in the making. mac, addresses None: still to be chosen."""
 
     __slots__ = (
-        "addresses", "dhcp", "dhcp_server", "flood_limit_pps", "host", "mac", "pairs", "put", "qos", "state", "subnet",
+        "addresses", "destination", "dhcp", "dhcp_server", "flood_limit_pps", "host", "mac", "pairs", "put", "qos",
+        "state", "subnet",
     )  # fmt: skip
 
-    def __init__(self, put: PortPut, subnet: SubnetIndex, host: Name | None) -> None:
+    def __init__(self, put: PortPut, subnet: SubnetIndex, host: Name | None, destination: Name | None) -> None:
         self.put = put
         self.subnet = subnet
         self.host = host
+        self.destination = destination
         self.mac: Mac | None = None
         self.addresses: tuple[Ip, ...] | None = None
         self.pairs: tuple[AddressPair, ...] = ()
@@ -54,18 +57,19 @@ class _Plan:
             self.flood_limit_pps,
             self.dhcp,
             self.dhcp_server,
+            self.destination,
         )
 
 
 def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None:
     """First what is said, or held without moving, is claimed; then movers keep what they can; then the rest choose."""
-    answered: dict[_Asked, tuple[SubnetIndex, Name | None]] = {}
+    answered: dict[_Asked, _Answer] = {}
     plans: list[_Plan] = []
     for put in puts:
         draft = put.draft
         try:
             tenant = tenant_of(put.name)
-            asked = (tenant, draft.virtual_subnet, draft.host)
+            asked = (tenant, draft.virtual_subnet, draft.host, draft.destination)
             answer = answered.get(asked)
             if answer is None:
                 answer = answered[asked] = _whereabouts(ix, put, abilities)
@@ -95,8 +99,8 @@ def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None
         ix.place(plan.port(), plan.subnet)
 
 
-def _whereabouts(ix: Indexes, put: PortPut, abilities: AbilityTable) -> tuple[SubnetIndex, Name | None]:
-    """The subnet and the host that a port names, both there and fit for each other."""
+def _whereabouts(ix: Indexes, put: PortPut, abilities: AbilityTable) -> _Answer:
+    """The subnet, the host and the destination that a port names, all there and fit for each other."""
     domains.require_tenant(ix, put.name)
     subnet = read(
         "spec.virtual_subnet", lambda text: resolve(Kind.VIRTUAL_SUBNET, text, put.name), put.draft.virtual_subnet
@@ -108,14 +112,26 @@ def _whereabouts(ix: Indexes, put: PortPut, abilities: AbilityTable) -> tuple[Su
             f"{subnet} is a subnet of {owner}; a port of {tenant} needs one of its own", "spec.virtual_subnet"
         )
     index = ix.subnets[subnet]
-    if put.draft.host is None:
-        return index, None
-    host = read("spec.host", lambda text: resolve(Kind.HOST, text), put.draft.host)
+    host = _host(ix, index, put.draft.host, abilities, "spec.host")
+    destination = _host(ix, index, put.draft.destination, abilities, "spec.destination")
+    if destination is not None:
+        if host is None:
+            raise Rejected(f"a port that is on no host cannot move: give {destination} as its host", "spec.destination")
+        if host == destination:
+            raise Rejected(f"it is on {host} already: leave the destination out to end its move", "spec.destination")
+    return index, host, destination
+
+
+def _host(ix: Indexes, subnet: SubnetIndex, reference: str | None, abilities: AbilityTable, field: str) -> Name | None:
+    """A host that is there and can run ports of the subnet; None: none was named."""
+    if reference is None:
+        return None
+    host = read(field, lambda text: resolve(Kind.HOST, text), reference)
     if host not in ix.hosts:
-        raise Rejected(f"{host} does not exist", "spec.host")
-    if (why := underlay.why_not_on(ix.hosts[host], index.subnet, abilities)) is not None:
-        raise Conflict(why, "spec.host")
-    return index, host
+        raise Rejected(f"{host} does not exist", field)
+    if (why := underlay.why_not_on(ix.hosts[host], subnet.subnet, abilities)) is not None:
+        raise Conflict(why, field)
+    return host
 
 
 def _read(plan: _Plan) -> None:
@@ -149,9 +165,10 @@ def _read(plan: _Plan) -> None:
 
 
 def _check_host(ix: Indexes, plan: _Plan, abilities: AbilityTable) -> None:
-    """The host can do what the port asks for."""
-    if plan.host is not None and (why := qos.why_not_on(ix.hosts[plan.host], plan.qos, abilities)) is not None:
-        raise Conflict(why, "spec.qos")
+    """The host can do what the port asks for, and so can the one that it is moving to."""
+    for host in (plan.host, plan.destination):
+        if host is not None and (why := qos.why_not_on(ix.hosts[host], plan.qos, abilities)) is not None:
+            raise Conflict(why, "spec.qos" if host == plan.host else "spec.destination")
 
 
 def _pair(draft: drafts.AddressPair) -> AddressPair:

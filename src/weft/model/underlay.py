@@ -211,9 +211,10 @@ def check_families(ix: Indexes, hosts: Sequence[HostPut], placed: Sequence[Put[d
     seen: set[tuple[Name, Name]] = set()
     for placing in placed:
         port = ix.ports[placing.name]
-        if port.host is not None and (place := (port.virtual_subnet, port.host)) not in seen:
-            seen.add(place)
-            touched.setdefault(domain_of(port.virtual_subnet), {}).setdefault(port.host, f"{placing.field}.spec.host")
+        for host, said in zip(port.hosts, ("host", "destination"), strict=False):
+            if (place := (port.virtual_subnet, host)) not in seen:
+                seen.add(place)
+                touched.setdefault(domain_of(port.virtual_subnet), {}).setdefault(host, f"{placing.field}.spec.{said}")
     for domain, blamed in sorted(touched.items()):
         running = ix.domains[domain].hosts
         settled = next((host for host in running if host not in blamed), None) or next(iter(blamed))

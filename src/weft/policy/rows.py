@@ -85,13 +85,17 @@ class Subnet:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A lookup record: where a customer address lives and how to reach it. Scope: its routing domain."""
+    """A lookup record: where a customer address lives and how to reach it. Scope: its routing domain.
+
+    also: of a port that is moving, the PA of the host that it is moving to.
+    """
 
     vsid: int
     ca: str
     pa: str
     mac: str
     rule: Rule = Rule.NVGRE
+    also: str | None = None
 
     @property
     def key(self) -> RecordKey:
@@ -106,6 +110,7 @@ class MacRecord:
     mac: str
     pa: str
     rule: Rule = Rule.NVGRE
+    also: str | None = None  # as in Record
 
     @property
     def key(self) -> MacRecordKey:
@@ -216,7 +221,8 @@ TABLES: dict[str, type[Row]] = {
 
 ORDER: dict[str, int] = {table: rank for rank, table in enumerate(TABLES)}
 
-#: A scope is ``host:hosts/h1`` or ``rd:<RDID>``; a host is sent its own scope and those of the domains of its ports.
+#: A scope is ``host:hosts/h1`` or ``rd:<RDID>``; a host is sent its own scope and those of the domains of its ports,
+#: the ports that are moving there among them.
 Scope: TypeAlias = str
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from weft.policy.drop import DropReason
 from weft.policy.rows import Rule
-from weft.reference import icmp, nvgre, packet, size
+from weft.reference import icmp, moving, nvgre, packet, size
 from weft.reference.lookups import Location, Lookups, Port, Subnet, Way
 from weft.reference.packet import Ip
 from weft.reference.verdict import Drop, ToPort, ToUnderlay, Verdict
+
+Ways: TypeAlias = tuple[tuple[Location, Way | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,12 @@ class Forwarding:
             self.steps.append(f"record ({target.vsid}, {packet.address_text(ca)}): none")
             return self._refuse(ip, icmp.Error.ADDRESS_UNREACHABLE, DropReason.NO_RECORD)
         self._say_found(f"record ({target.vsid}, {packet.address_text(ca)})", location)
-        way = self._way(ip, location)
-        sized = self._sized(ip, target, location, way)
+        ways = self._ways(ip, location)
+        sized = self._sized(ip, target, ways)
         if not isinstance(sized, bytes):
             return sized
         frame = packet.with_hop_limit(ip, sized, ip.hop_limit - 1)
-        return self._deliver(target, location, way, packet.with_macs(frame, location.mac, target.router_mac))
+        return self._deliver(target, ways, packet.with_macs(frame, location.mac, target.router_mac))
 
     def _bridged(self, ip: Ip) -> Verdict:
         vsid, text = self.subnet.vsid, packet.address_text(ip.destination)
@@ -90,21 +92,25 @@ class Forwarding:
                 self.steps.append(f"record ({vsid}, {text}): none, and none for MAC {mac}")
                 return Drop(DropReason.NO_RECORD)
             self._say_found(f"no record ({vsid}, {text}), but one for MAC {mac}", location)
-        way = self._way(ip, location)
-        sized = self._sized(ip, self.subnet, location, way)
+        ways = self._ways(ip, location)
+        sized = self._sized(ip, self.subnet, ways)
         if not isinstance(sized, bytes):
             return sized
-        return self._deliver(self.subnet, location, way, packet.with_macs(sized, location.mac, ip.source_mac))
+        return self._deliver(self.subnet, ways, packet.with_macs(sized, location.mac, ip.source_mac))
 
     def _say_found(self, what: str, location: Location) -> None:
         self.steps.append(f"{what}: at PA {packet.address_text(location.pa)}, MAC {packet.mac_text(location.mac)}")
 
-    def _way(self, ip: Ip, location: Location) -> Way | None:
-        return self.lookups.way(location.pa, packet.flow_id(ip))
+    def _ways(self, ip: Ip, location: Location) -> Ways:
+        """Every place that the packet goes to, and how; more than one while its port is moving."""
+        flow = packet.flow_id(ip)
+        places = moving.places(self.lookups.host, location)
+        return tuple((place, self.lookups.way(place.pa, flow)) for place in places)
 
-    def _sized(self, ip: Ip, target: Subnet, location: Location, way: Way | None) -> bytes | Verdict:
-        """The frame, MSS clamped, or what becomes of a packet that does not fit."""
-        limit = size.limit(self.lookups.host, target, location, way)
+    def _sized(self, ip: Ip, target: Subnet, ways: Ways) -> bytes | Verdict:
+        """The frame, MSS clamped, or what becomes of a packet that does not fit everywhere."""
+        limits = [size.limit(self.lookups.host, target, place, way) for place, way in ways]
+        limit = min((each for each in limits if each is not None), default=None)
         if limit is not None and ip.l3_length > limit:
             self.steps.append(f"size: {ip.l3_length} bytes, and no more than {limit} fit")
             return self._refuse(ip, icmp.Error.TOO_BIG, DropReason.TOO_BIG, limit)
@@ -113,7 +119,14 @@ class Forwarding:
             self.steps.append(f"size: TCP's MSS is lowered, since no more than {limit} bytes fit")
         return frame
 
-    def _deliver(self, target: Subnet, location: Location, way: Way | None, frame: bytes) -> Verdict:
+    def _deliver(self, target: Subnet, ways: Ways, frame: bytes) -> Verdict:
+        if len(ways) > 1:
+            self.steps.append(f"it is moving to PA {packet.address_text(ways[1][0].pa)}: the same goes there")
+        return moving.everywhere([self._deliver_at(target, place, way, frame) for place, way in ways])
+
+    def _deliver_at(
+        self, target: Subnet, location: Location, way: Way | None, frame: bytes
+    ) -> ToPort | ToUnderlay | Drop:
         if location.pa in self.lookups.host.pas:
             return to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
         text = packet.address_text(way.destination if way is not None else location.pa)

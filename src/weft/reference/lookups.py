@@ -78,11 +78,16 @@ class Subnet:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where an address or a MAC lives: a lookup record's value."""
+    """Where an address or a MAC lives: a lookup record's value. also: the PA that it is moving to."""
 
     pa: bytes
     mac: bytes
     rule: Rule
+    also: bytes | None = None
+
+    def is_at(self, pa: bytes) -> bool:
+        """Whether what lives here may send from the PA: of two while it moves."""
+        return pa in (self.pa, self.also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +214,11 @@ def _subnet(row: rows.Subnet) -> Subnet:
     )
 
 
+def _location(row: rows.Record | rows.MacRecord) -> Location:
+    also = None if row.also is None else packet.address_bytes(row.also)
+    return Location(packet.address_bytes(row.pa), packet.mac_bytes(row.mac), _rule(row.rule), also)
+
+
 def _peer(row: rows.Peer) -> None:
     _rdid(row.rdid)
     if not row.pas or row.pas[0] != row.pa or len(row.pas) != len(row.networks):
@@ -317,11 +327,9 @@ class Lookups:
             case rows.Peer():
                 _peer(row)
             case rows.Record():
-                location = Location(packet.address_bytes(row.pa), packet.mac_bytes(row.mac), _rule(row.rule))
-                self._records[(_vsid(row.vsid), packet.address_bytes(row.ca))] = location
+                self._records[(_vsid(row.vsid), packet.address_bytes(row.ca))] = _location(row)
             case rows.MacRecord():
-                mac = packet.mac_bytes(row.mac)
-                self._macs[(_vsid(row.vsid), mac)] = Location(packet.address_bytes(row.pa), mac, _rule(row.rule))
+                self._macs[(_vsid(row.vsid), packet.mac_bytes(row.mac))] = _location(row)
             case rows.Member():
                 self._members.setdefault(_vsid(row.vsid), {})[packet.address_bytes(row.pa)] = _rule(row.rule)
             case rows.Route():

@@ -99,12 +99,10 @@ def _inner(lookups: Lookups, outer: nvgre.Tunnelled, steps: list[str]) -> Verdic
         steps.append(f"destination MAC {packet.mac_text(parsed.destination_mac)} is a group's: not carried")
         return Drop(DropReason.MULTICAST)
     place = _placed(lookups, subnet, parsed)
-    if place is None or place.pa != lookups.identity(outer.source):
-        where = "nowhere" if place is None else f"at PA {packet.address_text(place.pa)}"
-        steps.append(f"source {packet.address_text(parsed.source)}: policy places it {where}")
+    steps.append(f"source {packet.address_text(parsed.source)}: policy places it {_where(place)}")
+    if place is None or not place.is_at(lookups.identity(outer.source)):
         return Drop(DropReason.FORGED_SOURCE)
-    steps.append(f"source {packet.address_text(parsed.source)}: policy places it at PA {packet.address_text(place.pa)}")
-    if place.pa in lookups.host.pas:
+    if outer.source in lookups.host.pas:
         steps.append("which is this host's own: it does not come by the wire")
         return Drop(DropReason.FORGED_SOURCE)
     local = to_local(lookups, subnet.vsid, parsed.destination_mac, parsed.frame, steps)
@@ -115,6 +113,13 @@ def _inner(lookups: Lookups, outer: nvgre.Tunnelled, steps: list[str]) -> Verdic
         return Drop(DropReason.ECN)
     steps.append("ECN: congestion was marked outside, and is now marked inside")
     return type(local)(local.port, packet.with_ce(parsed))
+
+
+def _where(place: Location | None) -> str:
+    if place is None:
+        return "nowhere"
+    text = f"at PA {packet.address_text(place.pa)}"
+    return text if place.also is None else f"{text}, and moving to {packet.address_text(place.also)}"
 
 
 def _parse_inner(frame: bytes) -> Ip | DropReason:

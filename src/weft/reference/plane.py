@@ -12,7 +12,18 @@ from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
 from weft.reference import packet, pipeline
 from weft.reference.lookups import Lookups
-from weft.reference.verdict import Announced, Answer, Drop, Result, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
+from weft.reference.verdict import (
+    Announced,
+    Answer,
+    Copies,
+    Drop,
+    Result,
+    ToAgent,
+    ToPort,
+    ToStack,
+    ToUnderlay,
+    Verdict,
+)
 
 __all__ = ["UNBOUND", "Answer", "Drop", "ReferenceDataPlane", "Result", "ToPort", "ToStack", "ToUnderlay", "Verdict"]
 
@@ -213,10 +224,11 @@ class ReferenceDataPlane:
         match verdict:
             case ToStack():
                 return Result(verdict, tuple(steps))
-            case ToPort(port, delivered):
-                self._counts[port].sent(len(delivered))
-            case ToUnderlay(_, outer):
-                self._count_underlay(len(outer) + packet.ETHERNET_BYTES)
+            case ToPort() | ToUnderlay():
+                self._count_delivery(verdict)
+            case Copies(deliveries):
+                for delivery in deliveries:
+                    self._count_delivery(delivery)
             case Answer(answer, reason):
                 source.sent(len(answer))
                 if reason is not None:
@@ -232,9 +244,15 @@ class ReferenceDataPlane:
         source.received(frame)
         return Result(verdict, tuple(steps))
 
-    def _count_underlay(self, frame_bytes: int) -> None:
-        for interface in self._lookups.host.uplinks[:1]:
-            self._counts[uplink_counters(interface)].sent(frame_bytes)
+    def _count_delivery(self, delivery: ToPort | ToUnderlay) -> None:
+        match delivery:
+            case ToPort(port, frame):
+                self._counts[port].sent(len(frame))
+            case ToUnderlay(_, outer):
+                for interface in self._lookups.host.uplinks[:1]:
+                    self._counts[uplink_counters(interface)].sent(len(outer) + packet.ETHERNET_BYTES)
+            case _:
+                assert_never(delivery)
 
     # What a trace needs to know
 

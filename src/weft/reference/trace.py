@@ -19,7 +19,7 @@ from weft.policy.upcall import UpcallKind
 from weft.reference import packet
 from weft.reference.lookups import Port as BoundPort
 from weft.reference.plane import ReferenceDataPlane
-from weft.reference.verdict import Answer, Drop, ToAgent, ToPort, ToStack, ToUnderlay
+from weft.reference.verdict import Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay
 
 #: A port of a probe's own choice (RFC 6335: dynamic), and where it goes when nobody says.
 SOURCE_PORT, DEFAULT_PORT = 49_152, 80
@@ -89,8 +89,11 @@ Outcome: TypeAlias = Delivered | Answered | Dropped | LeftToStack | LeftForPa | 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
+    """outcome: of what is delivered, where there are copies; copies: of the others."""
+
     steps: tuple[Step, ...]
     outcome: Outcome
+    copies: tuple[Outcome, ...] = ()
 
 
 def plane_of(host: str, rows: Iterable[Row]) -> ReferenceDataPlane:
@@ -114,6 +117,8 @@ def trace(planes: Mapping[str, ReferenceDataPlane], host: str, port: str, frame:
     match result.verdict:
         case ToPort(to, delivered):
             return Trace(steps, Delivered(host, to, delivered))
+        case Copies(deliveries):
+            return _all(planes, host, deliveries, steps)
         case Answer(answer, reason):
             return Trace(steps, Answered(host, answer, reason))
         case Drop(reason):
@@ -126,6 +131,28 @@ def trace(planes: Mapping[str, ReferenceDataPlane], host: str, port: str, frame:
             return _beyond(planes, host, pa, outer, steps)
         case _:
             assert_never(result.verdict)
+
+
+def _all(
+    planes: Mapping[str, ReferenceDataPlane],
+    host: str,
+    deliveries: tuple[ToPort | ToUnderlay, ...],
+    steps: tuple[Step, ...],
+) -> Trace:
+    """Every copy to its end."""
+    outcomes: list[Outcome] = []
+    for delivery in deliveries:
+        match delivery:
+            case ToPort(to, delivered):
+                outcomes.append(Delivered(host, to, delivered))
+            case ToUnderlay(pa, outer):
+                found = _beyond(planes, host, pa, outer, steps)
+                steps = found.steps
+                outcomes.append(found.outcome)
+            case _:
+                assert_never(delivery)
+    outcomes.sort(key=lambda outcome: not isinstance(outcome, Delivered))
+    return Trace(steps, outcomes[0], tuple(outcomes[1:]))
 
 
 def _beyond(
@@ -146,7 +173,7 @@ def _beyond(
             return Trace(steps, Dropped(host, reason))
         case ToStack():
             return Trace(steps, LeftToStack(host))
-        case Answer() | ToUnderlay() | ToAgent():
+        case Answer() | ToUnderlay() | ToAgent() | Copies():
             raise TypeError("nothing goes back to the underlay")
         case _:
             assert_never(result.verdict)

@@ -26,6 +26,13 @@ class ToUnderlay:
 
 
 @dataclass(frozen=True, slots=True)
+class Copies:
+    """Delivered to several places, each once."""
+
+    deliveries: tuple[ToPort | ToUnderlay, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A frame goes back to the port that the packet came from; dropped: and the packet itself is dropped for this."""
 
@@ -60,7 +67,7 @@ class Drop:
     announced: Announced | None = None
 
 
-Verdict: TypeAlias = ToPort | ToUnderlay | Answer | ToStack | ToAgent | Drop
+Verdict: TypeAlias = ToPort | ToUnderlay | Copies | Answer | ToStack | ToAgent | Drop
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,7 @@ class PortSpec(_Spec, frozen=True):
     dhcp_server: (
         Annotated[bool, msgspec.Meta(description="may answer DHCP and advertise itself as a router")] | None
     ) = None
+    destination: Annotated[str, _reference("hosts/H, or H, that it is moving to; null: it does not move")] | None = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -214,6 +215,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 flood_limit_pps=spec.flood_limit_pps,
                 dhcp=None if spec.dhcp is None else drafts.PortDhcp(spec.dhcp.enabled, spec.dhcp.router),
                 dhcp_server=spec.dhcp_server,
+                destination=spec.destination,
             )
         case TenantSpec():
             return drafts.Tenant(name, spec.description)
@@ -274,6 +276,7 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 flood_limit_pps=spec.flood_limit_pps,
                 dhcp=objects.PortDhcp() if spec.dhcp is None else _dhcp_of_port(spec.dhcp),
                 dhcp_server=bool(spec.dhcp_server),
+                destination=None if spec.destination is None else Name(spec.destination),
             )
         case TenantSpec():
             return objects.Tenant(name, _said(spec.description))
@@ -351,6 +354,7 @@ def _spec_of(value: objects.Object) -> Spec:
                 flood_limit_pps=value.flood_limit_pps,
                 dhcp=None if value.dhcp == objects.PortDhcp() else PortDhcpSpec(value.dhcp.enabled, value.dhcp.router),
                 dhcp_server=value.dhcp_server or None,
+                destination=value.destination,
             )
         case objects.Tenant():
             return TenantSpec(value.description)
