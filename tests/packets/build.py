@@ -14,6 +14,7 @@ from scapy.layers.inet6 import (
     ICMPv6ND_NS,
     ICMPv6ND_RA,
     ICMPv6ND_Redirect,
+    ICMPv6ND_RS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     ICMPv6PacketTooBig,
@@ -32,8 +33,8 @@ from packets.policy import PA1, PA1_6, ROUTER, WEB1
 
 __all__ = [
     "ARP", "GRE", "ICMP", "IP", "TCP", "UDP", "Dot1Q", "Ether", "ICMPv6EchoReply", "ICMPv6EchoRequest", "ICMPv6ND_NA",
-    "ICMPv6ND_NS", "ICMPv6ND_RA", "ICMPv6ND_Redirect", "ICMPv6NDOptDstLLAddr", "ICMPv6NDOptSrcLLAddr", "IPv6",
-    "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "IPv6ExtHdrRouting", "Packet", "Raw",
+    "ICMPv6ND_NS", "ICMPv6ND_RA", "ICMPv6ND_RS", "ICMPv6ND_Redirect", "ICMPv6NDOptDstLLAddr", "ICMPv6NDOptSrcLLAddr",
+    "IPv6", "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "IPv6ExtHdrRouting", "Packet", "Raw",
 ]  # fmt: skip
 
 W4, W6 = "10.0.1.4", "2001:db8:1::4"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from weft.contracts.dataplane import Way
-from weft.policy.rows import Host, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import Dhcp, Host, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
 
 BLUE = "0b1e0000-0000-4000-8000-000000000001"
 RED = "7ed00000-0000-4000-8000-000000000002"
@@ -58,10 +58,11 @@ PORTS = (
             Pair(VRRP_9, "10.0.1.109/32"),
         ),
         macs=(VRRP_9,),
+        dhcp_server=True,
     ),
     Port("tenants/blue/ports/off", BLUE_1, OFF, ("10.0.1.8", "2001:db8:1::8"), enabled=False),
     Port("tenants/blue/ports/lost", BLUE_1, LOST, ("10.0.1.66",)),
-    Port("tenants/blue/ports/db-1", BLUE_2, DB1, ("10.0.2.6", "2001:db8:2::6")),
+    Port("tenants/blue/ports/db-1", BLUE_2, DB1, ("10.0.2.6", "2001:db8:2::6"), dhcp=False),
     Port("tenants/blue/ports/old", BLUE_V4, OLD, ("10.0.3.4",), (Pair(OLD, "::/0"),)),
     Port("tenants/red/ports/web-1", RED_1, WEB1, ("10.0.1.4", "2001:db8:1::4")),
     Port("tenants/red/ports/orphan", UNKNOWN, "02:00:00:00:09:04", ("10.0.9.4",)),
@@ -96,9 +97,11 @@ def _both(vsid: int, number: int, mac: str, pa: str) -> list[Row]:
 ROWS: tuple[Row, ...] = (
     Host("hosts/h1", (PA1, PA1_SECOND), (Uplink(UPLINK, 1500),)),
     Subnet(BLUE_1, BLUE, ("10.0.1.0/24", "2001:db8:1::/64"), ("10.0.1.1", "2001:db8:1::1"), ROUTER, 0),
-    Subnet(BLUE_2, BLUE, ("10.0.2.0/24", "2001:db8:2::/64"), ("10.0.2.1", "2001:db8:2::1"), ROUTER_2, MTU_2),
-    Subnet(BLUE_V4, BLUE, ("10.0.3.0/24",), ("10.0.3.1",), ROUTER, 0),
-    Subnet(RED_1, RED, ("10.0.1.0/24", "2001:db8:1::/64"), ("10.0.1.1", "2001:db8:1::1"), ROUTER, 0),
+    Subnet(
+        BLUE_2, BLUE, ("10.0.2.0/24", "2001:db8:2::/64"), ("10.0.2.1", "2001:db8:2::1"), ROUTER_2, MTU_2, dhcp=Dhcp()
+    ),
+    Subnet(BLUE_V4, BLUE, ("10.0.3.0/24",), ("10.0.3.1",), ROUTER, 0, dhcp=Dhcp()),
+    Subnet(RED_1, RED, ("10.0.1.0/24", "2001:db8:1::/64"), ("10.0.1.1", "2001:db8:1::1"), ROUTER, 0, dhcp=Dhcp()),
     Subnet(RED_2, RED, ("10.0.2.0/24", "2001:db8:2::/64"), ("10.0.2.1", "2001:db8:2::1"), ROUTER, 0),
     *_both(BLUE_1, 4, WEB1, PA1),
     *_both(BLUE_1, 5, WEB2, PA1),

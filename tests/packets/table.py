@@ -14,6 +14,7 @@ from packets import build as b
 from packets import policy as p
 from packets.policy import FAR, FW, MAIN, OVER_IPV6, ROUTER, ROUTER_2, UPLINK, WEB1, WEB2, WEB3, Policy
 from weft.policy.drop import DropReason
+from weft.policy.upcall import UpcallKind
 from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 WEB1_PORT, WEB2_PORT, FW_PORT, DB1_PORT = (f"tenants/blue/ports/{name}" for name in ("web-1", "web-2", "fw", "db-1"))
@@ -389,14 +390,103 @@ def _hidden() -> Iterator[Case]:
         near = b.eth(WEB2, b.IPv6(src=W[6], dst=peer, hlim=254) / header / advertised)
         yield guest(f"NA of another hop limit behind {name} is believed by nobody", *_same(near))
     router = b.IPv6(src=mine, dst=link_local(WEB2), hlim=255) / b.ICMPv6ND_RA() / b.ICMPv6NDOptSrcLLAddr(lladdr=WEB1)
-    yield drop("router advertisement to a neighbour", b.eth(WEB2, router), DropReason.ANNOUNCEMENT)
-    yield drop("router advertisement to all", b.eth("33:33:00:00:00:01", router), DropReason.ANNOUNCEMENT)
+    yield drop("router advertisement to a neighbour", b.eth(WEB2, router), DropReason.GUEST_SERVER)
+    yield drop("router advertisement to all", b.eth("33:33:00:00:00:01", router), DropReason.GUEST_SERVER)
     redirect = b.IPv6(src=mine, dst=peer, hlim=255) / b.ICMPv6ND_Redirect(tgt=mine, dst="2001:db8:2::6")
     yield drop("redirect", b.eth(WEB2, redirect), DropReason.ANNOUNCEMENT)
     cut = b.IPv6(src=W[6], dst=peer, hlim=255, nh=58) / b.Raw(b"\x86")
-    yield drop("router advertisement of one byte", b.eth(WEB2, cut), DropReason.ANNOUNCEMENT)
+    yield drop("router advertisement of one byte", b.eth(WEB2, cut), DropReason.GUEST_SERVER)
     routed = b.eth(ROUTER, b.IPv6(src=W[6], dst="2001:db8:2::6", hlim=255) / b.IPv6ExtHdrDestOpt() / b.UDP())
     yield drop("destination options with hop limit 255, routed", routed, DropReason.MALFORMED)
+
+
+def addresses() -> Iterator[Case]:
+    """What guests ask about their addresses. Red's subnet is answered, and blue's second and third; db-1 is not."""
+    everybody, agents = "ff:ff:ff:ff:ff:ff", "33:33:00:01:00:02"
+    ask, routers = b.UDP(sport=68, dport=67) / b.Raw(bytes(240)), "33:33:00:00:00:02"
+    mine, its = link_local(WEB1), link_local(ROUTER)
+    ask6 = b.UDP(sport=546, dport=547) / b.Raw(bytes(4))
+    solicit = b.ICMPv6ND_RS() / b.ICMPv6NDOptSrcLLAddr(lladdr=WEB1)
+
+    def handed(name: str, frame: bytes, kind: UpcallKind, interface: str = "tapred1") -> Case:
+        return guest(name, frame, ToAgent(kind, frame), interface)
+
+    discover = b.eth(everybody, b.network("0.0.0.0", "255.255.255.255") / ask)
+    renew = b.eth(ROUTER, b.network(W[4], GW[4]) / ask)
+    yield handed("DHCPv4 to all, from one without an address", discover, UpcallKind.DHCP4)
+    yield handed("DHCPv4 to the gateway", renew, UpcallKind.DHCP4)
+    yield handed("DHCPv4 to another server", b.eth(ROUTER, b.network(W[4], "10.0.2.9") / ask), UpcallKind.DHCP4)
+    yield handed("DHCPv4 to all, from an address", b.eth(everybody, b.network(W[4], GW[4]) / ask), UpcallKind.DHCP4)
+    rebind = b.eth(everybody, b.network("10.0.3.4", "255.255.255.255") / ask, p.OLD)
+    yield handed("DHCPv4 in a subnet of IPv4 alone", rebind, UpcallKind.DHCP4, "tapold")
+    yield handed("DHCPv6", b.eth(agents, b.IPv6(src=mine, dst="ff02::1:2") / ask6), UpcallKind.DHCP6)
+    yield handed("DHCPv6 to the router", b.eth(ROUTER, b.IPv6(src=mine, dst=its) / ask6), UpcallKind.DHCP6)
+    solicitation = b.eth(routers, b.IPv6(src=mine, dst="ff02::2", hlim=255) / solicit)
+    nameless = b.eth(routers, b.IPv6(src="::", dst="ff02::2", hlim=255) / b.ICMPv6ND_RS())
+    yield handed("router solicitation to all routers", solicitation, UpcallKind.ROUTER_SOLICITATION)
+    yield handed("router solicitation from nobody yet", nameless, UpcallKind.ROUTER_SOLICITATION)
+    one = b.eth(routers, b.IPv6(src=mine, dst="ff02::2", hlim=255, nh=58) / b.Raw(b"\x85"))
+    yield handed("router solicitation of one byte", one, UpcallKind.ROUTER_SOLICITATION)
+
+    multicast = DropReason.MULTICAST
+    yield drop("DHCPv4 in a subnet that is not answered", discover, multicast)
+    error = b.icmp_error(renew, 3, 3, GW[4], W[4])
+    yield guest("DHCPv4 to the gateway where it is not answered", renew, Answer(error, DropReason.TO_GATEWAY))
+    yield drop("router solicitation in a subnet that is not answered", solicitation, multicast)
+    yield drop("router solicitation from nobody in a subnet that is not answered", nameless, multicast)
+    out = b.eth(everybody, b.network("0.0.0.0", "255.255.255.255") / ask, p.DB1)
+    yield drop("DHCPv4 of a port that is not answered", out, multicast, "tapdb1")
+    out = b.eth(routers, b.IPv6(src=link_local(p.DB1), dst="ff02::2", hlim=255) / b.ICMPv6ND_RS(), p.DB1)
+    yield drop("router solicitation of a port that is not answered", out, multicast, "tapdb1")
+    old6 = b.eth(agents, b.IPv6(src=link_local(p.OLD), dst="ff02::1:2") / ask6, p.OLD)
+    yield drop("DHCPv6 in a subnet of IPv4 alone", old6, multicast, "tapold")
+    near = b.eth(routers, b.IPv6(src=mine, dst="ff02::2", hlim=254) / solicit)
+    yield drop("router solicitation of another hop limit is none", near, multicast, "tapred1")
+    relayed = b.eth(everybody, b.network(W[4], "255.255.255.255") / b.UDP(sport=67, dport=67) / b.Raw(bytes(240)))
+    yield drop("what a relay agent would send is no client's", relayed, multicast, "tapred1")
+    part = b.eth(everybody, b.network(W[4], "255.255.255.255", flags="MF") / ask)
+    yield drop("DHCPv4 in fragments is not looked at", part, multicast, "tapred1")
+    short = b.eth(everybody, b.network(W[4], "255.255.255.255", proto=17) / b.Raw(b"\x00\x44\x00\x43\x00\x08\x00"))
+    yield drop("7 bytes of DHCPv4 are none", short, multicast, "tapred1")
+    large = b.eth(everybody, b.network(W[4], "255.255.255.255") / b.UDP(sport=68, dport=67) / b.Raw(bytes(1495)))
+    yield drop("DHCPv4 larger than the agent is handed", large, DropReason.UPCALL_LIMIT, "tapred1")
+    stolen = b.eth(routers, b.IPv6(src="::", dst="ff02::2", hlim=255) / b.ICMPv6ND_RS(), WEB2)
+    yield drop("router solicitation from nobody with another MAC", stolen, DropReason.SPOOFED_MAC, "tapred1")
+
+    yield from _servers()
+
+
+def _servers() -> Iterator[Case]:
+    """What only who gives addresses may say; fw may."""
+    server, peer = DropReason.GUEST_SERVER, link_local(WEB2)
+
+    def offer(source: str, mac: str = WEB1, **fields: object) -> bytes:
+        return b.eth(
+            WEB2, b.network(source, ca(4, 1, 5), **fields) / b.UDP(sport=67, dport=68) / b.Raw(bytes(240)), mac
+        )
+
+    def reply(source: str, mac: str = WEB1) -> bytes:
+        return b.eth(WEB2, b.IPv6(src=source, dst=peer) / b.UDP(sport=547, dport=546) / b.Raw(bytes(4)), mac)
+
+    yield drop("DHCPv4 as a server sends it", offer(W[4]), server)
+    yield drop("DHCPv4 as a server sends it, in a subnet that is answered", offer(W[4]), server, "tapred1")
+    yield drop("DHCPv6 as a server sends it", reply(link_local(WEB1)), server)
+    any_port = b.eth(WEB2, b.network(W[4], ca(4, 1, 5)) / b.UDP(sport=6767, dport=68) / b.Raw(bytes(240)))
+    yield drop("to a DHCPv4 client, from another port than a server's", any_port, server)
+    yield drop("the first fragment of DHCPv4 as a server sends it", offer(W[4], flags="MF"), server)
+    yield guest("a later fragment with the same bytes", *_same(offer(W[4], frag=3)))
+    tcp = b.eth(WEB2, b.network(W[4], ca(4, 1, 5)) / b.TCP(sport=67, dport=68))
+    yield guest("TCP to port 68 is no DHCP", *_same(tcp))
+    crossed = b.eth(WEB2, b.IPv6(src=W[6], dst=ca(6, 1, 5)) / b.UDP(sport=547, dport=68))
+    yield guest("port 68 over IPv6 is no DHCP client's", *_same(crossed))
+    fw4, fw6 = offer("10.0.1.9", FW), reply(link_local(FW), FW)
+    yield guest("a port that may answer DHCPv4", fw4, ToPort(WEB2_PORT, fw4), "tapfw")
+    yield guest("a port that may answer DHCPv6", fw6, ToPort(WEB2_PORT, fw6), "tapfw")
+    router = b.IPv6(src=link_local(FW), dst=peer, hlim=255) / b.ICMPv6ND_RA() / b.ICMPv6NDOptSrcLLAddr(lladdr=FW)
+    advertised = b.eth(WEB2, router, FW)
+    yield guest("a port that may say that it is a router", advertised, ToPort(WEB2_PORT, advertised), "tapfw")
+    redirect = b.IPv6(src=link_local(FW), dst=peer, hlim=255) / b.ICMPv6ND_Redirect(tgt=peer, dst="2001:db8:2::6")
+    yield drop("a redirect of a port that may say so", b.eth(WEB2, redirect, FW), DropReason.ANNOUNCEMENT, "tapfw")
 
 
 def groups() -> Iterator[Case]:
@@ -1040,14 +1130,12 @@ def several() -> Iterator[Case]:
 
 
 #: What no packet of a table can bring about: they need a kernel that fails, a stale map, or the host's own stack.
-NOT_BY_PACKETS = frozenset(
-    {DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY, DropReason.UPCALL_LIMIT}
-)
+NOT_BY_PACKETS = frozenset({DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY})
 
 CASES: tuple[Case, ...] = tuple(
     case
     for part in (
-        ports, ethernet, headers, spoofing, arp, discovery, groups, bridged, routed, sizes, segments, wire,
+        ports, ethernet, headers, spoofing, arp, discovery, addresses, groups, bridged, routed, sizes, segments, wire,
         taken, inners, over_ipv6, several,
     )
     for case in part()

@@ -30,7 +30,11 @@ MACS = (
     "00:00:00:00:00:00",
     VRRP_MAC,
 )
-BOUNDARIES = (0, 1, 7, 8, 20, 40, 500, 1228, 1229, 1260, 1261, 1430, 1431, 1480, 1481)
+#: Ports: of clients that ask about addresses, and of servers that answer.
+DHCP_ENDS = (
+    b"\x00\x44\x00\x43", b"\x00\x43\x00\x44", b"\x02\x22\x02\x23", b"\x02\x23\x02\x22", b"\x00\x43\x00\x43",
+)  # fmt: skip
+BOUNDARIES = (0, 1, 7, 8, 20, 40, 500, 1228, 1229, 1260, 1261, 1430, 1431, 1480, 1481, 1495)
 
 
 def frames_from(policy: Policy, host: str, port: Port) -> st.SearchStrategy[bytes]:
@@ -101,12 +105,30 @@ def _guest_frames(draw: st.DrawFn, policy: Policy, host: str, port: Port) -> byt
     if kind == "nd":
         return _nd(draw, policy, port, mac)
     if kind == "dhcp":
-        datagram = b"\x00\x44\x00\x43" + struct.pack("!HH", 12, 0) + b"dhcp"
+        if draw(st.booleans()):
+            return _asks6(draw, mac)
+        datagram = draw(st.sampled_from(DHCP_ENDS)) + struct.pack("!HH", 12, 0) + b"dhcp"
         to = draw(st.sampled_from(("255.255.255.255", "10.0.1.1")))
         to_mac = draw(st.sampled_from(("ff:ff:ff:ff:ff:ff", ROUTER_MAC)))
         whole = packet.ipv4(bytes(4), _bytes(to), 17, datagram)
         return packet.ethernet(packet.mac_bytes(to_mac), mac, 0x0800, whole)
     return draw(_ip_frames(policy, host, port, mac))
+
+
+def _asks6(draw: st.DrawFn, mac: bytes) -> bytes:
+    """DHCPv6 and router discovery, as clients and servers send it, or nearly so."""
+    source = draw(st.sampled_from((packet.link_local(mac),) * 5 + (bytes(16),)))
+    to = draw(
+        st.sampled_from((_bytes("ff02::2"), _bytes("ff02::1:2"), packet.link_local(packet.mac_bytes(ROUTER_MAC))))
+    )
+    protocol, payload = 17, draw(st.sampled_from(DHCP_ENDS)) + struct.pack("!HH", 12, 0) + b"dhcp"
+    if draw(st.booleans()):
+        kind = draw(st.sampled_from((133, 133, 133, 134, 137)))
+        protocol, payload = 58, packet.icmpv6(source, to, kind, 0, bytes(4), draw(st.sampled_from((b"", bytes(8)))))
+    hop_limit = draw(st.sampled_from((255, 255, 255, 64)))
+    whole = packet.ipv6(source, to, protocol, payload, hop_limit=hop_limit)
+    to_mac = draw(st.sampled_from((b"\x33\x33" + to[12:], packet.mac_bytes(ROUTER_MAC))))
+    return packet.ethernet(to_mac, mac, 0x86DD, whole)
 
 
 @st.composite
@@ -153,7 +175,7 @@ def transports(draw: st.DrawFn, version: int, source: bytes, destination: bytes)
     body = bytes(draw(st.sampled_from(BOUNDARIES)))
     kind = draw(st.sampled_from(("echo", "echo", "udp", "tcp", "syn", "syn", "error", "other")))
     if kind == "udp":
-        ends = draw(st.sampled_from((b"\xc0\x00\x00\x35", b"\x00\x44\x00\x43")))
+        ends = draw(st.sampled_from((b"\xc0\x00\x00\x35", *DHCP_ENDS)))
         return 17, ends + struct.pack("!HH", 8 + len(body), 0) + body
     if kind == "tcp":
         return 6, b"\xc0\x00\x00\x50" + bytes(8) + b"\x50\x10\xff\xff" + b"\x12\x34\x00\x00" + body

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from weft.contracts.dataplane import WAYS, Way
-from weft.policy.rows import Host, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import Dhcp, Host, Ipv6Mode, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
 
 ROUTER_MAC = "02:57:45:46:54:01"
 HOSTS = ("hosts/h1", "hosts/h2", "hosts/h3")
@@ -131,7 +131,9 @@ def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:
     )
     gateways = tuple(str(ipaddress.ip_network(prefix)[1]) for prefix in prefixes)
     router_mac = draw(st.sampled_from((ROUTER_MAC, "02:57:45:46:54:02")))
-    return Subnet(vsid, rdid, prefixes, gateways, router_mac, draw(st.sampled_from((0, 0, 0, 576, 1300, 9000))))
+    mtu_bytes = draw(st.sampled_from((0, 0, 0, 576, 1300, 9000)))
+    dhcp = draw(st.sampled_from((None, Dhcp(), Dhcp(ipv6_mode=Ipv6Mode.SLAAC), Dhcp(ipv6_mode=Ipv6Mode.NONE))))
+    return Subnet(vsid, rdid, prefixes, gateways, router_mac, mtu_bytes, dhcp=dhcp)
 
 
 def _port(draw: st.DrawFn, subnet: Subnet, number: int, name: str) -> Port:
@@ -152,7 +154,16 @@ def _port(draw: st.DrawFn, subnet: Subnet, number: int, name: str) -> Port:
             unique=True,
         )
     )
-    return Port(name, subnet.vsid, mac, cas, tuple(pairs), enabled=draw(st.integers(0, 9)) != 0)
+    return Port(
+        name,
+        subnet.vsid,
+        mac,
+        cas,
+        tuple(pairs),
+        enabled=draw(st.integers(0, 9)) != 0,
+        dhcp=draw(st.integers(0, 3)) != 0,
+        dhcp_server=draw(st.integers(0, 3)) == 0,
+    )
 
 
 def _customer_routes(draw: st.DrawFn, rdid: str, rows: list[Row]) -> list[Row]:

@@ -42,6 +42,8 @@ class DropReason(IntEnum):
     NOT_POLICY = 28  #: towards a guest, but not sent there by the data plane (the host's own stack)
     UPCALL_LIMIT = 29  #: for the agent, which a guest may ask so often and no more, or which does not keep up
 
+    GUEST_SERVER = 32  #: answers DHCP or advertises a router, which the port may not
+
     @property
     def label(self) -> str:
         """The name that users see."""

@@ -82,6 +82,17 @@ class Subnet:
     def key(self) -> SubnetKey:
         return ("subnets", self.vsid)
 
+    @property
+    def answers_dhcp4(self) -> bool:
+        """Whether hosts answer DHCPv4."""
+        return self.dhcp is not None and any(":" not in gateway for gateway in self.gateways)
+
+    @property
+    def answers_dhcp6(self) -> bool:
+        """Whether hosts answer DHCPv6 and router solicitations."""
+        told = self.dhcp is not None and self.dhcp.ipv6_mode is not Ipv6Mode.NONE
+        return told and any(":" in gateway for gateway in self.gateways)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

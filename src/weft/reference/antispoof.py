@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weft.policy.drop import DropReason
-from weft.reference import packet
+from weft.reference import dhcp, packet
 from weft.reference.lookups import Port
 from weft.reference.packet import Arp, Ip
-
-DHCP_CLIENT, DHCP_SERVER = 68, 67
-DHCP_PORTS = DHCP_CLIENT.to_bytes(2, "big") + DHCP_SERVER.to_bytes(2, "big")
-UDP_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +23,7 @@ LINK_LOCAL = Allowed("is the port's link-local address")
 PROBE = Allowed("is a probe for an address that is not in use yet (RFC 5227)")
 DHCP = Allowed("is DHCP before there is an address")
 DETECTION = Allowed("is duplicate address detection")
+SOLICITATION = Allowed("asks for routers before there is an address")
 
 
 def check(port: Port, parsed: Ip | Arp) -> Allowed | DropReason:
@@ -60,12 +57,8 @@ def _nameless(ip: Ip) -> Allowed | None:
     """A packet of one who has no address yet."""
     if ip.source == packet.UNSPECIFIED6 and packet.neighbour_message(ip) == packet.NEIGHBOUR_SOLICITATION:
         return DETECTION
-    if (
-        ip.source == packet.UNSPECIFIED4
-        and ip.protocol == packet.UDP
-        and not ip.fragment
-        and len(ip.payload) >= UDP_BYTES
-        and ip.payload[:4] == DHCP_PORTS
-    ):
+    if ip.source == packet.UNSPECIFIED6 and dhcp.solicits_router(ip):
+        return SOLICITATION
+    if ip.source == packet.UNSPECIFIED4 and dhcp.is_dhcp4_request(ip):
         return DHCP
     return None

@@ -71,6 +71,8 @@ class Subnet:
     broadcast: bool
     snooping: bool
     provider_group: bytes | None
+    dhcp4: bool  # DHCPv4 is answered here
+    dhcp6: bool  # DHCPv6 and router solicitations are
 
     def gateway(self, version: int) -> bytes | None:
         return self.gateway4 if version == 4 else self.gateway6
@@ -107,6 +109,8 @@ class Port:
     enabled: bool
     link_local: bytes
     macs: tuple[bytes, ...]  # further ones by which it is reached
+    dhcp: bool  # answered, where its subnet is
+    dhcp_server: bool
 
 
 class Routes:
@@ -211,6 +215,8 @@ def _subnet(row: rows.Subnet) -> Subnet:
         row.broadcast,
         row.snooping,
         None if row.provider_group is None else packet.address_bytes(row.provider_group),
+        row.answers_dhcp4,
+        row.answers_dhcp6,
     )
 
 
@@ -238,6 +244,8 @@ def _port(row: rows.Port) -> Port:
         row.enabled,
         packet.link_local(mac),
         tuple(packet.mac_bytes(each) for each in row.macs),
+        row.dhcp,
+        row.dhcp_server,
     )
 
 

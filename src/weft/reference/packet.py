@@ -23,11 +23,10 @@ ICMP, TCP, UDP, IPV6_FRAGMENT, GRE, ICMPV6 = 1, 6, 17, 44, 47, 58
 ECHO_REQUEST, ECHO_REPLY = 8, 0
 ECHO_REQUEST6, ECHO_REPLY6 = 128, 129
 NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT = 135, 136
-ROUTER_MESSAGES = (b"\x86", b"\x89")  # types 134 and 137: router advertisement, redirect
 CHAINED_HEADERS = (0, 43, 60)  # hop-by-hop options, routing, destination options
 #: Messages that must not be answered with an error (RFC 1122 3.2.2; RFC 4443 2.4 e): v6 errors are those below 128.
 ICMP_ERRORS = frozenset({3, 4, 5, 11, 12})
-REDIRECT6 = 137
+ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT, REDIRECT6 = 133, 134, 137
 ARP_REQUEST, ARP_REPLY = 1, 2
 
 IPV4_BYTES, IPV6_BYTES, ARP_BYTES = 20, 40, 28
@@ -287,9 +286,9 @@ def neighbour_message(ip: Ip) -> int | None:
     return kind if code == 0 and kind in (NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT) else None
 
 
-def says_router(ip: Ip) -> bool:
-    """Whether it makes its sender, or somebody it names, a router: a router advertisement or a redirect."""
-    return ip.version == 6 and ip.protocol == ICMPV6 and ip.hop_limit == 255 and ip.payload[:1] in ROUTER_MESSAGES
+def redirects(ip: Ip) -> bool:
+    """Whether it makes somebody it names a router."""
+    return ip.version == 6 and ip.protocol == ICMPV6 and ip.hop_limit == 255 and ip.payload[:1] == bytes((REDIRECT6,))
 
 
 def may_hide_discovery(ip: Ip) -> bool:

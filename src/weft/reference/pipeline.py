@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from weft.policy.drop import DropReason
-from weft.reference import antispoof, neighbour, nvgre, packet
+from weft.reference import antispoof, dhcp, neighbour, nvgre, packet
 from weft.reference.forwarding import Forwarding, to_local
 from weft.reference.lookups import Location, Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
@@ -48,12 +48,14 @@ def _ip_from_guest(
     message = packet.neighbour_message(ip)
     if message is not None:
         return neighbour.discovery(lookups, port, subnet, ip, message, steps)
-    if packet.says_router(ip):
-        steps.append("neighbour discovery: announces a router: a hint, consumed here")
+    if packet.redirects(ip):
+        steps.append("neighbour discovery: a redirect: a hint, consumed here")
         return Drop(DropReason.ANNOUNCEMENT)
     if packet.may_hide_discovery(ip):
         steps.append("hop limit 255 and an extension header: neighbour discovery may hide behind it")
         return Drop(DropReason.MALFORMED)
+    if (verdict := dhcp.check(port, subnet, ip, steps)) is not None:
+        return verdict
     if packet.is_group(ip.destination_mac):
         steps.append(f"destination MAC {packet.mac_text(ip.destination_mac)} is a group's: not carried")
         return Drop(DropReason.MULTICAST)

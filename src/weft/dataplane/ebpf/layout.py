@@ -21,8 +21,10 @@ from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
+DHCP4, DHCP6 = 0x100, 0x200  # SUBNET_DHCP*
 HOST_PATHS = 1
 ENABLED, PEER = 1, 2  # PORT_*
+DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
 FAMILY4, FAMILY6 = 4, 6
 RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4}
 RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
@@ -150,6 +152,7 @@ def subnet(row: Subnet) -> tuple[bytes, bytes]:
             gateway6, flags = packed, flags | HAS6
         else:
             gateway4, flags = packed[12:], flags | HAS4
+    flags |= (DHCP4 if row.answers_dhcp4 else 0) | (DHCP6 if row.answers_dhcp6 else 0)
     return NUMBER.pack(_number(row.vsid)), SUBNET.pack(
         _rdid(row.rdid), gateway6, gateway4, mac(row.router_mac), flags, _number(row.mtu_bytes)
     )
@@ -215,6 +218,7 @@ def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
     """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end of it."""
     own = mac(row.mac)
     flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0)
+    flags |= (DHCP if row.dhcp else 0) | (DHCP_SERVER if row.dhcp_server else 0)
     cas = [address(ca) for ca in row.cas]
     ca4 = next((ca for ca in cas if ca.startswith(_MAPPED)), NONE)
     ca6 = next((ca for ca in cas if not ca.startswith(_MAPPED)), NONE)
@@ -366,7 +370,16 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes]) -> Port:
                 cas.append(ca)
         else:
             pairs.append(Pair(mac_text(packed), _prefix_text(prefix, length - SOURCE_BITS, family)))
-    return Port(name, vsid, mac_text(own), tuple(cas), tuple(pairs), bool(flags & ENABLED))
+    return Port(
+        name,
+        vsid,
+        mac_text(own),
+        tuple(cas),
+        tuple(pairs),
+        bool(flags & ENABLED),
+        dhcp=bool(flags & DHCP),
+        dhcp_server=bool(flags & DHCP_SERVER),
+    )
 
 
 @dataclass(frozen=True, slots=True)

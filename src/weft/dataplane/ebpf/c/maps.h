@@ -65,6 +65,8 @@ struct {
 /* subnets: written by the agent from Subnet rows; read on every packet. */
 #define SUBNET_HAS4 1
 #define SUBNET_HAS6 2
+#define SUBNET_DHCP4 0x100 /* the agent answers DHCPv4 */
+#define SUBNET_DHCP6 0x200 /* the agent answers DHCPv6 and router solicitations */
 struct subnet {
 	__u8 rdid[16];
 	struct addr gateway6;
@@ -145,6 +147,8 @@ struct {
 /* ports: written by the agent from Port rows and bindings; read on every packet from a guest. */
 #define PORT_ENABLED 1
 #define PORT_PEER 2 /* veth or netkit whose other end is in another namespace: bpf_redirect_peer works */
+#define PORT_DHCP 0x100 /* the agent answers it, where it answers its subnet */
+#define PORT_DHCP_SERVER 0x200 /* may answer DHCP, and advertise itself as a router */
 struct port {
 	__u32 vsid;
 	__u8 mac[6];

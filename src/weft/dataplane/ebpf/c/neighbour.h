@@ -130,12 +130,12 @@ INLINE bool is_neighbour_discovery(struct __sk_buff *skb, const struct packet *p
 	return frame->na.icmp.code == 0;
 }
 
-/* Who is a router is policy's to say, and what cannot be looked at may say it: docs/design/datapath.md, 6. */
+/* A redirect names a router, which is policy's to say; what cannot be looked at may say it, too: datapath.md, 6. */
 INLINE enum drop_reason check_hidden_discovery(const struct packet *p)
 {
 	if (p->type != ETHERTYPE_IPV6 || p->hop_limit != 255)
 		return 0;
-	if (p->protocol == IPPROTO_ICMPV6 && p->has_icmp_type && (p->icmp_type == 134 || p->icmp_type == 137))
+	if (p->protocol == IPPROTO_ICMPV6 && p->has_icmp_type && p->icmp_type == 137)
 		return DROP_ANNOUNCEMENT;
 	if (p->protocol == IPPROTO_HOP_BY_HOP || p->protocol == IPPROTO_ROUTING6 || p->protocol == IPPROTO_DESTINATION)
 		return DROP_MALFORMED;

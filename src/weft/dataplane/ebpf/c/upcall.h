@@ -51,7 +51,7 @@ static __noinline int hand_up_announcement(struct __sk_buff *skb, __u32 vsid, co
 }
 
 /* The packet itself, which ends here: the agent has it, or nobody. frame: its length. */
-static __noinline __attribute__((unused)) int hand_up(struct __sk_buff *skb, __u32 vsid, __u32 kind, struct counters *c)
+static __noinline int hand_up(struct __sk_buff *skb, __u32 vsid, __u32 kind, struct counters *c)
 {
 	struct scratch *s = scratch_of_this_cpu();
 	__u32 length = skb->len;

@@ -7,6 +7,7 @@
  */
 #include "antispoof.h"
 #include "deliver.h"
+#include "dhcp.h"
 #include "neighbour.h"
 
 /* Step 8: the destination MAC is the distributed router's. */
@@ -66,13 +67,6 @@ INLINE int bridge(struct __sk_buff *skb, const struct packet *p, const struct po
 	return deliver(skb, p, &t, subnet, c);
 }
 
-/* A DHCP client that has no address yet: RFC 2131 section 4.1. */
-INLINE bool is_dhcp_discover(const struct packet *p)
-{
-	return p->type == ETHERTYPE_IPV4 && p->source.w[3] == 0 && p->protocol == IPPROTO_UDP && !p->fragment &&
-	       p->l4_word == bpf_htonl(68 << 16 | 67) && p->ip_length >= p->l4_offset + 8;
-}
-
 SEC("tc")
 int weft_from_port(struct __sk_buff *skb)
 {
@@ -106,7 +100,7 @@ int weft_from_port(struct __sk_buff *skb)
 	discovery = is_neighbour_discovery(skb, &p);
 	why = check_source(port, ifindex, p.from, &p.source);
 	if (why == DROP_SPOOFED_CA && addr_is_unspecified(&p.source) &&
-	    (is_dhcp_discover(&p) || (discovery && p.icmp_type == 135)))
+	    (is_dhcp_discover(&p) || (discovery && p.icmp_type == 135) || is_router_message(&p, ROUTER_SOLICITATION)))
 		why = 0;
 	if (why)
 		return drop(skb, c, why);
@@ -115,6 +109,12 @@ int weft_from_port(struct __sk_buff *skb)
 	why = check_hidden_discovery(&p);
 	if (why)
 		return drop(skb, c, why);
+	if (may_be_dhcp(&p)) {
+		int verdict = dhcp(skb, &p, port, subnet, c);
+
+		if (verdict != NOT_DHCP)
+			return verdict;
+	}
 	if (p.to[0] & 1)
 		return drop(skb, c, DROP_MULTICAST);
 	if (mac_equal(p.to, subnet->router_mac))
