@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from weft.dataplane.ebpf import build, layout, libbpf
 from weft.dataplane.ebpf.btf import Btf
 from weft.kit.errors import Rejected
 from weft.policy.drop import DropReason
-from weft.policy.rows import MacRecord, Pair, Port, Record, Route
+from weft.policy.rows import Limit, MacRecord, Pair, Port, Qos, Record, Route
 
 MAPS_H = build.SOURCE.with_name("maps.h").read_text()
 
@@ -56,6 +57,9 @@ def test_keys_and_values_have_the_compiled_structs_sizes_and_offsets(name: str, 
         ("FAMILY_IPV6", layout.FAMILY6),
         ("PORT_ENABLED", layout.ENABLED),
         ("PORT_PEER", layout.PEER),
+        ("PORT_QOS", layout.HAS_QOS),
+        ("DIRECTION_FROM_GUEST", layout.DIRECTIONS[0]),
+        ("DIRECTION_TO_GUEST", layout.DIRECTIONS[1]),
     ],
 )
 def test_constants_are_those_of_the_header(name: str, value: int) -> None:
@@ -110,6 +114,24 @@ def test_a_host_is_read_back_with_the_smallest_mtu_that_policy_or_kernel_knows()
     read = layout.read_host(layout.host(HOST, {"up0": 1400, "lo": 65536}))
     assert (read.pas, read.uplink_mtu_bytes) == (HOST.pas, 1400)
     assert layout.read_host(layout.host(HOST, {"up0": 9000})).uplink_mtu_bytes == 1500
+
+
+limits = st.none() | st.builds(
+    Limit,
+    st.integers(8_000, 10**12),
+    st.integers(1514, 1 << 28),
+    st.integers(1, 10**9),
+    st.integers(1, 1 << 20),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.builds(Qos, limits, limits, st.none() | st.integers(0, 63), st.none() | st.integers(0, 63)))
+def test_limits_and_marks_are_read_back_with_the_port(qos: Qos) -> None:
+    row = replace(PORT_A, qos=qos)
+    entries = layout.port(row, 7, peer=True)
+    (value,), (qos_value,) = entries.ports.values(), entries.qos.values()
+    assert layout.read_port(row.port, value, entries.sources, qos_value) == row
 
 
 def test_a_port_is_read_back_with_its_pairs() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from weft.contracts.dataplane import Way
-from weft.policy.rows import Dhcp, Host, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import Dhcp, Host, Limit, MacRecord, Pair, Peer, Port, Qos, Record, Route, Row, Subnet, Uplink
 
 BLUE = "0b1e0000-0000-4000-8000-000000000001"
 RED = "7ed00000-0000-4000-8000-000000000002"
@@ -174,4 +174,23 @@ SEVERAL = Policy(
     BINDINGS,
     MAIN.unreachable,
     {PA2: (Way(PA1, PA2), Way(PA1_SECOND, PA2_SECOND, PATH_MTU)) * 8},
+)
+
+#: Limits that nothing passes, since there is no burst, whenever a packet comes; and those that everything passes.
+NO_BITS, NO_PACKETS = Limit(1), Limit(None, 0, 1)
+WIDE = Limit(10**12, 1 << 28, 10**9, 1 << 20)
+
+_QOS = {
+    "tenants/blue/ports/web-1": Qos(WIDE, WIDE, dscp=46),
+    "tenants/blue/ports/web-2": Qos(None, NO_BITS, dscp=0, outer_dscp=None),
+    "tenants/blue/ports/fw": Qos(NO_BITS, None, dscp=10),
+    "tenants/blue/ports/db-1": Qos(None, NO_PACKETS, outer_dscp=34),
+    "tenants/red/ports/web-1": Qos(NO_PACKETS, NO_BITS),
+}
+
+#: The same with limits and marks.
+LIMITED = Policy(
+    tuple(replace(row, qos=_QOS.get(row.port)) if isinstance(row, Port) else row for row in ROWS),
+    BINDINGS,
+    MAIN.unreachable,
 )

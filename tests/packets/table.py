@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from packets import build as b
 from packets import policy as p
-from packets.policy import FAR, FW, MAIN, OVER_IPV6, ROUTER, ROUTER_2, UPLINK, WEB1, WEB2, WEB3, Policy
+from packets.policy import FAR, FW, LIMITED, MAIN, OVER_IPV6, ROUTER, ROUTER_2, UPLINK, WEB1, WEB2, WEB3, Policy
 from weft.policy.drop import DropReason
 from weft.policy.upcall import UpcallKind
 from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
@@ -1129,6 +1129,80 @@ def several() -> Iterator[Case]:
         yield uplink(f"{v}from this host's own second PA", own, Drop(DropReason.FORGED_SOURCE), p.SEVERAL)
 
 
+def qos() -> Iterator[Case]:
+    """Limits that nothing or everything passes, and marks."""
+    for version in (4, 6):
+        yield from _marks(version)
+        yield from _limits(version)
+
+
+def _marks(version: int) -> Iterator[Case]:
+    v = f"IPv{version}: qos: "
+    number = 1 if version == 4 else 58
+
+    def ping(source: str, to: str, tos: int, hop_limit: int = 64) -> b.Packet:
+        return b.network(source, to, hop_limit, tos) / b.echo(version)
+
+    def limited(name: str, frame: bytes, expected: Verdict, interface: str = "tapweb1") -> Case:
+        return guest(v + name, frame, expected, interface, LIMITED)
+
+    near, far, second = ca(version, 1, 9), ca(version, 1, 20), ca(version, 2, 7)
+    web2, db1 = ca(version, 1, 5), ca(version, 2, 6)
+    marked = b.eth(FW, ping(W[version], near, 0xB8 | 1))
+    yield limited("marked with DSCP 46, its ECN stays", b.eth(FW, ping(W[version], near, 1)), ToPort(FW_PORT, marked))
+    yield limited("marked over another mark", b.eth(FW, ping(W[version], near, 0x28 | 1)), ToPort(FW_PORT, marked))
+    yield limited("marked as it is already", marked, ToPort(FW_PORT, marked))
+    frame, inner = (b.eth(WEB3, ping(W[version], far, tos)) for tos in (0xFC | 2, 0xB8 | 2))
+    packet = b.nvgre(p.PA2, p.BLUE_1, b.flow(W[version], far, number), inner, 2)
+    yield limited("marked inside, the outer DSCP is 0", frame, ToUnderlay(p.PA2, packet))
+    frame = b.eth(ROUTER, ping(W[version], second, 0xFF))
+    inner = b.eth(p.DB2, ping(W[version], second, 0xB8 | 3, 63), ROUTER_2)
+    packet = b.nvgre(p.PA2, p.BLUE_2, b.flow(W[version], second, number), inner, 3)
+    yield limited("routed and marked", frame, ToUnderlay(p.PA2, packet))
+    frame = b.eth(WEB3, ping(web2, far, 0x48 | 1), WEB2)
+    inner = b.eth(WEB3, ping(web2, far, 1), WEB2)
+    packet = b.nvgre(p.PA2, p.BLUE_1, b.flow(web2, far, number), inner, 1)
+    yield limited("marked with 0, and that is copied", frame, ToUnderlay(p.PA2, packet), "tapweb2")
+    frame = b.eth(p.DB2, ping(db1, second, 0xB8 | 1), p.DB1)
+    packet = b.nvgre(p.PA2, p.BLUE_2, b.flow(db1, second, number), frame, 34 << 2 | 1)
+    yield limited("not marked, and the outer DSCP is set", frame, ToUnderlay(p.PA2, packet), "tapdb1")
+    refused = b.eth(WEB3, b.network(W[version], far, ecn=0x20) / b.echo(version, 2000))
+    kind, code = (3, 4) if version == 4 else (2, 0)
+    error = b.icmp_error(refused, kind, code, GW[version], W[version], p.REMOTE_MTU)
+    yield limited("what is quoted is not marked", refused, Answer(error, DropReason.TOO_BIG))
+
+
+def _limits(version: int) -> Iterator[Case]:
+    v = f"IPv{version}: qos: "
+
+    def limited(name: str, frame: bytes, interface: str, reason: DropReason = DropReason.RATE_LIMIT) -> Case:
+        return drop(v + name, frame, reason, interface, LIMITED)
+
+    fw = ca(version, 1, 9)
+    to_web = b.network(fw, W[version]) / b.echo(version)
+    yield limited("no bits from the guest", b.eth(WEB1, to_web, FW), "tapfw")
+    nowhere = b.network(W[version], "10.9.9.9" if version == 4 else "fd00::9") / b.echo(version)
+    yield limited("no packets from the guest, whether or not there is a route", b.eth(ROUTER, nowhere), "tapred1")
+    to_gateway = b.network(fw, GW[version]) / b.echo(version)
+    yield limited("a ping of the gateway counts as well", b.eth(ROUTER, to_gateway, FW), "tapfw")
+    group = b.eth("01:00:5e:00:00:05" if version == 4 else "33:33:00:00:00:05", to_web, FW)
+    yield limited("multicast counts as well", group, "tapfw")
+    spoofed = b.eth(WEB1, b.network(ca(version, 1, 77), W[version]) / b.echo(version), FW)
+    yield limited("what is spoofed does not", spoofed, "tapfw", DropReason.SPOOFED_CA)
+    to_web2 = b.network(W[version], ca(version, 1, 5)) / b.echo(version)
+    yield limited("no bits to the guest", b.eth(WEB2, to_web2), "tapweb1")
+    to_db = b.network(W[version], ca(version, 2, 6)) / b.echo(version)
+    yield limited("no packets to the guest", b.eth(ROUTER, to_db), "tapweb1")
+    far = ca(version, 1, 20)
+    inner = b.eth(WEB2, b.network(far, ca(version, 1, 5)) / b.echo(version), WEB3)
+    yield uplink(v + "no bits to the guest, from the uplink", outer(inner), Drop(DropReason.RATE_LIMIT), LIMITED)
+    inner = b.eth(WEB1, b.network(far, W[version], ecn=2) / b.echo(version), WEB3)
+    congested = b.eth(WEB1, b.network(far, W[version], ecn=3) / b.echo(version), WEB3)
+    yield uplink(v + "a wide limit, from the uplink", outer(inner, tos=3), ToPort(WEB1_PORT, congested), LIMITED)
+    inner = b.eth(WEB2, b.network(far, ca(version, 1, 5)) / b.echo(version), WEB3)
+    yield uplink(v + "a limit is the last question", outer(inner, tos=3), Drop(DropReason.ECN), LIMITED)
+
+
 #: What no packet of a table can bring about: they need a kernel that fails, a stale map, or the host's own stack.
 NOT_BY_PACKETS = frozenset({DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY})
 
@@ -1136,7 +1210,7 @@ CASES: tuple[Case, ...] = tuple(
     case
     for part in (
         ports, ethernet, headers, spoofing, arp, discovery, addresses, groups, bridged, routed, sizes, segments, wire,
-        taken, inners, over_ipv6, several,
+        taken, inners, over_ipv6, several, qos,
     )
     for case in part()
 )  # fmt: skip

@@ -8,7 +8,22 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from weft.contracts.dataplane import WAYS, Way
-from weft.policy.rows import Dhcp, Host, Ipv6Mode, MacRecord, Pair, Peer, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import (
+    Dhcp,
+    Host,
+    Ipv6Mode,
+    Limit,
+    MacRecord,
+    Pair,
+    Peer,
+    Port,
+    Qos,
+    Record,
+    Route,
+    Row,
+    Subnet,
+    Uplink,
+)
 
 ROUTER_MAC = "02:57:45:46:54:01"
 HOSTS = ("hosts/h1", "hosts/h2", "hosts/h3")
@@ -16,6 +31,13 @@ RDIDS = ("0b1e0000-0000-4000-8000-00000000000a", "7ed00000-0000-4000-8000-000000
 PAS4 = {"hosts/h1": "192.0.2.11", "hosts/h2": "192.0.2.12", "hosts/h3": "198.51.100.13"}
 MORE4 = {"hosts/h1": "192.0.2.111", "hosts/h2": "192.0.2.112", "hosts/h3": "198.51.100.113"}
 PAS6 = {"hosts/h1": "2001:db8:f::11", "hosts/h2": "2001:db8:f::12", "hosts/h3": "2001:db8:f::13"}
+#: Marks, and limits that let everything or nothing pass, whenever it comes.
+QOS = (
+    Qos(dscp=46),
+    Qos(outer_dscp=None),
+    Qos(Limit(10**12, 1 << 28, 10**9, 1 << 20), Limit(10**12, 1 << 28), dscp=10, outer_dscp=None),
+    Qos(Limit(1)),
+)
 VRRP_MAC = "00:00:5e:00:01:07"
 
 
@@ -154,6 +176,7 @@ def _port(draw: st.DrawFn, subnet: Subnet, number: int, name: str) -> Port:
             unique=True,
         )
     )
+    qos = draw(st.sampled_from(QOS)) if draw(st.integers(0, 3)) == 0 else None
     return Port(
         name,
         subnet.vsid,
@@ -161,6 +184,7 @@ def _port(draw: st.DrawFn, subnet: Subnet, number: int, name: str) -> Port:
         cas,
         tuple(pairs),
         enabled=draw(st.integers(0, 9)) != 0,
+        qos=qos,
         dhcp=draw(st.integers(0, 3)) != 0,
         dhcp_server=draw(st.integers(0, 3)) == 0,
     )

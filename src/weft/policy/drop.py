@@ -41,7 +41,7 @@ class DropReason(IntEnum):
     ECN = 27  #: congestion marked outside, inner transport not ECN capable (RFC 6040 section 4.2)
     NOT_POLICY = 28  #: towards a guest, but not sent there by the data plane (the host's own stack)
     UPCALL_LIMIT = 29  #: for the agent, which a guest may ask so often and no more, or which does not keep up
-
+    RATE_LIMIT = 30  #: more than the port may send or receive: its bucket is empty
     GUEST_SERVER = 32  #: answers DHCP or advertises a router, which the port may not
 
     @property

@@ -11,6 +11,7 @@ from weft.policy.rows import Rule
 from weft.reference import icmp, moving, nvgre, packet, size
 from weft.reference.lookups import Location, Lookups, Port, Subnet, Way
 from weft.reference.packet import Ip
+from weft.reference.qos import Direction
 from weft.reference.verdict import Drop, ToPort, ToUnderlay, Verdict
 
 Ways: TypeAlias = tuple[tuple[Location, Way | None], ...]
@@ -78,7 +79,7 @@ class Forwarding:
         if not isinstance(sized, bytes):
             return sized
         frame = packet.with_hop_limit(ip, sized, ip.hop_limit - 1)
-        return self._deliver(target, ways, packet.with_macs(frame, location.mac, target.router_mac))
+        return self._deliver(ip, target, ways, packet.with_macs(frame, location.mac, target.router_mac))
 
     def _bridged(self, ip: Ip) -> Verdict:
         vsid, text = self.subnet.vsid, packet.address_text(ip.destination)
@@ -96,7 +97,7 @@ class Forwarding:
         sized = self._sized(ip, self.subnet, ways)
         if not isinstance(sized, bytes):
             return sized
-        return self._deliver(self.subnet, ways, packet.with_macs(sized, location.mac, ip.source_mac))
+        return self._deliver(ip, self.subnet, ways, packet.with_macs(sized, location.mac, ip.source_mac))
 
     def _say_found(self, what: str, location: Location) -> None:
         self.steps.append(f"{what}: at PA {packet.address_text(location.pa)}, MAC {packet.mac_text(location.mac)}")
@@ -119,7 +120,16 @@ class Forwarding:
             self.steps.append(f"size: TCP's MSS is lowered, since no more than {limit} bytes fit")
         return frame
 
-    def _deliver(self, target: Subnet, ways: Ways, frame: bytes) -> Verdict:
+    def _marked(self, ip: Ip, frame: bytes) -> bytes:
+        """The frame with the DSCP that the sender's port gives it."""
+        if self.port.qos is None or self.port.qos.dscp is None:
+            return frame
+        self.steps.append(f"marked with DSCP {self.port.qos.dscp}")
+        return packet.with_dscp(ip, frame, self.port.qos.dscp)
+
+    def _deliver(self, ip: Ip, target: Subnet, ways: Ways, frame: bytes) -> Verdict:
+        """ip: the packet as it came."""
+        frame = self._marked(ip, frame)
         if len(ways) > 1:
             self.steps.append(f"it is moving to PA {packet.address_text(ways[1][0].pa)}: the same goes there")
         return moving.everywhere([self._deliver_at(target, place, way, frame) for place, way in ways])
@@ -128,7 +138,8 @@ class Forwarding:
         self, target: Subnet, location: Location, way: Way | None, frame: bytes
     ) -> ToPort | ToUnderlay | Drop:
         if location.pa in self.lookups.host.pas:
-            return to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
+            local = to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
+            return within_limit(self.lookups, local, self.steps)
         text = packet.address_text(way.destination if way is not None else location.pa)
         match location.rule:
             case Rule.NVGRE:
@@ -138,7 +149,8 @@ class Forwarding:
                 if not self.reachable(text):
                     self.steps.append(f"underlay: the kernel has no route to {text}")
                     return Drop(DropReason.NO_UNDERLAY)
-                outer, flow = nvgre.encapsulate(way.source, way.destination, target.vsid, frame)
+                dscp = 0 if self.port.qos is None else self.port.qos.outer_dscp
+                outer, flow = nvgre.encapsulate(way.source, way.destination, target.vsid, frame, dscp)
                 more = size.OVERHEAD_BYTES[len(location.pa)]
                 self.steps.append(
                     f"encapsulated: NVGRE to {text}, VSID {target.vsid}, FlowID {flow}, {len(frame)} + {more} bytes"
@@ -167,3 +179,14 @@ def to_local(
         return Drop(DropReason.PORT_DOWN)
     steps.append(f"to port {local.name}: {len(frame)} bytes")
     return ToPort(local.name, frame)
+
+
+def within_limit(lookups: Lookups, verdict: ToPort | Drop, steps: list[str]) -> ToPort | Drop:
+    """What becomes of a frame for a local port, once the port's limit has been asked. The last question of all."""
+    port = lookups.port(verdict.port) if isinstance(verdict, ToPort) else None
+    if port is None or not isinstance(verdict, ToPort):
+        return verdict
+    if lookups.within_limit(port, Direction.TO_GUEST, len(verdict.frame)):
+        return verdict
+    steps.append(f"{port.name} has been sent all that it may for now")
+    return Drop(DropReason.RATE_LIMIT)

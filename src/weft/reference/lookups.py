@@ -11,8 +11,9 @@ from typing import assert_never
 
 from weft.kit.errors import Rejected
 from weft.policy import rows
-from weft.policy.rows import Key, Row, Rule
+from weft.policy.rows import Key, Qos, Row, Rule
 from weft.reference import packet
+from weft.reference.qos import Bucket, Direction, limit_of
 
 VSID_FIRST, VSID_LAST = 4096, 16_777_214
 #: The smallest IPv4 MTU there may be (RFC 791), the largest that an IP packet can use.
@@ -111,6 +112,7 @@ class Port:
     macs: tuple[bytes, ...]  # further ones by which it is reached
     dhcp: bool  # answered, where its subnet is
     dhcp_server: bool
+    qos: Qos | None
 
 
 class Routes:
@@ -246,6 +248,7 @@ def _port(row: rows.Port) -> Port:
         tuple(packet.mac_bytes(each) for each in row.macs),
         row.dhcp,
         row.dhcp_server,
+        row.qos,
     )
 
 
@@ -259,6 +262,7 @@ class Lookups:
     bindings: dict[str, str] = field(default_factory=dict)  # port -> interface
     host: Host = NOWHERE
     subnets: dict[int, Subnet] = field(default_factory=dict)
+    now_ns: int = 0  # of the packet that is under way
     _records: dict[tuple[int, bytes], Location] = field(default_factory=dict)
     _macs: dict[tuple[int, bytes], Location] = field(default_factory=dict)
     _members: dict[int, dict[bytes, Rule]] = field(default_factory=dict)  # VSID -> PA -> rule
@@ -267,6 +271,7 @@ class Lookups:
     _ways: dict[bytes, tuple[Way, ...]] = field(default_factory=dict)  # a peer's first PA -> by a flow's place
     _ports: dict[str, Port] = field(default_factory=dict)
     _local: dict[tuple[int, bytes], Port] | None = None  # bound ports; None: to be made anew
+    _buckets: dict[tuple[str, Direction], Bucket] = field(default_factory=dict)
 
     # What the pipeline asks
 
@@ -320,6 +325,13 @@ class Lookups:
                 packet.address_bytes(each): packet.address_bytes(row.pa) for row in peers for each in row.pas
             }
         return self._aliases.get(pa, pa)
+
+    def within_limit(self, port: Port, direction: Direction, frame_bytes: int) -> bool:
+        """Whether the port's limit lets a frame of this length pass now; if so it is counted against it."""
+        limit = None if port.qos is None else limit_of(port.qos, direction)
+        if limit is None:
+            return True
+        return self._buckets.setdefault((port.name, direction), Bucket()).take(limit, self.now_ns, frame_bytes)
 
     # What changes them
 
@@ -408,6 +420,9 @@ class Lookups:
             self._ways.pop(packet.address_bytes(pa), None)
 
     def bind(self, bindings: Mapping[str, str]) -> None:
+        # A bucket is the interface's: another interface begins with a full one.
+        moved = {port for port, interface in self.bindings.items() if bindings.get(port) != interface}
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if key[0] not in moved}
         self.bindings = dict(bindings)
         self._local = None
 

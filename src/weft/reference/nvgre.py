@@ -38,16 +38,17 @@ Outer: TypeAlias = Tunnelled | NotOurs | Bad
 NOT_OURS = NotOurs()
 
 
-def encapsulate(source: bytes, pa: bytes, vsid: int, frame: bytes) -> tuple[bytes, int]:
-    """The outer packet from its IP header on, and the FlowID in it. frame: a sound IP frame."""
+def encapsulate(source: bytes, pa: bytes, vsid: int, frame: bytes, dscp: int | None = 0) -> tuple[bytes, int]:
+    """The outer packet from its IP header on, and the FlowID in it. frame: a sound IP frame; dscp None: as inside."""
     ip = packet.parse(frame)
     if not isinstance(ip, packet.Ip):
         raise TypeError("only IP frames that were parsed before are encapsulated")
     flow = packet.flow_id(ip)
     payload = packet.nvgre(vsid, flow, frame)
+    tos = (ip.dscp if dscp is None else dscp) << 2 | ip.ecn
     if len(pa) == 4:
-        return packet.ipv4(source, pa, packet.GRE, payload, tos=ip.ecn), flow
-    return packet.ipv6(source, pa, packet.GRE, payload, tclass=ip.ecn), flow
+        return packet.ipv4(source, pa, packet.GRE, payload, tos=tos), flow
+    return packet.ipv6(source, pa, packet.GRE, payload, tclass=tos), flow
 
 
 def take(host: Host, frame: bytes) -> Outer:

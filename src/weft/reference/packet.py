@@ -194,6 +194,13 @@ class Ip:
     def ecn(self) -> int:
         return self.frame[15] & 3 if self.version == 4 else self.frame[15] >> 4 & 3
 
+    @property
+    def dscp(self) -> int:
+        """RFC 2474: the upper six bits of the TOS or the traffic class."""
+        if self.version == 4:
+            return self.frame[15] >> 2
+        return (self.frame[14] & 15) << 2 | self.frame[15] >> 6
+
 
 @dataclass(frozen=True, slots=True)
 class Arp:
@@ -402,6 +409,13 @@ def with_hop_limit(ip: Ip, frame: bytes, hop_limit: int) -> bytes:
     if ip.version == 4:
         return with_word(frame, 22, 24, hop_limit << 8 | ip.protocol)
     return frame[:21] + bytes((hop_limit,)) + frame[22:]
+
+
+def with_dscp(ip: Ip, frame: bytes, dscp: int) -> bytes:
+    """``frame`` (of the shape of ``ip``) with another DSCP; the ECN bits stay, IPv4's checksum is updated."""
+    if ip.version == 4:
+        return with_word(frame, 14, 24, frame[14] << 8 | dscp << 2 | frame[15] & 3)
+    return frame[:14] + bytes((frame[14] & 0xF0 | dscp >> 2, dscp << 6 & 0xC0 | frame[15] & 0x3F)) + frame[16:]
 
 
 def with_ce(ip: Ip) -> bytes:

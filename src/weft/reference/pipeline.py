@@ -7,9 +7,10 @@ from typing import assert_never
 
 from weft.policy.drop import DropReason
 from weft.reference import antispoof, dhcp, neighbour, nvgre, packet
-from weft.reference.forwarding import Forwarding, to_local
+from weft.reference.forwarding import Forwarding, to_local, within_limit
 from weft.reference.lookups import Location, Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
+from weft.reference.qos import Direction
 from weft.reference.verdict import Drop, ToStack, Verdict
 
 
@@ -56,6 +57,9 @@ def _ip_from_guest(
         return Drop(DropReason.MALFORMED)
     if (verdict := dhcp.check(port, subnet, ip, steps)) is not None:
         return verdict
+    if not lookups.within_limit(port, Direction.FROM_GUEST, len(ip.frame)):
+        steps.append(f"{port.name} has sent all that it may for now")
+        return Drop(DropReason.RATE_LIMIT)
     if packet.is_group(ip.destination_mac):
         steps.append(f"destination MAC {packet.mac_text(ip.destination_mac)} is a group's: not carried")
         return Drop(DropReason.MULTICAST)
@@ -109,12 +113,12 @@ def _inner(lookups: Lookups, outer: nvgre.Tunnelled, steps: list[str]) -> Verdic
         return Drop(DropReason.FORGED_SOURCE)
     local = to_local(lookups, subnet.vsid, parsed.destination_mac, parsed.frame, steps)
     if isinstance(local, Drop) or outer.ecn != packet.CE:
-        return local
+        return within_limit(lookups, local, steps)
     if parsed.ecn == 0:
         steps.append("ECN: congestion was marked outside, and the inner transport cannot be told")
         return Drop(DropReason.ECN)
     steps.append("ECN: congestion was marked outside, and is now marked inside")
-    return type(local)(local.port, packet.with_ce(parsed))
+    return within_limit(lookups, type(local)(local.port, packet.with_ce(parsed)), steps)
 
 
 def _where(place: Location | None) -> str:

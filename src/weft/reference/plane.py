@@ -197,8 +197,9 @@ class ReferenceDataPlane:
 
     # Packets
 
-    def from_port(self, interface: str, frame: bytes) -> Result:
-        """What becomes of a frame that a guest sends by the interface."""
+    def from_port(self, interface: str, frame: bytes, now_ns: int = 0) -> Result:
+        """What becomes of a frame that a guest sends by the interface. now_ns: at 0 every bucket is full."""
+        self._lookups.now_ns = now_ns
         name = self._by_interface.get(interface)
         port = None if name is None else self._lookups.port(name)
         steps: list[str] = []
@@ -211,8 +212,9 @@ class ReferenceDataPlane:
             self._upcalls.extend(_upcall(name, verdict))
         return self._counted(self._counts[UNBOUND if name is None else name], frame, verdict, steps)
 
-    def from_uplink(self, interface: str, frame: bytes) -> Result:
+    def from_uplink(self, interface: str, frame: bytes, now_ns: int = 0) -> Result:
         """What becomes of a frame that the interface takes from the underlay."""
+        self._lookups.now_ns = now_ns
         count = self._counts.get(uplink_counters(interface))
         steps: list[str] = []
         if count is None:

@@ -36,7 +36,7 @@ def enumeration_header(header: str) -> str:
     return f"/* Made by build.py from policy/{file}. */\n#pragma once\nenum {name} {{\n{rows}\n}};\n"
 
 
-def compile_programs(target: Path = OBJECT) -> Path:
+def compile_programs(target: Path = OBJECT, source: Path = SOURCE) -> Path:
     """Write the object file. Raises RuntimeError with clang's words when it cannot be compiled."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or f"{sysconfig.get_platform().split('-')[-1]}-linux-gnu"
     with tempfile.TemporaryDirectory() as generated:
@@ -45,14 +45,14 @@ def compile_programs(target: Path = OBJECT) -> Path:
         command = [
             "clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror",
             "-fno-stack-protector", "-D__TARGET_ARCH_x86",
-            f"-I{generated}", f"-I/usr/include/{multiarch}", "-c", str(SOURCE), "-o", str(target),
+            f"-I{generated}", f"-I{SOURCE.parent}", f"-I/usr/include/{multiarch}", "-c", str(source), "-o", str(target),
         ]  # fmt: skip
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             raise RuntimeError("clang is needed to build the eBPF program: apt install clang libbpf-dev") from None
         if done.returncode:
-            raise RuntimeError(f"clang could not compile {SOURCE}:\n{done.stderr}")
+            raise RuntimeError(f"clang could not compile {source}:\n{done.stderr}")
     return target
 
 

@@ -16,15 +16,17 @@ from uuid import UUID
 from weft.contracts.dataplane import WAYS, Traffic, Way
 from weft.kit.errors import Rejected
 from weft.policy.drop import DropReason
-from weft.policy.rows import Host, Key, MacRecord, Pair, Peer, Port, Record, Route, Rule, Subnet
+from weft.policy.rows import Host, Key, Limit, MacRecord, Pair, Peer, Port, Qos, Record, Route, Rule, Subnet
 from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
 DHCP4, DHCP6 = 0x100, 0x200  # SUBNET_DHCP*
 HOST_PATHS = 1
-ENABLED, PEER = 1, 2  # PORT_*
+ENABLED, PEER, HAS_QOS = 1, 2, 4  # PORT_*
 DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
+MARK = COPY = 0x80  # DSCP_*
+DIRECTIONS = (0, 1)  # DIRECTION_*
 FAMILY4, FAMILY6 = 4, 6
 RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4}
 RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
@@ -48,6 +50,9 @@ LOCAL = struct.Struct("=II")
 SOURCE_KEY = struct.Struct("=II6sH16s")
 COUNTERS = struct.Struct("=4Q64Q")
 UPCALL = struct.Struct("=IIHH6sH16s")
+QOS = struct.Struct("=" + 4 * "QqQ" + "BB6x")
+BUCKET_KEY = struct.Struct("=II")
+BUCKET = struct.Struct("=8xqqQ")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
 LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
@@ -61,6 +66,8 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "ports": (NUMBER, PORT),
     "local": (MAC_KEY, LOCAL),
     "sources": (SOURCE_KEY, NUMBER),
+    "qos": (NUMBER, QOS),
+    "buckets": (BUCKET_KEY, BUCKET),
     "counters": (NUMBER, COUNTERS),
 }
 
@@ -212,12 +219,13 @@ class PortEntries:
     sources: Mapping[bytes, bytes]
     ports: Mapping[bytes, bytes]
     local: Mapping[bytes, bytes]
+    qos: Mapping[bytes, bytes]
 
 
 def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
     """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end of it."""
     own = mac(row.mac)
-    flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0)
+    flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0) | (0 if row.qos is None else HAS_QOS)
     flags |= (DHCP if row.dhcp else 0) | (DHCP_SERVER if row.dhcp_server else 0)
     cas = [address(ca) for ca in row.cas]
     ca4 = next((ca for ca in cas if ca.startswith(_MAPPED)), NONE)
@@ -233,7 +241,43 @@ def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
         dict.fromkeys(sources, ALLOWED),
         {NUMBER.pack(ifindex): PORT.pack(_number(row.vsid), own, flags, ca4, ca6)},
         dict.fromkeys((_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))), LOCAL.pack(ifindex, flags)),
+        {} if row.qos is None else {NUMBER.pack(ifindex): qos(row.qos)},
     )
+
+
+#: The deepest debt, of bits and of packets: one packet's (MOST_BYTES in c/bucket.h; a packet has no more segments).
+_NANO = 10**9
+_DEBTS = (8 * (1 << 24) * _NANO, (1 << 24) * _NANO)
+
+
+def qos(of: Qos) -> bytes:
+    """Value of the map qos."""
+    return QOS.pack(
+        *_limit(of.from_guest),
+        *_limit(of.to_guest),
+        0 if of.dscp is None else MARK | of.dscp,
+        COPY if of.outer_dscp is None else of.outer_dscp,
+    )
+
+
+def _limit(of: Limit | None) -> tuple[int, ...]:
+    """Rate, what the bucket holds, and when it is full at the latest: of bits, then of packets."""
+    limit = of or Limit()
+    found: list[int] = []
+    bursts = (limit.burst_bytes * 8 * _NANO, limit.burst_packets * _NANO)
+    for rate, most, debt in zip((limit.rate_bits_per_s, limit.rate_packets_per_s), bursts, _DEBTS, strict=True):
+        if rate is None:
+            found += (0, 0, 0)
+            continue
+        if not 0 < rate < 1 << 60 or most >= 1 << 62:
+            raise Rejected(f"a rate of {rate} with a burst of {most // _NANO} is more than a bucket has room for")
+        found += (rate, most, (most + debt) // rate + 1)
+    return tuple(found)
+
+
+def bucket_keys(ifindex: int) -> tuple[bytes, ...]:
+    """Both directions'."""
+    return tuple(BUCKET_KEY.pack(ifindex, direction) for direction in DIRECTIONS)
 
 
 #: Table -> the kernel's key for the rest of a row's key.
@@ -355,7 +399,22 @@ def read_host(value: bytes) -> ReadHost:
     return ReadHost(tuple(address_text(pa) for pa in pas if pa != NONE), mtu_bytes)
 
 
-def read_port(name: str, value: bytes, source_keys: Iterable[bytes]) -> Port:
+def read_qos(value: bytes) -> Qos:
+    *numbers, mark, outer_dscp = QOS.unpack(value)
+    limits: list[Limit | None] = []
+    for at in (0, 6):
+        bits, bits_most, _, packets, packets_most, _ = numbers[at : at + 6]
+        limit = Limit(bits or None, bits_most // (8 * _NANO), packets or None, packets_most // _NANO)
+        limits.append(None if limit == Limit() else limit)
+    return Qos(
+        limits[0],
+        limits[1],
+        mark & ~MARK if mark & MARK else None,
+        None if outer_dscp == COPY else outer_dscp,
+    )
+
+
+def read_port(name: str, value: bytes, source_keys: Iterable[bytes], qos_value: bytes | None = None) -> Port:
     """CAs beyond the first of each family come in no particular order, and a pair of the port's own MAC with one
     address reads as a CA: to the programs there is no difference.
     """
@@ -377,6 +436,7 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes]) -> Port:
         tuple(cas),
         tuple(pairs),
         bool(flags & ENABLED),
+        qos=read_qos(qos_value) if flags & HAS_QOS and qos_value is not None else None,
         dhcp=bool(flags & DHCP),
         dhcp_server=bool(flags & DHCP_SERVER),
     )

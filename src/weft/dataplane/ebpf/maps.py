@@ -53,6 +53,8 @@ class Sizes:
             "sources": self.sources,
             "aliases": 2 * self.peers,
             "paths": self.peers,
+            "qos": self.ports,
+            "buckets": 2 * self.ports,
             "counters": self.ports + 16,  # uplinks, and the entry of those that have none
         }
 

@@ -112,9 +112,9 @@ class EbpfDataPlane:
         of = self._loaded.maps
         self._subnets, self._records, self._macs = Table(of["subnets"]), Table(of["records"]), Table(of["macs"])
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
-        self._sources = Table(of["sources"])
+        self._sources, self._qos = Table(of["sources"]), Table(of["qos"])
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
-        self._host, self._counters = of["host"], of["counters"]
+        self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._host_value: bytes | None = None
         self._known = Known()
@@ -125,7 +125,7 @@ class EbpfDataPlane:
 
     @property
     def features(self) -> frozenset[Feature]:
-        return frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4, Feature.UNDERLAY_IPV6})
+        return frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4, Feature.UNDERLAY_IPV6, Feature.QOS})
 
     # Rows.
 
@@ -269,6 +269,9 @@ class EbpfDataPlane:
         for key, _ in list(self._counters.items()):
             if layout.NUMBER.unpack(key)[0] not in in_use:
                 self._counters.delete(key)
+        for key, _ in list(self._buckets.items()):
+            if layout.BUCKET_KEY.unpack(key)[0] not in in_use:
+                self._buckets.delete(key)
 
     # Bindings.
 
@@ -352,6 +355,7 @@ class EbpfDataPlane:
                 self._at(attachment).rename(self._at(successor))
                 # The interface's counters are another port's from here on.
                 self._counters.update(layout.NUMBER.pack(attachment.ifindex), bytes(self._counters.value_bytes))
+                self._forget_buckets(attachment.ifindex)
                 with suppress(Retry):  # the binding that follows tries again, and says so
                     self._attach(successor, swap=True)
 
@@ -372,12 +376,16 @@ class EbpfDataPlane:
         ifindex = bound.interface.ifindex
         entries = layout.port(row, ifindex, peer=bound.interface.takes_peer_redirect)
         refused = self._sources.put(entries.sources)
+        if entries.qos:
+            self._make_buckets(ifindex)
+        refused += self._qos.put(entries.qos)
         refused += self._ports.put(entries.ports)
         refused += self._local.put(entries.local)
         former, bound.entries = bound.entries, entries
         if former is not None and former != entries:
             self._local.drop(self._mine(former.local.keys() - entries.local.keys(), ifindex))
             self._sources.drop(key for key in former.sources if key not in entries.sources)
+            self._qos.drop(former.qos.keys() - entries.qos.keys())
         return [Failure(row.key, "; ".join(dict.fromkeys(refused)))] if refused else []
 
     def _close(self, port: str) -> None:
@@ -394,6 +402,7 @@ class EbpfDataPlane:
         self._local.drop(self._mine(entries.local, bound.interface.ifindex))
         self._ports.drop(entries.ports)
         self._sources.drop(entries.sources)
+        self._qos.drop(entries.qos)
 
     def _mine(self, keys: Iterable[bytes], ifindex: int) -> list[bytes]:
         """Those of local that still lead to the interface: another port may have taken the MAC over."""
@@ -412,6 +421,7 @@ class EbpfDataPlane:
             (self._local, lambda _, value: int(layout.LOCAL.unpack(value)[0])),
             (self._ports, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
             (self._sources, lambda key, _: int(layout.SOURCE_KEY.unpack(key)[1])),
+            (self._qos, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
         )
 
     # The host and its uplinks.
@@ -499,6 +509,7 @@ class EbpfDataPlane:
             self._attacher.detach(at, attachment.ifindex, direction)
         bpffs.remove(at)
         self._counters.delete(layout.NUMBER.pack(attachment.ifindex))
+        self._forget_buckets(attachment.ifindex)
 
     def _settle(self) -> list[Failure]:
         """Once bindings and all rows have come: this generation takes over, and what else is pinned goes."""
@@ -539,6 +550,16 @@ class EbpfDataPlane:
                 raise
             full = f"counters: full at {self._counters.max_entries} entries: raise the data plane's size of ports"
             raise Retry(full) from error
+
+    def _make_buckets(self, ifindex: int) -> None:
+        """Full ones, where there are none; those that are there go on as they are."""
+        for key in layout.bucket_keys(ifindex):
+            with suppress(FileExistsError):
+                self._buckets.update(key, bytes(self._buckets.value_bytes), NOEXIST)
+
+    def _forget_buckets(self, ifindex: int) -> None:
+        for key in layout.bucket_keys(ifindex):
+            self._buckets.delete(key)
 
     def _covers_former(self) -> bool:
         """Whether this generation holds every key that the former ones do. So, without a controller to say that all
@@ -626,7 +647,7 @@ class EbpfDataPlane:
         for key, _ in self._sources.entries():
             sources.setdefault(layout.SOURCE_KEY.unpack(key)[1], set()).add(key)
         values = dict(self._ports.entries())
-        local = dict(self._local.entries())
+        local, qos = dict(self._local.entries()), dict(self._qos.entries())
         for name, bound in self._bound.items():
             ifindex = bound.interface.ifindex
             key = layout.NUMBER.pack(ifindex)
@@ -637,10 +658,11 @@ class EbpfDataPlane:
             if row is not None:
                 should = layout.port(row, ifindex, peer=bound.interface.takes_peer_redirect)
                 reached = all(local.get(k) == v for k, v in should.local.items())
-                if should.ports == {key: values[key]} and should.sources.keys() == there and reached:
+                limited = should.qos.get(key) == qos.get(key)
+                if should.ports == {key: values[key]} and should.sources.keys() == there and reached and limited:
                     yield row
                     continue
-            yield layout.read_port(name, values[key], there)
+            yield layout.read_port(name, values[key], there, qos.get(key))
 
     def repair(self) -> int:
         present = interfaces()
@@ -652,7 +674,7 @@ class EbpfDataPlane:
         # A link that is amiss first: what passes it by is worse than what it drops.
         mended += self._reconcile(present, mend=True)[1]
         mended += self._repair_uplinks(present)
-        for table in (self._sources, self._ports, self._local):
+        for table in (self._sources, self._qos, self._ports, self._local):
             mended += table.repair(prune=bindings_told)
         if self._filling:
             self._settle()

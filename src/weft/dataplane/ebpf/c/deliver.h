@@ -53,6 +53,8 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 		return drop(skb, c, DROP_HAIRPIN);
 	if (!(to->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
+	if (to->flags & PORT_QOS && !within_limit(skb, p, to->ifindex, DIRECTION_TO_GUEST, 0))
+		return drop(skb, c, DROP_RATE_LIMIT);
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
 	count_sent(skb, counters_of(to->ifindex));

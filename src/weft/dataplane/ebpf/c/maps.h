@@ -149,6 +149,7 @@ struct {
 #define PORT_PEER 2 /* veth or netkit whose other end is in another namespace: bpf_redirect_peer works */
 #define PORT_DHCP 0x100 /* the agent answers it, where it answers its subnet */
 #define PORT_DHCP_SERVER 0x200 /* may answer DHCP, and advertise itself as a router */
+#define PORT_QOS 4 /* has an entry in qos */
 struct port {
 	__u32 vsid;
 	__u8 mac[6];
@@ -196,6 +197,57 @@ struct {
 	__type(value, __u32); /* 1 */
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sources SEC(".maps");
+
+/* qos: written by the agent from Port rows, of bound ports that have any; read where PORT_QOS is set. */
+struct rate {
+	__u64 rate; /* bits or packets a second; 0: any */
+	__s64 most; /* what the bucket holds when it is full: a burst, in billionths */
+	__u64 full_ns; /* after so long the bucket is full, however deep in debt it was */
+};
+struct limit {
+	struct rate bits;
+	struct rate packets;
+};
+#define DSCP_MARK 0x80 /* with the DSCP in the lower bits; without it packets stay as they are */
+#define DSCP_COPY 0x80
+struct qos {
+	struct limit from_guest;
+	struct limit to_guest;
+	__u8 mark; /* DSCP_MARK and a DSCP, or 0 */
+	__u8 outer_dscp; /* 0..63, or DSCP_COPY: the inner one */
+	__u8 pad[6];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct qos);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} qos SEC(".maps");
+
+/* buckets: entries made by the agent before those of qos, all zero: full. The programs fill and empty them. */
+#define DIRECTION_FROM_GUEST 0
+#define DIRECTION_TO_GUEST 1
+struct bucket_key {
+	__u32 ifindex;
+	__u32 direction;
+};
+struct bucket {
+	struct bpf_spin_lock lock;
+	__u32 pad;
+	__s64 nanobits; /* below zero: in debt */
+	__s64 nanopackets;
+	__u64 at_ns; /* when that was so; 0: never asked */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct bucket_key);
+	__type(value, struct bucket);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} buckets SEC(".maps");
 
 /* counters: entries made by the agent for every bound port and uplink before its program is attached, counted by the
  * programs. A value per CPU. The entry of ifindex 0 counts what comes in by an interface that has none.

@@ -23,6 +23,10 @@ struct packet {
 	__u8 fragment;
 	__u8 icmp_type; /* when protocol is ICMP and the byte is there */
 	__u8 has_icmp_type;
+	__u8 tos; /* or traffic class */
+	__u8 outer_tos; /* of the header around it: its ECN, and a DSCP where the port's QoS says so */
+	__u8 mark; /* DSCP_MARK and the DSCP that it is given, or 0 */
+	__u8 pad;
 	__u32 l4_offset; /* of the transport header, from the network header */
 	__u32 ip_length; /* as the network header says, its own bytes included */
 	__u32 l3_length; /* frame (of a GSO packet, one segment) less Ethernet */
@@ -108,7 +112,8 @@ INLINE enum drop_reason parse(struct __sk_buff *skb, struct packet *p, __u32 bas
 		p->l4_offset = header;
 		p->protocol = ip->protocol;
 		p->hop_limit = ip->ttl;
-		p->ecn = ip->tos & 3;
+		p->tos = ip->tos;
+		p->ecn = p->outer_tos = p->tos & 3;
 		fragment = bpf_ntohs(ip->fragment);
 		if (fragment & IPV4_OFFSET)
 			p->fragment = FRAGMENT | FRAGMENT_LATER;
@@ -129,7 +134,8 @@ INLINE enum drop_reason parse(struct __sk_buff *skb, struct packet *p, __u32 bas
 		p->l4_offset = IPV6_BYTES;
 		p->protocol = ip->next_header;
 		p->hop_limit = ip->hop_limit;
-		p->ecn = (bpf_ntohl(ip->version_class_flow) >> 20) & 3;
+		p->tos = bpf_ntohl(ip->version_class_flow) >> 20;
+		p->ecn = p->outer_tos = p->tos & 3;
 		p->source = ip->source;
 		p->destination = ip->destination;
 		/* Inside Weft these are IPv4's own; on the wire they may not be: RFC 4291 section 2.5.5.2. */

@@ -90,7 +90,7 @@ INLINE int nvgre_push4(struct __sk_buff *skb, const struct packet *p, __be32 sou
 		return -1;
 	h->eth.type = ETHERTYPE_IPV4;
 	h->ip.version_ihl = 0x45;
-	h->ip.tos = p->ecn; /* RFC 6040 section 4.1 */
+	h->ip.tos = p->outer_tos; /* RFC 6040 section 4.1 */
 	h->ip.total_length = bpf_htons(skb->len - ETHERNET_BYTES);
 	h->ip.id = 0; /* RFC 6864: an atomic datagram */
 	h->ip.fragment = bpf_htons(IPV4_DF);
@@ -98,7 +98,7 @@ INLINE int nvgre_push4(struct __sk_buff *skb, const struct packet *p, __be32 sou
 	h->ip.protocol = IPPROTO_GRE;
 	h->ip.source = source;
 	h->ip.destination = destination;
-	sum = bpf_htons(0x4500 | p->ecn);
+	sum = bpf_htons(0x4500 | p->outer_tos);
 	sum += h->ip.total_length;
 	sum += bpf_htons(IPV4_DF);
 	sum += bpf_htons(64 << 8 | IPPROTO_GRE);
@@ -121,7 +121,7 @@ INLINE int nvgre_push6(struct __sk_buff *skb, const struct packet *p, const stru
 	if ((void *)(h + 1) > (void *)(long)skb->data_end)
 		return -1;
 	h->eth.type = ETHERTYPE_IPV6;
-	h->ip.version_class_flow = bpf_htonl(6u << 28 | (__u32)p->ecn << 20);
+	h->ip.version_class_flow = bpf_htonl(6u << 28 | (__u32)p->outer_tos << 20);
 	h->ip.payload_length = bpf_htons(skb->len - ETHERNET_BYTES - IPV6_BYTES);
 	h->ip.next_header = IPPROTO_GRE;
 	h->ip.hop_limit = 64;

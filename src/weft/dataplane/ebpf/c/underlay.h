@@ -4,6 +4,7 @@
 
 #include "icmp.h"
 #include "lookup.h"
+#include "qos.h"
 #include "tunnel.h"
 
 #define LOOPBACK_IFINDEX 1 /* in every network namespace */
@@ -38,6 +39,8 @@ INLINE bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct 
 	if ((void *)(eth + 1) > end)
 		return false;
 	__builtin_memcpy(eth->destination, t->record->mac, 6);
+	if (p->mark)
+		mark(skb, p);
 	if (!t->routed)
 		return true;
 	__builtin_memcpy(eth->source, t->from, 6);

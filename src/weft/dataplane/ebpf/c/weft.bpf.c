@@ -115,6 +115,11 @@ int weft_from_port(struct __sk_buff *skb)
 		if (verdict != NOT_DHCP)
 			return verdict;
 	}
+	if (port->flags & PORT_QOS) {
+		choose_marks(&p, ifindex);
+		if (!within_limit(skb, &p, ifindex, DIRECTION_FROM_GUEST, 0))
+			return drop(skb, c, DROP_RATE_LIMIT);
+	}
 	if (p.to[0] & 1)
 		return drop(skb, c, DROP_MULTICAST);
 	if (mac_equal(p.to, subnet->router_mac))
@@ -228,6 +233,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_PORT_DOWN);
 	if (o.ecn == 3 && p.ecn == 0)
 		return drop(skb, c, DROP_ECN);
+	if (to->flags & PORT_QOS && !within_limit(skb, &p, to->ifindex, DIRECTION_TO_GUEST, o.bytes))
+		return drop(skb, c, DROP_RATE_LIMIT);
 	to_ifindex = to->ifindex;
 	to_flags = to->flags;
 	to_counters = counters_of(to_ifindex);
