@@ -15,11 +15,13 @@ from weft.compiler.compiler import Compiler
 from weft.compiler.full import compile_all
 from weft.kit.errors import Rejected
 from weft.model import drafts, rules, values
+from weft.model.announcements import Announcement, Unheeded
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
 from weft.model.features import Rule
-from weft.model.names import Kind, domain_of, tenant_of
-from weft.model.values import network_of
+from weft.model.names import Kind, Name, domain_of, tenant_of
+from weft.model.objects import AnnouncedAddress, Port, VirtualSubnet
+from weft.model.values import Ip, Mac, network_of
 from weft.policy import rows
 from weft.policy.delta import ScopedDelta
 from weft.policy.rows import Key, Row, Scope, domain_scope, host_scope
@@ -34,6 +36,8 @@ CAS = (*(f"10.0.0.{n}" for n in range(0, 16, 2)), "10.0.1.1", "10.0.1.2", "fd00:
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02", values.ROUTER_MAC, values.default_mac("tenants/blue/ports/p1"))
 PAS = (*(f"192.0.2.{n}" for n in range(1, 7)), "fd64::1", "fd64::2", "fd64::3")
 DESTINATIONS = ("0.0.0.0/0", "10.0.0.0/29", "10.9.0.0/16", "::/0")
+ANNOUNCED = (*CAS, "fe80::77", values.link_local(values.Mac(MACS[1])), values.link_local(values.ROUTER_MAC))
+VIRTUAL_MACS = ("00:00:5e:00:01:33", "00:00:5e:00:02:33")
 LIGHT = [Kind.PORT, Kind.CUSTOMER_ROUTE, Kind.VIRTUAL_SUBNET]  # what few refer to
 RDIDS = tuple(f"00000000-0000-5000-8000-00000000000{n}" for n in range(3))
 
@@ -50,17 +54,28 @@ def paths(*parts: tuple[str, ...]) -> st.SearchStrategy[str]:
     return st.tuples(*map(st.sampled_from, parts)).map("/".join)
 
 
+PAIRS = (
+    drafts.AddressPair("10.0.0.0/30"),
+    drafts.AddressPair("::/0", MACS[0]),
+    drafts.AddressPair("10.0.0.0/28"),
+    drafts.AddressPair("0.0.0.0/0", VIRTUAL_MACS[0]),
+    drafts.AddressPair("::/0", VIRTUAL_MACS[1]),
+)
 ports = st.builds(
     port,
     paths(OWNERS, ("p1", "p2", "p3", "p4")),
     paths(DOMAINS, ("s", "s", "t", "u")),
     host=maybe(*HOSTS),
     destination=st.none() | maybe(*HOSTS),
-    mac=maybe(*MACS),
+    mac=maybe(*MACS, VIRTUAL_MACS[0]),
     addresses=st.none() | some(CAS),
     admin_state=maybe("up", "down"),
     flood_limit_pps=maybe(5),
-    allowed_address_pairs=st.none() | some([drafts.AddressPair("10.0.0.0/30"), drafts.AddressPair("::/0", MACS[0])]),
+    allowed_address_pairs=st.none() | some(PAIRS, 0, 4),
+    announced_addresses=st.none()
+    | some(
+        [drafts.AnnouncedAddress(*said) for said in product(ANNOUNCED[::3], (*VIRTUAL_MACS, MACS[0], MACS[3]))], 0, 2
+    ),
 )
 subnets = st.builds(
     lambda path, prefixes, **more: subnet(path, *prefixes, **more),
@@ -68,7 +83,7 @@ subnets = st.builds(
     some(PREFIXES, 1),
     vsid=maybe(4096, 4097, 4096 << 8 | 7),
     gateways=st.none() | some(CAS, 1, 1),
-    router_mac=maybe(*MACS),
+    router_mac=maybe(*MACS, VIRTUAL_MACS[0]),
     mtu_bytes=maybe(0, 1400),
     rule=maybe(*Rule),
     flood_limit_pps=maybe(0, 10),
@@ -122,6 +137,8 @@ class Machine(RuleBasedStateMachine):
                 port("blue/p2", "x/t", host="h2"),
                 port("blue/p3", "y/s", host="h3"),
                 port("blue/p4", "x/s"),
+                port("blue/p5", "x/s", host="h1", allowed_address_pairs=PAIRS),
+                port("blue/p6", "x/s", host="h2", allowed_address_pairs=PAIRS),
                 port("red/p1", "x/s", host="h1"),
                 route("blue/x/r1", "0.0.0.0/0", next_hop="10.0.0.10"),
             ]
@@ -171,6 +188,50 @@ class Machine(RuleBasedStateMachine):
                 self.take([drafts.Port(found.name, found.virtual_subnet, host=found.host, destination=to)])
             else:
                 self.take([drafts.Port(found.name, found.virtual_subnet, host=data.draw(st.sampled_from(found.hosts)))])
+
+    @rule(data=st.data())
+    def announce(self, data: st.DataObject) -> None:
+        """Guests say what they have, whether they may or not; what comes of it goes the way of any request."""
+        names = sorted(name for name, found in self.catalog.ports.items() if found.allowed_address_pairs)
+        if not names:
+            return
+        before = everything(self.catalog)
+        heard = []
+        for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)):
+            found = self.catalog.ports[name]
+            prefixes = ("fe80::/64", *self.catalog.virtual_subnets[found.virtual_subnet].prefixes)
+            near = [address for address in ANNOUNCED if any(map(holds(address), prefixes))]
+            mac = data.draw(st.sampled_from((found.mac, *VIRTUAL_MACS, MACS[0])))
+            pairs = [pair for pair in found.allowed_address_pairs if (pair.mac or found.mac) == mac]
+            likely = [address for address in near if any(holds(address)(pair.prefix) for pair in pairs)]
+            entry = AnnouncedAddress(Ip(data.draw(st.sampled_from(likely or near))), Mac(mac))
+            heard.append(Announcement(found.host or Name("hosts/h1"), name, entry))
+        came = self.catalog.hear(heard)
+        assert everything(self.catalog) == before
+        assert came.taken + len(came.ignored) == len(heard)
+        self.take(list(came.puts))
+        if came.taken:
+            (*_, last) = (one for one in heard if one not in {each.announcement for each in came.ignored})
+            assert last.said in self.catalog.ports[Name(last.port)].announced_addresses
+            again = self.catalog.hear([last])
+            assert (again.puts, again.ignored[0].reason) == ((), Unheeded.NO_NEWS)
+
+    @rule(data=st.data(), host=maybe(*HOSTS), what=st.sampled_from(("address", "mac", "router mac", "gateway")))
+    def give_what_is_announced_to_another(self, data: st.DataObject, host: str | None, what: str) -> None:
+        every = [(found, said) for found in self.catalog.ports.values() for said in found.announced_addresses]
+        if not every:
+            return
+        found, entry = data.draw(st.sampled_from(sorted(every, key=repr)))
+        name, net = f"{tenant_of(found.name)}/ports/p4", self.catalog.virtual_subnets[found.virtual_subnet]
+        match what:
+            case "address":
+                self.take([drafts.Port(name, net.name, host=host, addresses=(entry.address,))])
+            case "mac":
+                self.take([drafts.Port(name, net.name, host=host, mac=entry.mac)])
+            case "router mac":
+                self.take([drafts.VirtualSubnet(net.name, net.prefixes, router_mac=entry.mac)])
+            case _:
+                self.take([drafts.VirtualSubnet(net.name, net.prefixes, gateways=(entry.address,))])
 
     @rule(version=st.sampled_from((4, 6)))
     def renumber(self, version: int) -> None:
@@ -271,17 +332,32 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def a_port_is_found_where_it_is_and_where_it_is_moving_to(self) -> None:
+        """By its own addresses and MAC, and by those that its guest has announced."""
         catalog = self.catalog
-        places: dict[Key, tuple[str, str | None]] = {}
+        places: dict[Key, tuple[str, str | None, str]] = {}
         for found in catalog.ports.values():
             vsid = catalog.virtual_subnets[found.virtual_subnet].vsid
             pas = [catalog.hosts[host].pas[0] for host in found.hosts]
-            for key in (("macs", vsid, found.mac), *(("records", vsid, ca) for ca in found.addresses)):
-                if pas:
-                    places[key] = (pas[0], pas[1] if pas[1:] else None)
+            said = found.announced_addresses
+            by_mac = dict.fromkeys((found.mac, *(each.mac for each in said)))
+            keys: list[tuple[Key, str]] = [
+                *((("macs", vsid, mac), mac) for mac in by_mac),
+                *((("records", vsid, ca), found.mac) for ca in found.addresses),
+                *((("records", vsid, each.address), each.mac) for each in said),
+            ]
+            for key, mac in keys if pas else ():
+                assert key not in places, "no two ports are found by one key"
+                places[key] = (pas[0], pas[1] if pas[1:] else None, mac)
+            for host in found.hosts:
+                mine = self.compiler.rows(host_scope(host))["ports", found.name]
+                assert isinstance(mine, rows.Port)
+                assert mine.macs == tuple(by_mac)[1:]
         scopes = (domain_scope(domain.rdid) for domain in catalog.routing_domains.values())
         held = (row for scope in scopes for row in self.compiler.rows(scope).values())
-        assert {row.key: (row.pa, row.also) for row in held if isinstance(row, rows.Record | rows.MacRecord)} == places
+        found_at = {
+            row.key: (row.pa, row.also, row.mac) for row in held if isinstance(row, rows.Record | rows.MacRecord)
+        }
+        assert found_at == places
 
     @invariant()
     def routes_are_won_by_the_right_ones(self) -> None:
@@ -372,6 +448,8 @@ def assert_valid(catalog: Catalog) -> None:
         assert_unique(ca for port in inside for ca in port.addresses)
         assert_unique(port.mac for port in inside)
         assert not {port.mac for port in inside} & {net.router_mac for net in nets}
+        for net in nets:
+            assert_announced_validly(net, inside, {other.router_mac for other in nets})
         assert all(len(net.gateways) == len(net.prefixes) for net in nets)
         for way in catalog.customer_routes.values():
             if domain_of(way.name) == name:
@@ -379,6 +457,24 @@ def assert_valid(catalog: Catalog) -> None:
                 assert way.next_hop is None or any(
                     holds(way.next_hop)(prefix) for net in nets for prefix in net.prefixes
                 )
+
+
+def assert_announced_validly(net: VirtualSubnet, inside: list[Port], router_macs: set[Mac]) -> None:
+    """Whose each announced address of a subnet is. inside: every port of the domain."""
+    here = [port for port in inside if port.virtual_subnet == net.name]
+    assert_unique(said.address for port in here for said in port.announced_addresses)
+    assert_unique(mac for port in here for mac in {said.mac for said in port.announced_addresses} - {port.mac})
+    for mine, said in ((each, said) for each in here for said in each.announced_addresses):
+        assert any(
+            holds(said.address)(pair.prefix) and said.mac == (pair.mac or mine.mac)
+            for pair in mine.allowed_address_pairs
+        )
+        assert any(map(holds(said.address), (*net.prefixes, "fe80::/64")))
+        assert said.address not in {*net.gateways, values.link_local(net.router_mac), *mine.addresses}
+        assert said.mac == mine.mac or said.mac not in {*router_macs, *(port.mac for port in inside)}
+        for other in here:
+            if other.host is not None:
+                assert said.address not in {*other.addresses, values.link_local(other.mac)}
 
 
 def assert_unique(things: Iterable[Any]) -> None:

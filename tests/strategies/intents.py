@@ -41,6 +41,14 @@ def port(path: str, virtual_subnet: str, **more: Any) -> drafts.Port:
     return drafts.Port(f"tenants/{owner}/ports/{label}", virtual_subnet, **more)
 
 
+#: VRRP's for IPv4 and virtual router 51 (RFC 9568 section 7.3).
+VIRTUAL_MAC = "00:00:5e:00:01:33"
+
+
+def said(address: str, mac: str = VIRTUAL_MAC) -> drafts.AnnouncedAddress:
+    return drafts.AnnouncedAddress(address, mac)
+
+
 def route(path: str, prefix: str, **more: Any) -> drafts.CustomerRoute:
     owner, routing_domain, label = path.split("/")
     name = f"tenants/{owner}/routing-domains/{routing_domain}/customer-routes/{label}"

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from strategies.intents import (
     ABLE,
+    VIRTUAL_MAC,
     domain,
     everything,
     host,
     network,
     port,
     route,
+    said,
     subnet,
     tenant,
     two_tenants,
     without,
 )
 from weft.kit.errors import Conflict, Missing, Rejected
-from weft.model import drafts
+from weft.model import drafts, values
 from weft.model.catalog import Catalog
 from weft.model.drafts import Draft
 from weft.model.features import Feature
 from weft.model.names import Kind
+from weft.model.values import Mac
 
 BLUE = "tenants/blue/routing-domains/prod"
 
@@ -42,6 +46,20 @@ class Row:
 
 def refused(put: Draft, field: str, saying: str, fault: type[Rejected] = Rejected) -> Row:
     return Row(saying, f"puts[0].{field}", (put,), (), fault)
+
+
+PAIRS = tuple(
+    drafts.AddressPair(prefix, mac)
+    for prefix in ("10.0.0.0/16", "fd00:1::/64", "fe80::/64")
+    for mac in (VIRTUAL_MAC, None, values.ROUTER_MAC, "02:00:00:00:00:01")
+)
+
+
+def announcing(address: str, at: str = VIRTUAL_MAC, *, name: str = "vip", **more: Any) -> Draft:
+    """A port that may use nearly everything, and announces this."""
+    return port(
+        f"blue/{name}", "prod/web", allowed_address_pairs=PAIRS, announced_addresses=(said(address, at),), **more
+    )
 
 
 ROWS = [
@@ -363,6 +381,80 @@ ROWS = [
         port("blue/new", "prod/web", allowed_address_pairs=(drafts.AddressPair("10.0.0.0/8", "zz"),)),
         "spec.allowed_address_pairs[0].mac",
         "'zz' is not a MAC",
+    ),
+    # Announced addresses
+    refused(announcing("x", VIRTUAL_MAC), "spec.announced_addresses[0].address", "'x' is not an IP address"),
+    refused(announcing("10.0.1.50", "zz"), "spec.announced_addresses[0].mac", "'zz' is not a MAC"),
+    refused(
+        announcing("10.0.1.50", "02:00:00:00:00:aa"),
+        "spec.announced_addresses[0].address",
+        "vip may not use 10.0.1.50 with 02:00:00:00:00:aa: no allowed address pair has both",
+    ),
+    refused(announcing("10.0.2.50"), "spec.announced_addresses[0].address", "10.0.2.50 is outside 10.0.1.0/24"),
+    refused(announcing("10.0.1.0"), "spec.announced_addresses[0].address", "network address of 10.0.1.0/24"),
+    refused(announcing("10.0.1.255"), "spec.announced_addresses[0].address", "broadcast address"),
+    refused(announcing("10.0.1.1"), "spec.announced_addresses[0].address", "is the gateway of", Conflict),
+    refused(
+        announcing(values.link_local(values.ROUTER_MAC)),
+        "spec.announced_addresses[0].address",
+        "is the router's link-local address",
+        Conflict,
+    ),
+    refused(
+        announcing("10.0.1.5"),
+        "spec.announced_addresses[0].address",
+        "10.0.1.5 is tenants/blue/ports/web-1's, which runs on hosts/h1",
+        Conflict,
+    ),
+    refused(
+        announcing(values.link_local(Mac("02:00:00:00:00:01"))),
+        "spec.announced_addresses[0].address",
+        "is tenants/blue/ports/web-1's, which runs on hosts/h1",
+        Conflict,
+    ),
+    refused(
+        announcing("10.0.1.50", "02:00:00:00:00:01"),
+        "spec.announced_addresses[0].mac",
+        "is tenants/blue/ports/web-1's own",
+        Conflict,
+    ),
+    refused(announcing("10.0.1.50", values.ROUTER_MAC), "spec.announced_addresses[0].mac", "is the router's", Conflict),
+    refused(
+        announcing("10.0.1.7", addresses=("10.0.1.7",)),
+        "spec.announced_addresses[0].address",
+        "10.0.1.7 is tenants/blue/ports/vip's own",
+    ),
+    refused(
+        port(
+            "blue/vip",
+            "prod/web",
+            allowed_address_pairs=PAIRS,
+            announced_addresses=(said("10.0.1.50"), said("10.0.1.51"), said("10.0.1.50")),
+        ),
+        "spec.announced_addresses[2].address",
+        "10.0.1.50 is listed twice",
+    ),
+    refused(
+        port(
+            "blue/vip",
+            "prod/web",
+            allowed_address_pairs=PAIRS,
+            announced_addresses=tuple(said(f"10.0.1.{n}") for n in range(50, 115)),
+        ),
+        "spec.announced_addresses",
+        "65 are more than the 64",
+    ),
+    Row(
+        "10.0.1.50 is announced by tenants/blue/ports/a",
+        "puts[1].spec.announced_addresses[0].address",
+        (announcing("10.0.1.50", "02:00:00:00:00:0a", name="a", mac="02:00:00:00:00:0a"), announcing("10.0.1.50")),
+        fault=Conflict,
+    ),
+    Row(
+        f"MAC {VIRTUAL_MAC} is announced by tenants/blue/ports/a",
+        "puts[1].spec.announced_addresses[0].mac",
+        (announcing("10.0.1.51", name="a"), announcing("10.0.1.50")),
+        fault=Conflict,
     ),
     Row(
         "no address is left in 10.9.0.0/30",

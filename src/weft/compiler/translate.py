@@ -64,6 +64,7 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
         tuple(rows.Pair(pair.mac or port.mac, pair.prefix) for pair in pairs) if pairs else (),
         port.admin_state is AdminState.UP,
         None if port.qos == objects.Qos() else port.qos,
+        port.further_macs if port.announced_addresses else (),
         flood_limit_pps=subnet.flood_limit_pps if port.flood_limit_pps is None else port.flood_limit_pps,
         dhcp=port.dhcp.enabled,
         dhcp_router=port.dhcp.router,
@@ -72,10 +73,18 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
 
 
 def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip, also: Ip | None = None) -> Iterator[Row]:
-    """Where a port and its CAs live; a port that is down lives there all the same. also: of where it is moving to."""
+    """Where a port, its CAs and what it has announced live; a port that is down lives there all the same.
+
+    also: of where it is moving to.
+    """
     for ca in port.addresses:
         yield rows.Record(subnet.vsid, ca, pa, port.mac, subnet.sending_rule, also)
     yield rows.MacRecord(subnet.vsid, port.mac, pa, subnet.sending_rule, also)
+    if port.announced_addresses:
+        for said in port.announced_addresses:
+            yield rows.Record(subnet.vsid, said.address, pa, said.mac, subnet.sending_rule, also)
+        for mac in port.further_macs:
+            yield rows.MacRecord(subnet.vsid, mac, pa, subnet.sending_rule, also)
 
 
 def peer_row(host: objects.Host, domain: objects.RoutingDomain) -> rows.Peer | None:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import assert_never
 
 from weft.kit.errors import Conflict, Missing, Rejected
-from weft.model import domains, drafts, ports, routes, subnets, underlay
+from weft.model import announcements, domains, drafts, ports, routes, subnets, underlay
+from weft.model.announcements import Announcement, Heard
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
 from weft.model.indexes import Indexes
@@ -57,6 +58,7 @@ class _Batch:
     customer_routes: list[routes.RoutePut] = field(default_factory=list)
     deletes: list[tuple[int, Object]] = field(default_factory=list)
     before: dict[Name, Object | None] = field(default_factory=dict)  # all that is put
+    bereft: Mapping[Name, Port] = field(default_factory=dict)  # not put, but lost what they had announced: as they were
 
 
 class Catalog:
@@ -88,6 +90,7 @@ class Catalog:
             domains.admit(ix, batch.routing_domains)
             subnets.admit(ix, batch.virtual_subnets, self._abilities)
             ports.admit(ix, batch.ports, self._abilities)
+            batch.bereft = announcements.admit(ix, batch.ports, batch.virtual_subnets)
             routes.admit(ix, batch.customer_routes)
             self._check_untouched(batch)
             for _, old in batch.deletes:
@@ -113,6 +116,13 @@ class Catalog:
                 ix.retire(change.new)
         ix.settle()
         self._note([Change(change.name, change.new, change.old) for change in changes])
+
+    def hear(self, announced: Iterable[Announcement]) -> Heard:
+        """What to put so that guests' announcements come true, as far as they may. Changes nothing itself."""
+        try:
+            return announcements.hear(self._ix, announced)
+        finally:
+            self._ix.undo()
 
     def load(self, objects: Iterable[Object]) -> None:
         """Take in objects that a catalog made, in any order, unjudged: they were judged when they were put."""
@@ -355,6 +365,7 @@ class Catalog:
                 new = ix.find(kind, put.name)
                 if put.old != new:
                     changes.append(Change(put.name, put.old, new))
+        changes.extend(Change(name, old, ix.ports[name]) for name, old in batch.bereft.items())
         changes.extend(Change(old.name, old, None) for _, old in batch.deletes)
         return tuple(changes)
 

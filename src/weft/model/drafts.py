@@ -129,6 +129,12 @@ class Qos:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnouncedAddress:
+    address: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """host None means nowhere, destination None that it does not move, flood_limit_pps None its subnet's, whether that
     was said or left out.
@@ -146,6 +152,7 @@ class Port:
     dhcp: PortDhcp | None = None
     dhcp_server: bool | None = None
     destination: str | None = None
+    announced_addresses: tuple[AnnouncedAddress, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

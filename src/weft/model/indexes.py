@@ -7,13 +7,14 @@ a catalog that was loaded answers like one that grew. Every change is journaled,
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, assert_never
 
 from weft.model.allocation import LowestFree
 from weft.model.journal import Journal
 from weft.model.names import Kind, Name, domain_of, tenant_of
 from weft.model.objects import (
+    AnnouncedAddress,
     CustomerRoute,
     Host,
     Object,
@@ -78,6 +79,7 @@ class DomainIndex:
     hosts: dict[Name, int] = field(default_factory=dict)  # how many of its ports each runs or awaits
     router_macs: dict[Mac, int] = field(default_factory=dict)  # how many subnets have it
     subnets: dict[Name, None] = field(default_factory=dict)
+    announced_macs: dict[Mac, int] = field(default_factory=dict)  # no port's own: in how many subnets each is announced
     routes: dict[Name, None] = field(default_factory=dict)
     on_link: dict[Prefix, Name] = field(default_factory=dict)  # the subnet whose prefix it is
     claims: dict[Prefix, tuple[Name, ...]] = field(default_factory=dict)  # customer routes to it, sorted
@@ -111,6 +113,8 @@ class SubnetIndex:
     domain: DomainIndex
     nets: tuple[Net, ...]
     ports: dict[Name, None]
+    announced: dict[Ip, Name]  # which port has announced it
+    announced_macs: dict[Mac, Name]  # the same of MACs that are not the port's own
 
     def net_of(self, address: Ip, number: int) -> Net | None:
         """The prefix that an address is in."""
@@ -119,6 +123,14 @@ class SubnetIndex:
             if net.version == version and net.first <= number <= net.last:
                 return net
         return None
+
+    def why_not(self, address: Ip) -> str | None:
+        """Why no guest can have an address here, whoever else has it; None when one can."""
+        number = ip_number(address)
+        net = self.net_of(address, number)
+        if net is None:
+            return f"{address} is outside {' and '.join(self.subnet.prefixes)} of {self.subnet.name}"
+        return net.complaint(address, number)
 
 
 class Indexes:
@@ -175,7 +187,7 @@ class Indexes:
         """Take back everything since the last settle."""
         self._journal.undo()
         for subnet, address in self._claimed:
-            self._give_back(subnet, address)
+            self.give_back(subnet, address)
         self._claimed.clear()
 
     # Claims: made before the object itself is there, when what others want by name must be known before choosing.
@@ -196,6 +208,10 @@ class Indexes:
     def claim_ca(self, subnet: SubnetIndex, port: Name, ca: Ip) -> None:
         self._journal.put(subnet.domain.cas, ca, port)
         self._claimed.append((subnet.subnet.name, ca))
+
+    def pass_over(self, subnet: Name, ca: Ip) -> None:
+        """A CA that is not to be chosen, whoever gets it: it may be chosen again after an undo."""
+        self._claimed.append((subnet, ca))
 
     def free_pa(self, first: Ip, last: Ip) -> Ip | None:
         """The lowest free PA from first to last."""
@@ -261,6 +277,37 @@ class Indexes:
         tenant = tenant_of(port.name)
         put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
 
+        self._note_announced(port, subnet)
+
+    def announce(self, port: Port, announced: tuple[AnnouncedAddress, ...]) -> None:
+        """Give a port that is there these announced addresses in place of those it has."""
+        subnet = self.subnets[port.virtual_subnet]
+        self._forget_announced(port, subnet)
+        changed = replace(port, announced_addresses=announced)
+        self._journal.put(self.ports, port.name, changed)
+        self._note_announced(changed, subnet)
+
+    def _note_announced(self, port: Port, subnet: SubnetIndex) -> None:
+        put, everywhere = self._journal.put, subnet.domain.announced_macs
+        for said in port.announced_addresses:
+            put(subnet.announced, said.address, port.name)
+            self._claimed.append((port.virtual_subnet, said.address))
+        for mac in port.further_macs:
+            put(subnet.announced_macs, mac, port.name)
+            put(everywhere, mac, everywhere.get(mac, 0) + 1)
+
+    def _forget_announced(self, port: Port, subnet: SubnetIndex) -> None:
+        put, drop, everywhere = self._journal.put, self._journal.drop, subnet.domain.announced_macs
+        for said in port.announced_addresses:
+            drop(subnet.announced, said.address)
+            self.give_back(port.virtual_subnet, said.address)
+        for mac in port.further_macs:
+            drop(subnet.announced_macs, mac)
+            if everywhere[mac] > 1:
+                put(everywhere, mac, everywhere[mac] - 1)
+            else:
+                drop(everywhere, mac)
+
     def _insert_subnet(self, subnet: VirtualSubnet) -> None:
         put = self._journal.put
         put(self.virtual_subnets, subnet.name, subnet)
@@ -275,8 +322,11 @@ class Indexes:
             nets = before.nets  # and what they know of free addresses
         else:
             nets = tuple(map(Net, subnet.prefixes))
-        ports = before.ports if before is not None else {}
-        put(self.subnets, subnet.name, SubnetIndex(subnet, domain, nets, ports))
+        if before is not None:
+            index = SubnetIndex(subnet, domain, nets, before.ports, before.announced, before.announced_macs)
+        else:
+            index = SubnetIndex(subnet, domain, nets, {}, {}, {})
+        put(self.subnets, subnet.name, index)
         put(domain.subnets, subnet.name, None)
         put(domain.router_macs, subnet.router_mac, domain.router_macs.get(subnet.router_mac, 0) + 1)
         for gateway in subnet.gateways:
@@ -296,10 +346,11 @@ class Indexes:
                 drop(self.ports, thing.name)
                 subnet = self.subnets[thing.virtual_subnet]
                 drop(subnet.ports, thing.name)
+                self._forget_announced(thing, subnet)
                 drop(subnet.domain.macs, thing.mac)
                 for ca in thing.addresses:
                     drop(subnet.domain.cas, ca)
-                    self._give_back(thing.virtual_subnet, ca)
+                    self.give_back(thing.virtual_subnet, ca)
                 hosts = subnet.domain.hosts
                 for host in thing.hosts:
                     drop(self.ports_on[host], thing.name)
@@ -319,7 +370,7 @@ class Indexes:
                     drop(self.hosts_on[network], thing.name)
                 for pa in thing.pas:
                     drop(self.pas, pa)
-                    self._give_back(None, pa)
+                    self.give_back(None, pa)
             case RoutingDomain():
                 drop(self.routing_domains, thing.name)
                 drop(self.rdids, thing.rdid)
@@ -376,7 +427,8 @@ class Indexes:
             case _:
                 assert_never(thing)
 
-    def _give_back(self, subnet: Name | None, address: Ip) -> None:
+    def give_back(self, subnet: Name | None, address: Ip) -> None:
+        """Tell that an address may be free again: a CA of a subnet, or (None) a PA."""
         number = ip_number(address)
         if subnet is None:
             for (first, _), pool in self._pools.items():

@@ -188,6 +188,14 @@ class Qos:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnouncedAddress:
+    """An address that a guest has said it has, and may have; mac: by which it is reached there."""
+
+    address: Ip
+    mac: Mac
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A guest's virtual NIC. host None: it runs nowhere. destination: the host that it is moving to.
 
@@ -206,6 +214,7 @@ class Port:
     dhcp: PortDhcp = PortDhcp()
     dhcp_server: bool = False
     destination: Name | None = None
+    announced_addresses: tuple[AnnouncedAddress, ...] = ()
 
     @property
     def hosts(self) -> tuple[Name, ...]:
@@ -213,6 +222,11 @@ class Port:
         if self.host is None:
             return ()
         return (self.host,) if self.destination is None else (self.host, self.destination)
+
+    @property
+    def further_macs(self) -> tuple[Mac, ...]:
+        """MACs other than its own by which it is reached, each once."""
+        return tuple(dict.fromkeys(said.mac for said in self.announced_addresses if said.mac != self.mac))
 
 
 @dataclass(frozen=True, slots=True)

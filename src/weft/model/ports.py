@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import count
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import dhcp, domains, drafts, qos, underlay, values
+from weft.model import announcements, dhcp, domains, drafts, qos, underlay, values
 from weft.model.features import AbilityTable
 from weft.model.indexes import Indexes, SubnetIndex
 from weft.model.names import Kind, Name, resolve, tenant_of
@@ -86,17 +86,47 @@ def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None
     for plan in unfinished:
         if plan.put.old is not None:
             kept[plan.put.name] = _keep(ix, plan, plan.put.old)
+    promised = _promised(ix, plans) if unfinished else {}
     for plan in unfinished:
         try:
             if plan.mac is None:
                 plan.mac = _choose_mac(plan)
                 ix.claim_mac(plan.subnet.domain, plan.put.name, plan.mac)
             if plan.addresses is None:
-                plan.addresses = _choose_addresses(ix, plan, plan.mac, kept.get(plan.put.name))
+                taken = _Taken(plan.subnet, promised.get(plan.subnet.subnet.name, ()))
+                plan.addresses = _choose_addresses(ix, plan, plan.mac, kept.get(plan.put.name), taken)
         except Rejected as fault:
             raise fault.at(plan.put.field) from None
     for plan in plans:
         ix.place(plan.port(), plan.subnet)
+    for subnet, addresses in promised.items():
+        for ca in addresses:
+            ix.give_back(subnet, ca)  # it was passed over, and may not become anybody's
+
+
+class _Taken:
+    """The CAs of a subnet that nobody is given unasked: somebody has them, or has announced them."""
+
+    __slots__ = ("_announced", "_cas", "_promised")
+
+    def __init__(self, subnet: SubnetIndex, promised: Container[Ip]) -> None:
+        self._cas = subnet.domain.cas
+        self._announced = subnet.announced
+        self._promised = promised
+
+    def __contains__(self, ca: object) -> bool:
+        return ca in self._cas or ca in self._announced or ca in self._promised
+
+
+def _promised(ix: Indexes, plans: Sequence[_Plan]) -> dict[Name, set[Ip]]:
+    """By subnet: what ports of the batch have announced, and are likely to go on having."""
+    found: dict[Name, set[Ip]] = {}
+    for plan in plans:
+        subnet = plan.subnet.subnet.name
+        for said in announcements.wanted(plan.put, subnet):
+            found.setdefault(subnet, set()).add(said.address)
+            ix.pass_over(subnet, said.address)
+    return found
 
 
 def _whereabouts(ix: Indexes, put: PortPut, abilities: AbilityTable) -> _Answer:
@@ -196,7 +226,7 @@ def _claim_known(ix: Indexes, plan: _Plan) -> None:
         for rank, text in enumerate(draft.addresses):
             field = f"spec.addresses[{rank}]"
             ca = read(field, values.parse_ip, text)
-            if (why := _why_not_in(subnet, ca)) is not None:
+            if (why := subnet.why_not(ca)) is not None:
                 raise Rejected(why, field)
             _claim(ix, plan, ca, field)
             addresses.append(ca)
@@ -204,7 +234,7 @@ def _claim_known(ix: Indexes, plan: _Plan) -> None:
     elif (
         old is not None
         and old.virtual_subnet == subnet.subnet.name
-        and not any(_why_not_in(subnet, ca) for ca in old.addresses)
+        and not any(subnet.why_not(ca) for ca in old.addresses)
     ):
         for ca in old.addresses:
             _claim(ix, plan, ca, "spec.addresses")
@@ -223,14 +253,6 @@ def _claim(ix: Indexes, plan: _Plan, ca: Ip, field: str) -> None:
         raise Conflict(f"address {ca} is taken by {holder}, in the same routing domain", field)
 
 
-def _why_not_in(subnet: SubnetIndex, ca: Ip) -> str | None:
-    number = ip_number(ca)
-    net = subnet.net_of(ca, number)
-    if net is None:
-        return f"{ca} is outside {' and '.join(subnet.subnet.prefixes)} of {subnet.subnet.name}"
-    return net.complaint(ca, number)
-
-
 def _keep(ix: Indexes, plan: _Plan, old: Port) -> list[Ip]:
     """What a port that moves to another subnet can take along: its MAC and CAs where they fit and are free."""
     domain = plan.subnet.domain
@@ -239,7 +261,7 @@ def _keep(ix: Indexes, plan: _Plan, old: Port) -> list[Ip]:
         ix.claim_mac(domain, old.name, old.mac)
     if plan.addresses is not None:
         return []
-    kept = [ca for ca in old.addresses if _why_not_in(plan.subnet, ca) is None and ca not in domain.cas]
+    kept = [ca for ca in old.addresses if plan.subnet.why_not(ca) is None and ca not in domain.cas]
     for ca in kept:
         ix.claim_ca(plan.subnet, old.name, ca)
     if len(kept) == len(old.addresses):
@@ -247,7 +269,9 @@ def _keep(ix: Indexes, plan: _Plan, old: Port) -> list[Ip]:
     return kept
 
 
-def _choose_addresses(ix: Indexes, plan: _Plan, mac: Mac, kept: list[Ip] | None) -> tuple[Ip, ...]:
+def _choose_addresses(
+    ix: Indexes, plan: _Plan, mac: Mac, kept: list[Ip] | None, taken: Container[Ip]
+) -> tuple[Ip, ...]:
     """The lowest free address of each prefix that has not given the port one; or, where guests make their own IPv6
     addresses, the one that this guest will make, if it is free.
     """
@@ -258,7 +282,7 @@ def _choose_addresses(ix: Indexes, plan: _Plan, mac: Mac, kept: list[Ip] | None)
     for net in subnet.nets:
         if net.version not in served:
             own = dhcp.eui64(net.prefix, mac) if by_guest and net.version == 6 else None
-            ca = own if own is not None and own not in subnet.domain.cas else net.free.lowest(subnet.domain.cas)
+            ca = own if own is not None and own not in subnet.domain.cas else net.free.lowest(taken)
             if ca is None:
                 raise Conflict(f"no address is left in {net.prefix} of {subnet.subnet.name}", "spec.addresses")
             ix.claim_ca(subnet, plan.put.name, ca)

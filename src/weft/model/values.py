@@ -196,6 +196,28 @@ def ipv6_text(number: int) -> Ip:
     return Ip(str(IPv6Address(number)))
 
 
+def is_link_local(address: Ip) -> bool:
+    """Whether an address is in fe80::/64, where every IPv6 host has one (RFC 4291 section 2.5.6)."""
+    return ip_version(address) == 6 and ip_number(address) >> 64 == 0xFE80 << 48
+
+
+def link_local(mac: Mac) -> Ip:
+    """The link-local address that a MAC makes (modified EUI-64, RFC 4291 appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    identifier = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
+    return ipv6_text(0xFE80 << 112 | int.from_bytes(identifier, "big"))
+
+
+def mac_behind(address: Ip) -> Mac | None:
+    """The MAC whose link-local address this is; None when it is no MAC's."""
+    if not is_link_local(address):
+        return None
+    identifier = (ip_number(address) & (1 << 64) - 1).to_bytes(8, "big")
+    if identifier[3:5] != b"\xff\xfe":
+        return None
+    return Mac(bytes((identifier[0] ^ 2, *identifier[1:3], *identifier[5:])).hex(":"))
+
+
 def network_of(prefix: Prefix) -> IPv4Network | IPv6Network:
     return ip_network(prefix)
 

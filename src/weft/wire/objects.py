@@ -148,6 +148,11 @@ class QosSpec(_Spec, frozen=True):
     )
 
 
+class AnnouncedAddressSpec(_Spec, frozen=True):
+    address: _Address
+    mac: _Mac
+
+
 class PortSpec(_Spec, frozen=True):
     virtual_subnet: Annotated[str, _reference("tenants/T/routing-domains/D/virtual-subnets/S, or D/S")]
     mac: _Mac | None = None
@@ -162,6 +167,13 @@ class PortSpec(_Spec, frozen=True):
         Annotated[bool, msgspec.Meta(description="may answer DHCP and advertise itself as a router")] | None
     ) = None
     destination: Annotated[str, _reference("hosts/H, or H, that it is moving to; null: it does not move")] | None = None
+    announced_addresses: (
+        Annotated[
+            tuple[AnnouncedAddressSpec, ...],
+            msgspec.Meta(description="what its guest has announced; left out: as it is"),
+        ]
+        | None
+    ) = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -200,7 +212,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
         raise _rejected(error, "spec", SPECS[kind].__struct_fields__, kind) from error
     match spec:
         case PortSpec():
-            pairs = spec.allowed_address_pairs
+            pairs, announced = spec.allowed_address_pairs, spec.announced_addresses
             return drafts.Port(
                 name=name,
                 virtual_subnet=spec.virtual_subnet,
@@ -216,6 +228,9 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 dhcp=None if spec.dhcp is None else drafts.PortDhcp(spec.dhcp.enabled, spec.dhcp.router),
                 dhcp_server=spec.dhcp_server,
                 destination=spec.destination,
+                announced_addresses=None
+                if announced is None
+                else tuple(drafts.AnnouncedAddress(said.address, said.mac) for said in announced),
             )
         case TenantSpec():
             return drafts.Tenant(name, spec.description)
@@ -277,6 +292,9 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 dhcp=objects.PortDhcp() if spec.dhcp is None else _dhcp_of_port(spec.dhcp),
                 dhcp_server=bool(spec.dhcp_server),
                 destination=None if spec.destination is None else Name(spec.destination),
+                announced_addresses=tuple(
+                    objects.AnnouncedAddress(Ip(said.address), Mac(said.mac)) for said in spec.announced_addresses or ()
+                ),
             )
         case TenantSpec():
             return objects.Tenant(name, _said(spec.description))
@@ -355,6 +373,11 @@ def _spec_of(value: objects.Object) -> Spec:
                 dhcp=None if value.dhcp == objects.PortDhcp() else PortDhcpSpec(value.dhcp.enabled, value.dhcp.router),
                 dhcp_server=value.dhcp_server or None,
                 destination=value.destination,
+                # None is left out: who puts back what was read then undoes nothing that was announced since.
+                announced_addresses=tuple(
+                    AnnouncedAddressSpec(said.address, said.mac) for said in value.announced_addresses
+                )
+                or None,
             )
         case objects.Tenant():
             return TenantSpec(value.description)
