@@ -262,7 +262,7 @@ def test_the_summary_in_help_is_the_commands_own(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in COMMANDS if name not in {"controller", "agent", "completion", "lab"}]
+    "name", [name for name in COMMANDS if name not in {"controller", "agent", "completion", "lab", "port"}]
 )
 def test_every_command_prints_json(name: str) -> None:
     command = main.get_command(click.Context(main), name)
@@ -318,3 +318,57 @@ def test_help_imports_no_http_client_no_yaml_and_no_rich() -> None:
 
 def test_the_version_is_the_packages() -> None:
     assert CliRunner().invoke(main, ["--version"]).stdout.startswith("weft, version ")
+
+
+# ---- port move
+
+
+def test_a_move_is_begun_shown_and_taken_back(weft: Weft) -> None:
+    begun = weft("port", "move", "blue/web-1", "h2", "--begin", "--no-wait")
+    assert begun.stdout == "blue/web-1 is on h1, moving to h2\n"
+    assert "h1 -> h2: hosts/h1: is not connected; " in weft("get", "ports").stdout.replace("\n", " ")
+    assert weft("port", "move", "blue/web-1", "h2", "--begin", "--no-wait").exit_code == 0, "again is as good"
+    assert weft("port", "move", "blue/web-1", "--cancel").stdout == "blue/web-1 is on h1\n"
+    assert weft("port", "move", "blue/web-1", "--cancel").exit_code == 0, "again is as good"
+
+
+def test_a_move_that_the_guest_has_made_is_finished(weft: Weft) -> None:
+    weft("port", "move", "blue/web-1", "h2", "--begin", "--no-wait")
+    ended = printed(weft("port", "move", "blue/web-1", "--finish", "--no-wait", "-o", "json"))
+    assert ended["spec"]["host"] == "hosts/h2"  # type: ignore[index]
+    assert weft("port", "move", "blue/web-1", "h1", "--no-wait").stdout == "blue/web-1 is on h1\n"
+
+
+def test_a_move_that_is_not_ready_in_time_is_taken_back_and_says_who_was_waited_for(weft: Weft) -> None:
+    result = weft("port", "move", "blue/web-1", "h2", "--timeout", "0.1")
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert "hosts/h2: is not connected" in result.stderr
+    assert "The port stays where it is" in result.stderr
+    assert "destination" not in weft("get", "blue/web-1", "-o", "yaml").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "saying"),
+    [
+        (("blue/web-1",), ExitCode.USAGE, "to which host"),
+        (("blue/web-1", "h2", "--finish"), ExitCode.USAGE, "needs no host"),
+        (("blue/web-1", "h1"), ExitCode.REFUSED, "is on hosts/h1 already"),
+        (("blue/web-1", "h9"), ExitCode.REFUSED, "hosts/h9 does not exist"),
+        (("blue/web-9", "h2"), ExitCode.NOT_FOUND, "there is no tenants/blue/ports/web-9"),
+        (("blue/web-1", "--finish"), ExitCode.REFUSED, "is not moving: it is on hosts/h1"),
+    ],
+)
+def test_a_move_that_cannot_be_says_why(weft: Weft, words: tuple[str, ...], code: ExitCode, saying: str) -> None:
+    result = weft("port", "move", *words)
+    assert (result.exit_code, saying in result.stderr) == (code, True), result.stderr
+
+
+def test_a_port_that_is_nowhere_or_moving_elsewhere_is_not_moved(weft: Weft) -> None:
+    weft("apply", "-f", "-", stdin="{name: tenants/blue/ports/idle, spec: {virtual_subnet: prod/web}}")
+    assert "is on no host" in weft("port", "move", "blue/idle", "h2").stderr
+    weft("apply", "--delete", "-f", "-", stdin="{name: tenants/blue/ports/idle}")
+    weft("port", "move", "blue/web-1", "h2", "--begin", "--no-wait")
+    weft("apply", "-f", "-", stdin="{name: hosts/h3, spec: {uplinks: [{interface: eth0, provider_network: dc}]}}")
+    assert "is moving to hosts/h2: finish or cancel that first" in weft("port", "move", "blue/web-1", "h3").stderr
+    weft("port", "move", "blue/web-1", "--cancel")
+    weft("apply", "--delete", "-f", "-", stdin="{name: hosts/h3}")

@@ -26,6 +26,15 @@ def subnet_rule(item: Item) -> str:
     return f"{change.get('sending')} -> {rule}: {phase}{whom}"
 
 
+def port_host(item: Item) -> str:
+    """Where a port is, and while it moves where to and whom this waits for."""
+    host, to, move = item.spec.get("host"), item.spec.get("destination"), item.status.get("move")
+    if to is None or move is None:
+        return short(host or "")
+    how = "ready" if move["ready"] else "; ".join(map(str, move["waiting_for"]))
+    return f"{short(host or '')} -> {short(to)}: {how}"
+
+
 #: Columns of a kind's table: heading -> what an item has there.
 COLUMNS: dict[Kind, dict[str, Callable[[Item], object]]] = {
     Kind.TENANT: {"description": lambda item: item.spec.get("description")},
@@ -50,7 +59,7 @@ COLUMNS: dict[Kind, dict[str, Callable[[Item], object]]] = {
         "subnet": lambda item: short(item.spec.get("virtual_subnet", "")),
         "mac": lambda item: item.spec.get("mac"),
         "addresses": lambda item: item.spec.get("addresses"),
-        "host": lambda item: short(item.spec.get("host") or ""),
+        "host": port_host,
         "state": lambda item: port_state(item.status),
     },
     Kind.CUSTOMER_ROUTE: {

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from weft.contracts.store import Batch, Compacted
-from weft.controller import merge, openapi, rules, streams, tracing
+from weft.controller import merge, moves, openapi, rules, streams, tracing
 from weft.controller.kinds import RESOURCES, Resource, continue_after, filter_by, read_continue
 from weft.controller.metrics import Metrics
 from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service
@@ -205,8 +205,11 @@ class Api:
 
     def _status(self, name: Name, held: Held) -> wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]:
         match held.value:
-            case Port(host=host):
+            case Port(host=host, destination=None):
                 return self._service.statuses.port(name, host)
+            case Port(host=host, destination=str() as destination) as port:
+                here = self._service.statuses.port(name, host)
+                return msgspec.structs.replace(here, move=moves.status(self._service, held, port, destination))
             case Host():
                 return self._service.statuses.host(name)
             case VirtualSubnet() as subnet:

@@ -30,6 +30,7 @@ def document() -> dict[str, Any]:
         wire.Traced,
         wire.StatusReport,
         wire.PortStatus,
+        wire.MoveStatus,
         wire.HostStatus,
         wire.SubnetStatus,
     ]

@@ -50,6 +50,7 @@ class Statuses:
             said.ports.pop(port, None)
 
     def port(self, name: str, host: str | None) -> PortStatus:
+        """What a host says of a port that it runs, or that is moving there."""
         if host is None:
             return PortStatus(state="down", reason="it is on no host")
         said = self._said.get(host)
@@ -68,6 +69,9 @@ class Statuses:
             applied_revision=said.revision if said else None,
             failures=list(said.failures) if said else [],
         )
+
+    def is_connected(self, host: str) -> bool:
+        return self._connected(host)
 
     def why_behind(self, host: str, revision: int, key: Key) -> str | None:
         """Why a host does not do yet what a row of a revision says; None: it does."""

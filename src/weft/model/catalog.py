@@ -209,11 +209,6 @@ class Catalog:
         index = self._ix.subnets.get(subnet)
         return index.ports.keys() if index is not None else ()
 
-    def hosts_of(self, domain: Name) -> Collection[Name]:
-        """The hosts that run ports of a domain, or to which some are moving."""
-        index = self._ix.domains.get(domain)
-        return index.hosts.keys() if index is not None else ()
-
     def subnets_of(self, domain: Name) -> Collection[Name]:
         index = self._ix.domains.get(domain)
         return index.subnets.keys() if index is not None else ()

@@ -123,12 +123,28 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     complete: bool = False
 
 
+class MoveStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a port is on its way. state, reason: as its destination sees it.
+
+    ready: whatever is sent to the port reaches both hosts, so the guest may change over with nothing lost.
+    waiting_for: whom that takes, each with the reason; absent: those among them that have no agent with the feed open.
+    """
+
+    destination: str
+    ready: bool
+    state: Literal["active", "down", "failed", "unknown"]
+    reason: str = ""
+    waiting_for: list[str] = []
+    absent: list[str] = []
+
+
 class PortStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Status of a port. host: who said so, or should; None for a port that is nowhere."""
+    """Status of a port. host: who said so, or should; None for a port that is nowhere. move: while it moves."""
 
     state: Literal["active", "down", "failed", "unknown"]
     reason: str = ""
     host: str | None = None
+    move: MoveStatus | msgspec.UnsetType = msgspec.UNSET
 
 
 class SubnetStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,105 @@
+"""weft port move: a port goes to another host, with nothing lost that is on its way to it. Moves no guest itself."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from weft.cli import complete, references, session, show
+from weft.cli.session import Commands, ExitCode, Failed, Output
+from weft.kit.errors import Retry
+from weft.model.names import Kind
+
+if TYPE_CHECKING:
+    from weft.client import Client, Item
+
+
+@click.group(cls=Commands)
+def port() -> None:
+    """Move ports from host to host."""
+
+
+@port.command()
+@click.argument("name", metavar="PORT", shell_complete=complete.ports)
+@click.argument("host", required=False)
+@click.option(
+    "--begin", "step", flag_value="begin", help="Only make both hosts ready; then move the guest, and --finish."
+)
+@click.option("--finish", "step", flag_value="finish", help="The guest runs on the new host: end the move.")
+@click.option("--cancel", "step", flag_value="cancel", help="The guest stays where it is: end the move.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every host has followed.")
+@click.option(
+    "--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds until it must be ready."
+)
+@click.option(
+    "--patience", "patience_s", type=float, default=10.0, show_default=True,
+    help="Seconds to wait for hosts that have no connected agent.",
+)  # fmt: skip
+@session.with_output()
+@session.with_controller
+def move(
+    name: str,
+    host: str | None,
+    step: str | None,
+    wait: bool,
+    timeout_s: float,
+    patience_s: float,
+    output: Output,
+    url: str,
+) -> None:
+    """Move a port to another host: both are made ready, then it is there.
+
+    Packets for the port go to both hosts in between, so none is lost. A virtual machine moves in two steps:
+    `weft port move blue/web-1 h2 --begin`, then its migration, then `weft port move blue/web-1 --finish`; what is not
+    ready in time is taken back. --no-wait: what is under way meanwhile may be lost.
+    """
+    from weft.client import moves
+
+    full = references.full(name, Kind.PORT)
+    if (host is None) != (step in ("finish", "cancel")):
+        raise click.UsageError(
+            f"--{step} needs no host: the move knows it" if host else "to which host? weft port move blue/web-1 h2"
+        )
+    with session.controller(url) as client:
+        if host is not None:
+            moves.begin(client, full, references.full(host, Kind.HOST))
+            if wait:
+                _await_ready(client, full, timeout_s, patience_s)
+        match step:
+            case "begin":
+                item = client.get(full)
+            case "cancel":
+                item = moves.cancel(client, full)
+            case _:
+                item = moves.finish(client, full)
+                if wait:
+                    item = moves.await_arrived(client, full, timeout_s=timeout_s)
+    _print(item, output)
+
+
+def _await_ready(client: Client, name: str, timeout_s: float, patience_s: float) -> None:
+    """Or nothing has happened."""
+    from weft.client import moves
+
+    try:
+        with session.busy("waiting for hosts") as say:
+            passed_over = moves.await_ready(client, name, timeout_s=timeout_s, patience_s=patience_s, say=say)
+    except BaseException as error:
+        with suppress(Exception):  # the first fault is the one to tell
+            moves.cancel(client, name)
+        if isinstance(error, Retry):
+            raise Failed(f"{error}. The port stays where it is", ExitCode.UNREACHABLE) from error
+        raise
+    for each in passed_over:
+        click.echo(f"{references.short(each)} has no agent, and has not followed: what it sends may be lost", err=True)
+
+
+def _print(item: Item, output: Output) -> None:
+    if output is Output.JSON:
+        show.as_json({"name": item.name, "revision": item.revision, "spec": item.spec, "status": item.status})
+        return
+    host, destination = item.spec.get("host"), item.spec.get("destination")
+    moving = f", moving to {references.short(destination)}" if destination else ""
+    click.echo(f"{references.short(item.name)} is on {references.short(host or 'no host')}{moving}")

@@ -1,0 +1,98 @@
+"""A port's move to another host, step by step, for whoever moves the guest itself. Touches no guest.
+
+begin(); await_ready(); the guest changes over; finish(). Or cancel(), at any time before the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from weft.client.client import ApiError, Client
+from weft.kit.errors import Conflict, Rejected, Retry
+from weft.wire.api import Item
+
+_POLL_S = 0.02
+
+Say = Callable[[str], None]
+
+
+def _silent(_text: str) -> None:
+    """Nobody wants to know."""
+
+
+def begin(client: Client, port: str, host: str) -> Item:
+    """Both hosts hold the port from now on. Names in full. The same move that has begun already is as good."""
+    item = client.get(port)
+    now, to = item.spec.get("host"), item.spec.get("destination")
+    if now is None:
+        raise Rejected(f"{port} is on no host, so there is nothing to move: give it one as its host", "host")
+    if to is not None and to != host:
+        raise Conflict(f"{port} is moving to {to}: finish or cancel that first", "destination")
+    if now == host:
+        raise Rejected(f"{port} is on {host} already", "host")
+    return item if to == host else client.patch(port, {"destination": host}, if_match=item.revision)
+
+
+def await_ready(
+    client: Client, port: str, *, timeout_s: float = 60.0, patience_s: float = 10.0, say: Say = _silent
+) -> Sequence[str]:
+    """Until the guest may change over. Returns the hosts that were not waited for.
+
+    A host without a connected agent is waited for no longer than patience_s: what it sends to the port is lost from the
+    change-over until it hears of the move. Retry: it was not ready within timeout_s; the move goes on.
+    """
+    began_s = time.monotonic()
+    while True:
+        move = _move(client, port)
+        absent = list(move["absent"])
+        # Those that are absent are said one line each; whoever else is waited for says another.
+        others = len(move["waiting_for"]) > len(absent) or move["destination"] in absent
+        waited_s = time.monotonic() - began_s
+        if move["ready"] or (not others and waited_s >= patience_s):
+            return absent
+        if waited_s >= timeout_s:
+            raise Retry(f"{port} was not ready to move within {timeout_s:g} s: {'; '.join(move['waiting_for'])}")
+        say("; ".join(move["waiting_for"]))
+        time.sleep(_POLL_S)
+
+
+def finish(client: Client, port: str) -> Item:
+    """The guest has changed over: the port is where it was moving to."""
+    item = client.get(port)
+    to = item.spec.get("destination")
+    if to is None:
+        raise Rejected(f"{port} is not moving: it is on {item.spec.get('host', 'no host')}", "destination")
+    return client.patch(port, {"host": to, "destination": None}, if_match=item.revision)
+
+
+def cancel(client: Client, port: str) -> Item:
+    """The guest stays where it is. A port that does not move is left alone."""
+    item = client.get(port)
+    if item.spec.get("destination") is None:
+        return item
+    return client.patch(port, {"destination": None}, if_match=item.revision)
+
+
+def await_arrived(client: Client, port: str, *, timeout_s: float = 60.0) -> Item:
+    """Until the port's host says that it is active there. Retry: not within timeout_s."""
+    deadline_s = time.monotonic() + timeout_s
+    while (item := client.get(port)).status["state"] != "active":
+        if time.monotonic() > deadline_s:
+            raise Retry(f"{port} is {item.status['state']} on {item.spec.get('host')}: {item.status['reason']}")
+        time.sleep(_POLL_S)
+    return item
+
+
+def _move(client: Client, port: str) -> dict[str, Any]:
+    """Of a controller that is starting over there is no answer for a while; that is no reason to give up."""
+    try:
+        move: dict[str, Any] | None = client.get(port).status.get("move")
+    except (Retry, ApiError) as error:
+        if isinstance(error, ApiError) and error.status < 500:
+            raise
+        return {"ready": False, "destination": "", "absent": [], "waiting_for": [str(error)]}
+    if move is None:
+        raise Conflict(f"{port} is not moving any more: somebody else has ended its move", "destination")
+    return move

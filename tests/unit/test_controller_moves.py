@@ -1,0 +1,102 @@
+"""A port moves under its hosts: ready when whoever sends to it sends to both, and its destination has it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from unit.controller_world import World, port, world
+from weft.client import ApiError
+from weft.model.names import Name
+from weft.wire.api import FailureReport, PortReport, StatusReport
+
+H1, H2, H3 = (Name(f"hosts/h{n}") for n in (1, 2, 3))
+P1 = Name("tenants/blue/ports/p1")
+
+
+def report(it: World, host: Name, state: Any = None, revision: int | None = None, *failures: FailureReport) -> None:
+    ports = {} if state is None else {P1: PortReport(state=state)}
+    applied = it.service.revision if revision is None else revision
+    it.service.report(host, StatusReport(revision=applied, ports=ports, failures=list(failures)))
+
+
+async def move(it: World) -> dict[str, Any]:
+    found: dict[str, Any] = (await it.client.get(P1)).status["move"]
+    return found
+
+
+@asynccontextmanager
+async def moving(*listening: Name) -> AsyncIterator[World]:
+    """p1 goes from h1 to h2, h3 may send to it; these hosts have an agent with the feed open."""
+    async with world() as it:
+        uplinks = [{"interface": "eth1", "provider_network": "phys"}]
+        await it.client.apply([(H3, {"uplinks": uplinks}), port(1, "h1"), port(2, "h3")])
+        agents = [it.service.follow(host, None) for host in listening]
+        for agent in agents:
+            await anext(agent)
+        for host in (H1, H2, H3):
+            report(it, host)
+        await it.client.patch(P1, {"destination": "h2"})
+        yield it
+        for agent in agents:
+            await agent.aclose()
+
+
+async def test_a_port_is_ready_to_move_when_every_host_has_followed_and_its_destination_has_it() -> None:
+    async with moving(H1, H2, H3) as it:
+        found = await move(it)
+        assert (found["destination"], found["ready"], found["absent"]) == (H2, False, [])
+        assert found["waiting_for"] == [f"{host}: applies it" for host in (H1, H2, H3)]
+        report(it, H1, "active")
+        report(it, H2)
+        assert (await move(it))["waiting_for"] == [
+            "hosts/h3: applies it",
+            "hosts/h2: the port is unknown there: hosts/h2 has not said yet",
+        ]
+        report(it, H3)
+        report(it, H2, "down")
+        assert [text.partition(":")[0] for text in (await move(it))["waiting_for"]] == [H2]
+        report(it, H2, "active")
+        assert await move(it) == {
+            "destination": H2, "ready": True, "state": "active", "reason": "", "waiting_for": [], "absent": [],
+        }  # fmt: skip
+
+
+async def test_a_row_that_a_host_refused_holds_the_move_up() -> None:
+    async with moving(H1, H2, H3) as it:
+        spec = (await it.client.get(P1)).spec
+        vsid = (await it.client.get("tenants/blue/routing-domains/prod/virtual-subnets/web")).spec["vsid"]
+        for host in (H1, H2):
+            report(it, host, "active")
+        report(it, H3, None, None, FailureReport(key=["macs", vsid, spec["mac"]], reason="macs: full"))
+        assert (await move(it))["waiting_for"] == ["hosts/h3: macs: full"]
+
+
+async def test_a_host_without_an_agent_is_named_as_such() -> None:
+    async with moving(H1, H2) as it:
+        report(it, H1, "active")
+        report(it, H2, "active")
+        found = await move(it)
+        assert (found["waiting_for"], found["absent"]) == (["hosts/h3: is not connected"], [H3])
+
+
+async def test_a_disabled_port_is_ready_when_its_destination_has_it_disabled() -> None:
+    async with moving(H1, H2, H3) as it:
+        await it.client.patch(P1, {"admin_state": "down"})
+        for host in (H1, H2, H3):
+            report(it, host, "down")
+        assert (await move(it))["ready"]
+
+
+async def test_the_end_of_a_move_is_one_write_and_what_the_new_host_said_stays_said() -> None:
+    async with moving(H1, H2, H3) as it:
+        for host in (H1, H2, H3):
+            report(it, host, "active")
+        item = await it.client.patch(P1, {"host": "h2", "destination": None})
+        assert (item.spec["host"], item.spec.get("destination")) == (H2, None)
+        assert item.status == {"state": "active", "reason": "", "host": H2}
+        with pytest.raises(ApiError, match="on hosts/h2 already"):
+            await it.client.patch(P1, {"destination": "h2"})
