@@ -61,6 +61,20 @@ def test_guests_are_wished_for_by_short_or_full_name() -> None:
     assert lab.guests["tenants/c/ports/d"].mtu_bytes == 1400
 
 
+def test_hosts_have_an_uplink_into_each_further_network() -> None:
+    lab = parse("lab: x\nunderlay: {further: [100.65.0.0/16, 'fd65::/48']}\nhosts: [h1, h2]")
+    assert [[leg.pa for leg in host.further] for host in lab.hosts] == [
+        ["100.65.1.2", "fd65:0:0:1::2"],
+        ["100.65.2.2", "fd65:0:0:2::2"],
+    ]
+    uplinks = next(each.spec["uplinks"] for each in lab.objects if each.name == "hosts/h2")
+    assert [(each["interface"], each["provider_network"], each["pas"]) for each in uplinks] == [
+        ("eth0", "provider-networks/fabric", ["100.64.2.2"]),
+        ("eth1", "provider-networks/fabric-2", ["100.65.2.2"]),
+        ("eth2", "provider-networks/fabric-3", ["fd65:0:0:2::2"]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [
@@ -80,6 +94,10 @@ def test_guests_are_wished_for_by_short_or_full_name() -> None:
         ("lab: x\nunderlay: {mtu_bytes: 100}\nhosts: [h1]", "underlay.mtu_bytes"),
         ("lab: x\nunderlay: {mtu_bytes: true}\nhosts: [h1]", "underlay.mtu_bytes"),
         ("lab: x\nunderlay: {mtu: 1500}\nhosts: [h1]", "underlay.mtu"),
+        ("lab: x\nunderlay: {further: 10.0.0.0/8}\nhosts: [h1]", "underlay.further"),
+        ("lab: x\nunderlay: {further: [100.64.9.0/24]}\nhosts: [h1]", "underlay.further[0]"),
+        ("lab: x\nunderlay: {further: [10.0.0.0/8, 10.1.0.0/16]}\nhosts: [h1]", "underlay.further[1]"),
+        ("lab: x\nunderlay: {further: [10.0.0.0/24]}\nhosts: [h1, h2]", "underlay.further[0]"),
         ("lab: x\nhosts: [h1]\nguests: {web: {}}", "guests.web"),
         ("lab: x\nhosts: [h1]\nguests: {a/b: {mtu_bytes: 1}}", "guests.a/b.mtu_bytes"),
         ("lab: x\nhosts: [h1]\nobjects: {name: x}", "objects"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 #: After this long a packet that was asked for has not come through.
 WAIT_S = 0.2
+#: After this long what is said to be too large does not come through all the same: whoever said it has lied.
+LIE_S = 0.05
 #: So many lost packets of one size say that the size is too large: in the search, and for one that got through before.
 TRIES, VERIFY_TRIES = 2, 3
 #: What got through is tried again, so that a path that takes less than before is found (RFC 8899 section 4.3).
 VERIFY_S = 1.0
-#: A path that takes less than its ends is asked for more (RFC 8899 section 5.1.1: PMTU_RAISE_TIMER, there ten minutes).
-RAISE_S = 30.0
+#: A path that takes less than its ends is asked for more (RFC 8899 section 5.1.1: PMTU_RAISE_TIMER, there ten minutes;
+#: four packets in ten seconds are little between hosts).
+RAISE_S = 10.0
 
 #: What every path takes: RFC 791, RFC 8200. And where a search that has no hint begins.
 FLOOR_BYTES = {4: 576, 6: 1280}
@@ -26,6 +29,7 @@ class Search:
     def __init__(self, version: int, ceiling: int) -> None:
         self.told = 0
         self.due_s = 0.0
+        self.verify_s = VERIFY_S
         self._floor = min(FLOOR_BYTES[version], ceiling)
         self._ceiling = ceiling
         self._good = 0  # got through
@@ -68,7 +72,7 @@ class Search:
         self._asked = 0
         self._fails(size)
         self._hint = hint if self._floor <= hint < size else 0
-        self.due_s = now_s
+        self.due_s = now_s + LIE_S
 
     def pause(self, until_s: float) -> None:
         """The path itself is in doubt: what is lost now says nothing of sizes."""
@@ -86,7 +90,7 @@ class Search:
         if self._good < self._ceiling and self._raise_s is None:
             self._raise_s = now_s + RAISE_S
         if not self._asked:
-            self.due_s = now_s + VERIFY_S
+            self.due_s = now_s + self.verify_s
 
     def _lost(self) -> None:
         self._tries += 1

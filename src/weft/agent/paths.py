@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from weft.agent.path_mtu import Search
+from weft.agent.path_mtu import VERIFY_S, Search
 from weft.contracts.dataplane import WAYS, Way
 from weft.policy.rows import Host, Peer
 
@@ -19,8 +19,8 @@ from weft.policy.rows import Host, Peer
 STEADY_S, DOUBT_S, ALONE_S = 0.2, 0.1, 1.0
 #: So many probes without an answer: the pair does not work. So many answers in a row: it works again.
 MISSES, ANSWERS = 3, 3
-#: What is sent on the whole, for liveness: with more pairs than this allows, each is probed less often.
-MOST_PER_S = 2000
+#: What is sent on the whole, for liveness and for sizes: with more pairs than this allows, each is probed less often.
+MOST_PER_S, MOST_LARGE_PER_S = 2000, 500
 #: Pairs that were last heard of within this long fell silent together.
 TOGETHER_S = 1.0
 #: Pairs to one peer that are looked at: between PAs of one provider network, and across two.
@@ -90,7 +90,8 @@ class Paths:
         own = set(host.pas) if host is not None else set()
         known = {peer.pa: peer for peer in peers if peer.pa not in own}
         self._peers = frozenset(pa for peer in known.values() for pa in peer.pas)
-        former, self._pairs, self._by_peer = self._pairs, {}, {}
+        former, self._pairs = self._pairs, {}
+        before, self._by_peer = self._by_peer, {}
         for peer in known.values():
             some = _pairs(host, peer) if host is not None else []
             self._by_peer[peer.pa] = [self._keep(former, pair, now_s) for pair in some]
@@ -98,7 +99,10 @@ class Paths:
             if self._pairs.get((pair.source, pair.destination)) is not pair:
                 for token in (*pair.tokens, pair.sized[0]):
                     self._asked.pop(token, None)
-        self._told = {pa: ways for pa, ways in self._told.items() if pa in self._by_peer}
+        for pair in self._pairs.values():
+            pair.search.verify_s = max(VERIFY_S, len(self._pairs) / MOST_LARGE_PER_S)
+        # A data plane forgets the ways of a peer that is now elsewhere.
+        self._told = {pa: ways for pa, ways in self._told.items() if before.get(pa) == self._by_peer.get(pa)}
         self._dirty = dict.fromkeys(self._by_peer)
 
     def _keep(self, former: Mapping[tuple[str, str], _Pair], pair: _Pair, now_s: float) -> _Pair:
@@ -295,7 +299,7 @@ def _pairs(host: Host, peer: Peer) -> list[_Pair]:
                 continue
             rank = (at + step) % len(peer.pas)
             destination, network = peer.pas[rank], peer.networks[rank]
-            if (":" in source) != (":" in destination):
+            if (":" in source) != (":" in peer.pa) or (":" in destination) != (":" in peer.pa):
                 continue
             search = Search(6 if ":" in source else 4, uplink.mtu_bytes)
             across = network != uplink.network

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,7 +18,7 @@ import structlog
 
 from weft.agent.cache import Cache, Compaction
 from weft.contracts.clock import Clock
-from weft.contracts.dataplane import DataPlane, Failure
+from weft.contracts.dataplane import DataPlane, Failure, Way
 from weft.feed.reflector import Batch, Connected, Piece
 from weft.kit.errors import Retry
 from weft.policy.rows import ORDER, TABLES, Key, Port, Row
@@ -65,6 +65,13 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Lead:
+    """Ways to peers that have changed; see DataPlane.paths."""
+
+    ways: Mapping[str, Sequence[Way]]
+
+
+@dataclass(frozen=True, slots=True)
 class Again:
     """What failed and is due."""
 
@@ -77,7 +84,7 @@ class Repair:
     """Look at what is really programmed."""
 
 
-Work: TypeAlias = Start | Connected | Piece | Batch | Prune | Bind | Compaction | Again | Repair
+Work: TypeAlias = Start | Connected | Piece | Batch | Prune | Bind | Lead | Compaction | Again | Repair
 
 
 @dataclass(slots=True)
@@ -96,6 +103,7 @@ class Progress:
 
     revision: int | None = None
     synced: bool = False
+    ways_due: bool = False  #: some did not get through: they are to be told again
     prune_due: bool = False  #: the data plane would not, just then; whoever holds the tables says again what is desired
     ports: set[str] = field(default_factory=set)  #: names of those whose rows are programmed
     bindings: Mapping[str, str] = field(default_factory=dict)  #: the last that the data plane was told
@@ -266,6 +274,8 @@ class Reconciler:
                     self._prune(desired)
                 case Bind(bindings):
                     self._bind(bindings)
+                case Lead(ways):
+                    self._lead(ways)
                 case Compaction() as compaction:
                     self._cache.compact(compaction)
                 case Again(puts=rows, deletes=keys):
@@ -334,6 +344,16 @@ class Reconciler:
         self._bind_at_s = self._clock.now_s() + _backoff_s(self._bind_attempts) if again else None
         for failure in failures:
             _log.warning("a port is not bound", port=failure.key[-1], reason=failure.reason)
+
+    def _lead(self, ways: Mapping[str, Sequence[Way]]) -> None:
+        try:
+            failures = self._plane.paths(ways)
+        except Retry as fault:
+            failures = [Failure(("peers", "", pa), str(fault)) for pa in ways]
+        for failure in failures:
+            _log.warning("ways to a peer are not programmed", peer=failure.key[-1], reason=failure.reason)
+        if failures:
+            self.progress.ways_due = True
 
     def _repair(self) -> None:
         try:

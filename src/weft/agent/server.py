@@ -76,6 +76,7 @@ class Api:
                 "ambiguous": agent.plan.ambiguous,
                 "failures": report.failures(progress),
                 "usage": {table: {"used": used, "capacity": capacity} for table, (used, capacity) in usage.items()},
+                "ways": _ways(agent),
                 "cache": {"fault": agent.cache_fault},
             }
         )
@@ -236,6 +237,15 @@ def _problem(status: int, detail: str, field: str = "") -> Response:
 
 def _json(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _ways(agent: Agent) -> list[dict[str, Any]]:
+    """To each peer: whether probes come back (null: not known yet), and the path's MTU (0: as the uplink's)."""
+    state = agent.prober.paths.state() if agent.prober is not None else []
+    return [
+        {"source": source, "destination": destination, "works": works, "mtu_bytes": mtu_bytes}
+        for source, destination, works, mtu_bytes in state
+    ]
 
 
 def _read(plane: DataPlane) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic]]:

@@ -21,20 +21,25 @@ from weft.agent import report
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
 from weft.agent.links import Links
-from weft.agent.reconcile import Bind, Prune, Reconciler, Start
+from weft.agent.paths import Paths
+from weft.agent.probes import Prober
+from weft.agent.reconcile import Bind, Lead, Prune, Reconciler, Start
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import DataPlane
 from weft.feed.log import Gone
 from weft.feed.reflector import Batch, Connected, Lost, Piece, Reflector, Tables, follow
 from weft.kit.errors import Retry
-from weft.policy.rows import Host, Key, Port, Row
+from weft.policy.rows import Host, Key, Peer, Port, Row
 from weft.wire.api import StatusReport
 
 _log = structlog.get_logger("weft.agent")
 
 #: Between two full reports with no other occasion for one.
 REPEAT_S = 30.0
+
+#: Between two looks whether the data plane has taken the ways that it was told.
+WAYS_AGAIN_S = 2.0
 
 #: A load of fewer rows is not worth a word with the garbage collector.
 _BULK_ROWS = 10_000
@@ -69,7 +74,9 @@ class Agent:
         links: Links,
         clock: Clock,
         random: Random,
+        paths: Paths | None = None,
     ) -> None:
+        """paths: None: nobody looks for ways to other hosts, and each is reached by its first PA."""
         self.host = host
         self.controller = controller
         self.links = links
@@ -86,10 +93,14 @@ class Agent:
         self._reflector = Reflector(host=host)
         self._ports: dict[str, Port] = {}
         self._uplinks: frozenset[str] = frozenset()
+        self._host_row: Host | None = None
+        self._peers: dict[Key, Peer] = {}
+        self._elsewhere = False  # who is where in the underlay has changed, and the prober was not told yet
         self._known = False  # policy was read, from the disk or the controller: what is not in it need not be bound
         self._bound: tuple[Mapping[str, str], Mapping[str, int]] | None = None
         self._reporter = report.Reporter(host, controller, clock, self._to_report)
         self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
+        self.prober = Prober(paths, clock, lambda ways: self.reconciler.submit(Lead(ways))) if paths else None
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -101,6 +112,9 @@ class Agent:
                 tasks.create_task(self._repeat_reports(), name="repeat")
                 tasks.create_task(self._follow_links(), name="links")
                 tasks.create_task(self._follow_feed(), name="feed")
+                if self.prober is not None:
+                    tasks.create_task(self.prober.run(), name="probe")
+                    tasks.create_task(self._repeat_ways(self.prober), name="repeat ways")
         finally:
             gc.enable()
             await self.reconciler.stop()
@@ -159,6 +173,13 @@ class Agent:
             await self._clock.sleep(REPEAT_S)
             self._reporter.forgotten()
 
+    async def _repeat_ways(self, prober: Prober) -> None:
+        while True:
+            await self._clock.sleep(WAYS_AGAIN_S)
+            if self.reconciler.progress.ways_due:
+                self.reconciler.progress.ways_due = False
+                prober.repeat()
+
     # -- policy --
 
     async def _load(self) -> None:
@@ -176,6 +197,7 @@ class Agent:
         rows = tuple(loaded.tables.rows())
         self._learn_all(loaded.tables)
         self.reconciler.submit(Start(loaded.revision, rows))
+        self._probe()
         self._bind()
         self._compact(loaded.revision)
 
@@ -207,6 +229,7 @@ class Agent:
         if batch.synced:
             self._known = True
             self._learn_all(tables)
+        self._probe()
         progress = self.reconciler.progress
         if batch.synced or progress.prune_due:
             progress.prune_due = False
@@ -244,12 +267,21 @@ class Agent:
                 self._ports[row.port] = row
             elif type(row) is Host:
                 self._uplinks = frozenset(uplink.interface for uplink in row.uplinks)
+                self._host_row, self._elsewhere = row, True
+            elif type(row) is Peer:
+                self._peers[row.key] = row
+                self._elsewhere = True
         for key in deletes:
             if key[0] == "ports":
                 self._ports.pop(str(key[1]), None)
+            elif key[0] == "peers":
+                self._peers.pop(key, None)
+                self._elsewhere = True
 
     def _learn_all(self, tables: Tables) -> None:
         self._ports = {}
+        self._peers = {}
+        self._elsewhere = True
         self._learn(tables.rows(), ())
 
     def _bind(self) -> None:
@@ -273,9 +305,22 @@ class Agent:
                 _log.warning("what was found by name is not on disk", reason=str(fault))
             self.reconciler.submit(Bind(self.plan.bindings))
 
+    def _probe(self) -> None:
+        """Behind the rows that it follows from: the data plane is told of ways to those that it knows."""
+        if self._elsewhere and self.prober is not None:
+            self._elsewhere = False
+            self.prober.follow(self._host_row, self._peers.values())
+            self._look_at_uplinks()
+
+    def _look_at_uplinks(self) -> None:
+        if self.prober is not None:
+            links = self.links.by_name()
+            self.prober.links({name for name in self._uplinks if name not in links or not links[name].up})
+
     async def _follow_links(self) -> None:
         while True:
             await self.links.changed()
+            self._look_at_uplinks()
             self._bind()
             self._reporter.changed()
 

@@ -11,11 +11,12 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from random import Random
+from random import Random, SystemRandom
 
 import structlog
 
 from weft.agent.links import NetlinkLinks
+from weft.agent.paths import Paths
 from weft.agent.process import live, locked
 from weft.agent.service import Agent
 from weft.client.client import AsyncClient
@@ -66,7 +67,10 @@ async def _main(host: str, controller: str, state: Path, socket: Path, plane: Da
         async with AsyncClient(controller) as client:
             # Jitter, no secret: hosts that come back at the same moment should not do so again.
             random = Random()  # noqa: S311 -- no secret: so that hosts do not all come back at once
-            agent = Agent(host, plane, client, state, links, MonotonicClock(), random)
+            # Numbers of probes are secret until they are sent: whoever is not on the way cannot answer one.
+            secret = SystemRandom()
+            paths = Paths(random.random, lambda: secret.getrandbits(64))
+            agent = Agent(host, plane, client, state, links, MonotonicClock(), random, paths)
             await live(agent, socket, stop)
     _log.info("stopped; what is programmed stays", host=host)
 

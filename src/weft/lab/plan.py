@@ -88,7 +88,16 @@ class AddDefaultRoute:
     via: str
 
 
-Step: TypeAlias = AddNamespace | AddVeth | DeleteLink | Rename | SetSysctl | AddAddress | SetUp | AddDefaultRoute
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    namespace: str
+    to: str
+    via: str
+
+
+Step: TypeAlias = (
+    AddNamespace | AddVeth | DeleteLink | Rename | SetSysctl | AddAddress | SetUp | AddDefaultRoute | AddRoute
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +119,9 @@ def prefix(lab: str) -> str:
     return f"weft.{lab}."
 
 
-def fabric_namespace(lab: str) -> str:
-    return f"{prefix(lab)}fabric"
+def fabric_namespace(lab: str, rank: int = 0) -> str:
+    """Of the underlay's first network, or a further one: each has a router of its own."""
+    return f"{prefix(lab)}fabric{rank + 1 if rank else ''}"
 
 
 def host_namespace(lab: str, host: str) -> str:
@@ -162,6 +172,35 @@ def underlay_steps(spec: LabSpec) -> list[Step]:
             AddAddress(namespace, UPLINK, _in(host, host.pa)),
             SetUp(namespace, UPLINK),
             AddDefaultRoute(namespace, host.gateway),
+        ]
+    for rank in range(len(spec.hosts[0].further)):
+        steps += _further_steps(spec, rank)
+    return steps
+
+
+def _further_steps(spec: LabSpec, rank: int) -> list[Step]:
+    """One more network of the underlay, and each host on a wire to it. The default route stays the first's."""
+    fabric, uplink = fabric_namespace(spec.name, rank + 1), f"eth{rank + 1}"
+    hosts = [
+        (f"host{index}", host.further[rank], host_namespace(spec.name, host.name))
+        for index, host in enumerate(spec.hosts, 1)
+    ]
+    steps: list[Step] = [
+        AddNamespace(fabric),
+        SetSysctl(fabric, "ipv4/ip_forward", 1),
+        SetSysctl(fabric, "ipv6/conf/all/forwarding", 1),
+        *_no_rp_filter(fabric),
+        SetUp(fabric, "lo"),
+    ]
+    for wire, leg, namespace in hosts:
+        length = ipaddress.ip_network(leg.subnet).prefixlen
+        steps += [
+            AddVeth(End(fabric, wire), End(namespace, uplink), spec.mtu_bytes),
+            AddAddress(fabric, wire, f"{leg.gateway}/{length}"),
+            SetUp(fabric, wire),
+            AddAddress(namespace, uplink, f"{leg.pa}/{length}"),
+            SetUp(namespace, uplink),
+            AddRoute(namespace, leg.network, leg.gateway),
         ]
     return steps
 

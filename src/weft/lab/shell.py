@@ -17,6 +17,7 @@ from weft.lab.plan import (
     AddAddress,
     AddDefaultRoute,
     AddNamespace,
+    AddRoute,
     AddVeth,
     DeleteLink,
     End,
@@ -152,6 +153,8 @@ def _line(step: Step) -> str:
             return f"link set {interface} up"
         case AddDefaultRoute(_, via):
             return f"route add {'::/0' if ':' in via else '0.0.0.0/0'} via {via}"
+        case AddRoute(_, to, via):
+            return f"route add {to} via {via}"
         case SetSysctl():
             raise ValueError("a sysctl is no work for ip")
         case _:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -36,6 +36,16 @@ class Attach(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Leg:
+    """A host's place in one more network of the underlay, alone in its subnet there. network: the whole of it."""
+
+    network: str
+    subnet: str
+    gateway: str
+    pa: str
+
+
+@dataclass(frozen=True, slots=True)
 class LabHost:
     """One host, alone in its subnet of the underlay. gateway: the fabric's address there, pa: the host's."""
 
@@ -44,6 +54,7 @@ class LabHost:
     gateway: str
     pa: str
     attach: Attach = Attach.AUTO
+    further: tuple[Leg, ...] = ()  # uplinks eth1, eth2, …
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +85,15 @@ def parse(text: str, source: str, include: Callable[[str], str], name: str | Non
     """include: gives the text of a file named in the YAML, relative to it. name: instead of the YAML's own."""
     value = _mapping(manifests.one_document(text, source), "", FIELDS)
     name = lab_name(name or value.get("lab"))
-    underlay = _mapping(value.get("underlay") or {}, "underlay", {"prefix", "mtu_bytes"})
+    underlay = _mapping(value.get("underlay") or {}, "underlay", {"prefix", "further", "mtu_bytes"})
     mtu_bytes = _integer(underlay.get("mtu_bytes", 1500), "underlay.mtu_bytes", 1280 + 62, 65_535)
     prefix = _network(underlay.get("prefix", DEFAULT_UNDERLAY), "underlay.prefix")
+    further = underlay.get("further") or []
+    if not isinstance(further, list):
+        raise Rejected(f"{further!r} is not a list of prefixes", "underlay.further")
     hosts = _hosts(value.get("hosts"), prefix)
+    networks = [_network(each, f"underlay.further[{rank}]") for rank, each in enumerate(further)]
+    hosts = _with_legs(hosts, prefix, networks)
     objects = list(_objects(value, source, include))
     given = {each.name for each in objects}
     generated = [each for each in _infrastructure(hosts, mtu_bytes) if each.name not in given]
@@ -130,6 +146,26 @@ def _hosts(value: object, prefix: Network) -> tuple[LabHost, ...]:
     return tuple(hosts)
 
 
+def _with_legs(hosts: tuple[LabHost, ...], first: Network, networks: list[Network]) -> tuple[LabHost, ...]:
+    """The hosts, each with a place in each further network."""
+    taken = [first, *(ipaddress.ip_network(host.subnet) for host in hosts)]
+    for rank, network in enumerate(networks):
+        for other in taken:
+            if other.version == network.version and other.overlaps(network):
+                raise Rejected(f"{network} overlaps {other}", f"underlay.further[{rank}]")
+        taken.append(network)
+        free = _free_subnets(network, [])
+        found = []
+        for host in hosts:
+            if (subnet := next(free, None)) is None:
+                field = f"underlay.further[{rank}]"
+                raise Rejected(f"{network} has no subnet left for host {host.name}; give a shorter prefix", field)
+            leg = Leg(str(network), str(subnet), str(subnet[1]), str(subnet[2]))
+            found.append(replace(host, further=(*host.further, leg)))
+        hosts = tuple(found)
+    return hosts
+
+
 def _free_subnets(prefix: Network, taken: list[Network]) -> Iterator[Network]:
     length = 24 if prefix.version == 4 else 64
     if prefix.prefixlen > length:
@@ -170,9 +206,20 @@ def _infrastructure(hosts: tuple[LabHost, ...], mtu_bytes: int) -> Iterator[Mani
     """The provider network and the hosts, as objects: a lab's YAML need not repeat them."""
     pools = [{"prefix": host.subnet, "first": host.pa} for host in hosts]
     yield Manifest(PROVIDER_NETWORK, {"pools": pools, "mtu_bytes": mtu_bytes}, "the lab")
+    for rank, network in enumerate(leg.network for leg in hosts[0].further):
+        further = {"pools": [{"prefix": network}], "mtu_bytes": mtu_bytes}
+        yield Manifest(further_network(rank), further, "the lab")
     for host in hosts:
-        uplink = {"interface": "eth0", "provider_network": PROVIDER_NETWORK, "pas": [host.pa]}
-        yield Manifest(f"hosts/{host.name}", {"uplinks": [uplink]}, "the lab")
+        uplinks = [{"interface": "eth0", "provider_network": PROVIDER_NETWORK, "pas": [host.pa]}]
+        uplinks += [
+            {"interface": f"eth{rank + 1}", "provider_network": further_network(rank), "pas": [leg.pa]}
+            for rank, leg in enumerate(host.further)
+        ]
+        yield Manifest(f"hosts/{host.name}", {"uplinks": uplinks}, "the lab")
+
+
+def further_network(rank: int) -> str:
+    return f"{PROVIDER_NETWORK}-{rank + 2}"
 
 
 def _mapping(value: object, field: str, known: set[str] | None) -> dict[str, Any]:

@@ -145,16 +145,18 @@ def _heard(asker: socket.socket) -> str | None:
 class Stream:
     """Numbered datagrams from one guest to another at a steady rate, until it is stopped."""
 
-    def __init__(self, source: Guest, target: Guest, address: str, per_second: int = 1000) -> None:
+    def __init__(
+        self, source: Guest, target: Guest, address: str, per_second: int = 1000, port: int = STREAM_PORT
+    ) -> None:
         self.sent = 0
         self.received: set[int] = set()
         self._per_second = per_second
         version = 6 if ":" in address else 4
-        self._listener = udp(target.namespace, version, STREAM_PORT)
+        self._listener = udp(target.namespace, version, port)
         self._listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 32 << 20)  # what we are slow to read is not lost
         self._listener.settimeout(0.05)
         self._sender = udp(source.namespace, version)
-        self._sender.connect((address, STREAM_PORT))
+        self._sender.connect((address, port))
         self._sent_all, self._heard_all = threading.Event(), threading.Event()
         self._threads = (threading.Thread(target=self._send), threading.Thread(target=self._receive))
 
