@@ -111,9 +111,9 @@ def test_a_subnet_is_read_back_but_for_its_prefixes() -> None:
 
 
 def test_a_host_is_read_back_with_the_smallest_mtu_that_policy_or_kernel_knows() -> None:
-    read = layout.read_host(layout.host(HOST, {"up0": 1400, "lo": 65536}))
+    read = layout.read_host(layout.host(HOST, {"up0": 1400, "lo": 65536}, 0))
     assert (read.pas, read.uplink_mtu_bytes) == (HOST.pas, 1400)
-    assert layout.read_host(layout.host(HOST, {"up0": 9000})).uplink_mtu_bytes == 1500
+    assert layout.read_host(layout.host(HOST, {"up0": 9000}, 6)).uplink_mtu_bytes == 1500
 
 
 limits = st.none() | st.builds(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from scapy.packet import Raw
 from ebpf.rows import MAC_A, SUBNET
 from weft.dataplane.ebpf import layout, libbpf, maps
 from weft.dataplane.ebpf.btf import Btf
-from weft.policy.rows import Host, Record
+from weft.policy.rows import Host, Record, Rule
 
 pytestmark = pytest.mark.root
 
@@ -53,8 +53,8 @@ def test_all_programs_pass_the_verifier(variant: Programs) -> None:
 @pytest.mark.parametrize("payload", [0, 100])  # an IPv4 datagram without payload is shorter than an IPv6 header
 def test_the_outer_header_comes_off(variant: Programs, outer: int, inner: int, payload: int) -> None:
     host = Host("hosts/h1", (PAS[outer][1],), ())
-    variant.maps["host"].update(layout.THE_HOST, layout.host(host, {}))
-    variant.maps["subnets"].update(*layout.subnet(SUBNET))
+    variant.maps["host"].update(layout.THE_HOST, layout.host(host, {}, layout.accepts_mask(Rule)))
+    variant.maps["subnets"].update(*layout.subnet(replace(SUBNET, accepts=tuple(Rule))))
     variant.maps["records"].update(*layout.record(Record(SUBNET.vsid, ADDRESSES[inner][0], PAS[outer][0], PEER_MAC)))
     local = layout.MAC_KEY.pack(SUBNET.vsid, layout.mac(MAC_A), 0)
     variant.maps["local"].update(local, layout.LOCAL.pack(LOOPBACK, layout.ENABLED))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from packets.everything import CASES
 from packets.policy import BINDINGS, MAIN, OVER_IPV6, UPLINK, Policy
-from packets.table import CASES
 from strategies.packets import mutated
 from weft.reference.plane import Answer, Drop, ReferenceDataPlane, ToPort, ToStack, ToUnderlay
 

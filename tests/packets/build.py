@@ -76,8 +76,8 @@ def _rotated(word: int) -> int:
     return ((word << 7) | (word >> 25)) & 0xFFFFFFFF
 
 
-def flow(source: str, destination: str, protocol: int, ends: tuple[int, int] | None = None) -> int:
-    """The FlowID of datapath.md."""
+def flow32(source: str, destination: str, protocol: int, ends: tuple[int, int] | None = None) -> int:
+    """The hash of datapath.md."""
     result = protocol
     words = ipaddress.ip_address(source).max_prefixlen // 32
     for index in range(words):
@@ -85,7 +85,12 @@ def flow(source: str, destination: str, protocol: int, ends: tuple[int, int] | N
         result ^= _rotated(int(ipaddress.ip_address(destination)) >> 32 * index & 0xFFFFFFFF)
     if ends is not None:
         result ^= ends[0] << 16 | ends[1]
-    return (result * 0x9E3779B1 % 2**32) >> 24
+    return result * 0x9E3779B1 % 2**32
+
+
+def flow(source: str, destination: str, protocol: int, ends: tuple[int, int] | None = None) -> int:
+    """The FlowID of NVGRE."""
+    return flow32(source, destination, protocol, ends) >> 24
 
 
 def nvgre(pa: str, vsid: int, flow_id: int, inner: bytes, ecn: int = 0, source: str | None = None) -> bytes:

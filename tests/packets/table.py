@@ -963,7 +963,7 @@ def taken() -> Iterator[Case]:
     yield uplink("outer total length beyond the frame", good[:-1], malformed)
     yield uplink("outer total length under 28", outer(inner, len=27), malformed)
     yield uplink("outer fragment, the first", outer(inner, flags="MF"), Drop(DropReason.OUTER_FRAGMENT))
-    yield uplink("outer fragment, a later one", outer(inner, frag=1), Drop(DropReason.OUTER_FRAGMENT))
+    yield uplink("outer fragment, a later one", outer(inner, frag=1), ToStack())
     yield uplink("outer checksum wrong before a fragment", outer(inner, flags="MF", chksum=1), malformed)
     yield uplink("to the second PA", outer(inner, to=p.PA1_SECOND), ToPort(WEB1_PORT, inner))
     yield uplink("the outer TTL does not matter", outer(inner, ttl=1), ToPort(WEB1_PORT, inner))

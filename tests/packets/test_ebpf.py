@@ -8,8 +8,9 @@ import pytest
 
 from ebpf.driver import ETHERNET_BYTES, EbpfDriver, ebpf_driver
 from packets.driver import run
+from packets.everything import CASES
 from packets.policy import BINDINGS, UNBOUND_INTERFACE, UPLINK, Policy
-from packets.table import CASES, Case
+from packets.table import Case
 from weft.dataplane.ebpf import build
 
 #: No driver of a network card gives the kernel less than an Ethernet header.

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import pytest
 
 from packets.driver import run
+from packets.everything import CASES
 from packets.moving import MOVES
 from packets.policy import UPLINK, Policy
-from packets.table import CASES, NOT_BY_PACKETS, Case
+from packets.table import NOT_BY_PACKETS, Case
 from weft.contracts.dataplane import Traffic
 from weft.policy.drop import DropReason
 from weft.reference.plane import ReferenceDataPlane

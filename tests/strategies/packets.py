@@ -8,7 +8,7 @@ import struct
 from hypothesis import strategies as st
 
 from strategies.policies import HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, VRRP_MAC, Policy
-from weft.policy.rows import Host, Port, Subnet
+from weft.policy.rows import Host, Port, Rule, Subnet
 from weft.reference import packet
 
 ELSEWHERE4 = (
@@ -254,6 +254,30 @@ def _nd(draw: st.DrawFn, policy: Policy, port: Port, mac: bytes) -> bytes:
 
 
 @st.composite
+def _tunnels(draw: st.DrawFn, rule: Rule, vsid: int, inner: bytes) -> tuple[int, bytes]:
+    """Outer IP protocol, and what it carries: right, or nearly so."""
+    vni = vsid.to_bytes(3, "big") + draw(st.sampled_from((b"\0", b"\0", b"\x07")))
+    if rule in (Rule.NVGRE, Rule.GRE):
+        odd = (b"\x20\x00\x08\x00", b"\xb0\x00\x65\x58", b"\x00\x00\x65\x58")
+        word = draw(st.sampled_from((packet.GRE_WORD,) * 15 + odd))
+        key = vsid << 8 | draw(st.integers(0, 255)) if rule is Rule.NVGRE else vsid
+        return draw(st.sampled_from((47,) * 15 + (17,))), word + key.to_bytes(4, "big") + inner
+    options = draw(st.sampled_from((b"", b"", b"", bytes(4), bytes(252))))
+    if rule is Rule.VXLAN:
+        port, first = 4789, draw(st.sampled_from((b"\x08\0\0\0",) * 9 + (bytes(4), b"\xff" * 4)))
+    else:
+        said = len(options) // 4 + draw(st.sampled_from((0,) * 15 + (1, 63)))
+        port = 6081
+        first = bytes((said & 0x3F, 0)) + b"\x65\x58"
+        first = draw(st.sampled_from((first,) * 12 + (b"\x40\0\x65\x58", b"\0\x80\x65\x58", b"\0\x40\x65\x58")))
+        inner = options + inner
+    length = 16 + len(inner) + draw(st.sampled_from((0,) * 15 + (-1, 1, -17)))
+    port = draw(st.sampled_from((port,) * 15 + (53,)))
+    head = b"".join(word.to_bytes(2, "big") for word in (50000, port, max(length, 0), draw(st.sampled_from((0, 7)))))
+    return 17, head + first + vni + inner
+
+
+@st.composite
 def _outer_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
     """NVGRE to the host, as another host would send it, or nearly so."""
     here = next(row for row in policy.rows[host] if isinstance(row, Host)).pas
@@ -275,11 +299,9 @@ def _outer_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
         frame = draw(_ip_frames(policy, host, sender, mac))
         inner = to_mac + frame[6:]
         vsid = draw(st.sampled_from([receiver.vsid] * 9 + [sender.vsid, vsid]))
-    word = draw(
-        st.sampled_from((packet.NVGRE_WORD,) * 15 + (b"\x20\x00\x08\x00", b"\xb0\x00\x65\x58", b"\x00\x00\x65\x58"))
-    )
-    gre = word + (vsid << 8 | draw(st.integers(0, 255))).to_bytes(4, "big") + inner
-    protocol = draw(st.sampled_from((47,) * 15 + (17,)))
+    accepted = [row.accepts for row in policy.of(host, Subnet) if isinstance(row, Subnet) and row.vsid == vsid]
+    rule = draw(st.sampled_from((*(accepted[0] if accepted else ()), draw(st.sampled_from(tuple(Rule))))))
+    protocol, gre = draw(_tunnels(rule, vsid, inner))
     ecn = draw(st.sampled_from((0, 0, 1, 2, 3, 3)))
     if version == 6:
         return packet.ethernet(b"\x02" * 6, b"\x04" * 6, 0x86DD, packet.ipv6(source, to, protocol, gre, tclass=ecn))

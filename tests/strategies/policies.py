@@ -21,6 +21,7 @@ from weft.policy.rows import (
     Record,
     Route,
     Row,
+    Rule,
     Subnet,
     Uplink,
 )
@@ -91,14 +92,15 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
         for index in (1, 2):
             vsid = 5000 + 10 * domain + index
             subnet = _subnet(draw, rdid, vsid, index)
+            rule = draw(st.sampled_from(subnet.accepts))
             rows.append(subnet)
             rows += [Route(rdid, prefix, vsid) for prefix in subnet.prefixes]
             for host in draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=3)):
                 number += 1
                 port = _port(draw, subnet, number, f"tenants/{'ab'[domain]}/ports/p{number}-{index}")
                 pa = pas[host][0]
-                rows += [Record(vsid, ca, pa, port.mac) for ca in port.cas]
-                rows.append(MacRecord(vsid, port.mac, pa))
+                rows += [Record(vsid, ca, pa, port.mac, rule) for ca in port.cas]
+                rows.append(MacRecord(vsid, port.mac, pa, rule))
                 ports[host].append(port)
                 domains_of[host].add(rdid)
         rows += [
@@ -154,8 +156,9 @@ def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:
     gateways = tuple(str(ipaddress.ip_network(prefix)[1]) for prefix in prefixes)
     router_mac = draw(st.sampled_from((ROUTER_MAC, "02:57:45:46:54:02")))
     mtu_bytes = draw(st.sampled_from((0, 0, 0, 576, 1300, 9000)))
+    accepts = draw(st.sampled_from((*((rule,) for rule in Rule), (Rule.NVGRE,), (Rule.VXLAN, Rule.GRE), tuple(Rule))))
     dhcp = draw(st.sampled_from((None, Dhcp(), Dhcp(ipv6_mode=Ipv6Mode.SLAAC), Dhcp(ipv6_mode=Ipv6Mode.NONE))))
-    return Subnet(vsid, rdid, prefixes, gateways, router_mac, mtu_bytes, dhcp=dhcp)
+    return Subnet(vsid, rdid, prefixes, gateways, router_mac, mtu_bytes, accepts, dhcp=dhcp)
 
 
 def _port(draw: st.DrawFn, subnet: Subnet, number: int, name: str) -> Port:

@@ -64,7 +64,17 @@ AbilityTable: TypeAlias = Mapping[DataPlaneKind, Abilities]
 ABILITIES: AbilityTable = MappingProxyType(
     {
         DataPlaneKind.EBPF: Abilities(
-            features=frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4, Feature.UNDERLAY_IPV6, Feature.QOS}),
+            features=frozenset(
+                {
+                    Feature.NVGRE,
+                    Feature.VXLAN,
+                    Feature.GENEVE,
+                    Feature.GRE,
+                    Feature.UNDERLAY_IPV4,
+                    Feature.UNDERLAY_IPV6,
+                    Feature.QOS,
+                }
+            ),
             max_pas=8,  # MAX_PAS in the eBPF program's maps
         ),
     }

@@ -42,6 +42,9 @@ class DropReason(IntEnum):
     NOT_POLICY = 28  #: towards a guest, but not sent there by the data plane (the host's own stack)
     UPCALL_LIMIT = 29  #: for the agent, which a guest may ask so often and no more, or which does not keep up
     RATE_LIMIT = 30  #: more than the port may send or receive: its bucket is empty
+    CRITICAL_OPTION = 33  #: Geneve with options that must be understood, and are not
+    RULE_NOT_ACCEPTED = 34  #: came by a rule that its subnet does not travel by
+
     GUEST_SERVER = 32  #: answers DHCP or advertises a router, which the port may not
 
     @property

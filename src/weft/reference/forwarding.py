@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 from weft.policy.drop import DropReason
-from weft.policy.rows import Rule
-from weft.reference import icmp, moving, nvgre, packet, size
+from weft.reference import icmp, moving, packet, size, tunnel
 from weft.reference.lookups import Location, Lookups, Port, Subnet, Way
 from weft.reference.packet import Ip
 from weft.reference.qos import Direction
@@ -141,26 +140,19 @@ class Forwarding:
             local = to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
             return within_limit(self.lookups, local, self.steps)
         text = packet.address_text(way.destination if way is not None else location.pa)
-        match location.rule:
-            case Rule.NVGRE:
-                if way is None:
-                    self.steps.append(f"underlay: this host has no PA of the family of {text}")
-                    return Drop(DropReason.NO_UNDERLAY)
-                if not self.reachable(text):
-                    self.steps.append(f"underlay: the kernel has no route to {text}")
-                    return Drop(DropReason.NO_UNDERLAY)
-                dscp = 0 if self.port.qos is None else self.port.qos.outer_dscp
-                outer, flow = nvgre.encapsulate(way.source, way.destination, target.vsid, frame, dscp)
-                more = size.OVERHEAD_BYTES[len(location.pa)]
-                self.steps.append(
-                    f"encapsulated: NVGRE to {text}, VSID {target.vsid}, FlowID {flow}, {len(frame)} + {more} bytes"
-                )
-                return ToUnderlay(text, outer)
-            case Rule.VXLAN | Rule.GENEVE | Rule.GRE:
-                self.steps.append(f"rule {location.rule}: not carried yet")
-                return Drop(DropReason.UNSUPPORTED_RULE)
-            case _:
-                assert_never(location.rule)
+        if way is None:
+            self.steps.append(f"underlay: this host has no PA of the family of {text}")
+            return Drop(DropReason.NO_UNDERLAY)
+        if not self.reachable(text):
+            self.steps.append(f"underlay: the kernel has no route to {text}")
+            return Drop(DropReason.NO_UNDERLAY)
+        dscp = 0 if self.port.qos is None else self.port.qos.outer_dscp
+        outer = tunnel.encapsulate(way.source, way.destination, location.rule, target.vsid, frame, dscp)
+        self.steps.append(
+            f"encapsulated: {location.rule} to {text}, VSID {target.vsid}, "
+            f"{len(frame)} + {len(outer) - len(frame)} bytes"
+        )
+        return ToUnderlay(text, outer)
 
 
 def to_local(

@@ -74,6 +74,7 @@ class Subnet:
     provider_group: bytes | None
     dhcp4: bool  # DHCPv4 is answered here
     dhcp6: bool  # DHCPv6 and router solicitations are
+    accepts: frozenset[Rule]
 
     def gateway(self, version: int) -> bytes | None:
         return self.gateway4 if version == 4 else self.gateway6
@@ -219,6 +220,7 @@ def _subnet(row: rows.Subnet) -> Subnet:
         None if row.provider_group is None else packet.address_bytes(row.provider_group),
         row.answers_dhcp4,
         row.answers_dhcp6,
+        frozenset(map(_rule, row.accepts)),
     )
 
 
@@ -332,6 +334,11 @@ class Lookups:
         if limit is None:
             return True
         return self._buckets.setdefault((port.name, direction), Bucket()).take(limit, self.now_ns, frame_bytes)
+
+    @property
+    def accepts(self) -> frozenset[Rule]:
+        """The rules that some subnet here accepts: what by none of them is the host's own stack's."""
+        return frozenset().union(*(subnet.accepts for subnet in self.subnets.values()))
 
     # What changes them
 

@@ -32,7 +32,7 @@ ARP_REQUEST, ARP_REPLY = 1, 2
 IPV4_BYTES, IPV6_BYTES, ARP_BYTES = 20, 40, 28
 HOP_LIMIT = 64
 #: Ethernet, IP, version 0, key present, Transparent Ethernet Bridging (RFC 7637 3.2).
-NVGRE_WORD = b"\x20\x00\x65\x58"
+GRE_WORD = b"\x20\x00\x65\x58"  # key and nothing else; Transparent Ethernet Bridging
 GRE_BYTES = 8
 
 UNSPECIFIED4, UNSPECIFIED6 = bytes(4), bytes(16)
@@ -311,8 +311,8 @@ def ports(ip: Ip) -> bytes | None:
     return head if len(head) == 4 else None
 
 
-def flow_id(ip: Ip) -> int:
-    """8 bits, the same for every packet of a flow."""
+def flow_hash(ip: Ip) -> int:
+    """32 bits, the same for every packet of a flow; the first ones are the best mixed."""
     mixed = ip.protocol
     for (word,) in struct.iter_unpack("!I", ip.source):
         mixed ^= word
@@ -321,7 +321,12 @@ def flow_id(ip: Ip) -> int:
     head = ports(ip)
     if head is not None:
         mixed ^= int.from_bytes(head, "big")
-    return (mixed * 0x9E37_79B1 & 0xFFFF_FFFF) >> 24
+    return mixed * 0x9E37_79B1 & 0xFFFF_FFFF
+
+
+def flow_id(ip: Ip) -> int:
+    """8 bits, the same for every packet of a flow."""
+    return flow_hash(ip) >> 24
 
 
 # Building
@@ -424,8 +429,3 @@ def with_ce(ip: Ip) -> bytes:
     if ip.version == 4:
         return with_word(frame, 14, 24, frame[14] << 8 | frame[15] | CE)
     return frame[:15] + bytes((frame[15] | CE << 4,)) + frame[16:]
-
-
-def nvgre(vsid: int, flow: int, frame: bytes) -> bytes:
-    """GRE header and inner frame (RFC 7637 3.2)."""
-    return NVGRE_WORD + (vsid << 8 | flow).to_bytes(4, "big") + frame

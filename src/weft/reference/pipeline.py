@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from weft.policy.drop import DropReason
-from weft.reference import antispoof, dhcp, neighbour, nvgre, packet
+from weft.reference import antispoof, dhcp, neighbour, packet, tunnel
 from weft.reference.forwarding import Forwarding, to_local, within_limit
 from weft.reference.lookups import Location, Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
@@ -74,29 +74,32 @@ def _say_spoofing(parsed: Ip | Arp, allowed: antispoof.Allowed | DropReason, ste
 
 def from_underlay(lookups: Lookups, frame: bytes, steps: list[str]) -> Verdict:
     """What becomes of a frame from an uplink."""
-    outer = nvgre.take(lookups.host, frame)
+    outer = tunnel.take(lookups.host, lookups.subnets, lookups.accepts, frame)
     match outer:
-        case nvgre.NotOurs():
-            steps.append("from the uplink: no NVGRE for a PA of this host: to the host's own stack")
+        case tunnel.NotOurs():
+            steps.append("from the uplink: nothing of ours for a PA of this host: to the host's own stack")
             return ToStack()
-        case nvgre.Bad(reason):
+        case tunnel.Bad(reason):
             steps.append(f"from the uplink: outer headers: {reason.label}")
             return Drop(reason)
-        case nvgre.Tunnelled():
+        case tunnel.Tunnelled():
             steps.append(
-                f"from the uplink: NVGRE from {packet.address_text(outer.source)}, VSID {outer.vsid}, "
-                f"FlowID {outer.flow}, {len(outer.inner)} bytes inside"
+                f"from the uplink: {outer.rule} from {packet.address_text(outer.source)}, VSID {outer.vsid}, "
+                f"{len(outer.inner)} bytes inside"
             )
             return _inner(lookups, outer, steps)
         case _:
             assert_never(outer)
 
 
-def _inner(lookups: Lookups, outer: nvgre.Tunnelled, steps: list[str]) -> Verdict:
+def _inner(lookups: Lookups, outer: tunnel.Tunnelled, steps: list[str]) -> Verdict:
     subnet = lookups.subnets.get(outer.vsid)
     if subnet is None:
         steps.append(f"VSID {outer.vsid}: no such subnet on this host")
         return Drop(DropReason.UNKNOWN_VSID)
+    if outer.rule not in subnet.accepts:
+        steps.append(f"VSID {outer.vsid}: does not travel by {outer.rule}, but by {', '.join(sorted(subnet.accepts))}")
+        return Drop(DropReason.RULE_NOT_ACCEPTED)
     parsed = _parse_inner(outer.inner)
     if isinstance(parsed, DropReason):
         steps.append(f"inner headers: {parsed.label}")

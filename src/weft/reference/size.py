@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from weft.model.features import overhead_bytes
 from weft.reference import packet
 from weft.reference.lookups import Host, Location, Subnet, Way
 from weft.reference.packet import Ip
 
-#: Ethernet, GRE with key, outer IP: what NVGRE adds to the inner L3 length.
-OVERHEAD_BYTES = {4: 42, 16: 62}
 #: IP and TCP header without options.
 HEADERS_BYTES = {4: 40, 6: 60}
 
@@ -19,11 +18,12 @@ MAX_OPTIONS = 10
 def limit(host: Host, target: Subnet, location: Location, way: Way | None) -> int | None:
     """The largest L3 length that reaches the location by this way; None: nothing limits it."""
     limits = []
+    overhead = overhead_bytes(location.rule, 4 if len(location.pa) == 4 else 6)
     if target.mtu_bytes:
         limits.append(target.mtu_bytes)
     if location.pa not in host.pas and host.mtu_bytes is not None:
         outer = host.mtu_bytes if way is None or not way.mtu_bytes else min(host.mtu_bytes, way.mtu_bytes)
-        limits.append(outer - OVERHEAD_BYTES[len(location.pa)])
+        limits.append(outer - overhead)
     return min(limits, default=None)
 
 

@@ -21,8 +21,9 @@ from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
-DHCP4, DHCP6 = 0x100, 0x200  # SUBNET_DHCP*
+DHCP4, DHCP6 = 4, 8  # SUBNET_DHCP*
 HOST_PATHS = 1
+ACCEPTS_SHIFT = 8  # SUBNET_ACCEPTS
 ENABLED, PEER, HAS_QOS = 1, 2, 4  # PORT_*
 DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
 MARK = COPY = 0x80  # DSCP_*
@@ -31,11 +32,20 @@ FAMILY4, FAMILY6 = 4, 6
 RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4}
 RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
 
+
+def accepts_mask(rules: Iterable[Rule]) -> int:
+    """A bit for each rule, as subnets (shifted) and the host have it."""
+    mask = 0
+    for rule in rules:
+        mask |= 1 << RULES[rule]
+    return mask
+
+
 #: Bits of a trie key before the prefix itself: (RDID, family) of routes, (ifindex, MAC, family) of sources.
 ROUTE_BITS, SOURCE_BITS = 160, 96
 
 NUMBER = struct.Struct("=I")  # ifindex, VSID, array index, value of sources
-HOST = struct.Struct(f"={MAX_PAS * 16}s16s16sII")
+HOST = struct.Struct(f"={MAX_PAS * 16}s16s16sIHH")
 ADDRESS = struct.Struct("=16s")
 WAY = struct.Struct("=16s16sI")
 PATH = struct.Struct("=" + "16s16sI" * WAYS)
@@ -152,7 +162,7 @@ def mac_record(row: MacRecord) -> tuple[bytes, bytes]:
 
 def subnet(row: Subnet) -> tuple[bytes, bytes]:
     """Entry of the map subnets."""
-    gateway4, gateway6, flags = bytes(4), NONE, 0
+    gateway4, gateway6, flags = bytes(4), NONE, accepts_mask(row.accepts) << ACCEPTS_SHIFT
     for text in row.gateways:
         packed = address(text)
         if ":" in text:
@@ -176,10 +186,10 @@ def route_key(rdid: str, prefix: str) -> bytes:
     return ROUTE_KEY.pack(ROUTE_BITS + length, _rdid(rdid), family, packed)
 
 
-def host(row: Host, kernel_mtus: Mapping[str, int], *, paths: bool = False) -> bytes:
+def host(row: Host, kernel_mtus: Mapping[str, int], accepts: int, *, paths: bool = False) -> bytes:
     """Value of the map host. kernel_mtus: of the uplinks that exist; where one is smaller, it is the truth.
 
-    paths: there is something in the map of them.
+    accepts: the mask of all subnets. paths: there is something in the map of them.
     """
     if len(row.pas) > MAX_PAS:
         raise Rejected(f"{len(row.pas)} PAs on {row.host}: the eBPF data plane takes {MAX_PAS}")
@@ -187,7 +197,9 @@ def host(row: Host, kernel_mtus: Mapping[str, int], *, paths: bool = False) -> b
     source4 = next((pa for pa in pas if pa.startswith(_MAPPED)), NONE)
     source6 = next((pa for pa in pas if not pa.startswith(_MAPPED)), NONE)
     mtus = [min(u.mtu_bytes, kernel_mtus.get(u.interface, u.mtu_bytes)) for u in row.uplinks]
-    return HOST.pack(b"".join(pas), source4, source6, _number(min(mtus, default=0)), HOST_PATHS if paths else 0)
+    return HOST.pack(
+        b"".join(pas), source4, source6, _number(min(mtus, default=0)), accepts, HOST_PATHS if paths else 0
+    )
 
 
 def aliases(row: Peer) -> dict[bytes, bytes]:
@@ -371,9 +383,10 @@ class ReadSubnet:
     gateways: tuple[str, ...]
     router_mac: str
     mtu_bytes: int
+    accepts: tuple[Rule, ...]
 
     def row(self, prefixes: tuple[str, ...]) -> Subnet:
-        return Subnet(self.vsid, self.rdid, prefixes, self.gateways, self.router_mac, self.mtu_bytes)
+        return Subnet(self.vsid, self.rdid, prefixes, self.gateways, self.router_mac, self.mtu_bytes, self.accepts)
 
 
 def read_subnet(key: bytes, value: bytes) -> ReadSubnet:
@@ -384,19 +397,21 @@ def read_subnet(key: bytes, value: bytes) -> ReadSubnet:
         gateways.append(inet_ntop(AF_INET, gateway4))
     if flags & HAS6:
         gateways.append(address_text(gateway6))
-    return ReadSubnet(vsid, _rdid_text(rdid), tuple(gateways), mac_text(router_mac), mtu_bytes)
+    accepts = tuple(rule for rule, number in RULES.items() if flags >> ACCEPTS_SHIFT >> number & 1)
+    return ReadSubnet(vsid, _rdid_text(rdid), tuple(gateways), mac_text(router_mac), mtu_bytes, accepts)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadHost:
     pas: tuple[str, ...]
     uplink_mtu_bytes: int
+    accepts: int
 
 
 def read_host(value: bytes) -> ReadHost:
-    packed, _, _, mtu_bytes, _ = HOST.unpack(value)
+    packed, _, _, mtu_bytes, accepts, _ = HOST.unpack(value)
     pas = (packed[at : at + 16] for at in range(0, len(packed), 16))
-    return ReadHost(tuple(address_text(pa) for pa in pas if pa != NONE), mtu_bytes)
+    return ReadHost(tuple(address_text(pa) for pa in pas if pa != NONE), mtu_bytes, accepts)
 
 
 def read_qos(value: bytes) -> Qos:

@@ -27,6 +27,7 @@ from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.paths import Paths
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Missing, Rejected, Retry
+from weft.model.features import ABILITIES, DataPlaneKind
 from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Record, Route, Row, Subnet, Uplink
 
 _UPLINK = "uplink"
@@ -117,6 +118,7 @@ class EbpfDataPlane:
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._host_value: bytes | None = None
+        self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
         self._known = Known()
         self._bound: dict[str, Bound] = {}
         self._uplinks: dict[str, Interface] = {}
@@ -125,7 +127,7 @@ class EbpfDataPlane:
 
     @property
     def features(self) -> frozenset[Feature]:
-        return frozenset({Feature.NVGRE, Feature.UNDERLAY_IPV4, Feature.UNDERLAY_IPV6, Feature.QOS})
+        return ABILITIES[DataPlaneKind.EBPF].features
 
     # Rows.
 
@@ -157,22 +159,23 @@ class EbpfDataPlane:
         for row in rows:
             if row.key not in failed:
                 self._known.subnets[layout.map_key(row.key)] = row
+        self._write_host()
         return failures
 
     def _update_peers(self, rows: Iterable[Peer]) -> list[Failure]:
         failures = self._ways.update(rows)
-        self._write_host(interfaces())
+        self._write_host()
         return failures
 
     def paths(self, ways: Mapping[str, Sequence[Way]]) -> list[Failure]:
         failures = self._ways.lead(ways)
-        self._write_host(interfaces())
+        self._write_host()
         return failures
 
     def _update_host(self, row: Host) -> list[Failure]:
         present = interfaces()
         try:
-            layout.host(row, {})
+            layout.host(row, {}, 0)
         except Rejected as error:
             return [Failure(row.key, error.message, permanent=True)]
         self._known.host = row
@@ -225,6 +228,7 @@ class EbpfDataPlane:
         if table == "subnets":
             for packed in gone:
                 self._known.subnets.pop(packed, None)
+            self._write_host()
         return failures
 
     def prune(self, desired: Collection[Key]) -> list[Failure]:
@@ -239,7 +243,7 @@ class EbpfDataPlane:
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
         self._ways.prune(wanted)
-        self._write_host(interfaces())
+        self._write_host()
         hosts = any(key[0] == "hosts" for key in wanted)
         if not hosts or (self._known.host is not None and self._known.host.key not in wanted):
             self._remove_host()
@@ -426,14 +430,23 @@ class EbpfDataPlane:
 
     # The host and its uplinks.
 
-    def _write_host(self, present: Mapping[str, Interface]) -> int:
+    def _write_host(self, present: Mapping[str, Interface] | None = None) -> int:
+        """How many entries were not as they should be. present: the interfaces, if they were looked at again."""
         row = self._known.host
         if row is None:
             return 0
-        kernel_mtus = {name: interface.mtu_bytes for name, interface in present.items()}
-        value = layout.host(row, kernel_mtus, paths=self._ways.in_use)
+        if present is not None:
+            self._mtus_bytes = {
+                up.interface: present[up.interface].mtu_bytes for up in row.uplinks if up.interface in present
+            }
+        there = self._host.lookup(layout.THE_HOST)
+        accepts = layout.accepts_mask(rule for subnet in self._known.subnets.values() for rule in subnet.accepts)
+        if there is not None and not self._known.everything:
+            # What a former agent was told, and this one may yet be.
+            accepts |= layout.read_host(there).accepts
+        value = layout.host(row, self._mtus_bytes, accepts, paths=self._ways.in_use)
         self._host_value = value
-        if self._host.lookup(layout.THE_HOST) == value:
+        if there == value:
             return 0
         self._host.update(layout.THE_HOST, value)
         return 1

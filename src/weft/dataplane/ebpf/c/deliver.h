@@ -33,7 +33,7 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 		t->way = way_of(h, p, &t->record->pa);
 		if (t->way && t->way->mtu && t->way->mtu < left)
 			left = t->way->mtu;
-		left -= nvgre_bytes(&t->record->pa);
+		left -= tunnel_bytes(t->record->rule, &t->record->pa);
 		if (!limit || left < limit)
 			limit = left;
 	}

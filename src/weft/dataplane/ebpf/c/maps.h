@@ -16,7 +16,8 @@ struct host {
 	struct addr source4; /* first IPv4 PA, mapped; zero: none */
 	struct addr source6; /* first IPv6 PA; zero: none */
 	__u32 uplink_mtu; /* smallest of the uplinks; 0: no Host row yet */
-	__u32 flags;
+	__u16 accepts; /* bit 1 << RULE_*: what some subnet here accepts */
+	__u16 flags;
 };
 #define HOST_PATHS 1 /* there is something in paths */
 
@@ -65,8 +66,9 @@ struct {
 /* subnets: written by the agent from Subnet rows; read on every packet. */
 #define SUBNET_HAS4 1
 #define SUBNET_HAS6 2
-#define SUBNET_DHCP4 0x100 /* the agent answers DHCPv4 */
-#define SUBNET_DHCP6 0x200 /* the agent answers DHCPv6 and router solicitations */
+#define SUBNET_DHCP4 4 /* the agent answers DHCPv4 */
+#define SUBNET_DHCP6 8 /* the agent answers DHCPv6 and router solicitations */
+#define SUBNET_ACCEPTS 8 /* from this bit on: 1 << RULE_* */
 struct subnet {
 	__u8 rdid[16];
 	struct addr gateway6;
@@ -86,6 +88,9 @@ struct {
 
 /* records: written by the agent from Record rows; read on every packet. */
 #define RULE_NVGRE 1
+#define RULE_VXLAN 2
+#define RULE_GENEVE 3
+#define RULE_GRE 4
 struct record_key {
 	__u32 vsid;
 	struct addr ca;

@@ -6,7 +6,7 @@
 #include "headers.h"
 
 /* The bytes that must be linear: outer headers, then Ethernet, the longest IPv4 header, TCP with all of its options. */
-#define HEADER_BYTES 192
+#define HEADER_BYTES 208
 
 #define FRAGMENT 1 /* offset not 0 or more to come */
 #define FRAGMENT_LATER 2 /* offset not 0 */
@@ -155,7 +155,7 @@ INLINE enum drop_reason parse(struct __sk_buff *skb, struct packet *p, __u32 bas
 	return 0;
 }
 
-/* FlowID: docs/design/datapath.md "NVGRE on the wire"; constant for a flow (RFC 7637 section 3.2). */
+/* docs/design/datapath.md "On the wire": constant for a flow (RFC 7637 section 3.2). */
 INLINE __u32 word_rotl7(__be32 word)
 {
 	__u32 v = bpf_ntohl(word);
@@ -163,7 +163,7 @@ INLINE __u32 word_rotl7(__be32 word)
 	return v << 7 | v >> 25;
 }
 
-INLINE __u8 flow_id(const struct packet *p)
+INLINE __u32 flow_hash(const struct packet *p)
 {
 	__u32 h = 0;
 
@@ -175,5 +175,5 @@ INLINE __u8 flow_id(const struct packet *p)
 	}
 	h ^= p->protocol;
 	h ^= bpf_ntohl(p->l4_word);
-	return (h * 0x9E3779B1u) >> 24;
+	return h * 0x9E3779B1u;
 }

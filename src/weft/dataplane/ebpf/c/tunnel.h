@@ -1,13 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* NVGRE (RFC 7637) over IPv4 and IPv6: puts the outer header on and takes it off. GSO packets cross whole. */
+/* Outer headers, on and off: NVGRE (RFC 7637), GRE with a key (RFC 2890), VXLAN (RFC 7348), Geneve (RFC 8926), over
+ * IPv4 and IPv6. GSO packets cross whole.
+ */
 #pragma once
 
 #include "lookup.h"
 #include "parse.h"
 
-#define NVGRE_FLAGS_PROTOCOL bpf_htonl(0x20006558) /* key, nothing else; Transparent Ethernet Bridging */
-#define NVGRE4_BYTES (IPV4_BYTES + GRE_BYTES + ETHERNET_BYTES)
-#define NVGRE6_BYTES (IPV6_BYTES + GRE_BYTES + ETHERNET_BYTES)
+#define GRE_FLAGS_PROTOCOL bpf_htonl(0x20006558) /* key, nothing else; Transparent Ethernet Bridging */
+#define VXLAN_PORT 4789
+#define VXLAN_BYTES 8
+#define VXLAN_VNI_GIVEN bpf_htonl(0x08000000)
+#define GENEVE_PORT 6081
+#define GENEVE_BYTES 8
+#define GENEVE_VERSION_CONTROL bpf_htonl(0xc0800000)
+#define GENEVE_CRITICAL bpf_htonl(0x00400000)
+#define GENEVE_PROTOCOL bpf_htonl(0x00006558)
+#define SOURCE_PORT_FIRST 49152 /* RFC 7348 section 5: of the dynamic ones (RFC 6335) */
 /* BPF_F_ADJ_ROOM_DECAP_L3_*, which Debian 12's headers lack */
 #define ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7)
 #define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
@@ -20,39 +29,42 @@
  */
 const volatile __u32 weft_decap_l3 = 1;
 
-/* GRE with key as NVGRE uses it, and the inner frame's Ethernet header. */
-struct nvgre {
-	__be32 flags_protocol;
-	__be32 key;
+/* Between the outer IP header and the inner frame's own. words: of GRE two, of UDP with what it carries four. */
+struct gre_tunnel {
+	__be32 words[2];
 	struct ethernet inner;
 } __attribute__((packed));
 
-/* What surrounds an inner frame, from the outer network header on. */
-struct nvgre4 {
-	struct ethernet eth;
-	struct ipv4 ip;
-	struct nvgre nvgre;
+struct udp_tunnel {
+	__be32 words[4];
+	struct ethernet inner;
 } __attribute__((packed));
 
-struct nvgre6 {
-	struct ethernet eth;
-	struct ipv6 ip;
-	struct nvgre nvgre;
-} __attribute__((packed));
-
-INLINE __u32 nvgre_bytes(const struct addr *pa)
+INLINE bool is_udp_rule(__u16 rule)
 {
-	return addr_is4(pa) ? NVGRE4_BYTES : NVGRE6_BYTES;
+	return rule == RULE_VXLAN || rule == RULE_GENEVE;
+}
+
+INLINE bool is_known_rule(__u16 rule)
+{
+	return rule >= RULE_NVGRE && rule <= RULE_GRE;
+}
+
+/* What a rule adds to the inner L3 length. */
+INLINE __u32 tunnel_bytes(__u16 rule, const struct addr *pa)
+{
+	return (addr_is4(pa) ? IPV4_BYTES : IPV6_BYTES) + (is_udp_rule(rule) ? UDP_BYTES + VXLAN_BYTES : GRE_BYTES) +
+	       ETHERNET_BYTES;
 }
 
 /* Room behind the Ethernet header, with the marks that keep GSO packets whole. outer: the Ethernet type of what is to
  * be in it. 0 or an errno.
  */
-INLINE int nvgre_room(struct __sk_buff *skb, __s32 bytes, __be16 outer)
+INLINE int tunnel_room(struct __sk_buff *skb, __s32 bytes, __be16 outer, bool udp)
 {
 	const __u64 fixed = BPF_F_ADJ_ROOM_FIXED_GSO;
-	const __u64 marks = BPF_F_ADJ_ROOM_ENCAP_L4_GRE | BPF_F_ADJ_ROOM_ENCAP_L2(ETHERNET_BYTES) |
-			    BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+	const __u64 marks = (udp ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE) |
+			    BPF_F_ADJ_ROOM_ENCAP_L2(ETHERNET_BYTES) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
 	const bool is4 = outer == ETHERTYPE_IPV4;
 	int rc = bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC,
 				     fixed | marks | (is4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6));
@@ -76,184 +88,328 @@ INLINE int nvgre_room(struct __sk_buff *skb, __s32 bytes, __be16 outer)
 				   fixed | (is4 ? ADJ_ROOM_DECAP_L3_IPV4 : ADJ_ROOM_DECAP_L3_IPV6));
 }
 
-INLINE int nvgre_push4(struct __sk_buff *skb, const struct packet *p, __be32 source, __be32 destination,
-		       const struct nvgre *nvgre)
+/* The outer IP header, with all that is known of what follows it. Returns where it ends; NULL: it is not there. */
+INLINE void *put_outer4(struct __sk_buff *skb, __u8 tos, __u8 protocol, __be32 source, __be32 destination)
 {
-	struct nvgre4 *h;
+	struct ethernet *eth = (void *)(long)skb->data;
+	struct ipv4 *ip = (void *)(eth + 1);
 	__u64 sum;
-	int rc = nvgre_room(skb, NVGRE4_BYTES, ETHERTYPE_IPV4);
 
-	if (rc)
-		return rc;
-	h = (void *)(long)skb->data;
-	if ((void *)(h + 1) > (void *)(long)skb->data_end)
-		return -1;
-	h->eth.type = ETHERTYPE_IPV4;
-	h->ip.version_ihl = 0x45;
-	h->ip.tos = p->outer_tos; /* RFC 6040 section 4.1 */
-	h->ip.total_length = bpf_htons(skb->len - ETHERNET_BYTES);
-	h->ip.id = 0; /* RFC 6864: an atomic datagram */
-	h->ip.fragment = bpf_htons(IPV4_DF);
-	h->ip.ttl = 64;
-	h->ip.protocol = IPPROTO_GRE;
-	h->ip.source = source;
-	h->ip.destination = destination;
-	sum = bpf_htons(0x4500 | p->outer_tos);
-	sum += h->ip.total_length;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return NULL;
+	eth->type = ETHERTYPE_IPV4;
+	ip->version_ihl = 0x45;
+	ip->tos = tos;
+	ip->total_length = bpf_htons(skb->len - ETHERNET_BYTES);
+	ip->id = 0; /* RFC 6864: an atomic datagram */
+	ip->fragment = bpf_htons(IPV4_DF);
+	ip->ttl = 64;
+	ip->protocol = protocol;
+	ip->source = source;
+	ip->destination = destination;
+	sum = bpf_htons(0x4500 | tos);
+	sum += ip->total_length;
 	sum += bpf_htons(IPV4_DF);
-	sum += bpf_htons(64 << 8 | IPPROTO_GRE);
+	sum += bpf_htons(64 << 8 | protocol);
 	sum += source;
 	sum += destination;
-	h->ip.check = csum_fold(sum);
-	h->nvgre = *nvgre;
-	return 0;
+	ip->check = csum_fold(sum);
+	return ip + 1;
 }
 
-INLINE int nvgre_push6(struct __sk_buff *skb, const struct packet *p, const struct addr *source,
-		       const struct addr *destination, const struct nvgre *nvgre)
+INLINE void *put_outer6(struct __sk_buff *skb, __u8 tos, __u8 protocol, const struct addr *source,
+			const struct addr *destination)
 {
-	struct nvgre6 *h;
-	int rc = nvgre_room(skb, NVGRE6_BYTES, ETHERTYPE_IPV6);
+	struct ethernet *eth = (void *)(long)skb->data;
+	struct ipv6 *ip = (void *)(eth + 1);
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return NULL;
+	eth->type = ETHERTYPE_IPV6;
+	ip->version_class_flow = bpf_htonl(6u << 28 | (__u32)tos << 20);
+	ip->payload_length = bpf_htons(skb->len - ETHERNET_BYTES - IPV6_BYTES);
+	ip->next_header = protocol;
+	ip->hop_limit = 64;
+	ip->source = *source;
+	ip->destination = *destination;
+	return ip + 1;
+}
+
+/* What the inner frame needs around it. */
+struct envelope {
+	const struct addr *source; /* PAs */
+	const struct addr *destination;
+	const __u8 *inner_to; /* MACs */
+	const __u8 *inner_from;
+	__u32 vsid;
+	__u16 rule;
+	__u8 tos; /* of the outer header */
+};
+
+/* One family, one protocol: what is constant is folded. */
+INLINE int push(struct __sk_buff *skb, const struct packet *p, const struct envelope *e, bool is4, bool udp)
+{
+	const __u32 ip_bytes = is4 ? IPV4_BYTES : IPV6_BYTES;
+	const __u32 bytes = ip_bytes + (udp ? sizeof(struct udp_tunnel) : sizeof(struct gre_tunnel));
+	const __u8 protocol = udp ? IPPROTO_UDP : IPPROTO_GRE;
+	struct ethernet *inner;
+	void *behind;
+	int rc = tunnel_room(skb, bytes, is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6, udp);
 
 	if (rc)
 		return rc;
-	h = (void *)(long)skb->data;
-	if ((void *)(h + 1) > (void *)(long)skb->data_end)
+	behind = is4 ? put_outer4(skb, e->tos, protocol, e->source->w[3], e->destination->w[3])
+		     : put_outer6(skb, e->tos, protocol, e->source, e->destination);
+	if (!behind)
 		return -1;
-	h->eth.type = ETHERTYPE_IPV6;
-	h->ip.version_class_flow = bpf_htonl(6u << 28 | (__u32)p->outer_tos << 20);
-	h->ip.payload_length = bpf_htons(skb->len - ETHERNET_BYTES - IPV6_BYTES);
-	h->ip.next_header = IPPROTO_GRE;
-	h->ip.hop_limit = 64;
-	h->ip.source = *source;
-	h->ip.destination = *destination;
-	h->nvgre = *nvgre;
+	if (udp) {
+		struct udp_tunnel *t = behind;
+		const bool vxlan = e->rule == RULE_VXLAN;
+		__u32 port = SOURCE_PORT_FIRST | flow_hash(p) >> 18;
+
+		if ((void *)(t + 1) > (void *)(long)skb->data_end)
+			return -1;
+		t->words[0] = bpf_htonl(port << 16 | (vxlan ? VXLAN_PORT : GENEVE_PORT));
+		/* No checksum: RFC 7348 section 5, RFC 8926 section 3.3, RFC 6935. */
+		t->words[1] = bpf_htonl((skb->len - ETHERNET_BYTES - ip_bytes) << 16);
+		t->words[2] = vxlan ? VXLAN_VNI_GIVEN : GENEVE_PROTOCOL;
+		t->words[3] = bpf_htonl(e->vsid << 8);
+		inner = &t->inner;
+	} else {
+		struct gre_tunnel *t = behind;
+
+		if ((void *)(t + 1) > (void *)(long)skb->data_end)
+			return -1;
+		t->words[0] = GRE_FLAGS_PROTOCOL;
+		t->words[1] = bpf_htonl(e->rule == RULE_NVGRE ? e->vsid << 8 | flow_hash(p) >> 24 : e->vsid);
+		inner = &t->inner;
+	}
+	__builtin_memcpy(inner->destination, e->inner_to, 6);
+	__builtin_memcpy(inner->source, e->inner_from, 6);
+	inner->type = p->type;
 	return 0;
 }
 
 /* On the frame in place; its Ethernet header moves inside, and the outer one is the kernel's to fill. 0 or an errno. */
-INLINE int nvgre_push(struct __sk_buff *skb, const struct packet *p, const struct addr *source,
-		      const struct addr *destination, __u32 vsid, const __u8 *inner_to, const __u8 *inner_from)
+INLINE int tunnel_push(struct __sk_buff *skb, const struct packet *p, const struct envelope *e)
 {
-	struct nvgre nvgre = { NVGRE_FLAGS_PROTOCOL, bpf_htonl(vsid << 8 | flow_id(p)), { .type = p->type } };
+	const bool udp = is_udp_rule(e->rule);
 
-	__builtin_memcpy(nvgre.inner.destination, inner_to, 6);
-	__builtin_memcpy(nvgre.inner.source, inner_from, 6);
-	if (addr_is4(destination))
-		return nvgre_push4(skb, p, source->w[3], destination->w[3], &nvgre);
-	return nvgre_push6(skb, p, source, destination, &nvgre);
+	if (addr_is4(e->destination))
+		return udp ? push(skb, p, e, true, true) : push(skb, p, e, true, false);
+	return udp ? push(skb, p, e, false, true) : push(skb, p, e, false, false);
 }
 
 /* What the outer headers of a frame for this host said. */
 struct outer {
 	struct addr source;
 	__u32 vsid;
-	__u32 ecn;
-	__u32 bytes; /* of Ethernet and outer headers: where the inner frame starts */
 	__u32 length; /* of the inner frame */
+	__u16 bytes; /* of Ethernet and outer headers: where the inner frame starts */
+	__u16 rule; /* what it came by; of GRE, until the subnet is known, NVGRE */
+	__u8 ecn;
+	__u8 is6; /* the outer header */
 };
 
-/* docs/design/datapath.md, "from the uplink" 1: is the frame ours to take? */
-INLINE bool is_for_us(struct __sk_buff *skb, const struct host *me)
+INLINE bool accepts(__u32 mask, __u16 rule)
+{
+	return mask >> rule & 1;
+}
+
+/* What a header behind the outer IP header is, by its first 8 bytes; 0: nothing of ours. */
+INLINE __u16 rule_of(const struct host *me, __u8 protocol, const __be32 *words)
+{
+	if (protocol == IPPROTO_GRE) {
+		if (words[0] != GRE_FLAGS_PROTOCOL)
+			return 0;
+		return accepts(me->accepts, RULE_NVGRE) ? RULE_NVGRE : accepts(me->accepts, RULE_GRE) ? RULE_GRE : 0;
+	}
+	if (protocol == IPPROTO_UDP) {
+		__u32 port = bpf_ntohl(words[0]) & 0xffff;
+
+		if (port == VXLAN_PORT && accepts(me->accepts, RULE_VXLAN))
+			return RULE_VXLAN;
+		if (port == GENEVE_PORT && accepts(me->accepts, RULE_GENEVE))
+			return RULE_GENEVE;
+	}
+	return 0;
+}
+
+/* docs/design/datapath.md, "from the uplink" 1: by which rule the frame is ours to take; 0: it is not. */
+INLINE __u16 is_for_us(struct __sk_buff *skb, const struct host *me)
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethernet *eth = (void *)(long)skb->data;
 	struct addr pa;
+	__u16 rule;
 
 	if (skb->protocol == ETHERTYPE_IPV4) {
 		struct ipv4 *ip = (void *)(eth + 1);
+		__be32 *words;
 		__u32 header;
-		__be32 *gre;
 
-		if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_GRE)
-			return false;
+		if ((void *)(ip + 1) > end)
+			return 0;
 		header = (ip->version_ihl & 15) * 4;
-		if (ip->version_ihl >> 4 != 4 || header < IPV4_BYTES)
-			return false;
-		gre = (void *)((__u8 *)ip + header);
-		if ((void *)(gre + 2) > end || *gre != NVGRE_FLAGS_PROTOCOL)
-			return false;
+		/* A later fragment begins with no header of anybody's. */
+		if (ip->version_ihl >> 4 != 4 || header < IPV4_BYTES || ip->fragment & bpf_htons(IPV4_OFFSET))
+			return 0;
+		words = (void *)((__u8 *)ip + header);
+		if ((void *)(words + 2) > end)
+			return 0;
+		rule = rule_of(me, ip->protocol, words);
 		pa = addr_of4(ip->destination);
 	} else if (skb->protocol == ETHERTYPE_IPV6) {
-		struct nvgre6 *h = (void *)eth;
+		struct ipv6 *ip = (void *)(eth + 1);
+		__be32 *words = (void *)(ip + 1);
 
-		/* Up to the key: what is inside may be shorter than an Ethernet header. */
-		if ((void *)&h->nvgre.inner > end || h->ip.next_header != IPPROTO_GRE ||
-		    bpf_ntohl(h->ip.version_class_flow) >> 28 != 6 || h->nvgre.flags_protocol != NVGRE_FLAGS_PROTOCOL)
-			return false;
-		pa = h->ip.destination;
+		if ((void *)(words + 2) > end || bpf_ntohl(ip->version_class_flow) >> 28 != 6)
+			return 0;
+		rule = rule_of(me, ip->next_header, words);
+		pa = ip->destination;
 		/* A mapped address is not IPv4's own on the wire. */
 		if (addr_is4(&pa))
-			return false;
+			return 0;
 	} else {
-		return false;
+		return 0;
 	}
-	return is_local_pa(me, &pa);
+	return rule && is_local_pa(me, &pa) ? rule : 0;
+}
+
+/* What the rule's own header says; payload: of the outer IP header. at: where it starts. 0 or the reason to drop it. */
+INLINE enum drop_reason read_tunnel(struct __sk_buff *skb, struct outer *o, __u32 at, __u32 payload)
+{
+	void *end = (void *)(long)skb->data_end;
+	__be32 *words = (void *)(long)skb->data + at;
+	__u32 length, options;
+
+	if (!is_udp_rule(o->rule)) {
+		if ((void *)(words + 2) > end)
+			return DROP_OUTER_MALFORMED;
+		o->vsid = bpf_ntohl(words[1]); /* the whole key: subnet_of_key() says what it means */
+		o->bytes = at + GRE_BYTES;
+		o->length = payload - GRE_BYTES;
+		return 0;
+	}
+	if (payload < UDP_BYTES + VXLAN_BYTES || (void *)(words + 4) > end)
+		return DROP_OUTER_MALFORMED;
+	length = bpf_ntohl(words[1]) >> 16;
+	if (length < UDP_BYTES + VXLAN_BYTES || length > payload)
+		return DROP_OUTER_MALFORMED;
+	o->vsid = bpf_ntohl(words[3]) >> 8;
+	o->bytes = at + UDP_BYTES + VXLAN_BYTES;
+	o->length = length - UDP_BYTES - VXLAN_BYTES;
+	if (o->rule == RULE_VXLAN)
+		return words[2] & VXLAN_VNI_GIVEN ? 0 : DROP_OUTER_MALFORMED;
+	options = (bpf_ntohl(words[2]) >> 24 & 63) * 4;
+	if (words[2] & GENEVE_VERSION_CONTROL || (words[2] & bpf_htonl(0xffff)) != GENEVE_PROTOCOL || options > o->length)
+		return DROP_OUTER_MALFORMED;
+	if (words[2] & GENEVE_CRITICAL)
+		return DROP_CRITICAL_OPTION;
+	if (!options)
+		return 0;
+	/* Options that may be ignored are taken out of the way. What they leave of the outer headers is not looked at
+	 * again, but for its length.
+	 */
+	if (bpf_skb_adjust_room(skb, -(__s32)options, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return DROP_ENCAP_FAILED;
+	pull(skb);
+	o->length -= options;
+	return 0;
 }
 
 /* Step 2, of a frame that is for us. Returns 0 or the reason to drop it. */
 INLINE enum drop_reason outer4(struct __sk_buff *skb, struct outer *o)
 {
-	struct nvgre4 *h = (void *)(long)skb->data;
-	__be32 *words = (void *)&h->ip;
+	struct ipv4 *ip = (void *)(long)skb->data + ETHERNET_BYTES;
+	__be32 *words = (void *)ip;
 	__u32 total;
 
-	if ((void *)&h->nvgre.inner > (void *)(long)skb->data_end)
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return DROP_OUTER_MALFORMED;
-	total = bpf_ntohs(h->ip.total_length);
-	if (h->ip.version_ihl != 0x45 || total < IPV4_BYTES + GRE_BYTES || total + ETHERNET_BYTES > skb->len)
+	total = bpf_ntohs(ip->total_length);
+	if (ip->version_ihl != 0x45 || total < IPV4_BYTES + GRE_BYTES || total + ETHERNET_BYTES > skb->len)
 		return DROP_OUTER_MALFORMED;
 	if (csum_fold((__u64)words[0] + words[1] + words[2] + words[3] + words[4]) != 0)
 		return DROP_OUTER_MALFORMED;
-	if (h->ip.fragment & bpf_htons(IPV4_MF | IPV4_OFFSET))
+	if (ip->fragment & bpf_htons(IPV4_MF))
 		return DROP_OUTER_FRAGMENT;
-	o->source = addr_of4(h->ip.source);
-	o->vsid = bpf_ntohl(h->nvgre.key) >> 8;
-	o->ecn = h->ip.tos & 3;
-	o->bytes = ETHERNET_BYTES + IPV4_BYTES + GRE_BYTES;
-	o->length = total - IPV4_BYTES - GRE_BYTES;
-	return 0;
+	o->source = addr_of4(ip->source);
+	o->ecn = ip->tos & 3;
+	o->is6 = 0;
+	return read_tunnel(skb, o, ETHERNET_BYTES + IPV4_BYTES, total - IPV4_BYTES);
 }
 
 INLINE enum drop_reason outer6(struct __sk_buff *skb, struct outer *o)
 {
-	struct nvgre6 *h = (void *)(long)skb->data;
+	struct ipv6 *ip = (void *)(long)skb->data + ETHERNET_BYTES;
 	__u32 payload;
 
-	if ((void *)&h->nvgre.inner > (void *)(long)skb->data_end)
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return DROP_OUTER_MALFORMED;
-	payload = bpf_ntohs(h->ip.payload_length);
+	payload = bpf_ntohs(ip->payload_length);
 	if (payload < GRE_BYTES || payload + IPV6_BYTES + ETHERNET_BYTES > skb->len)
 		return DROP_OUTER_MALFORMED;
-	o->source = h->ip.source;
-	o->vsid = bpf_ntohl(h->nvgre.key) >> 8;
-	o->ecn = bpf_ntohl(h->ip.version_class_flow) >> 20 & 3;
-	o->bytes = ETHERNET_BYTES + IPV6_BYTES + GRE_BYTES;
-	o->length = payload - GRE_BYTES;
+	o->source = ip->source;
+	o->ecn = bpf_ntohl(ip->version_class_flow) >> 20 & 3;
+	o->is6 = 1;
+	return read_tunnel(skb, o, ETHERNET_BYTES + IPV6_BYTES, payload);
+}
+
+/* Step 3: the subnet, and what GRE's key means: NVGRE's holds a VSID and a FlowID, GRE's a VSID, and which of them it is
+ * the subnet that takes it says. Returns 0 or the reason to drop it.
+ */
+INLINE enum drop_reason subnet_of_outer(const struct host *me, struct outer *o, struct subnet **subnet)
+{
+	struct subnet *found = NULL;
+
+	if (o->rule == RULE_NVGRE) {
+		const __u32 key = o->vsid;
+
+		o->vsid = key >> 8;
+		found = subnet_of(o->vsid);
+		if ((!found || !accepts(found->flags >> SUBNET_ACCEPTS, RULE_NVGRE)) && accepts(me->accepts, RULE_GRE)) {
+			struct subnet *other = subnet_of(key);
+
+			if (other && accepts(other->flags >> SUBNET_ACCEPTS, RULE_GRE)) {
+				o->vsid = key;
+				o->rule = RULE_GRE;
+				found = other;
+			}
+		}
+	} else {
+		found = subnet_of(o->vsid);
+	}
+	if (o->vsid < VSID_MIN || o->vsid > VSID_MAX)
+		return DROP_RESERVED_VSID;
+	if (!found)
+		return DROP_UNKNOWN_VSID;
+	if (!accepts(found->flags >> SUBNET_ACCEPTS, o->rule))
+		return DROP_RULE_NOT_ACCEPTED;
+	*subnet = found;
 	return 0;
 }
 
 /* Off again: what is left is the inner frame, with its own Ethernet header. 0 or an errno. */
-INLINE int nvgre_pop(struct __sk_buff *skb, const struct packet *p, const struct outer *o)
+INLINE int tunnel_pop(struct __sk_buff *skb, const struct packet *p, const struct outer *o)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
-	bool outer_is6 = o->bytes != ETHERNET_BYTES + IPV4_BYTES + GRE_BYTES;
-	__s32 bytes = outer_is6 ? NVGRE6_BYTES : NVGRE4_BYTES;
+	__s32 bytes = o->bytes; /* the outer headers; its own Ethernet header stays */
 	struct ethernet *eth;
 	int rc;
 
 	/* skb->protocol must become the inner one's, since whoever segments goes by it; and it says whether what remains
 	 * is less than a header.
 	 */
-	if ((p->type == ETHERTYPE_IPV6) != outer_is6) {
+	if ((p->type == ETHERTYPE_IPV6) != o->is6) {
 		if (weft_decap_l3) {
-			flags |= outer_is6 ? ADJ_ROOM_DECAP_L3_IPV4 : ADJ_ROOM_DECAP_L3_IPV6;
+			flags |= o->is6 ? ADJ_ROOM_DECAP_L3_IPV4 : ADJ_ROOM_DECAP_L3_IPV6;
 		} else {
 			/* It takes off or puts on the difference of the headers, besides. */
 			rc = bpf_skb_change_proto(skb, p->type, 0);
 			if (rc)
 				return rc;
-			bytes += outer_is6 ? IPV4_BYTES - IPV6_BYTES : IPV6_BYTES - IPV4_BYTES;
+			bytes += o->is6 ? IPV4_BYTES - IPV6_BYTES : IPV6_BYTES - IPV4_BYTES;
 		}
 	}
 	rc = bpf_skb_adjust_room(skb, -bytes, BPF_ADJ_ROOM_MAC, flags);

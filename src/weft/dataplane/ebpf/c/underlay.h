@@ -27,7 +27,7 @@ INLINE const struct way *way_of(const struct host *h, const struct packet *p, co
 	if (!(h->flags & HOST_PATHS))
 		return NULL;
 	path = bpf_map_lookup_elem(&paths, pa);
-	return path ? &path->ways[flow_id(p) & (WAYS - 1)] : NULL;
+	return path ? &path->ways[flow_hash(p) >> 24 & (WAYS - 1)] : NULL;
 }
 
 /* Hop limit less one and the router's MAC as source, for a routed packet; the destination's MAC always. */
@@ -72,16 +72,18 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	bool is4 = addr_is4(&t->record->pa);
 	const struct addr *source = t->way ? &t->way->source : is4 ? &h->source4 : &h->source6;
 	const struct addr *destination = t->way ? &t->way->destination : &t->record->pa;
-	const __u32 overhead = nvgre_bytes(&t->record->pa);
+	const __u16 rule = t->record->rule;
+	const __u32 overhead = tunnel_bytes(rule, &t->record->pa);
+	struct envelope e = { .destination = destination, .inner_to = t->record->mac, .vsid = t->vsid, .rule = rule };
 	struct counters *up;
 	__u32 segments;
 	long rc;
 
-	if (t->record->rule != RULE_NVGRE)
+	if (!is_known_rule(rule))
 		return drop(skb, c, DROP_UNSUPPORTED_RULE);
 	if (addr_is_zero(source))
 		return drop(skb, c, DROP_NO_UNDERLAY);
-	fib.l4_protocol = IPPROTO_GRE;
+	fib.l4_protocol = is_udp_rule(rule) ? IPPROTO_UDP : IPPROTO_GRE;
 	/* What our own probes have found is newer than what the kernel has learnt. */
 	fib.tot_len = t->way && t->way->mtu ? 0 : p->l3_length + overhead;
 	/* As for the host's own packets: the look-up wants an interface that forwards, and a guest's must not. */
@@ -104,7 +106,10 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
 	segments = packets_in(skb); /* which the kernel forgets as room is made */
-	if (nvgre_push(skb, p, source, destination, t->vsid, t->record->mac, t->routed ? t->from : p->from))
+	e.source = source;
+	e.inner_from = t->routed ? t->from : p->from;
+	e.tos = p->outer_tos; /* RFC 6040 section 4.1 */
+	if (tunnel_push(skb, p, &e))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	up = counters_of(fib.ifindex);
 	if (up) {

@@ -199,7 +199,10 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return to_stack(skb);
 	pull(skb);
 	me = this_host();
-	if (!me || !is_for_us(skb, me))
+	if (!me)
+		return to_stack(skb);
+	o.rule = is_for_us(skb, me);
+	if (!o.rule)
 		return to_stack(skb);
 
 	c = counters_of(skb->ifindex);
@@ -207,11 +210,9 @@ int weft_from_uplink(struct __sk_buff *skb)
 	why = skb->protocol == ETHERTYPE_IPV4 ? outer4(skb, &o) : outer6(skb, &o);
 	if (why)
 		return drop(skb, c, why);
-	if (o.vsid < VSID_MIN || o.vsid > VSID_MAX)
-		return drop(skb, c, DROP_RESERVED_VSID);
-	subnet = subnet_of(o.vsid);
-	if (!subnet)
-		return drop(skb, c, DROP_UNKNOWN_VSID);
+	why = subnet_of_outer(me, &o, &subnet);
+	if (why)
+		return drop(skb, c, why);
 	if (o.bytes + o.length < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, o.bytes + o.length, 0))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	why = parse(skb, &p, below_128(o.bytes), o.length);
@@ -243,7 +244,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 		to_counters->sent_bytes += o.length;
 	}
 	same_family = (p.type == ETHERTYPE_IPV4) == (skb->protocol == ETHERTYPE_IPV4);
-	if (nvgre_pop(skb, &p, &o))
+	if (tunnel_pop(skb, &p, &o))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (o.ecn == 3 && !mark_congestion(skb, &p))
 		return drop(skb, c, DROP_ENCAP_FAILED);

@@ -1,0 +1,8 @@
+"""The whole packet table, of all its parts."""
+
+from __future__ import annotations
+
+from packets import table, tunnels
+from packets.table import Case
+
+CASES: tuple[Case, ...] = (*table.CASES, *tunnels.CASES)
