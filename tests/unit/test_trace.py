@@ -73,8 +73,8 @@ def test_the_steps_say_what_happened_and_where() -> None:
             "hosts/h1: anti-spoofing: 02:00:00:00:01:04 with 10.0.1.4 is the port's own",
             "hosts/h1: route 10.0.2.0/24: on-link in VSID 5002",
             "hosts/h1: record (5002, 10.0.2.7): at PA 192.0.2.12, MAC 02:00:00:00:02:07",
-            "hosts/h1: encapsulated: NVGRE to 192.0.2.12, VSID 5002, FlowID 238, 52 + 42 bytes",
-            "hosts/h2: from the uplink: NVGRE from 192.0.2.11, VSID 5002, FlowID 238, 52 bytes inside",
+            "hosts/h1: encapsulated: nvgre to 192.0.2.12, VSID 5002, 52 + 42 bytes",
+            "hosts/h2: from the uplink: nvgre from 192.0.2.11, VSID 5002, 52 bytes inside",
             "hosts/h2: source 10.0.1.4: policy places it at PA 192.0.2.11",
             f"hosts/h2: to port {DB2}: 52 bytes",
         )

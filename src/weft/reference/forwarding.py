@@ -150,7 +150,7 @@ class Forwarding:
         outer = tunnel.encapsulate(way.source, way.destination, location.rule, target.vsid, frame, dscp)
         self.steps.append(
             f"encapsulated: {location.rule} to {text}, VSID {target.vsid}, "
-            f"{len(frame)} + {len(outer) - len(frame)} bytes"
+            f"{len(frame)} + {len(outer) + packet.ETHERNET_BYTES - len(frame)} bytes"
         )
         return ToUnderlay(text, outer)
 
