@@ -90,10 +90,10 @@ def _arrives(
     """The host with the PA delivers it in the same domain; the source of an address pair may be refused there."""
     [owner] = [host for host, plane in all_planes.items() if plane.has_pa(pa)]
     head = 20 if outer[0] >> 4 == 4 else 40
-    vsid = int.from_bytes(outer[head + 4 : head + 7], "big")
-    assert {row.rdid for row in policy.rows[owner] if isinstance(row, Subnet) and row.vsid == vsid} == {domain}
-    ethertype = 0x0800 if head == 20 else 0x86DD
-    arrived = all_planes[owner].from_uplink("eth0", packet.ethernet(bytes(6), bytes(6), ethertype, outer)).verdict
+    on_the_wire = packet.ethernet(bytes(6), bytes(6), 0x0800 if head == 20 else 0x86DD, outer)
+    vsids = _vsids_said(on_the_wire)
+    assert {row.rdid for row in policy.rows[owner] if isinstance(row, Subnet) and row.vsid in vsids} == {domain}
+    arrived = all_planes[owner].from_uplink("eth0", on_the_wire).verdict
     match arrived:
         case ToPort(to, inner):
             assert policy.domain_of_port[to] == domain
