@@ -39,8 +39,8 @@ def test_bursts_are_chosen_from_the_rates() -> None:
     chosen = qos.resolve(
         drafts.Qos(drafts.Limit(rate_bits_per_s=10**9, rate_packets_per_s=10_000), drafts.Limit(rate_bits_per_s=10**6))
     )
-    assert chosen.from_guest == Limit(10**9, 2_500_000, 10_000, 200)
-    assert chosen.to_guest == Limit(10**6, 15_140)
+    assert chosen.from_guest == Limit(10**9, 28_125_000, 10_000, 2250)
+    assert chosen.to_guest == Limit(10**6, 28_125)
     assert qos.resolve(drafts.Qos(drafts.Limit(rate_packets_per_s=5))).from_guest == Limit(None, 0, 5, 10)
 
 
@@ -53,7 +53,7 @@ def test_a_chosen_burst_is_one_that_may_be_given(bits: int) -> None:
 
 def test_what_is_left_out_is_kept_and_what_is_said_replaces_all(catalog: Catalog) -> None:
     limited = put(catalog, drafts.Qos(drafts.Limit(10**8), dscp=46, outer_dscp="copy")).qos
-    assert limited == Qos(Limit(10**8, 250_000), None, 46, None)
+    assert limited == Qos(Limit(10**8, 2_812_500), None, 46, None)
     assert put(catalog, None).qos == limited
     assert put(catalog, drafts.Qos(dscp=8)).qos == Qos(dscp=8)
     assert put(catalog, drafts.Qos()).qos == Qos()

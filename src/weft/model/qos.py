@@ -18,9 +18,10 @@ BURST_FIRST_BYTES = 1514  #: an Ethernet frame of 1500 bytes: less, and nothing 
 BURST_LAST_BYTES = 1 << 28
 BURST_LAST_PACKETS = 1 << 20
 
-#: What is chosen for a burst: this much of the rate, so that 5 s of traffic are within half a per cent of it; TCP's
-#: acknowledgements come in such clumps. Never less than ten frames.
-BURST_MS = 20
+#: What is chosen for a burst: this much of the rate. More than the 200 ms that a TCP sender waits before it tries again
+#: (Linux's least retransmission time-out), so that nothing of the rate is lost while it does; and less than 5 % of 5 s.
+#: Never less than ten frames.
+BURST_MS = 225
 BURST_FRAMES = 10
 
 DSCP_LAST = 63

@@ -132,11 +132,11 @@ class AddressPairSpec(_Spec, frozen=True):
 
 class LimitSpec(_Spec, frozen=True):
     rate_bits_per_s: Annotated[int, msgspec.Meta(description="of whole Ethernet frames; absent: any")] | None = None
-    burst_bytes: Annotated[int, msgspec.Meta(description="default: 20 ms of the rate, at least ten frames")] | None = (
+    burst_bytes: Annotated[int, msgspec.Meta(description="default: 225 ms of the rate, at least ten frames")] | None = (
         None
     )
     rate_packets_per_s: int | None = None
-    burst_packets: Annotated[int, msgspec.Meta(description="default: 20 ms of the rate, at least 10")] | None = None
+    burst_packets: Annotated[int, msgspec.Meta(description="default: 225 ms of the rate, at least 10")] | None = None
 
 
 class QosSpec(_Spec, frozen=True):
