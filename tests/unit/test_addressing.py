@@ -115,6 +115,11 @@ def ask4(frame: bytes, of: Terms = USUAL) -> Packet | None:
     return read
 
 
+def ca4_of(frame: bytes) -> str:
+    """The address that an offer is of."""
+    return str(Ether(frame)[BOOTP].yiaddr)
+
+
 def options4(reply: Packet | None) -> dict[Any, Any]:
     """By scapy's name; those of 119 and 121 by number and as bytes, since scapy's words for them differ by its age."""
     assert reply is not None

@@ -43,6 +43,11 @@ def farewell(router_mac: bytes) -> bytes:
     return _packed(router_mac, packet.ALL_NODES_MAC, packet.ALL_NODES, struct.pack("!BBHII", 64, 0, 0, 0, 0))
 
 
+def sender(advertised: bytes) -> bytes:
+    """The router MAC of an advertisement that was made here."""
+    return advertised[6:12]
+
+
 def _frame(terms: Terms, to_mac: bytes, to: bytes) -> bytes | None:
     ipv6 = terms.ipv6
     if ipv6 is None:

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from weft.agent import dhcp
 from weft.agent.reconcile import Progress
 from weft.contracts.dataplane import Traffic
 
@@ -21,12 +22,14 @@ class _Figures(Collector):
         usage: Mapping[str, tuple[int, int]],
         counters: Mapping[str, Traffic],
         active_ports: int,
+        answers: dhcp.Figures,
     ) -> None:
         self._progress = progress
         self._connected = connected
         self._usage = usage
         self._counters = counters
         self._active_ports = active_ports
+        self._answers = answers
 
     def collect(self) -> Iterator[Metric]:
         progress = self._progress
@@ -46,6 +49,7 @@ class _Figures(Collector):
             "weft_agent_mended_entries", "Entries found changed or gone, mended.", progress.mended
         )
         yield CounterMetricFamily("weft_agent_runs", "Runs of reconciliation.", progress.runs)
+        yield from self._of_guests()
         rows = GaugeMetricFamily("weft_dataplane_rows", "Entries in use.", labels=["table"])
         capacity = GaugeMetricFamily("weft_dataplane_capacity", "Entries that there is room for.", labels=["table"])
         full = GaugeMetricFamily("weft_dataplane_full", "1 when a table has no room left.", labels=["table"])
@@ -69,6 +73,23 @@ class _Figures(Collector):
                 drops.add_metric([port, reason.label], count)
         yield from (packets, octets, drops)
 
+    def _of_guests(self) -> Iterator[Metric]:
+        figures = self._answers
+        questions = CounterMetricFamily(
+            "weft_agent_questions", "What guests asked about their addresses.", labels=["kind", "outcome"]
+        )
+        for kind in dhcp.KINDS:
+            questions.add_metric([kind.label, "answered"], figures.answered[kind])
+            questions.add_metric([kind.label, "silent"], figures.silent[kind])
+        yield questions
+        yield CounterMetricFamily(
+            "weft_agent_missed_questions", "Questions that came while too many waited.", figures.missed
+        )
+        yield CounterMetricFamily("weft_agent_unsent_answers", "Answers that no guest could be sent.", figures.unsent)
+        yield CounterMetricFamily(
+            "weft_agent_router_advertisements", "Router advertisements that nobody asked for.", figures.advertised
+        )
+
 
 def render(
     progress: Progress,
@@ -77,7 +98,8 @@ def render(
     usage: Mapping[str, tuple[int, int]],
     counters: Mapping[str, Traffic],
     active_ports: int,
+    answers: dhcp.Figures | None = None,
 ) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Figures(progress, connected, usage, counters, active_ports))
+    registry.register(_Figures(progress, connected, usage, counters, active_ports, answers or dhcp.Figures()))
     return generate_latest(registry)

@@ -99,6 +99,7 @@ class Api:
             usage=usage,
             counters=counters,
             active_ports=active,
+            answers=agent.responder.figures,
         )
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,20 +17,21 @@ from typing import Protocol
 
 import structlog
 
-from weft.agent import report
+from weft.agent import dhcp, report
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
 from weft.agent.links import Links
 from weft.agent.paths import Paths
 from weft.agent.probes import Prober
 from weft.agent.reconcile import Bind, Lead, Prune, Reconciler, Start
+from weft.agent.upcalls import Upcalls
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
-from weft.contracts.dataplane import DataPlane
+from weft.contracts.dataplane import Announcement, DataPlane, Handed
 from weft.feed.log import Gone
 from weft.feed.reflector import Batch, Connected, Lost, Piece, Reflector, Tables, follow
 from weft.kit.errors import Retry
-from weft.policy.rows import Host, Key, Peer, Port, Row
+from weft.policy.rows import Host, Key, Peer, Port, Row, Subnet
 from weft.wire.api import StatusReport
 
 _log = structlog.get_logger("weft.agent")
@@ -100,6 +101,13 @@ class Agent:
         self._bound: tuple[Mapping[str, str], Mapping[str, int]] | None = None
         self._reporter = report.Reporter(host, controller, clock, self._to_report)
         self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
+        self.responder = dhcp.Responder(self.reconciler.ask, clock, random)
+        self._upcalls = Upcalls(
+            plane.upcall_fd,
+            lambda: self.reconciler.ask(lambda plane: plane.upcalls()),
+            self._take_announced,
+            self._take_handed,
+        )
         self.prober = Prober(paths, clock, lambda ways: self.reconciler.submit(Lead(ways))) if paths else None
 
     async def run(self) -> None:
@@ -112,6 +120,8 @@ class Agent:
                 tasks.create_task(self._repeat_reports(), name="repeat")
                 tasks.create_task(self._follow_links(), name="links")
                 tasks.create_task(self._follow_feed(), name="feed")
+                tasks.create_task(self._upcalls.run(), name="upcalls")
+                tasks.create_task(self.responder.run(), name="dhcp")
                 if self.prober is not None:
                     tasks.create_task(self.prober.run(), name="probe")
                     tasks.create_task(self._repeat_ways(self.prober), name="repeat ways")
@@ -259,10 +269,21 @@ class Agent:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
 
+    # -- what guests ask --
+
+    def _take_announced(self, announced: Iterable[Announcement]) -> None:
+        """Nobody here tells the controller yet."""
+
+    def _take_handed(self, handed: Iterable[Handed]) -> None:
+        self.responder.heard(handed)
+
     # -- ports and interfaces --
 
-    def _learn(self, puts: Iterable[Row], deletes: Iterable[Key]) -> None:
+    def _learn(self, puts: Iterable[Row], deletes: Collection[Key]) -> None:
+        told: list[Row] = []  # what guests are told follows from these
         for row in puts:
+            if isinstance(row, Port | Subnet | Host):
+                told.append(row)
             if type(row) is Port:
                 self._ports[row.port] = row
             elif type(row) is Host:
@@ -277,9 +298,11 @@ class Agent:
             elif key[0] == "peers":
                 self._peers.pop(key, None)
                 self._elsewhere = True
+        self.responder.learn(told, deletes)
 
     def _learn_all(self, tables: Tables) -> None:
         self._ports = {}
+        self.responder.forget()
         self._peers = {}
         self._elsewhere = True
         self._learn(tables.rows(), ())
@@ -304,6 +327,7 @@ class Agent:
             except OSError as fault:
                 _log.warning("what was found by name is not on disk", reason=str(fault))
             self.reconciler.submit(Bind(self.plan.bindings))
+            self.responder.bound({port: indexes[interface] for port, interface in self.plan.bindings.items()})
 
     def _probe(self) -> None:
         """Behind the rows that it follows from: the data plane is told of ways to those that it knows."""

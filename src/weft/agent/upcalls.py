@@ -1,0 +1,46 @@
+"""Fetches what the data plane hands up, and gives each thing to whoever deals with it. Deals with none itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from weft.contracts.dataplane import Announcement, Handed, Upcall
+
+
+class Upcalls:
+    """Reads as soon as there is something, and only then."""
+
+    def __init__(
+        self,
+        fd: int | None,
+        read: Callable[[], Awaitable[Sequence[Upcall]]],
+        announced: Callable[[list[Announcement]], None],
+        handed: Callable[[list[Handed]], None],
+    ) -> None:
+        """fd: readable when ``read`` has something to give; None: it never has."""
+        self._fd = fd
+        self._read = read
+        self._announced = announced
+        self._handed = handed
+
+    async def run(self) -> None:
+        if self._fd is None:
+            return
+        while True:
+            await _readable(self._fd)
+            found = await self._read()
+            if announced := [each for each in found if isinstance(each, Announcement)]:
+                self._announced(announced)
+            if handed := [each for each in found if isinstance(each, Handed)]:
+                self._handed(handed)
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)  # it stays readable until it is read, which another thread does
