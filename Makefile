@@ -10,6 +10,8 @@ PY := $(VENV)/bin/python
 STAMPS := build/stamps
 PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev iproute2 tshark iperf3 iputils-ping traceroute tcpdump \
 	ethtool nftables bpftool python3-venv procps util-linux udhcpc isc-dhcp-client
+# Whom `make bench` measures Weft against; nothing else wants it.
+BENCH_PACKAGES := openvswitch-switch
 LAB ?= examples/demo.yaml
 ONLY ?=
 TESTS ?=
@@ -32,7 +34,7 @@ check: setup ## format, lint, types, layers, unit and property tests, in under a
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m pytest -q -n 2 tests/unit tests/properties
 
-bench: root setup ## the figures, to build/bench.json (ONLY=tcp,pps runs some)
+bench: root setup $(STAMPS)/bench-packages ## the figures, to build/bench.json (ONLY=tcp,pps runs some)
 	@PYTHONPATH=src:. $(PY) -m bench $(if $(ONLY),--only $(ONLY))
 
 lab: root setup ## bring up a lab and leave it running (LAB=examples/demo.yaml)
@@ -51,9 +53,9 @@ root:
 	  echo "this needs root: it makes network namespaces and loads eBPF programs. Try: sudo make $(MAKECMDGOALS)" >&2; exit 1; fi
 
 # Each stamp is made once, and again when what it rests on changes.
-$(STAMPS)/packages: Makefile
+define install # of the packages in $(1), those that are missing
 	@mkdir -p $(@D)
-	@missing=(); for each in $(PACKAGES); do \
+	@missing=(); for each in $(1); do \
 	  [ "$$(dpkg-query -W -f '$${db:Status-Status}' $$each 2>/dev/null)" = installed ] || missing+=($$each); done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 	  if [ "$$(id -u)" != 0 ]; then echo "missing packages, and not root: sudo apt-get install $${missing[*]}" >&2; exit 1; fi; \
@@ -64,6 +66,13 @@ $(STAMPS)/packages: Makefile
 	    { tail -n 20 build/apt.log >&2; exit 1; }; \
 	fi
 	@touch $@
+endef
+
+$(STAMPS)/packages: Makefile
+	$(call install,$(PACKAGES))
+
+$(STAMPS)/bench-packages: Makefile
+	$(call install,$(BENCH_PACKAGES))
 
 $(STAMPS)/venv: pyproject.toml constraints.txt hatch_build.py src/weft/dataplane/ebpf/build.py | $(STAMPS)/packages
 	@mkdir -p $(@D)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bench.context import Context
+from bench.openvswitch import KINDS, peers
 from bench.pairs import Pair, alternate, ratio
 from bench.report import AtLeast, AtMost, Figure, ReportOnly
-from bench.topology import OWN_RECORDS, Side, topology
+from bench.topology import BY_RULE, OWN_RECORDS, Side, topology
 from bench.traffic import Packets, RoundTrip, Traffic, program
 
 T = TypeVar("T")
@@ -35,6 +36,31 @@ def pps(context: Context) -> list[Figure]:
             *_pps(context, up.side("weft"), up.side("plain"), "pps_vs_plain", AtLeast(0.9)),
             *_pps(context, up.side("routed"), up.side("plain"), "pps_routed_vs_plain", ReportOnly("two subnets"))[:1],
         ]
+
+
+def rules(context: Context) -> list[Figure]:
+    """Each encapsulation beside NVGRE, which tcp and pps measure."""
+    with topology(rules=tuple(BY_RULE)) as up:
+        figures = []
+        for rule in BY_RULE:
+            side, plain = up.ruled(rule), up.side("plain")
+            figures += _tcp(context, side, plain, f"tcp_{rule}_vs_plain", AtLeast(1.0))[:1]
+            figures += _pps(context, side, plain, f"pps_{rule}_vs_plain", AtLeast(0.9))[:1]
+        return figures
+
+
+def openvswitch(context: Context) -> list[Figure]:
+    """Each encapsulation against Open vSwitch's userspace datapath with the same."""
+    with topology(rules=tuple(KINDS)) as up, peers(up) as others:
+        figures = []
+        for rule in KINDS:
+            ours, theirs = up.ruled(rule), others.side(rule)
+            figures += _tcp(context, ours, theirs, f"ovs_tcp_{rule}", AtLeast(5.0))[:1]
+            figures += _pps(context, ours, theirs, f"ovs_pps_{rule}", AtLeast(1.0))[:1]
+            name = f"ovs_latency_{rule}"
+            pairs = _measured(context, name, _ping(context), ours, theirs, _round_trip_text)
+            figures += _latency(pairs, name, "vs_ovs", AtMost(1.0), (ours.name, theirs.name))[:2]
+        return figures
 
 
 def latency(context: Context) -> list[Figure]:

@@ -24,8 +24,8 @@ BENCHES: dict[str, Bench] = {
         Bench(
             "vxlan",
             "TCP, one stream, Weft NVGRE : Linux VXLAN device and bridge",
-            "As tcp; the other side: on each host a VXLAN device (VNI 100, port 4789) in a bridge with the guest's "
-            "veth, flooding and learning as they come, MTU 1450.",
+            "As tcp; the other side: on each host a VXLAN device (VNI 100, port 8472: 4789 is Weft's own) in a bridge "
+            "with the guest's veth, flooding and learning as they come, MTU 1450.",
             network.vxlan,
         ),
         Bench(
@@ -41,6 +41,23 @@ BENCHES: dict[str, Bench] = {
             "One datagram under way at a time; both ends on one CPU, so that no wake-up of another CPU hides what the "
             f"path costs. {_TRAFFIC}",
             network.latency,
+        ),
+        Bench(
+            "rules",
+            "VXLAN, Geneve and GRE : plain Linux routing",
+            "As tcp and pps, which measure NVGRE; a subnet for each rule, between the same guests and hosts. The "
+            "guests' MTU is what the rule leaves of the uplink's 1500.",
+            network.rules,
+        ),
+        Bench(
+            "openvswitch",
+            "Weft : Open vSwitch's userspace datapath, both with GRE, VXLAN and Geneve",
+            "As tcp, pps and latency, between the same guests and hosts. The other side: Debian's Open vSwitch 3.1 on "
+            "each host, datapath_type=netdev, one bridge with the uplink and the tunnel end point, one for each kind "
+            "of tunnel with the guest's veth, forwarding by what it learns (NORMAL). Its guests have checksum offload, "
+            "and so TSO, turned off, as that datapath wants it: it does not finish checksums that a veth left to it, "
+            "and does not put TSO packets into tunnels.",
+            network.openvswitch,
         ),
         Bench(
             "scale",

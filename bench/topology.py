@@ -14,7 +14,7 @@ import itertools
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,13 +25,12 @@ from bench.processes import PREFIX, alive
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.lab import shell
-from weft.policy.rows import Host, MacRecord, Port, Record, Route, Row, Subnet, Uplink
+from weft.model.features import Rule, overhead_bytes
+from weft.policy.rows import ORDER, Host, MacRecord, Port, Record, Route, Row, Subnet, Uplink
 
 T = TypeVar("T")
 
 MTU_BYTES = 1500
-NVGRE_BYTES = 42
-VXLAN_BYTES = 50
 RDID = "6d0c6c6e-2b7a-5f6e-9d57-77656674626e"
 ROUTER_MAC = "02:57:45:46:54:01"
 BRIDGED, NEAR, FAR = 5001, 5002, 5003  # VSIDs: weft0 of both guests; routed0 of guest 1; routed0 of guest 2
@@ -39,6 +38,9 @@ BRIDGED, NEAR, FAR = 5001, 5002, 5003  # VSIDs: weft0 of both guests; routed0 of
 MANY = ipaddress.ip_network("10.80.0.0/12")
 GUEST2 = "10.64.0.2"  # in FAR
 OWN_RECORDS = 4  # of the guests themselves
+
+#: A subnet on both hosts for each rule beside NVGRE: its VSID, and the second byte of its addresses.
+BY_RULE: Mapping[Rule, tuple[int, int]] = {Rule.VXLAN: (5010, 20), Rule.GENEVE: (5011, 21), Rule.GRE: (5012, 22)}
 
 _numbers = itertools.count()
 
@@ -59,6 +61,25 @@ def pa(number: int) -> str:
 
 def routed_mac(number: int) -> str:
     return f"02:00:00:02:00:0{number}"
+
+
+def ruled_mac(number: int, rule: Rule) -> str:
+    return f"02:00:00:03:{BY_RULE[rule][1]:02x}:0{number}"
+
+
+def rule_rows(number: int, rules: Sequence[Rule]) -> list[Row]:
+    """What host ``number`` is told of the subnets that travel by these rules, in the tables' order."""
+    found: list[Row] = []
+    for rule in rules:
+        vsid, second = BY_RULE[rule]
+        prefix, gateway = f"10.{second}.0.0/24", f"10.{second}.0.1"
+        found.append(Subnet(vsid, RDID, (prefix,), (gateway,), ROUTER_MAC, 0, (rule,)))
+        for each in (1, 2):
+            found.append(Record(vsid, f"10.{second}.0.{each + 1}", pa(each), ruled_mac(each, rule), rule))
+            found.append(MacRecord(vsid, ruled_mac(each, rule), pa(each), rule))
+        ca = f"10.{second}.0.{number + 1}"
+        found.append(Port(f"tenants/bench/ports/{rule}-{number}", vsid, ruled_mac(number, rule), (ca,)))
+    return sorted(found, key=lambda row: ORDER[row.key[0]])
 
 
 def rows(number: int) -> list[Row]:
@@ -136,16 +157,21 @@ class Topology:
         targets = {"weft": "10.1.0.3", "routed": GUEST2, "plain": "10.2.2.2", "vxlan": "10.3.0.3"}
         return Side(path, f"{self.name}guest1", f"{self.name}guest2", targets[path])
 
+    def ruled(self, rule: Rule) -> Side:
+        """By a rule of those that it was set up with."""
+        target = f"10.{BY_RULE[rule][1]}.0.3"
+        return Side(f"weft-{rule}", f"{self.name}guest1", f"{self.name}guest2", target)
+
     def many(self) -> Side:
         """To MANY: by a record each, which ``filler`` makes, or by one route."""
         return Side("many", f"{self.name}guest1", f"{self.name}guest2", str(MANY.network_address))
 
 
 @contextmanager
-def topology(records: int = 0, *, one_route: bool = False) -> Iterator[Topology]:
+def topology(records: int = 0, *, one_route: bool = False, rules: Sequence[Rule] = ()) -> Iterator[Topology]:
     """Up, carrying on every path, and gone again at the end. records: so many more in the hosts' maps.
 
-    one_route: guest 2 is a router that has all of MANY behind it, whatever records there are.
+    one_route: guest 2 is a router that has all of MANY behind it, whatever records there are. rules: a subnet for each.
     """
     sweep()
     name = f"{PREFIX}{os.getpid()}-{next(_numbers)}-"
@@ -156,22 +182,27 @@ def topology(records: int = 0, *, one_route: bool = False) -> Iterator[Topology]
         stack.callback(shell.remove_tree, pins)
         stack.callback(_delete, name)
         _build(name)
+        _add_ruled(name, rules)
         planes = []
         for number in (1, 2):
             plane = HostPlane(f"{name}host{number}", pins / f"h{number}", sizes)
             stack.callback(plane.remove)
             plane.update(rows(number))
+            plane.update(rule_rows(number, rules))
             plane.update(list(filler(records)))
             if one_route:
                 plane.update([Route(RDID, str(MANY), FAR, GUEST2)])
-            bindings = {f"tenants/bench/ports/{path}-{number}": f"tap{path}" for path in ("weft", "routed")}
+            paths = ("weft", "routed", *rules)
+            bindings = {f"tenants/bench/ports/{path}-{number}": f"tap{path}" for path in paths}
             failures = plane.run(lambda each, bindings=bindings: each.bind(bindings))  # type: ignore[misc]
             if failures:
                 raise RuntimeError(f"the ports cannot be bound: {failures[0]}")
             planes.append(plane)
         up = Topology(name, (planes[0], planes[1]))
         for path in ("weft", "routed", "plain", "vxlan"):
-            _await(up.side(path))
+            reached(up.side(path))
+        for rule in rules:
+            reached(up.ruled(rule))
         yield up
 
 
@@ -204,7 +235,7 @@ def _build(name: str) -> None:
     for n in numbers:
         other = 3 - n
         host, guest = f"{hosts}{n}", f"{guests}{n}"
-        weft_mtu, vxlan_mtu = MTU_BYTES - NVGRE_BYTES, MTU_BYTES - VXLAN_BYTES
+        weft_mtu, vxlan_mtu = (MTU_BYTES - overhead_bytes(rule, 4) for rule in (Rule.NVGRE, Rule.VXLAN))
         bridged, routed = (each for each in rows(n) if isinstance(each, Port))
         wires = [
             (f"name eth0 netns {host}", f"name host{n} netns {fabric}", MTU_BYTES),
@@ -222,7 +253,7 @@ def _build(name: str) -> None:
                 *(f"link set {each} up" for each in ("eth0", "tapweft", "taprouted", "plain", "vx")),
                 f"route add default via 100.65.{n}.1",
                 f"address add 10.2.{n}.1/24 dev plain",
-                f"link add vxlan100 mtu {vxlan_mtu} type vxlan id 100 local {pa(n)} remote {pa(other)} dstport 4789",
+                f"link add vxlan100 mtu {vxlan_mtu} type vxlan id 100 local {pa(n)} remote {pa(other)} dstport 8472",
                 f"link add br0 mtu {vxlan_mtu} type bridge",
                 *(f"link set {each} master br0" for each in ("vxlan100", "vx")),
                 *(f"link set {each} up" for each in ("vxlan100", "br0")),
@@ -246,6 +277,16 @@ def _build(name: str) -> None:
     shell.ip_batch([f"route add local {MANY} dev lo"], f"{guests}2")
 
 
+def _add_ruled(name: str, rules: Sequence[Rule]) -> None:
+    for rule, n in itertools.product(rules, (1, 2)):
+        host, guest, mtu = f"{name}host{n}", f"{name}guest{n}", MTU_BYTES - overhead_bytes(rule, 4)
+        far = f"name w{rule} netns {guest} address {ruled_mac(n, rule)}"
+        shell.ip_batch([f"link add name tap{rule} netns {host} mtu {mtu} type veth peer {far} mtu {mtu}"])
+        shell.ip_batch([f"link set tap{rule} up"], host)
+        address = f"10.{BY_RULE[rule][1]}.0.{n + 1}/24"
+        shell.ip_batch([f"address add {address} dev w{rule}", f"link set w{rule} up"], guest)
+
+
 def _sysctls(values: dict[str, int]) -> None:
     for key, value in values.items():
         path = Path("/proc/sys/net", key)
@@ -253,7 +294,7 @@ def _sysctls(values: dict[str, int]) -> None:
             path.write_text(str(value), encoding="ascii")
 
 
-def _await(side: Side, patience_s: float = 10.0) -> None:
+def reached(side: Side, patience_s: float = 10.0) -> None:
     deadline = time.monotonic() + patience_s
     while True:
         command = shell.inside(side.client, ["ping", "-n", "-c", "1", "-W", "1", side.target])

@@ -18,10 +18,22 @@ from weft.lab import plan, shell
 from weft.lab.capture import Wire
 from weft.lab.lab import Lab
 from weft.lab.plan import Guest
+from weft.model.features import ABILITIES, RULE_NEEDS, DataPlaneKind, Rule
 
 ROUTER_MAC = "02:57:45:46:54:01"
 UPLINK = "uplink:eth0"
 WEB, DB, RED_WEB, RED_DB = 5001, 5002, 6001, 6002
+
+
+#: Those that are carried.
+RULES = [rule for rule in Rule if RULE_NEEDS[rule] in ABILITIES[DataPlaneKind.EBPF].features]
+
+
+def set_rule(lab: Lab, subnet: str, rule: Rule) -> None:
+    """Wished, and done by every host."""
+    with lab.client() as client:
+        client.patch(subnet, {"rule": rule.value})
+        eventually(lambda: client.get(subnet).status["rule_phase"] == "settled", within_s=20)
 
 
 def address(guest: Guest, version: int = 4) -> str:

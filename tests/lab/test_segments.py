@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from lab.scenes import UPLINK, address, dropped, fabric_wire
+from lab.scenes import RULES, UPLINK, address, dropped, fabric_wire, set_rule
 from polling import eventually
 from weft.dataplane.ebpf import libbpf
 from weft.lab import plan, shell
 from weft.lab.capture import Wire
 from weft.lab.lab import Lab
 from weft.lab.traffic import udp
+from weft.model.features import Rule
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 MTU_BYTES = 1500
+SUBNET = "tenants/t/routing-domains/d/virtual-subnets/s"
 SENT = bytes(range(256)) * 16_384  # 4 MiB
 #: linux/udp.h, which Python's socket does not name.
 UDP_SEGMENT = 103
@@ -54,6 +56,20 @@ def routed() -> Iterator[Lab]:
         yield lab
     finally:
         Lab.down(name)
+
+
+@pytest.fixture(params=RULES)
+def travelling(request: pytest.FixtureRequest) -> Rule:
+    """The rule by which the subnet's packets travel for a test."""
+    rule: Rule = request.param
+    return rule
+
+
+@pytest.fixture(autouse=True)
+def _ruled(request: pytest.FixtureRequest, routed: Lab) -> None:
+    """Tests that do not ask for another travel by NVGRE."""
+    by = "travelling" in request.fixturenames
+    set_rule(routed, SUBNET, request.getfixturevalue("travelling") if by else Rule.NVGRE)
 
 
 def behind(lab: Lab, router: str) -> str:
@@ -111,6 +127,7 @@ def assert_whole(lengths: list[int]) -> None:
 
 
 @BOTH
+@pytest.mark.usefixtures("travelling")
 def test_tcp_between_two_hosts(routed: Lab, version: int) -> None:
     source, target = routed.guest("t/client"), routed.guest("t/server")
     with fabric_wire(routed, "h2") as wire:
@@ -187,7 +204,7 @@ def assert_dropped_by_name(lab: Lab) -> None:
 
 
 @BOTH
-@pytest.mark.usefixtures("translating")
+@pytest.mark.usefixtures("travelling", "translating")
 def test_tcp_that_came_out_of_the_tunnel_and_goes_in_again(routed: Lab, version: int) -> None:
     """The kernel still knows such a packet as encapsulated."""
     if lacks_a_way_in_again(version):
@@ -204,8 +221,9 @@ def _segmenting(routed: Lab) -> Iterator[None]:
 
     def offload(state: str) -> None:
         for host in routed.spec.hosts:
-            words = f"ethtool -K {plan.UPLINK} tso {state} tx-gre-segmentation {state} tx-gre-csum-segmentation {state}"
-            done = routed.exec(host.name, *words.split())
+            tunnels = ("gre", "gre-csum", "udp_tnl", "udp_tnl-csum")
+            words = [each for name in tunnels for each in (f"tx-{name}-segmentation", state)]
+            done = routed.exec(host.name, "ethtool", "-K", plan.UPLINK, "tso", state, *words)
             assert done.returncode == 0, done.stderr
 
     offload("off")
@@ -216,7 +234,7 @@ def _segmenting(routed: Lab) -> Iterator[None]:
 
 
 @BOTH
-@pytest.mark.usefixtures("translating", "_segmenting")
+@pytest.mark.usefixtures("travelling", "translating", "_segmenting")
 @pytest.mark.parametrize("to", ["server", "beyond"])  # straight; out of the tunnel and in again
 def test_where_the_network_card_cannot_segment_the_kernel_does(routed: Lab, to: str, version: int) -> None:
     if to == "beyond" and lacks_a_way_in_again(version):

@@ -16,7 +16,20 @@ from bench.report import AtLeast, AtMost, Figure, ReportOnly
 from bench.settings import Settings
 
 #: The issue's table, in the words of --only.
-FIGURES = {"tcp", "vxlan", "pps", "latency", "scale", "records", "agent", "api", "controller", "domain"}
+FIGURES = {
+    "tcp",
+    "vxlan",
+    "pps",
+    "latency",
+    "rules",
+    "openvswitch",
+    "scale",
+    "records",
+    "agent",
+    "api",
+    "controller",
+    "domain",
+}
 
 
 def test_every_figure_has_a_bench_of_its_name() -> None:
