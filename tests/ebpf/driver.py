@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ebpf.harness import Harness, Netns, eventually, netns, pin_directory, run, send
+from ebpf.harness import Harness, Netns, Wires, eventually, netns, pin_directory, run, send
 from weft.contracts.dataplane import Announcement, Handed, Traffic, Way
 from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
-from weft.policy.rows import Peer, Row
-from weft.reference.verdict import Announced, Answer, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
+from weft.policy.rows import Member, Peer, Row
+from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 ETHERNET_BYTES = 14
+ON_LINK = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8:f::/64"))
 SIZES = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512)
 
 
@@ -31,6 +32,8 @@ class Told(Protocol):
     def bindings(self) -> Mapping[str, str]: ...
     @property
     def unreachable(self) -> Collection[str]: ...
+    @property
+    def listeners(self) -> Mapping[str, Collection[str]]: ...
     @property
     def ways(self) -> Mapping[str, Sequence[Way]]: ...
 
@@ -50,23 +53,36 @@ class EbpfDriver:
         self._ifindexes = {name: found.ifindex for name, found in interfaces().items()}
         self._names: dict[int, str] = {}
         self._unreachable: set[str] = set()
+        self._met: set[str] = set()
+        self._wires = Wires({f"{name}p": name for name in self._ifindexes if f"{name}p" in self._ifindexes})
 
     def load(self, told: Told) -> None:
         assert self.plane.update(told.rows) == []
         assert self.plane.prune({row.key for row in told.rows}) == []
         failed = self.plane.bind(told.bindings)
         assert failed == [], failed
+        assert self.plane.listen(told.listeners) == []
         peers = {row.pa: () for row in told.rows if isinstance(row, Peer)}
         assert self.plane.paths({**peers, **told.ways}) == []
         # From zero, as a new reference data plane counts.
         for key, value in self._harness.maps["counters"].items():
             self._harness.maps["counters"].update(key, bytes(len(value)))
+        self._meet({row.pa for row in told.rows if isinstance(row, Member)})
+        self._meet({way.destination for ways in told.ways.values() for way in ways})
         self._names = {self._ifindexes[name]: port for port, name in told.bindings.items()}
         for pa in {pa for pa in told.unreachable if ":" not in pa} - self._unreachable:
             self._harness.netns.ip(f"route add unreachable {pa}")
             self._unreachable.add(pa)
 
+    def _meet(self, pas: set[str]) -> None:
+        """Copies are really sent: whom the kernel would ask for, it knows."""
+        for pa in pas - self._met:
+            if any(ipaddress.ip_address(pa) in network for network in ON_LINK):
+                self._harness.netns.ip(f"neigh replace {pa} lladdr 02:00:00:00:ff:fd dev {self._uplink} nud permanent")
+        self._met |= pas
+
     def inject(self, interface: str, frame: bytes) -> Verdict:
+        self._wires.frames()
         program = "weft_from_uplink" if interface == self._uplink else "weft_from_port"
         before = self._counters_at(interface)
         try:
@@ -79,9 +95,7 @@ class EbpfDriver:
             case 1:
                 return ToPort(self._names[out.target], out.data)
             case 2:
-                outer = out.data[ETHERNET_BYTES:]
-                destination = outer[16:20] if outer[0] >> 4 == 4 else outer[24:40]
-                return ToUnderlay(str(ipaddress.ip_address(destination)), outer)
+                return _to_underlay(out.data)
             case 3:
                 return Answer(out.data, _new_drop(before, self._counters_at(interface)))
             case 4:
@@ -95,8 +109,29 @@ class EbpfDriver:
                         return ToAgent(kind, frame)
                     case others:
                         raise AssertionError(f"handed up: {others}")
+            case 7:
+                return Copies.of(self._copied(out.target))
             case other:
                 raise AssertionError(f"verdict {other}, {out}")
+
+    def _copied(self, count: int) -> Iterator[ToPort | ToUnderlay]:
+        """What the program has sent by itself: it comes out at the other ends."""
+        found: list[tuple[str, bytes]] = []
+
+        def come() -> bool:
+            fresh = self._wires.frames()
+            found.extend((name, frame) for name, frame in fresh if name != self._uplink or not _is_chatter(frame))
+            return len(found) >= count
+
+        eventually(come, f"{count} copies")
+        assert len(found) == count, [(name, frame.hex()) for name, frame in found]
+        for name, frame in found:
+            port = self._names_by_interface.get(name)
+            yield _to_underlay(frame) if port is None else ToPort(port, frame)
+
+    def close(self) -> None:
+        self._wires.close()
+        self.plane.remove()
 
     def _announced(self, interface: str) -> Announced | None:
         match self.plane.upcalls():
@@ -135,6 +170,17 @@ class EbpfDriver:
         return Drop(dropped)
 
 
+def _is_chatter(frame: bytes) -> bool:
+    """What the namespace's own stack says on the uplink: ARP, MLD, neighbour discovery."""
+    return frame[12:14] == b"\x08\x06" or (frame[12:14] == b"\x86\xdd" and frame[22:26] == b"\xfe\x80\0\0")
+
+
+def _to_underlay(frame: bytes) -> ToUnderlay:
+    outer = frame[ETHERNET_BYTES:]
+    destination = outer[16:20] if outer[0] >> 4 == 4 else outer[24:40]
+    return ToUnderlay(str(ipaddress.ip_address(destination)), outer)
+
+
 def _new_drop(before: Traffic, after: Traffic) -> DropReason | None:
     more = [reason for reason, count in after.drops.items() if count > before.drops.get(reason, 0)]
     assert len(more) <= 1
@@ -163,7 +209,8 @@ def ebpf_driver(source: Path, names: Collection[str], uplink: str) -> Iterator[E
         there.ip("route add default via 2001:db8:f::fe")
         with there.enter():
             plane = EbpfDataPlane(pins, SIZES, source=source, upcall_interval_ns=0)
+            made = EbpfDriver(plane, there, uplink)
             try:
-                yield EbpfDriver(plane, there, uplink)
+                yield made
             finally:
-                plane.remove()
+                made.close()

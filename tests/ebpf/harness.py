@@ -19,6 +19,7 @@ from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes
 
 _CLONE_NEWNET = 0x40000000
+_ETH_P_ALL = 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
 #: Small, so that a hundred of them fit a test run.
@@ -170,6 +171,29 @@ def harness(source: Path, sizes: Sizes = SMALL, *, uplink_mtu_bytes: int = 1500)
                 yield Harness(of, there)
             finally:
                 of.remove()
+
+
+class Wires:
+    """What comes in by interfaces of this thread's namespace (name -> the name to say it was at), by one socket."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        self._socket.setblocking(False)
+
+    def frames(self) -> list[tuple[str, bytes]]:
+        """What has come since the last time; what this namespace itself sends is passed over."""
+        found = []
+        while True:
+            try:
+                frame, (interface, _, kind, *_) = self._socket.recvfrom(65_536)
+            except BlockingIOError:
+                return found
+            if interface in self._names and kind != socket.PACKET_OUTGOING:
+                found.append((self._names[interface], frame))
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def send(interface: str, frame: bytes, count: int = 1) -> None:

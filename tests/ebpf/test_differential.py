@@ -29,6 +29,7 @@ class Told:
     bindings: Mapping[str, str]
     unreachable: Collection[str] = ()
     ways: Mapping[str, Sequence[Way]] = field(default_factory=dict)
+    listeners: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +56,9 @@ def scenes(draw: st.DrawFn) -> Scene:
             frames.append((bindings[port.port], draw(packets.frames_from(policy, host, port))))
         else:
             frames.append((UPLINK, draw(packets.frames_from_underlay(policy, host))))
-    return Scene(host, Told(policy.rows[host], bindings, ways=policy.ways[host]), tuple(frames))
+    groups = st.lists(st.sampled_from(packets.GROUPS4 + packets.GROUPS6), max_size=3, unique=True)
+    listeners = {port: draw(groups) for port in bindings}
+    return Scene(host, Told(policy.rows[host], bindings, ways=policy.ways[host], listeners=listeners), tuple(frames))
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,7 @@ def test_the_programs_do_what_the_reference_does(driver: EbpfDriver, scene: Scen
     assert reference.update(scene.told.rows) == []
     assert reference.bind(scene.told.bindings) == []
     assert reference.paths(scene.told.ways) == []
+    assert reference.listen(scene.told.listeners) == []
     driver.load(scene.told)
     for interface, frame in scene.frames:
         if len(frame) < ETHERNET_BYTES:

@@ -5,7 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from weft.contracts.dataplane import Way
-from weft.policy.rows import Dhcp, Host, Limit, MacRecord, Pair, Peer, Port, Qos, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import (
+    Dhcp,
+    Host,
+    Limit,
+    MacRecord,
+    Member,
+    Pair,
+    Peer,
+    Port,
+    Qos,
+    Record,
+    Route,
+    Row,
+    Subnet,
+    Uplink,
+)
 
 BLUE = "0b1e0000-0000-4000-8000-000000000001"
 RED = "7ed00000-0000-4000-8000-000000000002"
@@ -121,6 +136,10 @@ ROWS: tuple[Row, ...] = (
     *_both(RED_1, 20, RED_WEB3, PA3),
     *_both(RED_1, 50, RED_WEB5, PA2),
     *_both(RED_2, 7, RED_DB2, PA3),
+    *(Member(vsid, pa) for vsid in (BLUE_1, RED_1) for pa in (PA1, PA2, PA3)),
+    *(Member(BLUE_2, pa) for pa in (PA1, PA2)),
+    Member(BLUE_V4, PA1),
+    Member(RED_2, PA3),
     Route(BLUE, "10.0.1.0/24", BLUE_1),
     Route(BLUE, "2001:db8:1::/64", BLUE_1),
     Route(BLUE, "10.0.2.0/24", BLUE_2),
@@ -146,7 +165,15 @@ class Policy:
     bindings: dict[str, str]
     unreachable: frozenset[str]  # PAs that the kernel has no route to
     ways: dict[str, tuple[Way, ...]] = field(default_factory=dict)
+    listeners: dict[str, tuple[str, ...]] = field(default_factory=lambda: LISTENERS)
 
+
+#: Who has asked for which groups: the same one in either tenant.
+LISTENERS = {
+    "tenants/blue/ports/web-2": ("239.1.2.3", "ff15::123"),
+    "tenants/blue/ports/off": ("239.1.2.3",),
+    "tenants/red/ports/web-1": ("239.1.2.3", "239.9.9.9", "ff15::123"),
+}
 
 MAIN = Policy(ROWS, BINDINGS, frozenset({PA_UNREACHABLE, PA_OTHER_FAMILY}))
 
@@ -156,13 +183,15 @@ _TO_6 = {PA1: PA1_6, PA2: PA2_6}
 def _over_6(row: Row) -> Row:
     if isinstance(row, Host):
         return replace(row, pas=(PA1_6,))
-    if isinstance(row, Record | MacRecord):
+    if isinstance(row, Record | MacRecord | Member):
         return replace(row, pa=_TO_6.get(row.pa, row.pa))
     return row
 
 
 #: The same over an IPv6 underlay.
-OVER_IPV6 = Policy(tuple(_over_6(row) for row in ROWS), BINDINGS, frozenset())
+OVER_IPV6 = Policy(
+    tuple(_over_6(row) for row in ROWS if row.key[0] != "members" or row.key[2] != PA3), BINDINGS, frozenset()
+)
 
 
 PATH_MTU = 1400
@@ -194,3 +223,7 @@ LIMITED = Policy(
     BINDINGS,
     MAIN.unreachable,
 )
+
+#: What differs between subnets: one that carries no broadcast, and one that carries every group to everybody.
+QUIET = replace(MAIN, rows=tuple(replace(row, broadcast=False) if isinstance(row, Subnet) else row for row in ROWS))
+OPEN = replace(MAIN, rows=tuple(replace(row, snooping=False) if isinstance(row, Subnet) else row for row in ROWS))

@@ -9,10 +9,26 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from packets import build as b
 from packets import policy as p
-from packets.policy import FAR, FW, LIMITED, MAIN, OVER_IPV6, ROUTER, ROUTER_2, UPLINK, WEB1, WEB2, WEB3, Policy
+from packets.policy import (
+    FAR,
+    FW,
+    LIMITED,
+    MAIN,
+    OPEN,
+    OVER_IPV6,
+    QUIET,
+    ROUTER,
+    ROUTER_2,
+    UPLINK,
+    WEB1,
+    WEB2,
+    WEB3,
+    Policy,
+)
 from weft.policy.drop import DropReason
 from weft.policy.upcall import UpcallKind
 from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
@@ -210,7 +226,9 @@ def spoofing() -> Iterator[Case]:
 def _dhcp() -> Iterator[Case]:
     all_ones = "ff:ff:ff:ff:ff:ff"
     discover = b.network("0.0.0.0", "255.255.255.255") / b.UDP(sport=68, dport=67) / b.Raw(bytes(240))
-    yield drop("DHCP discover passes anti-spoofing", b.eth(all_ones, discover), DropReason.MULTICAST)
+    carried = b.eth(all_ones, discover)
+    copies = to_many(carried, "0.0.0.0", "255.255.255.255", WEB2_PORT, FW_PORT, ends=(68, 67))
+    yield guest("DHCP discover passes anti-spoofing", carried, copies)
     yield drop("DHCP discover of another's MAC", b.eth(all_ones, discover, WEB2), DropReason.SPOOFED_MAC)
     back = b.network("0.0.0.0", "255.255.255.255") / b.UDP(sport=67, dport=68) / b.Raw(bytes(240))
     yield drop("DHCP from the server's port", b.eth(all_ones, back), DropReason.SPOOFED_CA)
@@ -428,26 +446,32 @@ def addresses() -> Iterator[Case]:
     one = b.eth(routers, b.IPv6(src=mine, dst="ff02::2", hlim=255, nh=58) / b.Raw(b"\x85"))
     yield handed("router solicitation of one byte", one, UpcallKind.ROUTER_SOLICITATION)
 
-    multicast = DropReason.MULTICAST
-    yield drop("DHCPv4 in a subnet that is not answered", discover, multicast)
+    blue, red = (WEB2_PORT, FW_PORT), p.RED_1
+
+    def all_over(name: str, frame: bytes, *ports: str, interface: str = "tapweb1", **where: Any) -> Case:
+        return guest(name, frame, to_all(frame, *ports, **where), interface)
+
+    yield all_over("DHCPv4 in a subnet that is not answered", discover, *blue)
     error = b.icmp_error(renew, 3, 3, GW[4], W[4])
     yield guest("DHCPv4 to the gateway where it is not answered", renew, Answer(error, DropReason.TO_GATEWAY))
-    yield drop("router solicitation in a subnet that is not answered", solicitation, multicast)
-    yield drop("router solicitation from nobody in a subnet that is not answered", nameless, multicast)
+    yield all_over("router solicitation in a subnet that is not answered", solicitation, *blue)
+    yield all_over("router solicitation from nobody in a subnet that is not answered", nameless, *blue)
     out = b.eth(everybody, b.network("0.0.0.0", "255.255.255.255") / ask, p.DB1)
-    yield drop("DHCPv4 of a port that is not answered", out, multicast, "tapdb1")
+    yield all_over("DHCPv4 of a port that is not answered", out, interface="tapdb1", vsid=p.BLUE_2, pas=(p.PA2,))
     out = b.eth(routers, b.IPv6(src=link_local(p.DB1), dst="ff02::2", hlim=255) / b.ICMPv6ND_RS(), p.DB1)
-    yield drop("router solicitation of a port that is not answered", out, multicast, "tapdb1")
+    yield all_over(
+        "router solicitation of a port that is not answered", out, interface="tapdb1", vsid=p.BLUE_2, pas=(p.PA2,)
+    )
     old6 = b.eth(agents, b.IPv6(src=link_local(p.OLD), dst="ff02::1:2") / ask6, p.OLD)
-    yield drop("DHCPv6 in a subnet of IPv4 alone", old6, multicast, "tapold")
+    yield drop("DHCPv6 in a subnet of IPv4 alone", old6, DropReason.NO_MEMBER, "tapold")
     near = b.eth(routers, b.IPv6(src=mine, dst="ff02::2", hlim=254) / solicit)
-    yield drop("router solicitation of another hop limit is none", near, multicast, "tapred1")
+    yield all_over("router solicitation of another hop limit is none", near, interface="tapred1", vsid=red)
     relayed = b.eth(everybody, b.network(W[4], "255.255.255.255") / b.UDP(sport=67, dport=67) / b.Raw(bytes(240)))
-    yield drop("what a relay agent would send is no client's", relayed, multicast, "tapred1")
+    yield all_over("what a relay agent would send is no client's", relayed, interface="tapred1", vsid=red)
     part = b.eth(everybody, b.network(W[4], "255.255.255.255", flags="MF") / ask)
-    yield drop("DHCPv4 in fragments is not looked at", part, multicast, "tapred1")
+    yield all_over("DHCPv4 in fragments is not looked at", part, interface="tapred1", vsid=red)
     short = b.eth(everybody, b.network(W[4], "255.255.255.255", proto=17) / b.Raw(b"\x00\x44\x00\x43\x00\x08\x00"))
-    yield drop("7 bytes of DHCPv4 are none", short, multicast, "tapred1")
+    yield all_over("7 bytes of DHCPv4 are none", short, interface="tapred1", vsid=red)
     large = b.eth(everybody, b.network(W[4], "255.255.255.255") / b.UDP(sport=68, dport=67) / b.Raw(bytes(1495)))
     yield drop("DHCPv4 larger than the agent is handed", large, DropReason.UPCALL_LIMIT, "tapred1")
     stolen = b.eth(routers, b.IPv6(src="::", dst="ff02::2", hlim=255) / b.ICMPv6ND_RS(), WEB2)
@@ -489,23 +513,144 @@ def _servers() -> Iterator[Case]:
     yield drop("a redirect of a port that may say so", b.eth(WEB2, redirect, FW), DropReason.ANNOUNCEMENT, "tapfw")
 
 
+def to_many(
+    frame: bytes,
+    source: str,
+    destination: str,
+    *ports: str,
+    vsid: int = p.BLUE_1,
+    pas: tuple[str, ...] = (p.PA2, p.PA3),
+    protocol: int = 17,
+    ends: tuple[int, int] | None = (53, 53),
+    ecn: int = 0,
+) -> Copies:
+    """A copy for each of the ports, and for each of the hosts."""
+    flow = b.flow(source, destination, protocol, ends)
+    return Copies.of(
+        [
+            *(ToPort(port, frame) for port in ports),
+            *(ToUnderlay(pa, b.nvgre(pa, vsid, flow, frame, ecn)) for pa in pas),
+        ]
+    )
+
+
+def to_all(frame: bytes, *ports: str, **where: Any) -> Copies:
+    """The same of any frame: what its flow is, it says itself."""
+    packet = b.IP(frame[14:]) if frame[12:14] == b"\x08\x00" else b.IPv6(frame[14:])
+    protocol = packet.proto if packet.version == 4 else packet.nh
+    at = 14 + (4 * packet.ihl if packet.version == 4 else 40)
+    whole = packet.version == 6 or not (packet.flags.MF or packet.frag)
+    ends = (int.from_bytes(frame[at : at + 2], "big"), int.from_bytes(frame[at + 2 : at + 4], "big"))
+    known = ends if protocol in (6, 17) and whole else None
+    return to_many(frame, packet.src, packet.dst, *ports, protocol=protocol, ends=known, **where)
+
+
+ALL_ONES = "ff:ff:ff:ff:ff:ff"
+
+
+def group_mac(group: str) -> str:
+    """RFC 1112 section 6.4, RFC 2464 section 7."""
+    packed = ipaddress.ip_address(group).packed
+    low = packed[12:] if len(packed) == 16 else bytes((packed[1] & 127, *packed[2:]))
+    return ((b"\x33\x33" if len(packed) == 16 else b"\x01\x00\x5e") + low).hex(":")
+
+
 def groups() -> Iterator[Case]:
-    yield drop(
-        "IPv4 broadcast", b.eth("ff:ff:ff:ff:ff:ff", b.network(W[4], "10.0.1.255") / b.UDP()), DropReason.MULTICAST
+    """Broadcast and multicast."""
+    for to in ("255.255.255.255", "10.0.1.255", "10.0.1.5"):
+        frame = b.eth(ALL_ONES, b.network(W[4], to) / b.UDP(sport=53, dport=53))
+        yield guest(f"broadcast to {to} goes to all", frame, to_many(frame, W[4], to, WEB2_PORT, FW_PORT))
+    frame = b.eth(ALL_ONES, b.network("10.0.2.6", "255.255.255.255") / b.UDP(), p.DB1)
+    yield guest(
+        "broadcast: to the only other host",
+        frame,
+        to_many(frame, "10.0.2.6", "255.255.255.255", vsid=p.BLUE_2, pas=(p.PA2,)),
+        "tapdb1",
     )
+    frame = b.eth(ALL_ONES, b.network(W[4], "255.255.255.255") / b.UDP())
+    red = to_many(frame, W[4], "255.255.255.255", vsid=p.RED_1)
+    yield guest("the same in the other tenant stays in it", frame, red, "tapred1")
+    frame = b.eth(ALL_ONES, b.network("10.0.3.4", "255.255.255.255") / b.UDP(), p.OLD)
+    yield drop("broadcast where nobody else is", frame, DropReason.NO_MEMBER, "tapold")
+    frame = b.eth(ALL_ONES, b.network(W[4], "255.255.255.255", ecn=2) / b.UDP())
+    yield guest("ECN is copied", frame, to_many(frame, W[4], "255.255.255.255", WEB2_PORT, FW_PORT, ecn=2))
+    frame = b.eth(ALL_ONES, b.network(W[4], "255.255.255.255") / b.UDP(), p.VRRP)
+    yield drop("broadcast from another's MAC", frame, DropReason.SPOOFED_MAC)
+    for version, group in ((4, "224.0.0.251"), (6, "ff02::fb"), (4, "224.0.0.18"), (6, "ff12::5")):
+        frame = b.eth(group_mac(group), b.network(W[version], group) / b.UDP(sport=53, dport=53))
+        copies = to_many(frame, W[version], group, WEB2_PORT, FW_PORT)
+        yield guest(f"{group}: of one link, goes to all", frame, copies)
+    for version, group in ((4, "239.1.2.3"), (6, "ff15::123")):
+        body = b.network(W[version], group) / b.UDP(sport=53, dport=53)
+        frame = b.eth(group_mac(group), body)
+        copies = to_many(frame, W[version], group, WEB2_PORT)
+        yield guest(f"{group}: here only to who has asked", frame, copies)
+        yield guest(f"{group}: all groups to all without snooping", frame, to_many(
+            frame, W[version], group, WEB2_PORT, FW_PORT), policy=OPEN)  # fmt: skip
+        by_broadcast = b.eth(ALL_ONES, body)
+        copies = to_many(by_broadcast, W[version], group, WEB2_PORT)
+        yield guest(f"{group}: it is the address that counts", by_broadcast, copies)
+        listener = b.eth(group_mac(group), b.network(ca(version, 1, 5), group) / b.UDP(), WEB2)
+        copies = to_many(listener, ca(version, 1, 5), group)
+        yield guest(f"{group}: not back to the sender", listener, copies, "tapweb2")
+        unasked = "239.9.9.9" if version == 4 else "ff15::999"
+        frame = b.eth(group_mac(unasked), b.network(W[version], unasked) / b.UDP())
+        yield guest(f"{unasked}: nobody of this tenant here", frame, to_many(frame, W[version], unasked))
+    old = b.eth(group_mac("239.1.2.3"), b.network("10.0.3.4", "239.1.2.3") / b.UDP(), p.OLD)
+    yield drop("a group where nobody else is", old, DropReason.NO_MEMBER, "tapold")
+    yield from _carried_nowhere()
+    yield from _memberships()
+    size = 1458 - 28
+    for more, expected in ((0, None), (1, Drop(DropReason.TOO_BIG))):
+        frame = b.eth(ALL_ONES, b.network(W[4], "10.0.1.255") / b.UDP(sport=53, dport=53) / bytes(size + more))
+        copies = to_many(frame, W[4], "10.0.1.255", WEB2_PORT, FW_PORT)
+        yield guest(f"broadcast of {1458 + more} bytes", frame, expected or copies)
+    frame = b.eth(ALL_ONES, b.network("10.0.2.6", "10.0.2.255") / b.UDP() / bytes(p.MTU_2 - 27), p.DB1)
+    yield drop("broadcast larger than the subnet's MTU", frame, DropReason.TOO_BIG, "tapdb1")
+
+
+def _carried_nowhere() -> Iterator[Case]:
     mdns = b.network(W[4], "224.0.0.251") / b.UDP(sport=5353, dport=5353)
-    yield drop("IPv4 multicast", b.eth("01:00:5e:00:00:fb", mdns), DropReason.MULTICAST)
-    rs = b.IPv6(src=link_local(WEB1), dst="ff02::2", hlim=255, nh=58) / b.Raw(b"\x85" + bytes(7))
-    yield drop("router solicitation", b.eth("33:33:00:00:00:02", rs), DropReason.MULTICAST)
     yield drop("multicast to the router's MAC", b.eth(ROUTER, mdns), DropReason.MULTICAST)
-    yield drop(
-        "broadcast to the router's MAC",
-        b.eth(ROUTER, b.network(W[4], "255.255.255.255") / b.UDP()),
-        DropReason.MULTICAST,
-    )
-    yield drop(
-        "IPv6 multicast to the router's MAC", b.eth(ROUTER, b.network(W[6], "ff05::2") / b.UDP()), DropReason.MULTICAST
-    )
+    frame = b.eth(ROUTER, b.network(W[4], "255.255.255.255") / b.UDP())
+    yield drop("broadcast to the router's MAC", frame, DropReason.MULTICAST)
+    frame = b.eth(ROUTER, b.network(W[6], "ff05::2") / b.UDP())
+    yield drop("IPv6 multicast to the router's MAC", frame, DropReason.MULTICAST)
+    frame = b.eth(ALL_ONES, b.network(W[4], "10.0.1.255") / b.UDP())
+    yield drop("broadcast in a subnet that carries none", frame, DropReason.MULTICAST, policy=QUIET)
+    frame = b.eth(group_mac("224.0.0.251"), mdns)
+    yield drop("multicast in a subnet that carries none", frame, DropReason.MULTICAST, policy=QUIET)
+    frame = b.eth("01:00:5e:00:00:05", b.network(W[4], "10.0.1.5") / b.UDP())
+    yield drop("one machine's address at a group's MAC", frame, DropReason.MULTICAST)
+    frame = b.eth("01:00:5e:7f:ff:ff", b.network(W[4], "255.255.255.255") / b.UDP())
+    yield drop("255.255.255.255 at a group's MAC", frame, DropReason.MULTICAST)
+    for group in ("ff00::1", "ff01::1", "ff11::1"):
+        frame = b.eth(group_mac(group), b.network(W[6], group) / b.UDP())
+        yield drop(f"{group} never leaves a machine", frame, DropReason.MULTICAST)
+
+
+def _memberships() -> Iterator[Case]:
+    """IGMP and MLD are the agent's."""
+    report = b.eth(group_mac("239.1.2.3"), b.IP(src=W[4], dst="239.1.2.3", ttl=1, proto=2) / b.Raw(b"\x16" + bytes(7)))
+    yield guest("IGMP", report, ToAgent(UpcallKind.IGMP, report))
+    copies = to_many(report, W[4], "239.1.2.3", WEB2_PORT, FW_PORT, protocol=2, ends=None)
+    yield guest("IGMP is carried where there is no snooping", report, copies, policy=OPEN)
+    yield drop("IGMP in a subnet that carries no multicast", report, DropReason.MULTICAST, policy=QUIET)
+    source = link_local(WEB1)
+    alert = b"\x3a\x00\x05\x02\x00\x00\x01\x00"
+    for kind in (130, 131, 132, 143):
+        frame = b.eth(group_mac("ff02::16"), b.IPv6(src=source, dst="ff02::16", hlim=1, nh=0) / b.Raw(
+            alert + bytes((kind,)) + bytes(23)))  # fmt: skip
+        yield guest(f"MLD type {kind}", frame, ToAgent(UpcallKind.MLD, frame))
+    for what, body in (
+        ("another ICMPv6 type", alert + b"\x80" + bytes(7)),
+        ("no ICMPv6", b"\x11" + alert[1:] + b"\x83" + bytes(7)),
+        ("longer options", b"\x3a\x01" + alert[2:] + bytes(8) + b"\x83" + bytes(7)),
+        ("cut off", alert),
+    ):
+        frame = b.eth(group_mac("ff02::16"), b.IPv6(src=source, dst="ff02::16", hlim=1, nh=0) / b.Raw(body))
+        copies = to_many(frame, source, "ff02::16", WEB2_PORT, FW_PORT, protocol=0, ends=None)
+        yield guest(f"no MLD: {what}", frame, copies)
 
 
 def bridged() -> Iterator[Case]:
@@ -1014,11 +1159,32 @@ def inners() -> Iterator[Case]:
         strange = _inner(version, source=unrouted, mac=WEB3)
         yield uplink(v + "a source without a route, placed by its MAC", outer(strange), ToPort(WEB1_PORT, strange))
         yield uplink(v + "a source without a route, from elsewhere", outer(strange, source=p.PA3), forged)
-        group = _inner(version, to_mac="33:33:00:00:00:01")
-        yield uplink(v + "inner multicast", outer(group), Drop(DropReason.MULTICAST))
+        astray = _inner(version, to_mac="33:33:00:00:00:01")
+        yield uplink(v + "one machine's address at an inner group MAC", outer(astray), Drop(DropReason.MULTICAST))
+        link = "224.0.0.251" if version == 4 else "ff02::fb"
+        group = b.eth(group_mac(link), b.network(ca(version, 1, 20), link) / b.UDP(), WEB3)
+        many = tuple(ToPort(port, group) for port in (WEB1_PORT, WEB2_PORT, FW_PORT))
+        yield uplink(v + "inner multicast of one link", outer(group), Copies.of(many))
         yield uplink(
-            v + "inner broadcast", outer(_inner(version, to_mac="ff:ff:ff:ff:ff:ff")), Drop(DropReason.MULTICAST)
+            v + "inner multicast in a subnet that carries none", outer(group), Drop(DropReason.MULTICAST), QUIET
         )
+        asked = "239.1.2.3" if version == 4 else "ff15::123"
+        group = b.eth(group_mac(asked), b.network(ca(version, 1, 20), asked) / b.UDP(), WEB3)
+        yield uplink(v + "inner multicast to who has asked", outer(group), Copies.of([ToPort(WEB2_PORT, group)]))
+        unasked = "239.9.9.9" if version == 4 else "ff15::999"
+        group = b.eth(group_mac(unasked), b.network(ca(version, 1, 20), unasked) / b.UDP(), WEB3)
+        yield uplink(v + "inner multicast that nobody has asked for", outer(group), Drop(DropReason.NO_MEMBER))
+        forged = outer(group, source=p.PA3)
+        yield uplink(v + "inner multicast from another host than its sender's", forged, Drop(DropReason.FORGED_SOURCE))
+        inner = _inner(version, to_mac=ALL_ONES)
+        everybody = Copies.of(ToPort(port, inner) for port in (WEB1_PORT, WEB2_PORT, FW_PORT))
+        yield uplink(v + "inner broadcast", outer(inner), everybody)
+        marked = _inner(version, to_mac=ALL_ONES, ecn=3)
+        everybody = Copies.of(ToPort(port, marked) for port in (WEB1_PORT, WEB2_PORT, FW_PORT))
+        congested = outer(_inner(version, to_mac=ALL_ONES, ecn=1), tos=3)
+        yield uplink(v + "congestion outside, inner broadcast", congested, everybody)
+        congested = outer(_inner(version, to_mac=ALL_ONES), tos=3)
+        yield uplink(v + "congestion outside, inner broadcast not capable", congested, Drop(DropReason.ECN))
         tagged = good[:12] + b"\x81\x00\x00\x05" + good[12:]
         yield uplink(v + "inner 802.1Q", outer(tagged), Drop(DropReason.VLAN_TAG))
         yield uplink(v + "inner packet cut off", outer(good[:-1]), Drop(DropReason.TRUNCATED))
@@ -1078,6 +1244,12 @@ def over_ipv6() -> Iterator[Case]:
         kind, code = (3, 4) if version == 4 else (2, 0)
         error = b.icmp_error(large, kind, code, GW[version], W[version], 1438)
         yield guest(v + "62 bytes less", large, Answer(error, DropReason.TOO_BIG), policy=OVER_IPV6)
+        link = "224.0.0.251" if version == 4 else "ff02::fb"
+        frame = b.eth(group_mac(link), b.network(W[version], link) / b.UDP(sport=53, dport=53))
+        flow = b.flow(W[version], link, 17, (53, 53))
+        copy = ToUnderlay(p.PA2_6, b.nvgre(p.PA2_6, p.BLUE_1, flow, frame))
+        copies = Copies.of([ToPort(WEB2_PORT, frame), ToPort(FW_PORT, frame), copy])
+        yield guest(v + "to many", frame, copies, policy=OVER_IPV6)
         inner = _inner(version, ecn=1)
 
         def outer6(inner: bytes, source: str = p.PA2_6, ecn: int = 0, vsid: int = p.BLUE_1, **fields: object) -> bytes:
@@ -1204,7 +1376,9 @@ def _limits(version: int) -> Iterator[Case]:
 
 
 #: What no packet of a table can bring about: they need a kernel that fails, a stale map, or the host's own stack.
-NOT_BY_PACKETS = frozenset({DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY})
+NOT_BY_PACKETS = frozenset(
+    {DropReason.FLOOD_LIMIT, DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY}
+)
 
 CASES: tuple[Case, ...] = tuple(
     case

@@ -24,6 +24,7 @@ class ReferenceDriver:
         self._plane = ReferenceDataPlane("hosts/h1", reachable=lambda pa: pa not in policy.unreachable)
         assert self._plane.update(policy.rows) == []
         assert self._plane.bind(policy.bindings) == []
+        assert self._plane.listen(policy.listeners) == []
         assert self._plane.paths(policy.ways) == []
 
     def inject(self, interface: str, frame: bytes) -> Verdict:

@@ -22,6 +22,8 @@ ELSEWHERE4 = (
     "0.0.0.0",
 )
 ELSEWHERE6 = ("2001:db8:99::5", "2001:db8:9::9", "ff02::1", "ff02::1:ff00:4", "::", "::1", "fe80::1", "::ffff:10.0.1.4")
+GROUPS4 = ("224.0.0.5", "239.1.2.3", "239.9.9.9")
+GROUPS6 = ("ff02::5", "ff15::123", "ff0e::9", "ff01::1")
 MACS = (
     "ff:ff:ff:ff:ff:ff",
     "33:33:00:00:00:01",
@@ -142,10 +144,17 @@ def _ip_frames(draw: st.DrawFn, policy: Policy, host: str, port: Port, mac: byte
     source = _bytes(draw(st.sampled_from(sources)))
     destination = _bytes(draw(st.sampled_from(_addresses(policy, version))))
     to = packet.mac_bytes(draw(st.sampled_from([ROUTER_MAC] * 8 + _macs(policy, host))))
+    if draw(st.integers(0, 7)) == 0:
+        destination = _bytes(draw(st.sampled_from(GROUPS4 if version == 4 else GROUPS6)))
+        to = draw(st.sampled_from((_group_mac(destination), _group_mac(destination), b"\xff" * 6)))
     protocol, payload = draw(transports(version, source, destination))
     ethertype = 0x0800 if version == 4 else 0x86DD
     frame = packet.ethernet(to, mac, ethertype, draw(_networks(source, destination, protocol, payload)))
     return frame + bytes(draw(st.sampled_from((0, 0, 0, 1, 18))))
+
+
+def _group_mac(group: bytes) -> bytes:
+    return b"\x33\x33" + group[12:] if len(group) == 16 else b"\x01\x00\x5e" + group[1:]
 
 
 @st.composite
@@ -297,7 +306,7 @@ def _outer_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
         to_mac = packet.mac_bytes(draw(st.sampled_from([receiver.mac] * 15 + _macs(policy, host))))
         mac = packet.mac_bytes(draw(st.sampled_from((sender.mac, ROUTER_MAC))))
         frame = draw(_ip_frames(policy, host, sender, mac))
-        inner = to_mac + frame[6:]
+        inner = frame if frame[0] & 1 and draw(st.booleans()) else to_mac + frame[6:]
         vsid = draw(st.sampled_from([receiver.vsid] * 9 + [sender.vsid, vsid]))
     accepted = [row.accepts for row in policy.of(host, Subnet) if isinstance(row, Subnet) and row.vsid == vsid]
     rule = draw(st.sampled_from((*(accepted[0] if accepted else ()), draw(st.sampled_from(tuple(Rule))))))

@@ -14,6 +14,7 @@ from weft.policy.rows import (
     Ipv6Mode,
     Limit,
     MacRecord,
+    Member,
     Pair,
     Peer,
     Port,
@@ -101,6 +102,8 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
                 pa = pas[host][0]
                 rows += [Record(vsid, ca, pa, port.mac, rule) for ca in port.cas]
                 rows.append(MacRecord(vsid, port.mac, pa, rule))
+                if (member := Member(vsid, pa, rule)) not in rows:
+                    rows.append(member)
                 ports[host].append(port)
                 domains_of[host].add(rdid)
         rows += [
@@ -158,7 +161,18 @@ def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:
     mtu_bytes = draw(st.sampled_from((0, 0, 0, 576, 1300, 9000)))
     accepts = draw(st.sampled_from((*((rule,) for rule in Rule), (Rule.NVGRE,), (Rule.VXLAN, Rule.GRE), tuple(Rule))))
     dhcp = draw(st.sampled_from((None, Dhcp(), Dhcp(ipv6_mode=Ipv6Mode.SLAAC), Dhcp(ipv6_mode=Ipv6Mode.NONE))))
-    return Subnet(vsid, rdid, prefixes, gateways, router_mac, mtu_bytes, accepts, dhcp=dhcp)
+    return Subnet(
+        vsid,
+        rdid,
+        prefixes,
+        gateways,
+        router_mac,
+        mtu_bytes,
+        accepts,
+        dhcp=dhcp,
+        broadcast=draw(st.integers(0, 9)) != 0,
+        snooping=draw(st.integers(0, 3)) != 0,
+    )
 
 
 def _port(draw: st.DrawFn, subnet: Subnet, number: int, name: str) -> Port:

@@ -125,6 +125,17 @@ class DataPlane(Protocol):
         """
         ...
 
+    def listen(self, listeners: Mapping[str, Collection[str]]) -> list[Failure]:
+        """All multicast groups that guests listen to (port name -> groups), replacing the former.
+
+        Ports that are not bound are passed over. A port that is let go listens to nothing.
+        """
+        ...
+
+    def listening(self) -> Mapping[str, Collection[str]]:
+        """What is programmed of that, also by a former agent."""
+        ...
+
     def repair(self) -> int:
         """Compare all that was told with what is programmed, and mend it; the number of entries mended."""
         ...

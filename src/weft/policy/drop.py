@@ -46,6 +46,8 @@ class DropReason(IntEnum):
     RULE_NOT_ACCEPTED = 34  #: came by a rule that its subnet does not travel by
 
     GUEST_SERVER = 32  #: answers DHCP or advertises a router, which the port may not
+    FLOOD_LIMIT = 31  #: more broadcast and multicast than the port may send
+    NO_MEMBER = 35  #: broadcast or multicast that nobody here or elsewhere is to have
 
     @property
     def label(self) -> str:

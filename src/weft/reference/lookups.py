@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -262,6 +262,7 @@ class Lookups:
     rows: dict[Key, Row] = field(default_factory=dict)
     used: Counter[str] = field(default_factory=Counter)  # table -> rows
     bindings: dict[str, str] = field(default_factory=dict)  # port -> interface
+    listeners: dict[str, frozenset[bytes]] = field(default_factory=dict)  # port -> multicast groups
     host: Host = NOWHERE
     subnets: dict[int, Subnet] = field(default_factory=dict)
     now_ns: int = 0  # of the packet that is under way
@@ -286,6 +287,14 @@ class Lookups:
     def members(self, vsid: int) -> Mapping[bytes, Rule]:
         """The PAs of the hosts that have a port in the subnet, this host's own among them."""
         return self._members.get(vsid, {})
+
+    def local_ports(self, vsid: int) -> Iterator[Port]:
+        """The bound ports of a subnet."""
+        return (port for port in self._ports.values() if port.vsid == vsid and port.name in self.bindings)
+
+    def listens(self, port: str, group: bytes) -> bool:
+        """Whether the port's guest has asked for the multicast group."""
+        return group in self.listeners.get(port, ())
 
     def route(self, rdid: str, destination: bytes) -> Route | None:
         """The longest match."""
@@ -431,6 +440,7 @@ class Lookups:
         moved = {port for port, interface in self.bindings.items() if bindings.get(port) != interface}
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if key[0] not in moved}
         self.bindings = dict(bindings)
+        self.listeners = {port: groups for port, groups in self.listeners.items() if port in bindings}
         self._local = None
 
     def bound_rows(self) -> Iterable[Row]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import assert_never
 
 from weft.policy.drop import DropReason
-from weft.reference import antispoof, dhcp, neighbour, packet, tunnel
+from weft.reference import antispoof, dhcp, flood, neighbour, packet, tunnel
 from weft.reference.forwarding import Forwarding, to_local, within_limit
 from weft.reference.lookups import Location, Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
 from weft.reference.qos import Direction
-from weft.reference.verdict import Drop, ToStack, Verdict
+from weft.reference.verdict import Drop, ToPort, ToStack, Verdict
 
 
 def from_guest(
@@ -61,8 +62,7 @@ def _ip_from_guest(
         steps.append(f"{port.name} has sent all that it may for now")
         return Drop(DropReason.RATE_LIMIT)
     if packet.is_group(ip.destination_mac):
-        steps.append(f"destination MAC {packet.mac_text(ip.destination_mac)} is a group's: not carried")
-        return Drop(DropReason.MULTICAST)
+        return flood.from_guest(lookups, reachable, port, subnet, ip, steps)
     return Forwarding(lookups, reachable, port, subnet, steps).forward(ip)
 
 
@@ -104,9 +104,10 @@ def _inner(lookups: Lookups, outer: tunnel.Tunnelled, steps: list[str]) -> Verdi
     if isinstance(parsed, DropReason):
         steps.append(f"inner headers: {parsed.label}")
         return Drop(parsed)
-    if packet.is_group(parsed.destination_mac):
+    many = packet.is_group(parsed.destination_mac)
+    if many and (reason := flood.why_not(subnet, parsed)) is not None:
         steps.append(f"destination MAC {packet.mac_text(parsed.destination_mac)} is a group's: not carried")
-        return Drop(DropReason.MULTICAST)
+        return Drop(reason)
     place = _placed(lookups, subnet, parsed)
     steps.append(f"source {packet.address_text(parsed.source)}: policy places it {_where(place)}")
     if place is None or not place.is_at(lookups.identity(outer.source)):
@@ -114,14 +115,18 @@ def _inner(lookups: Lookups, outer: tunnel.Tunnelled, steps: list[str]) -> Verdi
     if outer.source in lookups.host.pas:
         steps.append("which is this host's own: it does not come by the wire")
         return Drop(DropReason.FORGED_SOURCE)
-    local = to_local(lookups, subnet.vsid, parsed.destination_mac, parsed.frame, steps)
-    if isinstance(local, Drop) or outer.ecn != packet.CE:
-        return within_limit(lookups, local, steps)
-    if parsed.ecn == 0:
-        steps.append("ECN: congestion was marked outside, and the inner transport cannot be told")
-        return Drop(DropReason.ECN)
-    steps.append("ECN: congestion was marked outside, and is now marked inside")
-    return within_limit(lookups, type(local)(local.port, packet.with_ce(parsed)), steps)
+    local = None if many else to_local(lookups, subnet.vsid, parsed.destination_mac, parsed.frame, steps)
+    if isinstance(local, Drop):
+        return local
+    if outer.ecn == packet.CE:
+        if parsed.ecn == 0:
+            steps.append("ECN: congestion was marked outside, and the inner transport cannot be told")
+            return Drop(DropReason.ECN)
+        steps.append("ECN: congestion was marked outside, and is now marked inside")
+        parsed = replace(parsed, frame=packet.with_ce(parsed))
+    if local is None:
+        return flood.from_underlay(lookups, subnet, parsed, steps)
+    return within_limit(lookups, ToPort(local.port, parsed.frame), steps)
 
 
 def _where(place: Location | None) -> str:

@@ -164,6 +164,21 @@ class ReferenceDataPlane:
                 failures.append(Failure(("peers", "", pa), rejected.message, permanent=True))
         return failures
 
+    def listen(self, listeners: Mapping[str, Collection[str]]) -> list[Failure]:
+        self._lookups.listeners = {
+            port: frozenset(map(packet.address_bytes, groups))
+            for port, groups in listeners.items()
+            if port in self._lookups.bindings
+        }
+        return []
+
+    def listening(self) -> Mapping[str, Collection[str]]:
+        return {
+            port: frozenset(map(packet.address_text, groups))
+            for port, groups in self._lookups.listeners.items()
+            if groups
+        }
+
     def repair(self) -> int:
         return 0  # what was told is what is programmed
 

@@ -173,7 +173,9 @@ def _beyond(
             return Trace(steps, Dropped(host, reason))
         case ToStack():
             return Trace(steps, LeftToStack(host))
-        case Answer() | ToUnderlay() | ToAgent() | Copies():
+        case Copies(copies):
+            return _all(planes, host, copies, steps)
+        case Answer() | ToUnderlay() | ToAgent():
             raise TypeError("nothing goes back to the underlay")
         case _:
             assert_never(result.verdict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -30,6 +31,19 @@ class Copies:
     """Delivered to several places, each once."""
 
     deliveries: tuple[ToPort | ToUnderlay, ...]
+
+    @classmethod
+    def of(cls, deliveries: Iterable[ToPort | ToUnderlay]) -> Copies:
+        """Where their order tells nothing: broadcast and multicast."""
+        return cls(tuple(sorted(deliveries, key=_order)))
+
+
+def _order(delivery: ToPort | ToUnderlay) -> tuple[int, str, bytes]:
+    match delivery:
+        case ToPort(port, frame):
+            return 0, port, frame
+        case ToUnderlay(pa, packet):
+            return 1, pa, packet
 
 
 @dataclass(frozen=True, slots=True)

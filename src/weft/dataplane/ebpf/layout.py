@@ -16,12 +16,12 @@ from uuid import UUID
 from weft.contracts.dataplane import WAYS, Traffic, Way
 from weft.kit.errors import Rejected
 from weft.policy.drop import DropReason
-from weft.policy.rows import Host, Key, Limit, MacRecord, Pair, Peer, Port, Qos, Record, Route, Rule, Subnet
+from weft.policy.rows import Host, Key, Limit, MacRecord, Member, Pair, Peer, Port, Qos, Record, Route, Rule, Subnet
 from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
-DHCP4, DHCP6 = 4, 8  # SUBNET_DHCP*
+DHCP4, DHCP6, BROADCAST, SNOOPING = 4, 8, 16, 32  # SUBNET_*
 HOST_PATHS = 1
 ACCEPTS_SHIFT = 8  # SUBNET_ACCEPTS
 ENABLED, PEER, HAS_QOS = 1, 2, 4  # PORT_*
@@ -55,10 +55,14 @@ RECORD = struct.Struct("=16s6sH")
 MAC_KEY = struct.Struct("=I6sH")
 ROUTE_KEY = struct.Struct("=I16sI16s")
 ROUTE = struct.Struct("=II16s")
-PORT = struct.Struct("=I6sH16s16s")
+PORT = struct.Struct("=I6sH16s16sII")
 LOCAL = struct.Struct("=II")
 SOURCE_KEY = struct.Struct("=II6sH16s")
 COUNTERS = struct.Struct("=4Q64Q")
+PLACE = struct.Struct("=II")  # VSID, number
+MEMBER = struct.Struct("=16sII")
+RECEIVER = struct.Struct("=II")
+LISTENER_KEY = struct.Struct("=I16s")
 UPCALL = struct.Struct("=IIHH6sH16s")
 QOS = struct.Struct("=" + 4 * "QqQ" + "BB6x")
 BUCKET_KEY = struct.Struct("=II")
@@ -79,10 +83,15 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "qos": (NUMBER, QOS),
     "buckets": (BUCKET_KEY, BUCKET),
     "counters": (NUMBER, COUNTERS),
+    "members": (PLACE, MEMBER),
+    "receivers": (PLACE, RECEIVER),
+    "listeners": (LISTENER_KEY, NUMBER),
 }
 
 #: Ring buffers have neither keys nor values; what is in this one is UPCALL, then the frame.
 UPCALLS = "upcalls"
+#: Holds programs, which are put there as the object is loaded.
+PROGRAMS = "programs"
 
 THE_HOST = NUMBER.pack(0)  # key of the one entry of host
 NOBODY = NUMBER.pack(0)  # key of the counters of interfaces that have none
@@ -163,6 +172,7 @@ def mac_record(row: MacRecord) -> tuple[bytes, bytes]:
 def subnet(row: Subnet) -> tuple[bytes, bytes]:
     """Entry of the map subnets."""
     gateway4, gateway6, flags = bytes(4), NONE, accepts_mask(row.accepts) << ACCEPTS_SHIFT
+    flags |= (BROADCAST if row.broadcast else 0) | (SNOOPING if row.snooping else 0)
     for text in row.gateways:
         packed = address(text)
         if ":" in text:
@@ -224,6 +234,33 @@ def path(pa: str, ways: Sequence[Way]) -> bytes:
     return PATH.pack(*fields)
 
 
+def member(row: Member) -> tuple[tuple[int, bytes], bytes]:
+    """(VSID, PA), and the value of its place in the map members."""
+    pa = _shared_address(row.pa)
+    return (_number(row.vsid), pa), MEMBER.pack(pa, RULES[row.rule], 0)
+
+
+def member_place(key: Key) -> tuple[int, bytes]:
+    """(VSID, PA) of a member's key."""
+    _, vsid, *pa = key
+    return int(vsid), address(str(*pa))
+
+
+def member_pa(value: bytes) -> bytes:
+    """What tells members of a subnet apart."""
+    return value[:16]
+
+
+def receiver_ifindex(value: bytes) -> bytes:
+    """What tells receivers of a subnet apart."""
+    return value[:4]
+
+
+def listener(ifindex: int, group: str) -> bytes:
+    """Key of the map listeners."""
+    return LISTENER_KEY.pack(ifindex, address(group))
+
+
 @dataclass(frozen=True, slots=True)
 class PortEntries:
     """What one bound port puts into the maps: map name -> entries."""
@@ -232,6 +269,7 @@ class PortEntries:
     ports: Mapping[bytes, bytes]
     local: Mapping[bytes, bytes]
     qos: Mapping[bytes, bytes]
+    receivers: Mapping[tuple[int, bytes], bytes]  # by place
 
 
 def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
@@ -251,9 +289,10 @@ def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
         sources.append(SOURCE_KEY.pack(SOURCE_BITS + length, ifindex, mac(pair.mac), family, packed))
     return PortEntries(
         dict.fromkeys(sources, ALLOWED),
-        {NUMBER.pack(ifindex): PORT.pack(_number(row.vsid), own, flags, ca4, ca6)},
+        {NUMBER.pack(ifindex): PORT.pack(_number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), 0)},
         dict.fromkeys((_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))), LOCAL.pack(ifindex, flags)),
         {} if row.qos is None else {NUMBER.pack(ifindex): qos(row.qos)},
+        {(row.vsid, NUMBER.pack(ifindex)): RECEIVER.pack(ifindex, flags)},
     )
 
 
@@ -367,6 +406,17 @@ def read_mac_record(key: bytes, value: bytes) -> MacRecord:
     return MacRecord(vsid, mac_text(packed), _shared_text(pa), RULE_NAMES[rule])
 
 
+def read_member(vsid: int, value: bytes) -> Member:
+    pa, rule, _ = MEMBER.unpack(value)
+    return Member(vsid, _shared_text(pa), RULE_NAMES[rule])
+
+
+def read_listener(key: bytes) -> tuple[int, str]:
+    """(ifindex, group)."""
+    ifindex, group = LISTENER_KEY.unpack(key)
+    return ifindex, address_text(group)
+
+
 def read_route(key: bytes, value: bytes) -> Route:
     length, rdid, family, packed = ROUTE_KEY.unpack(key)
     vsid, via, next_hop = ROUTE.unpack(value)
@@ -384,9 +434,21 @@ class ReadSubnet:
     router_mac: str
     mtu_bytes: int
     accepts: tuple[Rule, ...]
+    broadcast: bool
+    snooping: bool
 
     def row(self, prefixes: tuple[str, ...]) -> Subnet:
-        return Subnet(self.vsid, self.rdid, prefixes, self.gateways, self.router_mac, self.mtu_bytes, self.accepts)
+        return Subnet(
+            self.vsid,
+            self.rdid,
+            prefixes,
+            self.gateways,
+            self.router_mac,
+            self.mtu_bytes,
+            self.accepts,
+            self.broadcast,
+            self.snooping,
+        )
 
 
 def read_subnet(key: bytes, value: bytes) -> ReadSubnet:
@@ -398,7 +460,16 @@ def read_subnet(key: bytes, value: bytes) -> ReadSubnet:
     if flags & HAS6:
         gateways.append(address_text(gateway6))
     accepts = tuple(rule for rule, number in RULES.items() if flags >> ACCEPTS_SHIFT >> number & 1)
-    return ReadSubnet(vsid, _rdid_text(rdid), tuple(gateways), mac_text(router_mac), mtu_bytes, accepts)
+    return ReadSubnet(
+        vsid,
+        _rdid_text(rdid),
+        tuple(gateways),
+        mac_text(router_mac),
+        mtu_bytes,
+        accepts,
+        bool(flags & BROADCAST),
+        bool(flags & SNOOPING),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,7 +504,7 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes], qos_value: 
     """CAs beyond the first of each family come in no particular order, and a pair of the port's own MAC with one
     address reads as a CA: to the programs there is no difference.
     """
-    vsid, own, flags, ca4, ca6 = PORT.unpack(value)
+    vsid, own, flags, ca4, ca6, flood_limit_pps, _ = PORT.unpack(value)
     cas = [address_text(ca) for ca in (ca4, ca6) if ca != NONE]
     pairs: list[Pair] = []
     for key in sorted(source_keys):
@@ -454,6 +525,7 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes], qos_value: 
         qos=read_qos(qos_value) if flags & HAS_QOS and qos_value is not None else None,
         dhcp=bool(flags & DHCP),
         dhcp_server=bool(flags & DHCP_SERVER),
+        flood_limit_pps=flood_limit_pps,
     )
 
 

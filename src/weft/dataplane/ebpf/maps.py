@@ -19,7 +19,7 @@ from weft.kit.errors import Rejected
 _DIGITS = 16
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
-PROGRAMS = ("weft_from_port", "weft_to_port", "weft_from_uplink")
+PROGRAMS = ("weft_from_port", "weft_flood", "weft_to_port", "weft_from_uplink")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Sizes:
     ports: int = 4096
     sources: int = 65536
     peers: int = 4096
+    members: int = 65536
+    listeners: int = 16384
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -55,6 +57,9 @@ class Sizes:
             "paths": self.peers,
             "qos": self.ports,
             "buckets": 2 * self.ports,
+            "members": self.members,
+            "receivers": self.ports,
+            "listeners": self.listeners,
             "counters": self.ports + 16,  # uplinks, and the entry of those that have none
         }
 
@@ -180,7 +185,7 @@ def _pinned(generation: Path, at: Path) -> Loaded | None:
     maps: dict[str, libbpf.Map] = {}
     programs: dict[str, libbpf.Program] = {}
     try:
-        for name in (*layout.LAYOUTS, layout.UPCALLS):
+        for name in (*layout.LAYOUTS, layout.UPCALLS, layout.PROGRAMS):
             maps[name] = libbpf.Map.of(name, libbpf.pinned(generation / name))
         for name in PROGRAMS:
             programs[name] = libbpf.Program.of(name, libbpf.pinned(at / name))

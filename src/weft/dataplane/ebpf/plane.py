@@ -25,6 +25,7 @@ from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.paths import Paths
+from weft.dataplane.ebpf.places import Place, Places
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.features import ABILITIES, DataPlaneKind
@@ -116,6 +117,9 @@ class EbpfDataPlane:
         self._sources, self._qos = Table(of["sources"]), Table(of["qos"])
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
+        self._listeners = Table(of["listeners"])
+        self._members = Places(Table(of["members"]), layout.member_pa)
+        self._receivers = Places(Table(of["receivers"]), layout.receiver_ifindex)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
@@ -145,7 +149,7 @@ class EbpfDataPlane:
             elif kind is Peer:
                 failures += self._update_peers(group)
             elif kind is Member:
-                continue  # not carried yet
+                failures += self._update_members(group)
             elif kind is Subnet:
                 failures += self._update_subnets(list(group))
             else:
@@ -171,6 +175,19 @@ class EbpfDataPlane:
         failures = self._ways.lead(ways)
         self._write_host()
         return failures
+
+    def _update_members(self, rows: Iterable[Member]) -> list[Failure]:
+        failures: list[Failure] = []
+        values: dict[Place, bytes] = {}
+        keys: dict[Place, Key] = {}
+        for row in rows:
+            try:
+                place, value = layout.member(row)
+            except Rejected as error:
+                failures.append(Failure(row.key, error.message, permanent=True))
+                continue
+            values[place], keys[place] = value, row.key
+        return failures + [Failure(keys[place], why) for place, why in self._members.put(values).items()]
 
     def _update_host(self, row: Host) -> list[Failure]:
         present = interfaces()
@@ -211,9 +228,18 @@ class EbpfDataPlane:
                 case "subnets" | "records" | "macs" | "routes":
                     failures += self._delete(table, group)
                 case "members":
-                    pass
+                    failures += self._delete_members(group)
                 case _:
                     failures += (Failure(key, f"there is no table {table!r}", permanent=True) for key in group)
+        return failures
+
+    def _delete_members(self, keys: list[Key]) -> list[Failure]:
+        failures: list[Failure] = []
+        for key in keys:
+            try:
+                self._members.drop([layout.member_place(key)])
+            except Rejected as error:
+                failures.append(Failure(key, error.message, permanent=True))
         return failures
 
     def _delete(self, table: str, keys: list[Key]) -> list[Failure]:
@@ -240,6 +266,10 @@ class EbpfDataPlane:
         self._prune_ports(wanted)
         for name, keys_of in reversed(list(_KEYS.items())):
             self._table(name).prune(wanted, keys_of)
+        members: list[tuple[Place, Key]] = [
+            (at, ("members", at[0], layout.address_text(at[1]))) for at in self._members
+        ]
+        self._members.drop(place for place, key in members if key not in wanted)
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
         self._ways.prune(wanted)
@@ -265,6 +295,10 @@ class EbpfDataPlane:
                 key for key, value in table.entries() if key not in table.told and ifindex_of(key, value) not in spared
             ]
             table.drop(foreign)
+        bound_here = {bound.interface.ifindex for bound in self._bound.values()}
+        self._forget_listeners(lambda ifindex: ifindex not in bound_here)
+        open_here = {b.interface.ifindex for b in self._bound.values() if b.entries is not None} | spared
+        self._receivers.drop(at for at in self._receivers if layout.NUMBER.unpack(at[1])[0] not in open_here)
         for bound in self._bound.values():
             bound.inherited = bound.interface.ifindex in spared
         self._known.all_ports = True
@@ -385,11 +419,13 @@ class EbpfDataPlane:
         refused += self._qos.put(entries.qos)
         refused += self._ports.put(entries.ports)
         refused += self._local.put(entries.local)
+        refused += self._receivers.put(entries.receivers).values()
         former, bound.entries = bound.entries, entries
         if former is not None and former != entries:
             self._local.drop(self._mine(former.local.keys() - entries.local.keys(), ifindex))
             self._sources.drop(key for key in former.sources if key not in entries.sources)
             self._qos.drop(former.qos.keys() - entries.qos.keys())
+            self._receivers.drop(former.receivers.keys() - entries.receivers.keys())
         return [Failure(row.key, "; ".join(dict.fromkeys(refused)))] if refused else []
 
     def _close(self, port: str) -> None:
@@ -407,6 +443,7 @@ class EbpfDataPlane:
         self._ports.drop(entries.ports)
         self._sources.drop(entries.sources)
         self._qos.drop(entries.qos)
+        self._receivers.drop(entries.receivers)
 
     def _mine(self, keys: Iterable[bytes], ifindex: int) -> list[bytes]:
         """Those of local that still lead to the interface: another port may have taken the MAC over."""
@@ -419,6 +456,35 @@ class EbpfDataPlane:
             return
         for table, ifindex_of in self._of_ports():
             table.drop([key for key, value in table.entries() if ifindex_of(key, value) in ifindexes])
+        self._receivers.drop(at for at in self._receivers if layout.NUMBER.unpack(at[1])[0] in ifindexes)
+        self._forget_listeners(ifindexes.__contains__)
+
+    def _forget_listeners(self, of: Callable[[int], bool]) -> None:
+        self._listeners.drop([key for key, _ in self._listeners.entries() if of(layout.read_listener(key)[0])])
+
+    # Who listens to which multicast group: the agent's knowledge, and no row's.
+
+    def listen(self, listeners: Mapping[str, Collection[str]]) -> list[Failure]:
+        ifindexes = {port: bound.interface.ifindex for port, bound in self._bound.items()}
+        wanted: dict[bytes, bytes] = {}
+        ports: dict[bytes, str] = {}
+        for port, groups in listeners.items():
+            if port in ifindexes:
+                for group in groups:
+                    key = layout.listener(ifindexes[port], group)
+                    wanted[key], ports[key] = layout.ALLOWED, port
+        refused = self._listeners.put(wanted)
+        self._listeners.drop([key for key, _ in self._listeners.entries() if key not in wanted])
+        return [Failure(("ports", port), "; ".join(dict.fromkeys(refused))) for port in set(ports.values()) if refused]
+
+    def listening(self) -> Mapping[str, Collection[str]]:
+        names = {bound.interface.ifindex: port for port, bound in self._bound.items()}
+        found: dict[str, set[str]] = {}
+        for key, _ in self._listeners.entries():
+            ifindex, group = layout.read_listener(key)
+            if ifindex in names:
+                found.setdefault(names[ifindex], set()).add(group)
+        return found
 
     def _of_ports(self) -> tuple[tuple[Table, Callable[[bytes, bytes], int]], ...]:
         return (
@@ -578,7 +644,8 @@ class EbpfDataPlane:
         """Whether this generation holds every key that the former ones do. So, without a controller to say that all
         is told, an agent that starts from its disk changes over, too; and one that knows nothing yet does not.
         """
-        tables = [self._table(name) for name in _KEYS] + [table for table, _ in self._of_ports()]
+        tables = [self._table(name) for name in _KEYS]
+        tables += [table for table, _ in self._of_ports()]
         return all(
             maps.holds_only(generation / table.map.name, table.map, table.told)
             for generation in maps.generations(self._pins)
@@ -598,6 +665,13 @@ class EbpfDataPlane:
                     if key in mine:
                         self._counters.update(key, value)
                 former.close()
+                self._take_listeners_over(generation)
+
+    def _take_listeners_over(self, generation: Path) -> None:
+        former = maps.former(generation / "listeners", self._listeners.map)
+        if former is not None:
+            self._listeners.put(dict(former.items()))
+            former.close()
 
     def _take_paths_over(self) -> None:
         """Which ways work is found out anew; till then what was known goes on."""
@@ -637,6 +711,8 @@ class EbpfDataPlane:
         for key, value in self._macs.entries():
             if layout.RECORD.unpack(value)[2] in layout.RULE_NAMES:
                 yield layout.read_mac_record(key, value)
+        for vsid, value in self._members.entries():
+            yield layout.read_member(vsid, value)
         yield from routes
         yield from self._read_ports()
 
@@ -683,11 +759,12 @@ class EbpfDataPlane:
         mended = self._write_host(present)
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
+        mended += self._members.table.repair(prune=all_told)
         bindings_told = all_told and self._known.bindings is not None
         # A link that is amiss first: what passes it by is worse than what it drops.
         mended += self._reconcile(present, mend=True)[1]
         mended += self._repair_uplinks(present)
-        for table in (self._sources, self._qos, self._ports, self._local):
+        for table in (self._sources, self._qos, self._ports, self._local, self._receivers.table):
             mended += table.repair(prune=bindings_told)
         if self._filling:
             self._settle()
@@ -733,6 +810,8 @@ class EbpfDataPlane:
                     ("sources", self._sources),
                     ("aliases", self._ways.aliases),
                     ("paths", self._ways.paths),
+                    ("members", self._members.table),
+                    ("listeners", self._listeners),
                 )
             },
         }

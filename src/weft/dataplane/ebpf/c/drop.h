@@ -14,12 +14,16 @@ enum verdict {
 	VERDICT_TO_STACK = 4,
 	VERDICT_DROP = 5,
 	VERDICT_TO_AGENT = 6,
+	VERDICT_COPIES = 7, /* cb[1]: how many */
 };
 
 /* The mark of a packet that the data plane itself sends towards a guest; weft_to_port lets nothing else pass. */
 #define WEFT_MARK 0x57454654
 /* The same of what the agent sends: weft_to_port counts it, since nobody has. */
 #define WEFT_AGENT_MARK 0x57454641
+/* Of a copy for another host: weft_to_port lets it to no guest, but sends it there. Probed: its way's MTU is known. */
+#define WEFT_COPY_MARK 0x57454642
+#define WEFT_PROBED_COPY_MARK 0x57454643
 
 /* How many segments a GSO packet will be, where the kernel has no number for it: of what a virtual machine sends
  * through a tap, and of what had a header put on or taken off. Slow way, for large packets only.

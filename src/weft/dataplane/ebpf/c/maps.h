@@ -68,6 +68,8 @@ struct {
 #define SUBNET_HAS6 2
 #define SUBNET_DHCP4 4 /* the agent answers DHCPv4 */
 #define SUBNET_DHCP6 8 /* the agent answers DHCPv6 and router solicitations */
+#define SUBNET_BROADCAST 16 /* broadcast and multicast are carried */
+#define SUBNET_SNOOPING 32 /* a group reaches only who listens to it */
 #define SUBNET_ACCEPTS 8 /* from this bit on: 1 << RULE_* */
 struct subnet {
 	__u8 rdid[16];
@@ -161,6 +163,8 @@ struct port {
 	__u16 flags;
 	struct addr ca4; /* first IPv4 CA, mapped, and first IPv6 CA: the fast way through anti-spoofing; zero: none */
 	struct addr ca6;
+	__u32 flood_pps; /* broadcast and multicast that the guest may send, packets/s; 0: no limit */
+	__u32 pad;
 };
 
 struct {
@@ -305,3 +309,65 @@ struct {
 	__type(key, struct upcall_rate_key);
 	__type(value, __u64);
 } upcall_rates SEC(".maps");
+
+/* A place in a list that a program can walk: from number 0 on, to the first that is absent. A place that nobody has any
+ * more is all zero, until somebody else has it.
+ */
+struct place {
+	__u32 vsid;
+	__u32 number;
+};
+
+/* members: written by the agent from Member rows; read on every packet to many. */
+struct member {
+	struct addr pa;
+	__u32 rule;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct place);
+	__type(value, struct member);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} members SEC(".maps");
+
+/* receivers: written by the agent: the bound ports of each subnet; read on every packet to many. */
+struct receiver {
+	__u32 ifindex;
+	__u32 flags; /* as in struct port */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct place);
+	__type(value, struct receiver);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} receivers SEC(".maps");
+
+/* listeners: written by the agent: which bound port has asked for which multicast group. */
+struct listener_key {
+	__u32 ifindex;
+	struct addr group;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct listener_key);
+	__type(value, __u32); /* 1 */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} listeners SEC(".maps");
+
+/* flood_rates: the programs' own, and pinned nowhere: when a port's share of broadcast will be full again, in ns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32); /* ifindex */
+	__type(value, __u64);
+} flood_rates SEC(".maps");

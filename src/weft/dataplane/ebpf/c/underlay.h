@@ -125,3 +125,53 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	skb->cb[1] = fib.ifindex;
 	return bpf_redirect_neigh(fib.ifindex, &next_hop, sizeof(next_hop), 0);
 }
+
+/* A copy of broadcast or multicast, whole, for another host. probed: it fits its way, whatever the kernel has learnt. */
+INLINE int send_copy(struct __sk_buff *skb, bool probed)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethernet *eth = (void *)(long)skb->data;
+	struct bpf_redir_neigh next_hop = {};
+	struct bpf_fib_lookup fib = {};
+	struct counters *up;
+	long rc;
+
+	skb->mark = 0;
+	fib.tot_len = probed ? 0 : skb->gso_size ? 0 : skb->len - ETHERNET_BYTES;
+	fib.ifindex = LOOPBACK_IFINDEX;
+	if ((void *)(eth + 1) > end)
+		return TC_ACT_SHOT;
+	if (eth->type == ETHERTYPE_IPV4) {
+		struct ipv4 *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > end)
+			return TC_ACT_SHOT;
+		fib.l4_protocol = ip->protocol;
+		fib.family = AF_INET;
+		fib.ipv4_src = ip->source;
+		fib.ipv4_dst = ip->destination;
+	} else {
+		struct ipv6 *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > end)
+			return TC_ACT_SHOT;
+		fib.l4_protocol = ip->next_header;
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, &ip->source, 16);
+		__builtin_memcpy(fib.ipv6_dst, &ip->destination, 16);
+	}
+	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return TC_ACT_SHOT;
+	up = counters_of(fib.ifindex);
+	if (up) {
+		up->sent_packets += packets_in(skb);
+		up->sent_bytes += skb->len;
+	}
+	next_hop.nh_family = fib.family;
+	if (fib.family == AF_INET)
+		next_hop.ipv4_nh = fib.ipv4_dst;
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, fib.ipv6_dst, 16);
+	return bpf_redirect_neigh(fib.ifindex, &next_hop, sizeof(next_hop), 0);
+}

@@ -3,11 +3,13 @@
  *
  * weft_from_port    TC ingress of a port's interface: what a guest sends
  * weft_from_uplink  TC ingress of an uplink: what comes from the physical network
+ * weft_flood        the rest of weft_from_port for what goes to many: a program of its own has a stack of its own
  * weft_to_port      TC egress of a port's interface: lets nothing to the guest but what the other two sent
  */
 #include "antispoof.h"
 #include "deliver.h"
 #include "dhcp.h"
+#include "flood.h"
 #include "neighbour.h"
 
 /* Step 8: the destination MAC is the distributed router's. */
@@ -68,6 +70,39 @@ INLINE int bridge(struct __sk_buff *skb, const struct packet *p, const struct po
 }
 
 SEC("tc")
+int weft_flood(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct counters *c = counters_of(ifindex);
+	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	struct subnet *subnet = port ? subnet_of(port->vsid) : NULL;
+	struct packet p = {};
+
+	/* All of it was asked before: it can only have changed since. */
+	if (!subnet)
+		return drop(skb, c, DROP_PORT_UNBOUND);
+	if (parse(skb, &p, 0, skb->len))
+		return drop(skb, c, DROP_TRUNCATED);
+	parse_transport(skb, &p, ETHERNET_BYTES);
+	return flood(skb, &p, port, subnet, c);
+}
+
+/* programs: what weft_from_port goes on with. Filled as the object is loaded. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__array(values, int(struct __sk_buff *));
+} programs SEC(".maps") = { .values = { [0] = weft_flood } };
+
+INLINE int to_flood(struct __sk_buff *skb, struct counters *c)
+{
+	bpf_tail_call(skb, &programs, 0);
+	return drop(skb, c, DROP_ENCAP_FAILED);
+}
+
+SEC("tc")
 int weft_from_port(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
@@ -121,7 +156,7 @@ int weft_from_port(struct __sk_buff *skb)
 			return drop(skb, c, DROP_RATE_LIMIT);
 	}
 	if (p.to[0] & 1)
-		return drop(skb, c, DROP_MULTICAST);
+		return to_flood(skb, c);
 	if (mac_equal(p.to, subnet->router_mac))
 		return route(skb, &p, subnet, c);
 	return bridge(skb, &p, port, subnet, c);
@@ -190,7 +225,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	struct outer o = {};
 	enum drop_reason why;
 	__u32 to_ifindex, to_flags, packets;
-	bool same_family;
+	bool same_family, many;
 
 	if (skb->protocol != ETHERTYPE_IPV4 && skb->protocol != ETHERTYPE_IPV6)
 		return to_stack(skb);
@@ -220,25 +255,26 @@ int weft_from_uplink(struct __sk_buff *skb)
 		why = DROP_ETHERTYPE;
 	if (why)
 		return drop(skb, c, why);
-	if (p.to[0] & 1)
+	many = p.to[0] & 1;
+	if (many && !may_flood(&p, subnet))
 		return drop(skb, c, DROP_MULTICAST);
 	record = placed(&p, subnet, o.vsid);
 	/* What this host sends to itself it does not send by the wire: RFC 1122 section 3.2.1.3 (a). */
 	if (!record || (!addr_equal(&record->pa, &o.source) && !is_alias(&o.source, &record->pa)) ||
 	    is_local_pa(me, &o.source))
 		return drop(skb, c, DROP_FORGED_SOURCE);
-	to = local_port_of(o.vsid, p.to);
-	if (!to)
+	to = many ? NULL : local_port_of(o.vsid, p.to);
+	if (!to && !many)
 		return drop(skb, c, DROP_VSID_ACL);
-	if (!(to->flags & PORT_ENABLED))
+	if (to && !(to->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
 	if (o.ecn == 3 && p.ecn == 0)
 		return drop(skb, c, DROP_ECN);
-	if (to->flags & PORT_QOS && !within_limit(skb, &p, to->ifindex, DIRECTION_TO_GUEST, o.bytes))
+	if (to && to->flags & PORT_QOS && !within_limit(skb, &p, to->ifindex, DIRECTION_TO_GUEST, o.bytes))
 		return drop(skb, c, DROP_RATE_LIMIT);
-	to_ifindex = to->ifindex;
-	to_flags = to->flags;
-	to_counters = counters_of(to_ifindex);
+	to_ifindex = to ? to->ifindex : 0;
+	to_flags = to ? to->flags : 0;
+	to_counters = to ? counters_of(to_ifindex) : NULL;
 	if (to_counters) {
 		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += o.length;
@@ -248,6 +284,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (o.ecn == 3 && !mark_congestion(skb, &p))
 		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (many)
+		return flood_locally(skb, &p, subnet, o.vsid, packets, c);
 	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
 	return to_local_port(skb, to_ifindex, to_flags, weft_decap_l3 || same_family);
 }
@@ -255,6 +293,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 SEC("tc")
 int weft_to_port(struct __sk_buff *skb)
 {
+	if (skb->mark == WEFT_COPY_MARK || skb->mark == WEFT_PROBED_COPY_MARK)
+		return send_copy(skb, skb->mark == WEFT_PROBED_COPY_MARK);
 	if (skb->mark == WEFT_AGENT_MARK)
 		count_sent(skb, counters_of(skb->ifindex));
 	else if (skb->mark != WEFT_MARK)

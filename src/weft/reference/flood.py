@@ -1,0 +1,136 @@
+"""Broadcast and multicast: who gets a copy (datapath.md, Floods). Never says how often: it has no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from weft.model.features import overhead_bytes
+from weft.policy.drop import DropReason
+from weft.policy.rows import Rule
+from weft.policy.upcall import UpcallKind
+from weft.reference import packet, tunnel
+from weft.reference.lookups import Lookups, Port, Subnet
+from weft.reference.packet import Ip
+from weft.reference.qos import Direction
+from weft.reference.verdict import Copies, Drop, ToAgent, ToPort, ToUnderlay, Verdict
+
+HOP_BY_HOP, IGMP = 0, 2
+MLD_TYPES = frozenset({130, 131, 132, 143})  # RFC 2710 section 3, RFC 3810 section 5
+BROADCAST_MAC = b"\xff" * 6
+LIMITED_BROADCAST = b"\xff" * 4
+
+
+def why_not(subnet: Subnet, ip: Ip) -> DropReason | None:
+    """Why a frame to a group's MAC is not carried at all; None: it is."""
+    if not subnet.broadcast:
+        return DropReason.MULTICAST
+    if not is_group(ip.destination):
+        return None if ip.destination_mac == BROADCAST_MAC else DropReason.MULTICAST
+    # RFC 4291 section 2.7: scopes 0 and 1 never leave a machine.
+    return DropReason.MULTICAST if len(ip.destination) == 16 and ip.destination[1] & 15 < 2 else None
+
+
+def from_guest(
+    lookups: Lookups, reachable: Callable[[str], bool], port: Port, subnet: Subnet, ip: Ip, steps: list[str]
+) -> Verdict:
+    """What becomes of a guest's frame to a group's MAC."""
+    mac = packet.mac_text(ip.destination_mac)
+    reason = why_not(subnet, ip)
+    if reason is not None:
+        steps.append(f"destination MAC {mac} is a group's: not carried")
+        return Drop(reason)
+    kind = _membership(ip) if subnet.snooping and is_group(ip.destination) else None
+    if kind is not None:
+        steps.append(f"{kind.label}: to the agent, which keeps who listens to what")
+        return ToAgent(kind, ip.frame)
+    remote = {pa: rule for pa, rule in lookups.members(subnet.vsid).items() if pa not in lookups.host.pas}
+    limit = _limit(lookups, subnet, remote)
+    if limit is not None and ip.l3_length > limit:
+        steps.append(f"size: {ip.l3_length} bytes to many, and no more than {limit} fit")
+        return Drop(DropReason.TOO_BIG)
+    if port.qos is not None and port.qos.dscp is not None:
+        steps.append(f"marked with DSCP {port.qos.dscp}")
+        ip = replace(ip, frame=packet.with_dscp(ip, ip.frame, port.qos.dscp))
+    here = list(_here(lookups, subnet, ip, came_from=port))
+    there = list(_there(lookups, reachable, port, subnet, ip, remote))
+    return _copies([*here, *there], ip, steps)
+
+
+def from_underlay(lookups: Lookups, subnet: Subnet, ip: Ip, steps: list[str]) -> Verdict:
+    """What becomes of a frame to a group's MAC that came by an uplink: never back to the underlay."""
+    return _copies(list(_here(lookups, subnet, ip, came_from=None)), ip, steps)
+
+
+def is_group(destination: bytes) -> bool:
+    """Whether it is a multicast address; 255.255.255.255 is none."""
+    return packet.is_multicast(destination) and destination != LIMITED_BROADCAST
+
+
+def _membership(ip: Ip) -> UpcallKind | None:
+    if ip.version == 4:
+        return UpcallKind.IGMP if ip.protocol == IGMP and not ip.fragment else None
+    payload = ip.payload
+    if ip.protocol != HOP_BY_HOP or len(payload) < 9 or payload[:2] != bytes((packet.ICMPV6, 0)):
+        return None
+    return UpcallKind.MLD if payload[8] in MLD_TYPES else None
+
+
+def _limit(lookups: Lookups, subnet: Subnet, remote: dict[bytes, Rule]) -> int | None:
+    limits = [subnet.mtu_bytes] if subnet.mtu_bytes else []
+    if remote and lookups.host.mtu_bytes is not None:
+        limits.append(lookups.host.mtu_bytes - max(_overhead(rule, pa) for pa, rule in remote.items()))
+    return min(limits, default=None)
+
+
+def _overhead(rule: Rule, pa: bytes) -> int:
+    return overhead_bytes(rule, 4 if len(pa) == 4 else 6)
+
+
+def _here(lookups: Lookups, subnet: Subnet, ip: Ip, came_from: Port | None) -> Iterator[ToPort]:
+    asked = subnet.snooping and is_group(ip.destination) and not _for_everybody(ip.destination)
+    for port in lookups.local_ports(subnet.vsid):
+        elsewhere = came_from is None or port.name != came_from.name
+        wanted = port.enabled and elsewhere and (not asked or lookups.listens(port.name, ip.destination))
+        if wanted and lookups.within_limit(port, Direction.TO_GUEST, len(ip.frame)):
+            yield ToPort(port.name, ip.frame)
+
+
+def _for_everybody(group: bytes) -> bool:
+    """224.0.0.0/24 and ff02::/16: nobody need ask for them (RFC 4541 section 2.1.2)."""
+    return group[:3] == b"\xe0\0\0" if len(group) == 4 else group[1] & 15 == 2
+
+
+def _there(
+    lookups: Lookups,
+    reachable: Callable[[str], bool],
+    port: Port,
+    subnet: Subnet,
+    ip: Ip,
+    remote: dict[bytes, Rule],
+) -> Iterator[ToUnderlay]:
+    flow = packet.flow_id(ip)
+    dscp = 0 if port.qos is None else port.qos.outer_dscp
+    for pa, rule in remote.items():
+        way = lookups.way(pa, flow)
+        if way is None:
+            continue
+        text = packet.address_text(way.destination)
+        too_long = way.mtu_bytes and ip.l3_length + _overhead(rule, pa) > way.mtu_bytes
+        if not too_long and reachable(text):
+            yield ToUnderlay(text, tunnel.encapsulate(way.source, way.destination, rule, subnet.vsid, ip.frame, dscp))
+
+
+def _copies(copies: Iterable[ToPort | ToUnderlay], ip: Ip, steps: list[str]) -> Verdict:
+    found = Copies.of(copies)
+    text = packet.address_text(ip.destination)
+    if not found.deliveries:
+        steps.append(f"to many ({text}): there is nobody to have it")
+        return Drop(DropReason.NO_MEMBER)
+    for copy in found.deliveries:
+        match copy:
+            case ToPort(port, frame):
+                steps.append(f"to many ({text}): a copy to port {port}: {len(frame)} bytes")
+            case ToUnderlay(pa, _):
+                steps.append(f"to many ({text}): a copy to {pa}")
+    return found
