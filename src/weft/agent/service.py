@@ -17,7 +17,7 @@ from typing import Protocol
 
 import structlog
 
-from weft.agent import dhcp, report
+from weft.agent import dhcp, report, snooping
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
 from weft.agent.links import Links
@@ -102,6 +102,7 @@ class Agent:
         self._reporter = report.Reporter(host, controller, clock, self._to_report)
         self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
         self.responder = dhcp.Responder(self.reconciler.ask, clock, random)
+        self.snooper = snooping.Snooper(self.reconciler.ask, clock)
         self._upcalls = Upcalls(
             plane.upcall_fd,
             lambda: self.reconciler.ask(lambda plane: plane.upcalls()),
@@ -122,6 +123,7 @@ class Agent:
                 tasks.create_task(self._follow_feed(), name="feed")
                 tasks.create_task(self._upcalls.run(), name="upcalls")
                 tasks.create_task(self.responder.run(), name="dhcp")
+                tasks.create_task(self.snooper.run(), name="snooping")
                 if self.prober is not None:
                     tasks.create_task(self.prober.run(), name="probe")
                     tasks.create_task(self._repeat_ways(self.prober), name="repeat ways")
@@ -275,7 +277,9 @@ class Agent:
         """Nobody here tells the controller yet."""
 
     def _take_handed(self, handed: Iterable[Handed]) -> None:
+        handed = list(handed)
         self.responder.heard(handed)
+        self.snooper.heard(handed)
 
     # -- ports and interfaces --
 
@@ -299,10 +303,12 @@ class Agent:
                 self._peers.pop(key, None)
                 self._elsewhere = True
         self.responder.learn(told, deletes)
+        self.snooper.learn(told, deletes)
 
     def _learn_all(self, tables: Tables) -> None:
         self._ports = {}
         self.responder.forget()
+        self.snooper.forget()
         self._peers = {}
         self._elsewhere = True
         self._learn(tables.rows(), ())
@@ -327,7 +333,9 @@ class Agent:
             except OSError as fault:
                 _log.warning("what was found by name is not on disk", reason=str(fault))
             self.reconciler.submit(Bind(self.plan.bindings))
-            self.responder.bound({port: indexes[interface] for port, interface in self.plan.bindings.items()})
+            numbers = {port: indexes[interface] for port, interface in self.plan.bindings.items()}
+            self.responder.bound(numbers)
+            self.snooper.bound(numbers)
 
     def _probe(self) -> None:
         """Behind the rows that it follows from: the data plane is told of ways to those that it knows."""

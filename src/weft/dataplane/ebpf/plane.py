@@ -474,7 +474,9 @@ class EbpfDataPlane:
                     key = layout.listener(ifindexes[port], group)
                     wanted[key], ports[key] = layout.ALLOWED, port
         refused = self._listeners.put(wanted)
-        self._listeners.drop([key for key, _ in self._listeners.entries() if key not in wanted])
+        here = set(ifindexes.values())
+        stale = (key for key, _ in self._listeners.entries() if key not in wanted)
+        self._listeners.drop([key for key in stale if layout.read_listener(key)[0] in here])
         return [Failure(("ports", port), "; ".join(dict.fromkeys(refused))) for port in set(ports.values()) if refused]
 
     def listening(self) -> Mapping[str, Collection[str]]:

@@ -1,0 +1,182 @@
+"""Asks guests which multicast groups they listen to, and tells the data plane. Carries no multicast itself.
+
+One host's ports are asked by their own host, so no querier is elected. An agent that starts takes over what is
+programmed, and asks anew: nobody loses a group meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+
+import structlog
+
+from weft.agent.dhcp import Ask
+from weft.agent.membership import (
+    QUERY_S,
+    STARTUP_QUERIES,
+    STARTUP_S,
+    Left,
+    Members,
+    queries,
+    reports,
+)
+from weft.contracts.clock import Clock
+from weft.contracts.dataplane import DataPlane, Handed
+from weft.kit.errors import Missing, Retry
+from weft.policy.rows import Key, Port, Row, Subnet
+from weft.policy.upcall import UpcallKind
+
+_log = structlog.get_logger("weft.agent")
+
+KINDS = (UpcallKind.IGMP, UpcallKind.MLD)
+
+#: How long what is programmed, and not by this agent, is taken over.
+ADOPT_S = 15.0
+
+#: Reports that wait; what is beyond them is reported again when it is asked for.
+MOST_WAITING = 4096
+
+#: A guest that could not be asked, since its interface is not there yet, is asked again.
+AGAIN_S = 1.0
+
+
+class Snooper:
+    """One host's. ``learn``, ``bound`` and ``heard`` say what is so; ``run`` asks and tells, for ever."""
+
+    def __init__(self, ask: Ask, clock: Clock) -> None:
+        self.members = Members()
+        self._ask = ask
+        self._clock = clock
+        self._subnets: dict[int, Subnet] = {}
+        self._ports: dict[str, Port] = {}
+        self._bound: Mapping[str, int] = {}
+        self._heard: list[Handed] = []
+        self._due: dict[str, tuple[float, int]] = {}  # port -> when it is asked next, and how often it was
+        self._awake = asyncio.Event()
+        self._changed = False
+        self._adopt_until_s: float | None = None
+
+    def forget(self) -> None:
+        """Everything that was learnt is about to be said again."""
+        self._subnets, self._ports = {}, {}
+
+    def learn(self, puts: Iterable[Row], deletes: Collection[Key]) -> None:
+        for row in puts:
+            match row:
+                case Port():
+                    self._ports[row.port] = row
+                case Subnet():
+                    self._subnets[row.vsid] = row
+                case _:
+                    pass
+        for key in deletes:
+            if key[0] == "ports":
+                self._ports.pop(str(key[1]), None)
+            elif key[0] == "subnets":
+                self._subnets.pop(int(key[1]), None)
+        self._renew()
+
+    def bound(self, interfaces: Mapping[str, int]) -> None:
+        """All ports that are behind an interface, and its number: another number is another guest's turn to speak."""
+        for port, index in interfaces.items():
+            if self._bound.get(port) != index:
+                self._due.pop(port, None)
+        self._bound = dict(interfaces)
+        self._changed = True
+        self._renew()
+
+    def heard(self, handed: Iterable[Handed]) -> None:
+        self._heard += (each for each in handed if each.kind in KINDS)
+        del self._heard[MOST_WAITING:]
+        self._awake.set()
+
+    def _renew(self) -> None:
+        """Who is to be asked: ports that are there, in subnets that snoop."""
+        asked = {name for name in self._bound if self._subnet_of(name) is not None}
+        now_s = self._clock.now_s()
+        self._due = {name: self._due.get(name, (now_s, 0)) for name in asked}
+        self._changed |= self.members.keep(self._bound)
+        self._awake.set()
+
+    def _subnet_of(self, name: str) -> Subnet | None:
+        port = self._ports.get(name)
+        subnet = None if port is None else self._subnets.get(port.vsid)
+        return subnet if subnet is not None and subnet.snooping and subnet.broadcast else None
+
+    async def run(self) -> None:
+        while True:
+            await self._turn()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        times = [at for at, _ in self._due.values()]
+        if (over_s := self.members.next_s()) is not None:
+            times.append(over_s)
+        due_s = min(times, default=None)
+        if due_s is None:
+            await self._awake.wait()
+        elif not self._awake.is_set() and (remaining_s := due_s - self._clock.now_s()) > 0:
+            sleeper = asyncio.ensure_future(self._clock.sleep(remaining_s))
+            signal = asyncio.ensure_future(self._awake.wait())
+            try:
+                await asyncio.wait((sleeper, signal), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeper.cancel()
+                signal.cancel()
+        self._awake.clear()
+
+    async def _turn(self) -> None:
+        """Everything that is known by now."""
+        now_s = self._clock.now_s()
+        if self._bound:
+            await self._take_over(now_s)
+        changed, self._changed = self._changed, False
+        frames: list[tuple[str, bytes]] = []
+        heard, self._heard = self._heard, []
+        for each in heard:
+            subnet = self._subnet_of(each.port)
+            if subnet is None:
+                continue
+            for report in reports(each.kind, each.frame):
+                changed |= self.members.hear(each.port, report, now_s)
+                if isinstance(report, Left):
+                    frames += ((each.port, frame) for frame in queries(subnet, report.group))
+        changed |= self.members.expire(now_s)
+        if changed:
+            listeners = self.members.listeners()
+            for failure in await self._ask(lambda plane: plane.listen(listeners)):
+                _log.warning("a group's listener is not programmed", port=failure.key[-1], reason=failure.reason)
+        await self._send(frames)
+        await self._query(now_s)
+
+    async def _take_over(self, now_s: float) -> None:
+        if self._adopt_until_s is None:
+            self._adopt_until_s = now_s + ADOPT_S
+        if now_s < self._adopt_until_s:
+            self.members.adopt(await self._ask(lambda plane: plane.listening()), now_s)
+
+    async def _query(self, now_s: float) -> None:
+        for name, (at_s, times) in list(self._due.items()):
+            subnet = self._subnet_of(name)
+            if at_s > now_s or subnet is None:
+                continue
+            sent = await self._send([(name, frame) for frame in queries(subnet)])
+            wait_s = AGAIN_S if not sent else STARTUP_S if times + 1 < STARTUP_QUERIES else QUERY_S
+            if name in self._due:
+                self._due[name] = now_s + wait_s, times + sent
+
+    async def _send(self, frames: list[tuple[str, bytes]]) -> bool:
+        if not frames:
+            return True
+
+        def send(plane: DataPlane) -> bool:
+            sent = True
+            for port, frame in frames:
+                try:
+                    plane.send(port, frame)
+                except (Missing, Retry):
+                    sent = False
+            return sent
+
+        return await self._ask(send)
