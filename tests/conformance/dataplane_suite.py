@@ -126,6 +126,18 @@ class DataPlaneSuite:
             assert by_key(plane.read())[old.key] == new
         assert len(list(plane.read())) == len(rows)
 
+    def test_records_say_where_a_port_is_moving_to_until_they_do_not(self, plane: DataPlane) -> None:
+        rows = self.told(plane)
+        moving = [replace(row, also="192.0.2.77") for row in rows if isinstance(row, Record | MacRecord)]
+        assert plane.update(moving) == []
+        assert by_key(plane.read()) == by_key(rows) | by_key(moving)
+        elsewhere = [replace(row, also="192.0.2.78") for row in moving]
+        assert plane.update(elsewhere) == []
+        assert by_key(plane.read()) == by_key(rows) | by_key(elsewhere)
+        assert plane.repair() == 0
+        assert plane.update(rows) == []
+        assert by_key(plane.read()) == by_key(rows)
+
     def test_a_port_may_move_between_subnets_and_addresses(self, plane: DataPlane) -> None:
         self.told(plane)
         moved = Port(WEB, 6001, "02:00:00:00:01:99", ("10.0.1.77",))

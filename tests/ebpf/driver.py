@@ -19,6 +19,7 @@ from weft.policy.rows import Member, Peer, Row
 from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 ETHERNET_BYTES = 14
+TC_ACT_REDIRECT = 7
 ON_LINK = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8:f::/64"))
 SIZES = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512)
 
@@ -110,7 +111,8 @@ class EbpfDriver:
                     case others:
                         raise AssertionError(f"handed up: {others}")
             case 7:
-                return Copies.of(self._copied(out.target))
+                last = [_to_underlay(out.data)] if out.retval == TC_ACT_REDIRECT else []
+                return Copies.of([*self._copied(out.target), *last])
             case other:
                 raise AssertionError(f"verdict {other}, {out}")
 
@@ -207,6 +209,9 @@ def ebpf_driver(source: Path, names: Collection[str], uplink: str) -> Iterator[E
         there.ip(f"addr add 2001:db8:f::1/64 dev {uplink} nodad")
         there.ip(f"neigh add 2001:db8:f::fe lladdr 02:00:00:00:ff:fe dev {uplink} nud permanent")
         there.ip("route add default via 2001:db8:f::fe")
+        # One of two that a packet is copied to is known: a copy cannot wait for its neighbour.
+        for pa in ("192.0.2.11", "2001:db8:f::11", "2001:db8:f::13"):
+            there.ip(f"neigh add {pa} lladdr 02:00:00:00:ff:13 dev {uplink} nud permanent")
         with there.enter():
             plane = EbpfDataPlane(pins, SIZES, source=source, upcall_interval_ns=0)
             made = EbpfDriver(plane, there, uplink)

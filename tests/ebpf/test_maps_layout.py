@@ -52,6 +52,7 @@ def test_keys_and_values_have_the_compiled_structs_sizes_and_offsets(name: str, 
         ("MAX_PAS", layout.MAX_PAS),
         ("SUBNET_HAS4", layout.HAS4),
         ("SUBNET_HAS6", layout.HAS6),
+        ("RECORD_MOVING", layout.MOVING),
         ("RULE_NVGRE", next(iter(layout.RULES.values()))),
         ("FAMILY_IPV4", layout.FAMILY4),
         ("FAMILY_IPV6", layout.FAMILY6),
@@ -83,7 +84,7 @@ prefixes = st.one_of(
 @given(st.builds(Record, vsids, addresses, addresses, macs))
 def test_a_record_is_read_back_as_it_was_written(row: Record) -> None:
     key, value = layout.record(row)
-    assert layout.read_record(key, value) == row
+    assert layout.read_record(key, value, {}) == row
     assert layout.map_key(row.key) == key
     assert layout.record_keys(key) == [row.key]
 
@@ -92,7 +93,7 @@ def test_a_record_is_read_back_as_it_was_written(row: Record) -> None:
 @given(st.builds(MacRecord, vsids, macs, addresses))
 def test_a_mac_record_is_read_back_as_it_was_written(row: MacRecord) -> None:
     key, value = layout.mac_record(row)
-    assert layout.read_mac_record(key, value) == row
+    assert layout.read_mac_record(key, value, {}) == row
     assert layout.map_key(row.key) == key
     assert layout.mac_record_keys(key) == [row.key]
 

@@ -68,8 +68,8 @@ class Case:
         match self.expected:
             case ToPort() | ToUnderlay():
                 changes |= _sent((self.expected,))
-            case Copies(deliveries):
-                changes |= _sent(deliveries)
+            case Copies(copies):
+                changes |= _sent(copies)
             case Answer(frame, reason):
                 changes |= {(source, "sent_packets"): 1, (source, "sent_bytes"): len(frame)}
                 if reason is not None:
@@ -83,9 +83,9 @@ class Case:
         return {key: change for key, change in changes.items() if change}
 
 
-def _sent(deliveries: tuple[ToPort | ToUnderlay, ...]) -> dict[tuple[str, str], int]:
+def _sent(copies: tuple[ToPort | ToUnderlay, ...]) -> dict[tuple[str, str], int]:
     sums: Counter[tuple[str, str]] = Counter()
-    for delivery in deliveries:
+    for delivery in copies:
         match delivery:
             case ToPort(port, frame):
                 sums += Counter({(port, "sent_packets"): 1, (port, "sent_bytes"): len(frame)})

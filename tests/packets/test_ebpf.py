@@ -9,12 +9,13 @@ import pytest
 from ebpf.driver import ETHERNET_BYTES, EbpfDriver, ebpf_driver
 from packets.driver import run
 from packets.everything import CASES
+from packets.moving import MOVES
 from packets.policy import BINDINGS, UNBOUND_INTERFACE, UPLINK, Policy
 from packets.table import Case
 from weft.dataplane.ebpf import build
 
 #: No driver of a network card gives the kernel less than an Ethernet header.
-IN_THE_KERNEL = [case for case in CASES if len(case.frame) >= ETHERNET_BYTES]
+IN_THE_KERNEL = [case for case in (*CASES, *MOVES) if len(case.frame) >= ETHERNET_BYTES]
 
 
 @pytest.fixture(scope="module")

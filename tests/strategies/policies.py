@@ -100,12 +100,15 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
                 number += 1
                 port = _port(draw, subnet, number, f"tenants/{'ab'[domain]}/ports/p{number}-{index}")
                 pa = pas[host][0]
-                rows += [Record(vsid, ca, pa, port.mac, rule) for ca in port.cas]
-                rows.append(MacRecord(vsid, port.mac, pa, rule))
-                if (member := Member(vsid, pa, rule)) not in rows:
-                    rows.append(member)
-                ports[host].append(port)
-                domains_of[host].add(rdid)
+                to = draw(st.sampled_from((host, host, *HOSTS)))  # another host: it is moving there
+                also = None if to == host else pas[to][0]
+                rows += [Record(vsid, ca, pa, port.mac, rule, also) for ca in port.cas]
+                rows.append(MacRecord(vsid, port.mac, pa, rule, also))
+                for each in dict.fromkeys((host, to)):
+                    if (member := Member(vsid, pas[each][0], rule)) not in rows:
+                        rows.append(member)
+                    ports[each].append(port)
+                    domains_of[each].add(rdid)
         rows += [
             Peer(rdid, pas[host][0], pas[host], ("",) * len(pas[host])) for host in HOSTS if rdid in domains_of[host]
         ]

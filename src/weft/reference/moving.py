@@ -26,4 +26,4 @@ def everywhere(delivered: Sequence[ToPort | ToUnderlay | Drop]) -> Copies | ToPo
         case (only,):
             return only
         case _:
-            return Copies(arrived)
+            return Copies.of(arrived)

@@ -243,8 +243,8 @@ class ReferenceDataPlane:
                 return Result(verdict, tuple(steps))
             case ToPort() | ToUnderlay():
                 self._count_delivery(verdict)
-            case Copies(deliveries):
-                for delivery in deliveries:
+            case Copies(copies):
+                for delivery in copies:
                     self._count_delivery(delivery)
             case Answer(answer, reason):
                 source.sent(len(answer))

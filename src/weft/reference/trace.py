@@ -117,8 +117,8 @@ def trace(planes: Mapping[str, ReferenceDataPlane], host: str, port: str, frame:
     match result.verdict:
         case ToPort(to, delivered):
             return Trace(steps, Delivered(host, to, delivered))
-        case Copies(deliveries):
-            return _all(planes, host, deliveries, steps)
+        case Copies(copies):
+            return _all(planes, host, copies, steps)
         case Answer(answer, reason):
             return Trace(steps, Answered(host, answer, reason))
         case Drop(reason):
@@ -136,12 +136,12 @@ def trace(planes: Mapping[str, ReferenceDataPlane], host: str, port: str, frame:
 def _all(
     planes: Mapping[str, ReferenceDataPlane],
     host: str,
-    deliveries: tuple[ToPort | ToUnderlay, ...],
+    copies: tuple[ToPort | ToUnderlay, ...],
     steps: tuple[Step, ...],
 ) -> Trace:
     """Every copy to its end."""
     outcomes: list[Outcome] = []
-    for delivery in deliveries:
+    for delivery in copies:
         match delivery:
             case ToPort(to, delivered):
                 outcomes.append(Delivered(host, to, delivered))

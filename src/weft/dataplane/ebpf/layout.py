@@ -30,6 +30,7 @@ MARK = COPY = 0x80  # DSCP_*
 DIRECTIONS = (0, 1)  # DIRECTION_*
 FAMILY4, FAMILY6 = 4, 6
 RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4}
+MOVING = 0x8000  # RECORD_MOVING, beside the rule's number
 RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
 
 
@@ -76,6 +77,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "subnets": (NUMBER, SUBNET),
     "records": (RECORD_KEY, RECORD),
     "macs": (MAC_KEY, RECORD),
+    "moving": (MAC_KEY, ADDRESS),
     "routes": (ROUTE_KEY, ROUTE),
     "ports": (NUMBER, PORT),
     "local": (MAC_KEY, LOCAL),
@@ -159,14 +161,21 @@ def record(row: Record) -> tuple[bytes, bytes]:
     """Entry of the map records."""
     return (
         _record_key(_number(row.vsid), address(row.ca)),
-        _record(_shared_address(row.pa), mac(row.mac), RULES[row.rule]),
+        _record(_shared_address(row.pa), mac(row.mac), RULES[row.rule] | (MOVING if row.also is not None else 0)),
     )
 
 
 def mac_record(row: MacRecord) -> tuple[bytes, bytes]:
     """Entry of the map macs."""
     packed = mac(row.mac)
-    return _mac_key(_number(row.vsid), packed, 0), _record(_shared_address(row.pa), packed, RULES[row.rule])
+    rule = RULES[row.rule] | (MOVING if row.also is not None else 0)
+    return _mac_key(_number(row.vsid), packed, 0), _record(_shared_address(row.pa), packed, rule)
+
+
+def moving(row: MacRecord) -> tuple[bytes, bytes | None]:
+    """Key of the map moving, and what it has there; None: the port does not move."""
+    key = _mac_key(_number(row.vsid), mac(row.mac), 0)
+    return key, None if row.also is None else _shared_address(row.also)
 
 
 def subnet(row: Subnet) -> tuple[bytes, bytes]:
@@ -393,17 +402,31 @@ def route_keys(packed: bytes) -> list[Key]:
     ]
 
 
-def read_record(key: bytes, value: bytes) -> Record:
-    """Raises KeyError when the rule's number is none of ours; so do the next two for what is no row."""
+def is_record(value: bytes) -> bool:
+    """Whether a value of records or macs is of a rule of ours."""
+    return RECORD.unpack(value)[2] & ~MOVING in RULE_NAMES
+
+
+def read_record(key: bytes, value: bytes, moves: Mapping[bytes, bytes]) -> Record:
+    """moves: the map moving. Raises KeyError when the rule's number is none of ours; so do the next two for what is no
+    row.
+    """
     vsid, ca = RECORD_KEY.unpack(key)
     pa, packed, rule = RECORD.unpack(value)
-    return Record(vsid, address_text(ca), _shared_text(pa), mac_text(packed), RULE_NAMES[rule])
+    also = _read_also(vsid, packed, rule, moves)
+    return Record(vsid, address_text(ca), _shared_text(pa), mac_text(packed), RULE_NAMES[rule & ~MOVING], also)
 
 
-def read_mac_record(key: bytes, value: bytes) -> MacRecord:
+def read_mac_record(key: bytes, value: bytes, moves: Mapping[bytes, bytes]) -> MacRecord:
     vsid, packed, _ = MAC_KEY.unpack(key)
     pa, _, rule = RECORD.unpack(value)
-    return MacRecord(vsid, mac_text(packed), _shared_text(pa), RULE_NAMES[rule])
+    also = _read_also(vsid, packed, rule, moves)
+    return MacRecord(vsid, mac_text(packed), _shared_text(pa), RULE_NAMES[rule & ~MOVING], also)
+
+
+def _read_also(vsid: int, packed: bytes, rule: int, moves: Mapping[bytes, bytes]) -> str | None:
+    also = moves.get(_mac_key(vsid, packed, 0)) if rule & MOVING else None
+    return None if also is None else _shared_text(also)
 
 
 def read_member(vsid: int, value: bytes) -> Member:

@@ -49,6 +49,7 @@ class Sizes:
             "subnets": self.subnets,
             "records": self.records,
             "macs": self.macs,
+            "moving": self.macs,
             "routes": self.routes,
             "ports": self.ports,
             "local": self.ports,

@@ -113,6 +113,7 @@ class EbpfDataPlane:
         self._filling = any(generation != self._loaded.generation for generation in maps.generations(pins))
         of = self._loaded.maps
         self._subnets, self._records, self._macs = Table(of["subnets"]), Table(of["records"]), Table(of["macs"])
+        self._moving = Table(of["moving"])
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
         self._sources, self._qos = Table(of["sources"]), Table(of["qos"])
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
@@ -143,7 +144,7 @@ class EbpfDataPlane:
             if kind is Record:
                 failures += self._records.put_rows(group, layout.record)
             elif kind is MacRecord:
-                failures += self._macs.put_rows(group, layout.mac_record)
+                failures += self._update_macs(list(group))
             elif kind is Route:
                 failures += self._routes.put_rows(group, layout.route)
             elif kind is Peer:
@@ -155,6 +156,21 @@ class EbpfDataPlane:
             else:
                 for row in group:
                     failures += self._update_host(row) if kind is Host else self._update_port(row)
+        return failures
+
+    def _update_macs(self, rows: list[MacRecord]) -> list[Failure]:
+        """And where those are moving to that do; a record that says so before that is known has one place only."""
+        failures = self._macs.put_rows(rows, layout.mac_record)
+        if not self._moving.told and all(row.also is None for row in rows):
+            return failures
+        refused = {failure.key for failure in failures}
+        for row in rows:
+            if row.key not in refused:
+                key, also = layout.moving(row)
+                if also is None:
+                    self._moving.drop([key] if key in self._moving.told else ())
+                else:
+                    failures += (Failure(row.key, why) for why in self._moving.put({key: also}))
         return failures
 
     def _update_subnets(self, rows: list[Subnet]) -> list[Failure]:
@@ -251,6 +267,8 @@ class EbpfDataPlane:
             except Rejected as error:
                 failures.append(Failure(key, error.message, permanent=True))
         self._table(table).drop(gone)
+        if table == "macs":
+            self._moving.drop(self._moving.told.keys() & gone)
         if table == "subnets":
             for packed in gone:
                 self._known.subnets.pop(packed, None)
@@ -270,6 +288,7 @@ class EbpfDataPlane:
             (at, ("members", at[0], layout.address_text(at[1]))) for at in self._members
         ]
         self._members.drop(place for place, key in members if key not in wanted)
+        self._moving.prune(wanted, layout.mac_record_keys)
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
         self._ways.prune(wanted)
@@ -707,12 +726,13 @@ class EbpfDataPlane:
                 seen = layout.read_subnet(key, value)
                 yield seen.row(_prefixes(seen.gateways, on_link.get((seen.rdid, seen.vsid), ())))
         yield from self._ways.peers.values()
+        moves = dict(self._moving.entries())
         for key, value in self._records.entries():
-            if layout.RECORD.unpack(value)[2] in layout.RULE_NAMES:
-                yield layout.read_record(key, value)
+            if layout.is_record(value):
+                yield layout.read_record(key, value, moves)
         for key, value in self._macs.entries():
-            if layout.RECORD.unpack(value)[2] in layout.RULE_NAMES:
-                yield layout.read_mac_record(key, value)
+            if layout.is_record(value):
+                yield layout.read_mac_record(key, value, moves)
         for vsid, value in self._members.entries():
             yield layout.read_member(vsid, value)
         yield from routes
@@ -760,6 +780,7 @@ class EbpfDataPlane:
         all_told = self._known.everything
         mended = self._write_host(present)
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
+        mended += self._moving.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
         mended += self._members.table.repair(prune=all_told)
         bindings_told = all_told and self._known.bindings is not None

@@ -2,6 +2,7 @@
 /* To where policy has placed the destination: a local port, or another host. docs/design/datapath.md, step 10. */
 #pragma once
 
+#include "moving.h"
 #include "size.h"
 #include "underlay.h"
 
@@ -15,17 +16,109 @@ INLINE int to_local_port(struct __sk_buff *skb, __u32 ifindex, __u32 flags, bool
 	return bpf_redirect(ifindex, 0);
 }
 
+/* The local port that a packet may go to now; NULL, and why not. */
+INLINE struct local_port *open_port(struct __sk_buff *skb, const struct packet *p, const struct target *t,
+				    enum drop_reason *why)
+{
+	struct local_port *to = local_port_of(t->vsid, t->record->mac);
+
+	*why = DROP_VSID_ACL;
+	if (!to)
+		return NULL;
+	*why = DROP_HAIRPIN;
+	if (to->ifindex == skb->ifindex)
+		return NULL;
+	*why = DROP_PORT_DOWN;
+	if (!(to->flags & PORT_ENABLED))
+		return NULL;
+	*why = DROP_RATE_LIMIT;
+	if (to->flags & PORT_QOS && !within_limit(skb, p, to->ifindex, DIRECTION_TO_GUEST, 0))
+		return NULL;
+	return to;
+}
+
+INLINE int into_port(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct local_port *to,
+		     struct counters *c)
+{
+	if (!rewrite(skb, p, t))
+		return drop(skb, c, DROP_TRUNCATED);
+	count_sent(skb, counters_of(to->ifindex));
+	return to_local_port(skb, to->ifindex, to->flags, true);
+}
+
+/* To the record's PA and to the second one: to whichever takes it, and dropped when none does. */
+static __noinline int to_both(struct __sk_buff *skb, const struct packet *p, const struct target *t,
+			      const struct addr *also, const struct subnet *own)
+{
+	struct counters *c = counters_of(skb->ifindex);
+	struct crossing *first = NULL, *second = NULL;
+	struct local_port *to = NULL;
+	enum drop_reason why = DROP_NO_UNDERLAY;
+	struct host *h = this_host();
+	__u32 limit, headers, mtu = 0;
+	bool here, there;
+	__u16 rule;
+
+	if (!p || !t || !also || !own || !h)
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	here = is_local_pa(h, &t->record->pa);
+	there = is_local_pa(h, also);
+	limit = t->mtu;
+	if (!here)
+		limit = limit_to(h, p, t, &t->record->pa, limit);
+	if (!there)
+		limit = limit_to(h, p, t, also, limit);
+	if (limit) {
+		if (p->l3_length > limit)
+			return icmp_error(skb, p, own, ICMP_TOO_BIG(limit), c);
+		headers = p->type == ETHERTYPE_IPV4 ? 40 : 60;
+		if (limit > headers && is_syn(skb, p))
+			clamp_mss(skb, p, limit - headers);
+	}
+	rule = record_rule(t->record);
+	if (!is_known_rule(rule))
+		return drop(skb, c, DROP_UNSUPPORTED_RULE);
+	if (!here)
+		first = crossing_to(skb, p, h, 0, &t->record->pa, rule);
+	if (!there)
+		second = crossing_to(skb, p, h, 1, also, rule);
+	/* The kernel knows a smaller path MTU than the uplink's own. */
+	if (first && first->mtu)
+		mtu = first->mtu;
+	if (second && second->mtu && (!mtu || second->mtu < mtu))
+		mtu = second->mtu;
+	if (mtu > tunnel_bytes(rule, &t->record->pa))
+		return icmp_error(skb, p, own, ICMP_TOO_BIG(mtu - tunnel_bytes(rule, &t->record->pa)), c);
+	if (here || there) {
+		to = open_port(skb, p, t, &why);
+		if (!here)
+			why = DROP_NO_UNDERLAY;
+	}
+	if (first && first->ifindex)
+		return cross(skb, p, t, first, second, to, c);
+	if (second && second->ifindex)
+		return cross(skb, p, t, second, NULL, to, c);
+	return to ? into_port(skb, p, t, to, c) : drop(skb, c, why);
+}
+
 /* Step 10. own: the sender's subnet, whose gateway speaks when something does not fit. */
 INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target *t, const struct subnet *own,
 		   struct counters *c)
 {
 	struct host *h = this_host();
 	struct local_port *to;
+	const struct addr *also = NULL;
+	enum drop_reason why;
 	__u32 limit = t->mtu, headers;
 	bool local_pa;
 
 	if (!h)
 		return drop(skb, c, DROP_NO_UNDERLAY);
+	if (t->record->rule & RECORD_MOVING) {
+		also = moving_to(h, t);
+		if (also)
+			return to_both(skb, p, t, also, own);
+	}
 	local_pa = is_local_pa(h, &t->record->pa);
 	if (!local_pa && h->uplink_mtu) {
 		__u32 left = h->uplink_mtu;
@@ -33,7 +126,7 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 		t->way = way_of(h, p, &t->record->pa);
 		if (t->way && t->way->mtu && t->way->mtu < left)
 			left = t->way->mtu;
-		left -= tunnel_bytes(t->record->rule, &t->record->pa);
+		left -= tunnel_bytes(record_rule(t->record), &t->record->pa);
 		if (!limit || left < limit)
 			limit = left;
 	}
@@ -46,17 +139,6 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 	}
 	if (!local_pa)
 		return to_underlay(skb, p, t, h, own, c);
-	to = local_port_of(t->vsid, t->record->mac);
-	if (!to)
-		return drop(skb, c, DROP_VSID_ACL);
-	if (to->ifindex == skb->ifindex)
-		return drop(skb, c, DROP_HAIRPIN);
-	if (!(to->flags & PORT_ENABLED))
-		return drop(skb, c, DROP_PORT_DOWN);
-	if (to->flags & PORT_QOS && !within_limit(skb, p, to->ifindex, DIRECTION_TO_GUEST, 0))
-		return drop(skb, c, DROP_RATE_LIMIT);
-	if (!rewrite(skb, p, t))
-		return drop(skb, c, DROP_TRUNCATED);
-	count_sent(skb, counters_of(to->ifindex));
-	return to_local_port(skb, to->ifindex, to->flags, true);
+	to = open_port(skb, p, t, &why);
+	return to ? into_port(skb, p, t, to, c) : drop(skb, c, why);
 }

@@ -14,7 +14,7 @@ enum verdict {
 	VERDICT_TO_STACK = 4,
 	VERDICT_DROP = 5,
 	VERDICT_TO_AGENT = 6,
-	VERDICT_COPIES = 7, /* cb[1]: how many */
+	VERDICT_COPIES = 7, /* cb[1]: how many were sent; the packet itself goes on besides, if it does */
 };
 
 /* The mark of a packet that the data plane itself sends towards a guest; weft_to_port lets nothing else pass. */

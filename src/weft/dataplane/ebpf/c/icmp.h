@@ -50,7 +50,7 @@ INLINE __u32 csum_scratch(const __u8 *start, __u32 length, __u32 sum)
 }
 
 /* The packet is dropped for the error's reason; the sender is told, from the gateway address, where that is allowed. */
-static __noinline int icmp_error(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet,
+__noinline int icmp_error(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet,
 				 __u64 error, struct counters *c)
 {
 	struct scratch *s = scratch_of_this_cpu();

@@ -9,6 +9,11 @@ INLINE struct subnet *subnet_of(__u32 vsid)
 	return bpf_map_lookup_elem(&subnets, &vsid);
 }
 
+INLINE __u16 record_rule(const struct record *record)
+{
+	return record->rule & ~RECORD_MOVING;
+}
+
 INLINE struct record *record_of(__u32 vsid, const struct addr *ca)
 {
 	struct record_key key = { .vsid = vsid, .ca = *ca };

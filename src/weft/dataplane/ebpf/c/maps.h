@@ -100,8 +100,9 @@ struct record_key {
 struct record {
 	struct addr pa;
 	__u8 mac[6];
-	__u16 rule;
+	__u16 rule; /* RULE_*, and RECORD_MOVING beside it */
 };
+#define RECORD_MOVING 32768 /* the highest bit: the port has a second PA, in moving */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -125,6 +126,16 @@ struct {
 	__type(value, struct record);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } macs SEC(".maps");
+
+/* moving: written by the agent from MacRecord rows: the PA that a port is moving to; read where a record has the flag. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mac_key);
+	__type(value, struct addr);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} moving SEC(".maps");
 
 #define FAMILY_IPV4 4
 #define FAMILY_IPV6 6

@@ -7,7 +7,7 @@
 #define TCP_OPTIONS_MAX 10
 
 /* Lower the MSS option to limit, where there is one and it is larger. Slow way: SYN segments only. */
-static __noinline int clamp_mss(struct __sk_buff *skb, const struct packet *p, __u32 limit)
+__noinline int clamp_mss(struct __sk_buff *skb, const struct packet *p, __u32 limit)
 {
 	__u32 tcp, at, stop, check_offset;
 	__u8 head[20];

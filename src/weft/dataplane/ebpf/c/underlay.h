@@ -72,7 +72,7 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	bool is4 = addr_is4(&t->record->pa);
 	const struct addr *source = t->way ? &t->way->source : is4 ? &h->source4 : &h->source6;
 	const struct addr *destination = t->way ? &t->way->destination : &t->record->pa;
-	const __u16 rule = t->record->rule;
+	const __u16 rule = record_rule(t->record);
 	const __u32 overhead = tunnel_bytes(rule, &t->record->pa);
 	struct envelope e = { .destination = destination, .inner_to = t->record->mac, .vsid = t->vsid, .rule = rule };
 	struct counters *up;

@@ -162,10 +162,10 @@ int weft_from_port(struct __sk_buff *skb)
 	return bridge(skb, &p, port, subnet, c);
 }
 
-/* The PA that policy places an inner source at: the first record found decides. */
-INLINE struct record *placed(const struct packet *p, const struct subnet *subnet, __u32 vsid)
+/* The PA that policy places an inner source at: the first record found decides. vsid: the packet's, then the record's. */
+INLINE struct record *placed(const struct packet *p, const struct subnet *subnet, __u32 *vsid)
 {
-	struct record *record = record_of(vsid, &p->source);
+	struct record *record = record_of(*vsid, &p->source);
 	struct route *r;
 
 	if (record)
@@ -173,10 +173,12 @@ INLINE struct record *placed(const struct packet *p, const struct subnet *subnet
 	r = is_link_local(&p->source) ? NULL : route_of(subnet, &p->source);
 	if (r) {
 		record = record_of(r->vsid, r->via ? &r->next_hop : &p->source);
-		if (record)
+		if (record) {
+			*vsid = r->vsid;
 			return record;
+		}
 	}
-	return record_of_mac(vsid, p->from);
+	return record_of_mac(*vsid, p->from);
 }
 
 /* RFC 6040 section 4.2, for an outer header that says congestion experienced. */
@@ -224,7 +226,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	struct packet p = {};
 	struct outer o = {};
 	enum drop_reason why;
-	__u32 to_ifindex, to_flags, packets;
+	__u32 to_ifindex, to_flags, packets, place_vsid;
 	bool same_family, many;
 
 	if (skb->protocol != ETHERTYPE_IPV4 && skb->protocol != ETHERTYPE_IPV6)
@@ -258,9 +260,12 @@ int weft_from_uplink(struct __sk_buff *skb)
 	many = p.to[0] & 1;
 	if (many && !may_flood(&p, subnet))
 		return drop(skb, c, DROP_MULTICAST);
-	record = placed(&p, subnet, o.vsid);
+	place_vsid = o.vsid;
+	record = placed(&p, subnet, &place_vsid);
 	/* What this host sends to itself it does not send by the wire: RFC 1122 section 3.2.1.3 (a). */
-	if (!record || (!addr_equal(&record->pa, &o.source) && !is_alias(&o.source, &record->pa)) ||
+	if (!record ||
+	    (!addr_equal(&record->pa, &o.source) && !is_alias(&o.source, &record->pa) &&
+	     !is_moving_to(record, place_vsid, &o.source)) ||
 	    is_local_pa(me, &o.source))
 		return drop(skb, c, DROP_FORGED_SOURCE);
 	to = many ? NULL : local_port_of(o.vsid, p.to);
