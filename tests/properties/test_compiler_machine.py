@@ -70,6 +70,8 @@ ports = st.builds(
     mac=maybe(*MACS, VIRTUAL_MACS[0]),
     addresses=st.none() | some(CAS),
     admin_state=maybe("up", "down"),
+    dhcp=maybe(drafts.PortDhcp(enabled=False), drafts.PortDhcp(router=False)),
+    dhcp_server=maybe(True, False),
     flood_limit_pps=maybe(5),
     allowed_address_pairs=st.none() | some(PAIRS, 0, 4),
     announced_addresses=st.none()
@@ -88,6 +90,11 @@ subnets = st.builds(
     rule=maybe(*Rule),
     flood_limit_pps=maybe(0, 10),
     provider_group=maybe("", "239.1.2.3"),
+    dhcp=maybe(
+        drafts.Dhcp(enabled=False),
+        drafts.Dhcp(ipv6_mode="slaac"),
+        drafts.Dhcp(routes=(drafts.DhcpRoute("172.16.0.0/12"), drafts.DhcpRoute("10.9.0.0/16", CAS[0]))),
+    ),
 )
 ROUTE = (paths(OWNERS, DOMAINS, ("r1", "r2")), st.sampled_from(DESTINATIONS))
 routes = (

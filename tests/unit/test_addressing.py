@@ -580,6 +580,12 @@ def test_guests_are_told_the_mtu_of_their_subnet_or_what_the_underlay_leaves(
     assert mtu_of(replace(SUBNET, mtu_bytes=own, accepts=accepts), host) == told
 
 
+def test_a_path_that_takes_less_than_the_uplink_is_what_guests_are_told_of() -> None:
+    assert mtu_of(SUBNET, HOST, 1400) == 1358
+    assert mtu_of(SUBNET, HOST, 9000) == 1458
+    assert mtu_of(replace(SUBNET, mtu_bytes=1450), HOST, 1400) == 1450
+
+
 def test_of_a_host_that_is_not_known_no_mtu_is_told() -> None:
     found = terms_of(PORT, SUBNET, None)
     assert found is not None

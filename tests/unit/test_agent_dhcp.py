@@ -163,6 +163,14 @@ async def test_a_guest_hears_at_once_when_what_it_is_told_changes_and_not_when_i
     assert lifetimes(await told.sent()) == []
 
 
+async def test_a_guest_hears_at_once_of_a_smaller_path(told: World) -> None:
+    told.responder.path_mtu(1400)
+    ((_, frame),) = await told.sent()
+    assert (1400 - 42).to_bytes(4, "big") in frame
+    told.responder.path_mtu(1400)
+    assert await told.sent() == []
+
+
 async def test_a_router_that_is_none_any_more_takes_its_leave(told: World) -> None:
     told.tell(replace(SUBNET, dhcp=None))
     assert lifetimes(await told.sent()) == [("web-1", 0)]

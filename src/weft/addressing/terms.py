@@ -63,8 +63,8 @@ class Terms:
         return packet.link_local(self.router_mac)
 
 
-def terms_of(port: rows.Port, subnet: rows.Subnet, host: rows.Host | None) -> Terms | None:
-    """None: nobody answers this port here."""
+def terms_of(port: rows.Port, subnet: rows.Subnet, host: rows.Host | None, path_mtu_bytes: int = 0) -> Terms | None:
+    """None: nobody answers this port here. path_mtu_bytes: as in ``mtu_of``."""
     told = subnet.dhcp
     if told is None or not port.dhcp:
         return None
@@ -73,7 +73,7 @@ def terms_of(port: rows.Port, subnet: rows.Subnet, host: rows.Host | None) -> Te
         mac=mac,
         router_mac=packet.mac_bytes(subnet.router_mac),
         hostname=port.port.rpartition("/")[2],
-        mtu_bytes=mtu_of(subnet, host),
+        mtu_bytes=mtu_of(subnet, host, path_mtu_bytes),
         lease_s=told.lease_s,
         router=told.router if port.dhcp_router is None else port.dhcp_router,
         search_domains=told.search_domains,
@@ -82,8 +82,11 @@ def terms_of(port: rows.Port, subnet: rows.Subnet, host: rows.Host | None) -> Te
     )
 
 
-def mtu_of(subnet: rows.Subnet, host: rows.Host | None) -> int:
-    """The MTU that guests of a subnet are told: its own, else what this host's underlay leaves, else 0 (not known)."""
+def mtu_of(subnet: rows.Subnet, host: rows.Host | None, path_mtu_bytes: int = 0) -> int:
+    """The MTU that guests of a subnet are told: its own, else what this host's underlay leaves, else 0 (not known).
+
+    path_mtu_bytes: the largest outer packet that gets through to every peer; 0: as large as the uplinks take.
+    """
     if subnet.mtu_bytes:
         return min(subnet.mtu_bytes, MTU_MOST)
     if host is None or not host.pas or not host.uplinks:
@@ -91,7 +94,8 @@ def mtu_of(subnet: rows.Subnet, host: rows.Host | None) -> int:
     version = 6 if ":" in host.pas[0] else 4
     # While a subnet goes over to another rule, what fits each of them is right.
     overhead = max((overhead_bytes(rule, version) for rule in subnet.accepts), default=0)
-    return max(0, min(MTU_MOST, min(uplink.mtu_bytes for uplink in host.uplinks) - overhead))
+    underlay = min(uplink.mtu_bytes for uplink in host.uplinks)
+    return max(0, min(MTU_MOST, underlay, path_mtu_bytes or underlay) - overhead)
 
 
 def _ipv4(port: rows.Port, subnet: rows.Subnet, told: rows.Dhcp) -> Ipv4 | None:

@@ -78,6 +78,7 @@ class Responder:
         self._host: Host | None = None
         self._subnets: dict[int, Subnet] = {}
         self._ports: dict[str, Port] = {}
+        self._path_mtu_bytes = 0
         self._bound: Mapping[str, int] = {}
         self._questions: deque[Handed] = deque()
         self._asked = asyncio.Event()
@@ -129,6 +130,14 @@ class Responder:
         if self._due:
             self._news.set()
 
+    def path_mtu(self, path_mtu_bytes: int) -> None:
+        """What gets through the underlay to every peer, as a packet of it; 0: what the uplinks take."""
+        if path_mtu_bytes != self._path_mtu_bytes:
+            self._path_mtu_bytes = path_mtu_bytes
+            for port in self._ports:
+                self._due.setdefault(port, _Due(False))
+            self._news.set()
+
     def heard(self, handed: Iterable[Handed]) -> None:
         """What guests have asked."""
         for each in handed:
@@ -145,7 +154,7 @@ class Responder:
         """What a port's guest is told; None: nothing."""
         row = self._ports.get(port)
         subnet = None if row is None else self._subnets.get(row.vsid)
-        return None if row is None or subnet is None else terms_of(row, subnet, self._host)
+        return None if row is None or subnet is None else terms_of(row, subnet, self._host, self._path_mtu_bytes)
 
     # -- what is done --
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -27,7 +27,7 @@ from weft.agent.reconcile import Bind, Lead, Prune, Reconciler, Start
 from weft.agent.upcalls import Upcalls
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
-from weft.contracts.dataplane import Announcement, DataPlane, Handed
+from weft.contracts.dataplane import Announcement, DataPlane, Handed, Way
 from weft.feed.log import Gone
 from weft.feed.reflector import Batch, Connected, Lost, Piece, Reflector, Tables, follow
 from weft.kit.errors import Retry
@@ -109,7 +109,7 @@ class Agent:
             self._take_announced,
             self._take_handed,
         )
-        self.prober = Prober(paths, clock, lambda ways: self.reconciler.submit(Lead(ways))) if paths else None
+        self.prober = Prober(paths, clock, self._lead) if paths else None
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -184,6 +184,11 @@ class Agent:
         while True:
             await self._clock.sleep(REPEAT_S)
             self._reporter.forgotten()
+
+    def _lead(self, ways: Mapping[str, Sequence[Way]]) -> None:
+        self.reconciler.submit(Lead(ways))
+        if self.prober is not None:
+            self.responder.path_mtu(self.prober.paths.smallest_bytes())
 
     async def _repeat_ways(self, prober: Prober) -> None:
         while True:
