@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,9 +28,9 @@ from weft.feed.log import FeedLog, Gone, Limits
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Conflict, Rejected, Retry
 from weft.policy.delta import ScopedDelta, ordered
-from weft.policy.rows import Host, Key, Port, Record, Row, Scope, Subnet, Uplink
+from weft.policy.rows import Host, Key, Pair, Port, Record, Row, Scope, Subnet, Uplink
 from weft.reference.plane import ReferenceDataPlane
-from weft.wire.api import PortReport, StatusReport
+from weft.wire.api import Announced, Announcements, PortReport, StatusReport
 
 HOST = "hosts/h1"
 OWN = "host:hosts/h1"
@@ -99,6 +100,19 @@ class Watched(ReferenceDataPlane):
         self.failing: dict[Key, Failure] = {}
         self.bindings: dict[str, str] = {}
         self.busy = 0
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
+
+    @property
+    def upcall_fd(self) -> int:
+        return self._bell
+
+    def upcalls(self):  # type: ignore[no-untyped-def]
+        os.eventfd_read(self._bell)
+        return super().upcalls()
+
+    def from_guest(self, interface: str, frame: bytes) -> None:
+        self.from_port(interface, frame)
+        os.eventfd_write(self._bell, 1)
 
     def update(self, rows):  # type: ignore[no-untyped-def]
         rows = list(rows)
@@ -138,6 +152,7 @@ class Controller:
         self.limits = Limits(bookmark_s=0.05)
         self.log = self._new_log()
         self.reports: list[StatusReport] = []
+        self.announced: list[Announced] = []
         self.put(HOST_ROW, SUBNET)
 
     def _new_log(self) -> FeedLog:
@@ -192,6 +207,10 @@ class Controller:
 
         return StreamingResponse(body(), media_type="application/x-ndjson")
 
+    async def _announced(self, request: Request) -> Response:
+        self.announced.extend(msgspec.json.decode(await request.body(), type=Announcements).announcements)
+        return Response(status_code=204)
+
     async def _status(self, request: Request) -> Response:
         self.reports.append(msgspec.json.decode(await request.body(), type=StatusReport))
         return Response(status_code=204)
@@ -202,6 +221,7 @@ class Controller:
             routes=[
                 HttpRoute("/v1/hosts/h1/feed", self._feed),
                 HttpRoute("/v1/hosts/h1/status", self._status, methods=["POST"]),
+                HttpRoute("/v1/hosts/h1/announcements", self._announced, methods=["POST"]),
             ]
         )
         config = uvicorn.Config(app, uds=str(self.socket), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
@@ -565,3 +585,28 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         assert f'weft_port_drops_total{{port="{WEB}",reason="truncated"}} 1.0' in text
         assert f"weft_agent_applied_revision {float(here.controller.revision)}" in text
         assert 'weft_dataplane_rows{table="records"} 1.0' in text
+
+
+def gratuitous_arp(number: int, address: int) -> bytes:
+    """Of a guest by its MAC, for 10.0.0.<address>."""
+    mac, ip = bytes((2, 0, 0, 0, 0, number)), bytes((10, 0, 0, address))
+    return b"\xff" * 6 + mac + bytes.fromhex("08060001080006040001") + mac + ip + bytes(6) + ip
+
+
+async def test_what_a_guest_announces_reaches_the_controller_also_when_it_comes_back_later(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    it = await scene()
+    it.controller.put(port(WEB, 5, pairs=(Pair("02:00:00:00:00:05", "10.0.0.48/28"),)))
+    async with it.agent() as agent:
+        async with it.controller.serving():
+            await agent.attach(WEB, "eth7")
+            await until(lambda: it.controller.ports.get(WEB) == PortReport("active"))
+            it.plane.from_guest("eth7", gratuitous_arp(5, 50))
+            await until(lambda: it.controller.announced)
+            it.plane.from_guest("eth7", gratuitous_arp(5, 77))  # no pair has it
+        await until(lambda: not agent.connection.connected)
+        it.plane.from_guest("eth7", gratuitous_arp(5, 51))
+        async with it.controller.serving():
+            await until(lambda: len(it.controller.announced) == 2)
+    assert it.controller.announced == [Announced(WEB, "02:00:00:00:00:05", f"10.0.0.{last}") for last in (50, 51)]

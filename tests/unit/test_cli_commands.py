@@ -133,7 +133,7 @@ def test_delete_by_short_name_and_kind(weft: Weft) -> None:
 
 def test_get_lists_a_kind_in_a_table(weft: Weft) -> None:
     head, *rows = weft("get", "ports").stdout.splitlines()
-    assert head.split() == ["PORT", "SUBNET", "MAC", "ADDRESSES", "HOST", "STATE"]
+    assert head.split() == ["PORT", "SUBNET", "MAC", "ADDRESSES", "ANNOUNCED", "HOST", "STATE"]
     assert [row.split()[0] for row in rows] == ["blue/web-1", "blue/web-2"]
 
 

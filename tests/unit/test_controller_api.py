@@ -94,6 +94,8 @@ async def test_a_put_of_what_is_not_there_fails_when_it_must_match() -> None:
         assert refused.value.status == 412
 
 
+SAID = {"port": "tenants/blue/ports/p1", "mac": "02:00:00:00:00:01", "address": "10.0.1.50"}
+
 # Each: (method, path, body, status, field)
 REFUSED: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/v1/tenants/red", None, 404, ""),
@@ -167,6 +169,18 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/v1/hosts/h1/feed?revision=99", None, 410, "revision"),
     ("GET", "/v1/hosts/h1/feed?since=1", None, 422, "since"),
     ("POST", "/v1/hosts/h9/status", {"revision": 1}, 404, ""),
+    ("POST", "/v1/hosts/h9/announcements", {"announcements": []}, 404, ""),
+    ("POST", "/v1/hosts/h1/announcements", {}, 422, "announcements"),
+    ("POST", "/v1/hosts/h1/announcements", {"announcements": [{"port": "x"}]}, 422, "announcements[0].mac"),
+    ("POST", "/v1/hosts/h1/announcements", {"announcements": [{**SAID, "mac": "y"}]}, 422, "announcements[0].mac"),
+    (
+        "POST",
+        "/v1/hosts/h1/announcements",
+        {"announcements": [SAID, {**SAID, "address": "y"}]},
+        422,
+        "announcements[1].address",
+    ),
+    ("POST", "/v1/hosts/h1/announcements", {"announcements": [SAID] * 1001}, 422, "announcements"),
     ("POST", "/v1/hosts/h1/status", {}, 422, "revision"),
     ("POST", "/v1/hosts/h1/status", {"revision": 1, "ports": {"x": {"state": "active"}}}, 422, "ports"),
     ("POST", "/v1/hosts/h1/status", {"revision": 1, "failures": [{"key": [1.5]}]}, 422, "failures[0].key[0]"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from weft.agent import dhcp
+from weft.agent import announce, dhcp
 from weft.agent.reconcile import Progress
 from weft.contracts.dataplane import Traffic
 
@@ -23,6 +24,7 @@ class _Figures(Collector):
         counters: Mapping[str, Traffic],
         active_ports: int,
         answers: dhcp.Figures,
+        announcements: announce.Figures,
     ) -> None:
         self._progress = progress
         self._connected = connected
@@ -30,6 +32,7 @@ class _Figures(Collector):
         self._counters = counters
         self._active_ports = active_ports
         self._answers = answers
+        self._announcements = announcements
 
     def collect(self) -> Iterator[Metric]:
         progress = self._progress
@@ -74,6 +77,12 @@ class _Figures(Collector):
         yield from (packets, octets, drops)
 
     def _of_guests(self) -> Iterator[Metric]:
+        announced = CounterMetricFamily(
+            "weft_agent_announcements", "What guests have announced, by what became of it.", labels=["outcome"]
+        )
+        for outcome, count in asdict(self._announcements).items():
+            announced.add_metric([outcome], count)
+        yield announced
         figures = self._answers
         questions = CounterMetricFamily(
             "weft_agent_questions", "What guests asked about their addresses.", labels=["kind", "outcome"]
@@ -99,7 +108,18 @@ def render(
     counters: Mapping[str, Traffic],
     active_ports: int,
     answers: dhcp.Figures | None = None,
+    announcements: announce.Figures | None = None,
 ) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Figures(progress, connected, usage, counters, active_ports, answers or dhcp.Figures()))
+    registry.register(
+        _Figures(
+            progress,
+            connected,
+            usage,
+            counters,
+            active_ports,
+            answers or dhcp.Figures(),
+            announcements or announce.Figures(),
+        )
+    )
     return generate_latest(registry)

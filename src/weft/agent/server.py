@@ -100,6 +100,7 @@ class Api:
             counters=counters,
             active_ports=active,
             answers=agent.responder.figures,
+            announcements=agent.announcer.figures,
         )
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import structlog
 
-from weft.agent import dhcp, report, snooping
+from weft.agent import announce, dhcp, report, snooping
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
 from weft.agent.links import Links
@@ -27,7 +27,7 @@ from weft.agent.reconcile import Bind, Lead, Prune, Reconciler, Start
 from weft.agent.upcalls import Upcalls
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
-from weft.contracts.dataplane import Announcement, DataPlane, Handed, Way
+from weft.contracts.dataplane import DataPlane, Handed, Way
 from weft.feed.log import Gone
 from weft.feed.reflector import Batch, Connected, Lost, Piece, Reflector, Tables, follow
 from weft.kit.errors import Retry
@@ -46,7 +46,7 @@ WAYS_AGAIN_S = 2.0
 _BULK_ROWS = 10_000
 
 
-class Controller(report.Controller, Protocol):
+class Controller(report.Controller, announce.Controller, Protocol):
     """The controller, as far as an agent knows it."""
 
     @property
@@ -103,10 +103,11 @@ class Agent:
         self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
         self.responder = dhcp.Responder(self.reconciler.ask, clock, random)
         self.snooper = snooping.Snooper(self.reconciler.ask, clock)
+        self.announcer = announce.Announcer(host, controller, clock)
         self._upcalls = Upcalls(
             plane.upcall_fd,
             lambda: self.reconciler.ask(lambda plane: plane.upcalls()),
-            self._take_announced,
+            self.announcer.heard,
             self._take_handed,
         )
         self.prober = Prober(paths, clock, self._lead) if paths else None
@@ -122,6 +123,7 @@ class Agent:
                 tasks.create_task(self._follow_links(), name="links")
                 tasks.create_task(self._follow_feed(), name="feed")
                 tasks.create_task(self._upcalls.run(), name="upcalls")
+                tasks.create_task(self.announcer.run(), name="announce")
                 tasks.create_task(self.responder.run(), name="dhcp")
                 tasks.create_task(self.snooper.run(), name="snooping")
                 if self.prober is not None:
@@ -226,6 +228,7 @@ class Agent:
                     _log.info("connected", controller=self.controller.url, resumes_from=self._reflector.revision)
                     self.reconciler.submit(event)
                     self._reporter.forgotten()
+                    self.announcer.connected()
                 case Lost(reason):
                     gc.enable()
                     if self.connection != Connection(False, reason):
@@ -277,9 +280,6 @@ class Agent:
                 await stream.aclose()
 
     # -- what guests ask --
-
-    def _take_announced(self, announced: Iterable[Announcement]) -> None:
-        """Nobody here tells the controller yet."""
 
     def _take_handed(self, handed: Iterable[Handed]) -> None:
         handed = list(handed)

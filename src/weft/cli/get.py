@@ -59,6 +59,7 @@ COLUMNS: dict[Kind, dict[str, Callable[[Item], object]]] = {
         "subnet": lambda item: short(item.spec.get("virtual_subnet", "")),
         "mac": lambda item: item.spec.get("mac"),
         "addresses": lambda item: item.spec.get("addresses"),
+        "announced": lambda item: [said.get("address") for said in item.spec.get("announced_addresses", [])],
         "host": port_host,
         "state": lambda item: port_state(item.status),
     },

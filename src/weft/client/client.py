@@ -6,7 +6,7 @@ A refused connection is Retry (time's turn); an answer that says no is ApiError 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeAlias, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -15,7 +15,7 @@ import msgspec
 
 from weft.kit.errors import Rejected, Retry
 from weft.wire import problem
-from weft.wire.api import Applied, Event, Item, Page, StatusReport, Traced
+from weft.wire.api import MOST_ANNOUNCED, Announced, Applied, Event, Item, Page, StatusReport, Traced
 
 DEFAULT_URL = "http://127.0.0.1:8640"
 
@@ -108,6 +108,11 @@ def _trace_body(
     if frame is not None:
         return _body({"from": source, "frame": frame.hex()})
     return _body({"from": source, "to": to, "protocol": protocol, "port": port})
+
+
+def _announced_bodies(announced: Sequence[Announced]) -> Iterator[bytes]:
+    for first in range(0, len(announced), MOST_ANNOUNCED):
+        yield _body({"announcements": announced[first : first + MOST_ANNOUNCED]})
 
 
 def _fault(url: str, error: httpx2.HTTPError) -> Retry:
@@ -207,6 +212,11 @@ class Client:
     def report(self, host: str, report: StatusReport) -> None:
         """Say what a host (full name) has applied and how its ports are."""
         self._call("POST", _path(host) + "/status", content=_body(report))
+
+    def announce(self, host: str, announced: Sequence[Announced]) -> None:
+        """Say what guests on a host (full name) have announced, in order. They get what policy lets them have."""
+        for body in _announced_bodies(announced):
+            self._call("POST", _path(host) + "/announcements", content=body)
 
     def health(self) -> dict[str, Any]:
         return _decode(self._call("GET", "/healthz"), dict[str, Any])
@@ -323,6 +333,11 @@ class AsyncClient:
     async def report(self, host: str, report: StatusReport) -> None:
         """Say what a host (full name) has applied and how its ports are."""
         await self._call("POST", _path(host) + "/status", content=_body(report))
+
+    async def announce(self, host: str, announced: Sequence[Announced]) -> None:
+        """Say what guests on a host (full name) have announced, in order. They get what policy lets them have."""
+        for body in _announced_bodies(announced):
+            await self._call("POST", _path(host) + "/announcements", content=body)
 
     async def health(self) -> dict[str, Any]:
         return _decode(await self._call("GET", "/healthz"), dict[str, Any])

@@ -25,13 +25,17 @@ from weft.controller.metrics import Metrics
 from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service
 from weft.feed.log import Gone
 from weft.kit.errors import Conflict, Missing, Rejected, Retry
+from weft.model.announcements import Announcement, Unheeded
 from weft.model.names import Kind, Name, find_kind, kind_of
-from weft.model.objects import KINDS, Host, Port, VirtualSubnet
+from weft.model.objects import KINDS, AnnouncedAddress, Host, Port, VirtualSubnet
+from weft.model.puts import read
+from weft.model.values import parse_ip, parse_mac
 from weft.wire import api as wire
 from weft.wire import problem
 from weft.wire.objects import Malformed, decode_body, encode_spec
 
 MAX_BODY_BYTES = 64 << 20
+MAX_ANNOUNCEMENTS_BYTES = 1 << 20
 MAX_PAGE, PAGE = 1000, 500
 
 # Bodies up to this size are decoded in the event loop: a few milliseconds.
@@ -45,12 +49,15 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 _APPLY = msgspec.json.Decoder(wire.ApplyRequest)
 _SPEC = msgspec.json.Decoder(wire.Spec)
 _STATUS = msgspec.json.Decoder(wire.StatusReport)
+_ANNOUNCEMENTS = msgspec.json.Decoder(wire.Announcements)
 _TRACE = msgspec.json.Decoder(wire.TraceRequest)
 _encode = msgspec.json.Encoder().encode
 
 
 class _TooLarge(Exception):
-    pass
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(most_bytes)
+        self.most_bytes = most_bytes
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -104,6 +111,7 @@ class Api:
             self._route("/v1/trace", POST=self._trace),
             self._route("/v1/hosts/{host}/feed", GET=self._feed),
             self._route("/v1/hosts/{host}/status", POST=self._report),
+            self._route("/v1/hosts/{host}/announcements", POST=self._announce),
             self._route("/healthz", GET=self._health),
             self._route("/metrics", GET=self._scrape),
             self._route("/openapi.json", GET=self._describe),
@@ -266,6 +274,17 @@ class Api:
         self._service.report(host, decode_body(await _read(request), _STATUS))
         return Response(status_code=204)
 
+    async def _announce(self, request: Request) -> Response:
+        host = RESOURCES[Kind.HOST].name(request.path_params)
+        self._service.get(host)
+        body = decode_body(await _read(request, MAX_ANNOUNCEMENTS_BYTES), _ANNOUNCEMENTS)
+        heard = await self._service.hear([_announcement(host, n, each) for n, each in enumerate(body.announcements)])
+        for each in heard.ignored:
+            if each.reason not in (Unheeded.NO_NEWS, Unheeded.ELSEWHERE):
+                _log.info("announcements are not heeded", host=host, port=each.announcement.port, first=each.why)
+                break  # a guest must not fill our disk with what it may not do
+        return Response(status_code=204)
+
     async def _trace(self, request: Request) -> Response:
         return _json(await tracing.run(self._service, decode_body(await _read(request), _TRACE)))
 
@@ -303,8 +322,8 @@ async def _answered(handler: Handler, request: Request) -> Response:
         return _problem(410, str(error), "revision")
     except Retry as error:
         return _problem(503, str(error), headers={"retry-after": "1"})
-    except _TooLarge:
-        return _problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send it in parts")
+    except _TooLarge as error:
+        return _problem(413, f"the body is larger than {error.most_bytes} bytes; send it in parts")
     except ClientDisconnect:
         return Response(status_code=400)  # to nobody
 
@@ -346,14 +365,15 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 # -- requests --
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, most_bytes: int | None = None) -> bytes:
+    limit = MAX_BODY_BYTES if most_bytes is None else most_bytes
     size = 0
     chunks: list[bytes] = []
     async with aclosing(request.stream()) as stream:
         async for chunk in stream:
             size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                raise _TooLarge
+            if size > limit:
+                raise _TooLarge(limit)
             chunks.append(chunk)
     return b"".join(chunks)
 
@@ -418,6 +438,12 @@ def _read_apply(raw: bytes) -> tuple[list[Put], list[Name]]:
         [Put(_name(entry.name, f"puts[{n}].name"), entry.spec) for n, entry in enumerate(body.puts)],
         [_name(text, f"deletes[{n}]") for n, text in enumerate(body.deletes)],
     )
+
+
+def _announcement(host: Name, rank: int, said: wire.Announced) -> Announcement:
+    address = read(f"announcements[{rank}].address", parse_ip, said.address)
+    mac = read(f"announcements[{rank}].mac", parse_mac, said.mac)
+    return Announcement(host, said.port, AnnouncedAddress(address, mac))
 
 
 def _name(text: str, field: str) -> Name:

@@ -79,6 +79,12 @@ class _Present(Collector):
             objects.add_metric([kind.value], service.count(kind))
         yield objects
         yield GaugeMetricFamily("weft_ports_active", "Ports whose host says so", value=service.statuses.ports_active())
+        announced = CounterMetricFamily(
+            "weft_announcements", "What guests have announced, by what became of it", labels=["outcome"]
+        )
+        for outcome, count in service.announcements.items():
+            announced.add_metric([outcome], count)
+        yield announced
         lag = GaugeMetricFamily(
             "weft_host_applied_lag", "Revisions that a host has yet to say it has applied", labels=["host"]
         )

@@ -29,6 +29,7 @@ def document() -> dict[str, Any]:
         wire.TraceRequest,
         wire.Traced,
         wire.StatusReport,
+        wire.Announcements,
         wire.PortStatus,
         wire.MoveStatus,
         wire.HostStatus,
@@ -236,6 +237,12 @@ def _others() -> dict[str, Any]:
             "post": _operation(
                 "report", "What a host has applied, and how its ports are", {"204": _answer("noted")},
                 parameters=host, body=_ref("StatusReport"),
+            )
+        },
+        "/v1/hosts/{host}/announcements": {
+            "post": _operation(
+                "announce", "What guests on a host say they have: they get what policy lets them have",
+                {"204": _answer("heard")}, parameters=host, body=_ref("Announcements"),
             )
         },
         "/healthz": {"get": _operation("health", "Whether all is well", {"200": _answer("it is", {"type": "object"})})},

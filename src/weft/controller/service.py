@@ -9,6 +9,7 @@ whoever looks at what is compiled from it looks through ``_as_committed``.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from weft.controller.names import Names, first_of
 from weft.controller.statuses import Statuses
 from weft.feed.log import FeedLog
 from weft.kit.errors import Missing, Rejected, Retry
+from weft.model.announcements import Announcement, Heard, Unheeded
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
@@ -121,6 +123,8 @@ class Service:
         self.feed = FeedLog(self.rows, self._scopes_of, revision, history=history)
         self.statuses = Statuses(self.feed.listening)
         self.timings = Timings()
+        #: What became of guests' announcements: "taken", or why not.
+        self.announcements: Counter[str] = Counter(taken=0, **{reason.value: 0 for reason in Unheeded})
         self.broken = asyncio.Event()
         self._revision = revision
         self._writer = asyncio.Lock()
@@ -267,6 +271,20 @@ class Service:
     async def carry_on(self, drafts: Callable[[], Sequence[Draft]]) -> Outcome:
         """The controller's own next steps; they are worked out with no other write in between."""
         return await self._write(lambda: (drafts(), ()))
+
+    async def hear(self, announced: Sequence[Announcement]) -> Heard:
+        """Heed what guests say they have, as far as policy lets them have it. What is no news writes nothing."""
+        heard = Heard((), 0, ())
+
+        def drafts() -> Sequence[Draft]:
+            nonlocal heard
+            heard = self._catalog.hear(announced)
+            return heard.puts
+
+        await self.carry_on(drafts)
+        self.announcements["taken"] += heard.taken
+        self.announcements.update(ignored.reason.value for ignored in heard.ignored)
+        return heard
 
     async def _write(
         self,

@@ -213,7 +213,7 @@ def _check_ports(ix: Indexes, put: SubnetPut, subnet: VirtualSubnet, abilities: 
                 if why is not None:
                     raise Conflict(f"{name} has an address that it could not keep: {why}", "spec.prefixes")
     if not set(subnet.accepted_rules) <= set(old.accepted_rules):
-        for host in {host for name in index.ports if (host := ix.ports[name].host) is not None}:
+        for host in sorted({host for name in index.ports if (host := ix.ports[name].host) is not None}):
             if (why := underlay.why_not_on(ix.hosts[host], subnet, abilities)) is not None:
                 raise Conflict(f"{why}, but ports of this subnet run there", "spec.rule")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -136,6 +136,24 @@ class MoveStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     waiting_for: list[str] = []
     absent: list[str] = []
+
+
+#: In one request.
+MOST_ANNOUNCED = 1000
+
+
+class Announced(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A guest has said at a port that it has an address, at a MAC."""
+
+    port: str
+    mac: str
+    address: str
+
+
+class Announcements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of what a host's guests have announced, in the order in which they did."""
+
+    announcements: Annotated[list[Announced], msgspec.Meta(max_length=MOST_ANNOUNCED)]
 
 
 class PortStatus(msgspec.Struct, frozen=True, kw_only=True):
