@@ -11,7 +11,7 @@ STAMPS := build/stamps
 PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev iproute2 tshark iperf3 iputils-ping traceroute tcpdump \
 	ethtool nftables bpftool python3-venv procps util-linux udhcpc isc-dhcp-client systemd
 # Whom `make bench` measures Weft against; nothing else wants it.
-BENCH_PACKAGES := openvswitch-switch
+BENCH_PACKAGES := openvswitch-switch keepalived
 LAB ?= examples/demo.yaml
 ONLY ?=
 TESTS ?=

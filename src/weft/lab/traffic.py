@@ -25,6 +25,8 @@ STREAM_PORT = 7008
 AGAIN_S = 0.2
 
 _SO_RCVBUFFORCE = 33
+#: By IP version: what makes a socket say which address a datagram was for. IP_PKTINFO; IPV6_RECVPKTINFO.
+_TELL_ASKED = {4: (socket.IPPROTO_IP, 8), 6: (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)}
 
 
 def udp(namespace: str, version: int, bound: int = 0) -> socket.socket:
@@ -50,6 +52,8 @@ class Responders:
         for guest in guests:
             for version in (4, 6):
                 bound = udp(guest.namespace, version, QUESTION_PORT)
+                level, option = _TELL_ASKED[version]
+                bound.setsockopt(level, option, 1)
                 self._selector.register(bound, selectors.EVENT_READ, guest.port.encode())
         self._ends, self._end = socket.socketpair()
         self._selector.register(self._ends, selectors.EVENT_READ)
@@ -79,10 +83,19 @@ class Responders:
 
     def _answer(self, bound: socket.socket, name: bytes) -> None:
         try:
-            _, asker = bound.recvfrom(64)
-            bound.sendto(name, asker)
+            _, asked, _, asker = bound.recvmsg(64, 64)
+            bound.sendmsg([name], [_from(level, kind, info) for level, kind, info in asked], 0, asker)
         except OSError:  # an ICMP error about a former answer; whoever asked asks again
             return
+
+
+def _from(level: int, kind: int, info: bytes) -> tuple[int, int, bytes]:
+    """That the answer leaves by the address that was asked, which need not be the guest's first: ip(7), ipv6(7)."""
+    if level == socket.IPPROTO_IP:
+        _, address, _ = struct.unpack("=I4s4s", info)
+        return level, kind, struct.pack("=I4s4s", 0, address, bytes(4))
+    address, _ = struct.unpack("=16sI", info)
+    return level, kind, struct.pack("=16sI", address, 0)
 
 
 @dataclass(frozen=True, slots=True)
