@@ -20,12 +20,13 @@ BUDGET = settings(max_examples=60, deadline=None)
 WORDS = st.sampled_from([
     "v1", "tenants", "blue", "red", "-", "ports", "p1", "p2", "hosts", "h1", "h2", "routing-domains", "prod", "web",
     "virtual-subnets", "customer-routes", "provider-networks", "phys", "apply", "watch", "trace", "feed", "status",
+    "announcements",
     "healthz", "metrics", "openapi.json", ".", "..", "A", "%00", "", "a" * 64, "\u00e9", "\x00", "a b",
 ])  # fmt: skip
 KNOWN_PATHS = [
     "/v1/tenants/blue", "/v1/tenants/red", "/v1/tenants/blue/ports/p1", "/v1/tenants/blue/ports/p2", f"/v1/{WEB}",
     "/v1/hosts/h1", "/v1/provider-networks/phys", "/v1/apply", "/v1/apply?dry_run=true", "/v1/trace",
-    "/v1/hosts/h1/status", "/v1/tenants/-/ports", "/v1/tenants",
+    "/v1/hosts/h1/status", "/v1/hosts/h1/announcements", "/v1/tenants/-/ports", "/v1/tenants",
     "/v1/tenants/blue/routing-domains/prod/customer-routes/r",
 ]  # fmt: skip
 PATHS = st.sampled_from(KNOWN_PATHS) | st.lists(WORDS, max_size=7).map(
@@ -45,6 +46,7 @@ FIELDS = [
     "spec", "puts", "deletes", "name", "from", "to", "frame", "revision", "ports", "failures", "complete", "key", "x",
     "description", "pools", "prefix", "uplinks", "interface", "provider_network", "pas", "rdid", "prefixes", "vsid",
     "gateways", "virtual_subnet", "addresses", "mac", "host", "metric", "next_hop", "allowed_address_pairs",
+    "announced_addresses", "announcements", "address", "port",
 ]  # fmt: skip
 TEXTS = (
     f"prod/web {WEB} h1 hosts/h1 10.0.1.7 10.0.1.0/24 fd00:1::5 02:00:00:00:00:01 up down nvgre ebpf eth1 phys "
@@ -78,6 +80,7 @@ SPEC = some(
     host=VALUES,
     mac=VALUES,
     allowed_address_pairs=st.lists(some({"prefix": VALUES}, mac=VALUES), max_size=2),
+    announced_addresses=st.lists(some({"address": VALUES, "mac": VALUES}), max_size=2),
     uplinks=st.lists(some({"interface": VALUES, "provider_network": VALUES}, pas=VALUES), max_size=2),
     prefixes=st.lists(VALUES, max_size=2),
     pools=st.lists(some({"prefix": VALUES}, first=VALUES), max_size=2),
@@ -92,8 +95,16 @@ APPLIES = some(
     {"puts": st.lists(some({"name": st.sampled_from(TEXTS) | VALUES, "spec": SPEC}), max_size=2)},
     deletes=st.lists(VALUES, max_size=2),
 )
+ANNOUNCEMENTS = some(
+    {
+        "announcements": st.lists(
+            some({"port": st.sampled_from(TEXTS) | VALUES, "mac": VALUES, "address": st.sampled_from(TEXTS) | VALUES}),
+            max_size=3,
+        )
+    }
+)
 BODIES = (
-    (SPECS | APPLIES | VALUES).map(msgspec.json.encode)
+    (SPECS | APPLIES | ANNOUNCEMENTS | VALUES).map(msgspec.json.encode)
     | st.binary(max_size=30)
     | st.sampled_from([b"", b"[" * 5000, b'{"spec":' * 2000, b'{"spec":{"description":"\\ud800"}}'])
 )
