@@ -16,7 +16,7 @@ def host_row(host: objects.Host, networks: Mapping[Name, objects.ProviderNetwork
         rows.Uplink(up.interface, networks[up.provider_network].mtu_bytes, up.provider_network, up.pas, up.vlan)
         for up in host.uplinks
     )
-    return rows.Host(host.name, host.pas, uplinks)
+    return rows.Host(host.name, host.pas, uplinks, host.sampling)
 
 
 def subnet_row(subnet: objects.VirtualSubnet, domain: objects.RoutingDomain) -> rows.Subnet:
@@ -69,6 +69,8 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
         dhcp=port.dhcp.enabled,
         dhcp_router=port.dhcp.router,
         dhcp_server=port.dhcp_server,
+        sampling_rate=port.sampling_rate,
+        mirror=port.mirror,
     )
 
 

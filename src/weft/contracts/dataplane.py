@@ -18,6 +18,7 @@ __all__ = [
     "Failure",
     "Feature",
     "Handed",
+    "Sample",
     "Traffic",
     "Upcall",
     "UpcallKind",
@@ -49,6 +50,16 @@ class Traffic:
     sent_packets: int = 0
     sent_bytes: int = 0
     drops: Mapping[DropReason, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The beginning of a frame that came in by an interface, one of ``rate`` by chance. frame_bytes: of all of it."""
+
+    ifindex: int
+    rate: int
+    frame_bytes: int
+    header: bytes
 
 
 @dataclass(frozen=True, slots=True)

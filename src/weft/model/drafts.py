@@ -45,10 +45,22 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    rate: int
+    collector: str
+    port: int | None = None
+    protocol: str | None = None
+    header_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
+    """sampling None means none, whether it was said or left out."""
+
     name: str
     uplinks: tuple[Uplink, ...]
     data_plane: str | None = None
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +147,18 @@ class AnnouncedAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    port: str | None = None
+    address: str | None = None
+    protocol: str | None = None
+    session: int | None = None
+    directions: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
-    """host None means nowhere, destination None that it does not move, flood_limit_pps None its subnet's, whether that
-    was said or left out.
+    """host None means nowhere, destination None that it does not move, flood_limit_pps None its subnet's,
+    sampling_rate None its host's, mirror None none, whether that was said or left out.
     """
 
     name: str
@@ -153,6 +174,8 @@ class Port:
     dhcp_server: bool | None = None
     destination: str | None = None
     announced_addresses: tuple[AnnouncedAddress, ...] | None = None
+    sampling_rate: int | None = None
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True)

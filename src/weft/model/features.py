@@ -19,6 +19,8 @@ class Feature(StrEnum):
     UNDERLAY_IPV4 = "underlay-ipv4"
     UNDERLAY_IPV6 = "underlay-ipv6"
     QOS = "qos"
+    SAMPLING = "sampling"
+    MIRRORING = "mirroring"
 
 
 class Rule(StrEnum):
@@ -42,6 +44,20 @@ class Ipv6Mode(StrEnum):
     def by_guest(self) -> bool:
         """Whether the guest makes its own address: the prefix and the modified EUI-64 of its MAC."""
         return self in (Ipv6Mode.STATELESS, Ipv6Mode.SLAAC)
+
+
+class SamplingProtocol(StrEnum):
+    """How samples travel to a collector."""
+
+    SFLOW = "sflow"  # version 5
+    IPFIX = "ipfix"  # RFC 7011
+
+
+class MirrorProtocol(StrEnum):
+    """How a copy of a frame travels to an address."""
+
+    GRE = "gre"  # RFC 2784 with key, Transparent Ethernet Bridging
+    ERSPAN = "erspan"  # type II
 
 
 class DataPlaneKind(StrEnum):

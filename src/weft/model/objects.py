@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from weft.model.features import DataPlaneKind, Ipv6Mode, Rule
+from weft.model.features import DataPlaneKind, Ipv6Mode, MirrorProtocol, Rule, SamplingProtocol
 from weft.model.names import Kind, Name
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
@@ -54,12 +54,24 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """One in ``rate`` frames, the first ``header_bytes`` of each, to a collector's UDP port."""
+
+    rate: int
+    collector: Ip
+    port: int
+    protocol: SamplingProtocol
+    header_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """A machine that runs guests."""
 
     name: Name
     uplinks: tuple[Uplink, ...]
     data_plane: DataPlaneKind
+    sampling: Sampling | None = None
 
     @property
     def pas(self) -> tuple[Ip, ...]:
@@ -196,6 +208,18 @@ class AnnouncedAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """Where copies of a port's frames go: exactly one of port (of the same tenant, on the same host) and address."""
+
+    port: Name | None
+    address: Ip | None
+    protocol: MirrorProtocol = MirrorProtocol.ERSPAN
+    session: int = 1
+    from_guest: bool = True
+    to_guest: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A guest's virtual NIC. host None: it runs nowhere. destination: the host that it is moving to.
 
@@ -215,6 +239,8 @@ class Port:
     dhcp_server: bool = False
     destination: Name | None = None
     announced_addresses: tuple[AnnouncedAddress, ...] = ()
+    sampling_rate: int | None = None  # None: its host's; 0: none
+    mirror: Mirror | None = None
 
     @property
     def hosts(self) -> tuple[Name, ...]:

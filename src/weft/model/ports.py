@@ -7,11 +7,11 @@ from itertools import count
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import announcements, dhcp, domains, drafts, qos, underlay, values
+from weft.model import announcements, dhcp, domains, drafts, qos, taps, underlay, values
 from weft.model.features import AbilityTable
 from weft.model.indexes import Indexes, SubnetIndex
 from weft.model.names import Kind, Name, resolve, tenant_of
-from weft.model.objects import AddressPair, Port, Qos
+from weft.model.objects import AddressPair, Mirror, Port, Qos
 from weft.model.puts import Put, humane, read
 from weft.model.values import AdminState, Ip, Mac, ip_number
 
@@ -24,7 +24,8 @@ class _Plan:
     """A port in the making. mac, addresses None: still to be chosen."""
 
     __slots__ = (
-        "addresses", "destination", "dhcp", "dhcp_server", "flood_limit_pps", "host", "mac", "pairs", "put", "qos",
+        "addresses", "destination", "dhcp", "dhcp_server", "flood_limit_pps", "host", "mac", "mirror",
+        "pairs", "put", "qos", "sampling_rate",
         "state", "subnet",
     )  # fmt: skip
 
@@ -38,6 +39,8 @@ class _Plan:
         self.pairs: tuple[AddressPair, ...] = ()
         self.state = AdminState.UP
         self.qos = Qos()
+        self.sampling_rate: int | None = None
+        self.mirror: Mirror | None = None
         self.flood_limit_pps: int | None = None
         self.dhcp = dhcp.USUAL_OF_PORT
         self.dhcp_server = False
@@ -58,6 +61,8 @@ class _Plan:
             self.dhcp,
             self.dhcp_server,
             self.destination,
+            sampling_rate=self.sampling_rate,
+            mirror=self.mirror,
         )
 
 
@@ -184,6 +189,10 @@ def _read(plan: _Plan) -> None:
         plan.qos = read("spec.qos", qos.resolve, draft.qos)
     elif old is not None:
         plan.qos = old.qos
+    if draft.sampling_rate is not None:
+        plan.sampling_rate = read("spec.sampling_rate", taps.parse_rate, draft.sampling_rate)
+    if draft.mirror is not None:
+        plan.mirror = read("spec.mirror", lambda given: taps.mirror(given, plan.put.name), draft.mirror)
     if draft.dhcp is not None:
         plan.dhcp = dhcp.parse_of_port(draft.dhcp)
     elif old is not None:
@@ -197,8 +206,12 @@ def _read(plan: _Plan) -> None:
 def _check_host(ix: Indexes, plan: _Plan, abilities: AbilityTable) -> None:
     """The host can do what the port asks for, and so can the one that it is moving to."""
     for host in (plan.host, plan.destination):
-        if host is not None and (why := qos.why_not_on(ix.hosts[host], plan.qos, abilities)) is not None:
+        if host is None:
+            continue
+        if (why := qos.why_not_on(ix.hosts[host], plan.qos, abilities)) is not None:
             raise Conflict(why, "spec.qos" if host == plan.host else "spec.destination")
+        if (why := taps.why_not_on(ix.hosts[host], plan.sampling_rate, plan.mirror, abilities)) is not None:
+            raise Conflict(why, "spec.host" if host == plan.host else "spec.destination")
 
 
 def _pair(draft: drafts.AddressPair) -> AddressPair:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import drafts, qos, values
-from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, underlay_feature
+from weft.model import drafts, qos, taps, values
+from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, Feature, underlay_feature
 from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, resolve
 from weft.model.objects import Host, Pool, Port, ProviderNetwork, Uplink, VirtualSubnet
@@ -79,7 +79,7 @@ def admit(ix: Indexes, puts: Sequence[HostPut], abilities: AbilityTable) -> None
             plan.check_room()
         except Rejected as fault:
             raise fault.at(plan.put.field) from None
-        ix.insert(Host(plan.put.name, tuple(plan.uplinks), plan.data_plane))
+        ix.insert(Host(plan.put.name, tuple(plan.uplinks), plan.data_plane, plan.sampling))
 
 
 class _Plan:
@@ -93,6 +93,9 @@ class _Plan:
         else:
             self.data_plane = old.data_plane if old is not None else DataPlaneKind.EBPF
         self.abilities = abilities[self.data_plane]
+        self.sampling = None if draft.sampling is None else read("spec.sampling", taps.sampling, draft.sampling)
+        if self.sampling is not None and Feature.SAMPLING not in self.abilities.features:
+            raise Rejected(f"data plane {self.data_plane} lacks {Feature.SAMPLING}", "spec.sampling")
         self.drawing: list[int] = []
         self.uplinks: list[Uplink] = []
         before = (
@@ -192,6 +195,9 @@ def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.{field}")
         judged.add(subnet.name)
         if (why := qos.why_not_on(host, ix.ports[name].qos, abilities)) is not None:
+            raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.spec.data_plane")
+        port = ix.ports[name]
+        if (why := taps.why_not_on(host, port.sampling_rate, port.mirror, abilities)) is not None:
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.spec.data_plane")
 
 

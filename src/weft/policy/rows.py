@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from weft.model.features import Ipv6Mode as Ipv6Mode  # noqa: PLC0414 - a row's reader finds it here
+from weft.model.features import MirrorProtocol as MirrorProtocol  # noqa: PLC0414 - likewise
 from weft.model.features import Rule as Rule  # noqa: PLC0414 - a row's reader finds it here
+from weft.model.features import SamplingProtocol as SamplingProtocol  # noqa: PLC0414 - likewise
 from weft.model.objects import Limit as Limit  # noqa: PLC0414 - likewise
+from weft.model.objects import Mirror as Mirror  # noqa: PLC0414 - likewise
 from weft.model.objects import Qos as Qos  # noqa: PLC0414 - likewise
+from weft.model.objects import Sampling as Sampling  # noqa: PLC0414 - likewise
 from weft.model.values import FLOOD_LIMIT_PPS
 
 
@@ -35,6 +39,7 @@ class Host:
     host: str  # hosts/h1
     pas: tuple[str, ...]  # the first of each family is the source of what it sends
     uplinks: tuple[Uplink, ...]
+    sampling: Sampling | None = None
 
     @property
     def key(self) -> HostKey:
@@ -200,6 +205,8 @@ class Port:
     dhcp: bool = True  # answered, where its subnet is
     dhcp_router: bool | None = None  # None: as its subnet says
     dhcp_server: bool = False  # may answer DHCP, and say that it is a router
+    sampling_rate: int | None = None  # None: the host's; 0: none
+    mirror: Mirror | None = None
 
     @property
     def key(self) -> PortKey:

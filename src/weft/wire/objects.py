@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias, TypeVar, assert_never
 import msgspec
 
 from weft.kit.errors import Rejected
-from weft.model import drafts, objects, qos
+from weft.model import drafts, objects, qos, taps
 from weft.model.features import DataPlaneKind, Ipv6Mode, Rule
 from weft.model.names import Kind, Name, kind_of
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
@@ -63,9 +63,18 @@ class UplinkSpec(_Spec, frozen=True):
     vlan: Annotated[int, msgspec.Meta(description="802.1Q VLAN of the PAs, 1..4094; 0: untagged")] | None = None
 
 
+class SamplingSpec(_Spec, frozen=True):
+    rate: Annotated[int, msgspec.Meta(description="one frame in so many")]
+    collector: _Address
+    port: Annotated[int, msgspec.Meta(description="default: 6343 of sFlow, 4739 of IPFIX")] | None = None
+    protocol: Annotated[str, msgspec.Meta(description="sflow (the default) or ipfix")] | None = None
+    header_bytes: Annotated[int, msgspec.Meta(description="of each frame: 14..256; default: 128")] | None = None
+
+
 class HostSpec(_Spec, frozen=True):
     uplinks: tuple[UplinkSpec, ...]
     data_plane: str | None = None
+    sampling: SamplingSpec | None = None
 
 
 class RoutingDomainSpec(_Spec, frozen=True):
@@ -153,6 +162,19 @@ class AnnouncedAddressSpec(_Spec, frozen=True):
     mac: _Mac
 
 
+class MirrorSpec(_Spec, frozen=True):
+    port: (
+        Annotated[str, _reference("tenants/T/ports/P of the same tenant, or P; seen while it is on the same host")]
+        | None
+    ) = None
+    address: _Address | None = None
+    protocol: Annotated[str, msgspec.Meta(description="to an address: erspan (type II, the default) or gre")] | None = (
+        None
+    )
+    session: Annotated[int, msgspec.Meta(description="0..1023; default: 1")] | None = None
+    directions: Annotated[str, msgspec.Meta(description="both (the default), from_guest or to_guest")] | None = None
+
+
 class PortSpec(_Spec, frozen=True):
     virtual_subnet: Annotated[str, _reference("tenants/T/routing-domains/D/virtual-subnets/S, or D/S")]
     mac: _Mac | None = None
@@ -174,6 +196,10 @@ class PortSpec(_Spec, frozen=True):
         ]
         | None
     ) = None
+    sampling_rate: Annotated[int, msgspec.Meta(description="one in so many; 0: none; absent: as its host")] | None = (
+        None
+    )
+    mirror: MirrorSpec | None = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -227,6 +253,8 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 flood_limit_pps=spec.flood_limit_pps,
                 dhcp=None if spec.dhcp is None else drafts.PortDhcp(spec.dhcp.enabled, spec.dhcp.router),
                 dhcp_server=spec.dhcp_server,
+                sampling_rate=spec.sampling_rate,
+                mirror=None if spec.mirror is None else drafts.Mirror(**msgspec.structs.asdict(spec.mirror)),
                 destination=spec.destination,
                 announced_addresses=None
                 if announced is None
@@ -242,7 +270,13 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 drafts.Uplink(uplink.interface, uplink.provider_network, uplink.pas, uplink.pool, uplink.vlan)
                 for uplink in spec.uplinks
             )
-            return drafts.Host(name, uplinks, spec.data_plane)
+            sampling = spec.sampling
+            return drafts.Host(
+                name,
+                uplinks,
+                spec.data_plane,
+                None if sampling is None else drafts.Sampling(**msgspec.structs.asdict(sampling)),
+            )
         case RoutingDomainSpec():
             return drafts.RoutingDomain(name, spec.rdid)
         case VirtualSubnetSpec():
@@ -291,6 +325,10 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 flood_limit_pps=spec.flood_limit_pps,
                 dhcp=objects.PortDhcp() if spec.dhcp is None else _dhcp_of_port(spec.dhcp),
                 dhcp_server=bool(spec.dhcp_server),
+                sampling_rate=spec.sampling_rate,
+                mirror=None
+                if spec.mirror is None
+                else taps.mirror(drafts.Mirror(**msgspec.structs.asdict(spec.mirror)), name),
                 destination=None if spec.destination is None else Name(spec.destination),
                 announced_addresses=tuple(
                     objects.AnnouncedAddress(Ip(said.address), Mac(said.mac)) for said in spec.announced_addresses or ()
@@ -314,7 +352,7 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 )
                 for uplink in spec.uplinks
             )
-            return objects.Host(name, uplinks, DataPlaneKind(_said(spec.data_plane)))
+            return objects.Host(name, uplinks, DataPlaneKind(_said(spec.data_plane)), _sampling(spec.sampling))
         case RoutingDomainSpec():
             return objects.RoutingDomain(name, Rdid(_said(spec.rdid)))
         case VirtualSubnetSpec():
@@ -372,6 +410,8 @@ def _spec_of(value: objects.Object) -> Spec:
                 flood_limit_pps=value.flood_limit_pps,
                 dhcp=None if value.dhcp == objects.PortDhcp() else PortDhcpSpec(value.dhcp.enabled, value.dhcp.router),
                 dhcp_server=value.dhcp_server or None,
+                sampling_rate=value.sampling_rate,
+                mirror=_mirror_spec(value.mirror),
                 destination=value.destination,
                 # None is left out: who puts back what was read then undoes nothing that was announced since.
                 announced_addresses=tuple(
@@ -389,7 +429,7 @@ def _spec_of(value: objects.Object) -> Spec:
                 UplinkSpec(uplink.interface, uplink.provider_network, uplink.pas, uplink.pool, uplink.vlan or None)
                 for uplink in value.uplinks
             )
-            return HostSpec(uplinks, value.data_plane)
+            return HostSpec(uplinks, value.data_plane, _sampling_spec(value.sampling))
         case objects.RoutingDomain():
             return RoutingDomainSpec(value.rdid)
         case objects.VirtualSubnet():
@@ -413,6 +453,18 @@ def _spec_of(value: objects.Object) -> Spec:
             return CustomerRouteSpec(value.prefix, value.next_hop, value.virtual_subnet, value.metric)
         case _:
             assert_never(value)
+
+
+def _sampling(spec: SamplingSpec | None) -> objects.Sampling | None:
+    return None if spec is None else taps.sampling(drafts.Sampling(**msgspec.structs.asdict(spec)))
+
+
+def _sampling_spec(of: objects.Sampling | None) -> SamplingSpec | None:
+    return None if of is None else SamplingSpec(of.rate, of.collector, of.port, of.protocol, of.header_bytes)
+
+
+def _mirror_spec(of: objects.Mirror | None) -> MirrorSpec | None:
+    return None if of is None else MirrorSpec(of.port, of.address, of.protocol, of.session, taps.directions(of))
 
 
 def _qos_draft(spec: QosSpec) -> drafts.Qos:
