@@ -102,7 +102,7 @@ def emptied(pins: Path, source: Path, attacher: attach.Attacher | None = None) -
         for name in layout.LAYOUTS:
             one = of._loaded.maps[name]
             for key, value in list(one.items()):
-                assert name in ("host", "counters"), f"{name} has {key.hex()}"
+                assert name in ("host", "counters", "samples_lost"), f"{name} has {key.hex()}"
                 if name == "counters":
                     one.delete(key)
                 else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import structlog
 from weft.agent import announce, dhcp, report, snooping
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
+from weft.agent.exporter import Exporter
 from weft.agent.links import Links
 from weft.agent.paths import Paths
 from weft.agent.probes import Prober
@@ -110,6 +112,7 @@ class Agent:
             self.announcer.heard,
             self._take_handed,
         )
+        self.exporter = Exporter(plane.sample_fd, self.reconciler.ask, clock, _now_ms)
         self.prober = Prober(paths, clock, self._lead) if paths else None
 
     async def run(self) -> None:
@@ -125,6 +128,7 @@ class Agent:
                 tasks.create_task(self._upcalls.run(), name="upcalls")
                 tasks.create_task(self.announcer.run(), name="announce")
                 tasks.create_task(self.responder.run(), name="dhcp")
+                tasks.create_task(self.exporter.run(), name="export")
                 tasks.create_task(self.snooper.run(), name="snooping")
                 if self.prober is not None:
                     tasks.create_task(self.prober.run(), name="probe")
@@ -298,6 +302,7 @@ class Agent:
             elif type(row) is Host:
                 self._uplinks = frozenset(uplink.interface for uplink in row.uplinks)
                 self._host_row, self._elsewhere = row, True
+                self.exporter.follow(row)
             elif type(row) is Peer:
                 self._peers[row.key] = row
                 self._elsewhere = True
@@ -360,6 +365,11 @@ class Agent:
             self._look_at_uplinks()
             self._bind()
             self._reporter.changed()
+
+
+def _now_ms() -> int:
+    """The time of day, for what leaves the host with a date on it."""
+    return time.time_ns() // 1_000_000
 
 
 @contextlib.contextmanager

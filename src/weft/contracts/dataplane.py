@@ -19,6 +19,7 @@ __all__ = [
     "Feature",
     "Handed",
     "Sample",
+    "Samples",
     "Traffic",
     "Upcall",
     "UpcallKind",
@@ -60,6 +61,17 @@ class Sample:
     rate: int
     frame_bytes: int
     header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Those since the last time, in order; lost: how many there was no room for, ever. names: a port's, or
+    ``uplink:<interface>``, by ifindex, of all that there are.
+    """
+
+    samples: Sequence[Sample] = ()
+    lost: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +181,15 @@ class DataPlane(Protocol):
 
         Bounded for each port and kind, and as a whole: what is beyond it was dropped, and counted.
         """
+        ...
+
+    @property
+    def sample_fd(self) -> int | None:
+        """Readable when ``samples`` has something to give; None: nothing is ever sampled."""
+        ...
+
+    def samples(self) -> Samples:
+        """What was sampled; never waits for more."""
         ...
 
     def send(self, port: str, frame: bytes) -> None:

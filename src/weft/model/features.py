@@ -89,6 +89,7 @@ ABILITIES: AbilityTable = MappingProxyType(
                     Feature.UNDERLAY_IPV4,
                     Feature.UNDERLAY_IPV6,
                     Feature.QOS,
+                    Feature.SAMPLING,
                 }
             ),
             max_pas=8,  # MAX_PAS in the eBPF program's maps

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Traffic, Upcall, Way
+from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Samples, Traffic, Upcall, Way
 from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
@@ -195,6 +195,14 @@ class ReferenceDataPlane:
     def upcalls(self) -> list[Upcall]:
         found, self._upcalls = self._upcalls, []
         return found
+
+    @property
+    def sample_fd(self) -> int | None:
+        return None
+
+    def samples(self) -> Samples:
+        """None: what is sampled is left to chance, and nothing is in here."""
+        return Samples()
 
     def send(self, port: str, frame: bytes) -> None:
         if port not in self._lookups.bindings:

@@ -13,18 +13,33 @@ from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from uuid import UUID
 
-from weft.contracts.dataplane import WAYS, Traffic, Way
+from weft.contracts.dataplane import WAYS, Sample, Traffic, Way
 from weft.kit.errors import Rejected
 from weft.policy.drop import DropReason
-from weft.policy.rows import Host, Key, Limit, MacRecord, Member, Pair, Peer, Port, Qos, Record, Route, Rule, Subnet
+from weft.policy.rows import (
+    Host,
+    Key,
+    Limit,
+    MacRecord,
+    Member,
+    Pair,
+    Peer,
+    Port,
+    Qos,
+    Record,
+    Route,
+    Rule,
+    Sampling,
+    Subnet,
+)
 from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
 DHCP4, DHCP6, BROADCAST, SNOOPING = 4, 8, 16, 32  # SUBNET_*
-HOST_PATHS = 1
+HOST_PATHS, HOST_SAMPLED = 1, 2
 ACCEPTS_SHIFT = 8  # SUBNET_ACCEPTS
-ENABLED, PEER, HAS_QOS = 1, 2, 4  # PORT_*
+ENABLED, PEER, HAS_QOS, SAMPLED = 1, 2, 4, 8  # PORT_*
 DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
 MARK = COPY = 0x80  # DSCP_*
 DIRECTIONS = (0, 1)  # DIRECTION_*
@@ -68,6 +83,9 @@ UPCALL = struct.Struct("=IIHH6sH16s")
 QOS = struct.Struct("=" + 4 * "QqQ" + "BB6x")
 BUCKET_KEY = struct.Struct("=II")
 BUCKET = struct.Struct("=8xqqQ")
+SAMPLING = struct.Struct("=IIII")
+SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
+COUNT = struct.Struct("=Q")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
 LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
@@ -84,6 +102,8 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "sources": (SOURCE_KEY, NUMBER),
     "qos": (NUMBER, QOS),
     "buckets": (BUCKET_KEY, BUCKET),
+    "sampling": (NUMBER, SAMPLING),
+    "samples_lost": (NUMBER, COUNT),
     "counters": (NUMBER, COUNTERS),
     "members": (PLACE, MEMBER),
     "receivers": (PLACE, RECEIVER),
@@ -92,6 +112,8 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
 
 #: Ring buffers have neither keys nor values; what is in this one is UPCALL, then the frame.
 UPCALLS = "upcalls"
+#: And in this one SAMPLE, then what it has of the frame.
+SAMPLES = "samples"
 #: Holds programs, which are put there as the object is loaded.
 PROGRAMS = "programs"
 
@@ -216,9 +238,16 @@ def host(row: Host, kernel_mtus: Mapping[str, int], accepts: int, *, paths: bool
     source4 = next((pa for pa in pas if pa.startswith(_MAPPED)), NONE)
     source6 = next((pa for pa in pas if not pa.startswith(_MAPPED)), NONE)
     mtus = [min(u.mtu_bytes, kernel_mtus.get(u.interface, u.mtu_bytes)) for u in row.uplinks]
-    return HOST.pack(
-        b"".join(pas), source4, source6, _number(min(mtus, default=0)), accepts, HOST_PATHS if paths else 0
-    )
+    flags = (HOST_PATHS if paths else 0) | (HOST_SAMPLED if row.sampling is not None else 0)
+    return HOST.pack(b"".join(pas), source4, source6, _number(min(mtus, default=0)), accepts, flags)
+
+
+def sampling(of: Sampling | None, rate: int | None = None) -> bytes | None:
+    """Value of the map sampling; None: no samples. rate: of a port, where it is not its host's."""
+    if of is None or rate == 0:
+        return None
+    chosen = rate or of.rate
+    return SAMPLING.pack((1 << 32) // chosen - 1, chosen, of.header_bytes, 0)
 
 
 def aliases(row: Peer) -> dict[bytes, bytes]:
@@ -278,13 +307,16 @@ class PortEntries:
     ports: Mapping[bytes, bytes]
     local: Mapping[bytes, bytes]
     qos: Mapping[bytes, bytes]
+    sampling: Mapping[bytes, bytes]
     receivers: Mapping[tuple[int, bytes], bytes]  # by place
 
 
-def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
-    """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end of it."""
+def port(row: Port, ifindex: int, *, peer: bool, sampled: Sampling | None = None) -> PortEntries:
+    """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end; sampled: as its host is."""
+    samples = sampling(sampled, row.sampling_rate)
     own = mac(row.mac)
     flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0) | (0 if row.qos is None else HAS_QOS)
+    flags |= 0 if samples is None else SAMPLED
     flags |= (DHCP if row.dhcp else 0) | (DHCP_SERVER if row.dhcp_server else 0)
     cas = [address(ca) for ca in row.cas]
     ca4 = next((ca for ca in cas if ca.startswith(_MAPPED)), NONE)
@@ -301,6 +333,7 @@ def port(row: Port, ifindex: int, *, peer: bool) -> PortEntries:
         {NUMBER.pack(ifindex): PORT.pack(_number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), 0)},
         dict.fromkeys((_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))), LOCAL.pack(ifindex, flags)),
         {} if row.qos is None else {NUMBER.pack(ifindex): qos(row.qos)},
+        {} if samples is None else {NUMBER.pack(ifindex): samples},
         {(row.vsid, NUMBER.pack(ifindex)): RECEIVER.pack(ifindex, flags)},
     )
 
@@ -568,6 +601,11 @@ def read_upcall(data: bytes) -> ReadUpcall:
     ifindex, _, kind, length, packed, _, packed_address = UPCALL.unpack_from(data)
     frame = data[UPCALL.size : UPCALL.size + length]
     return ReadUpcall(ifindex, UpcallKind(kind), mac_text(packed), address_text(packed_address), frame)
+
+
+def read_sample(data: bytes) -> Sample:
+    ifindex, rate, frame_bytes, captured = SAMPLE.unpack_from(data)
+    return Sample(ifindex, rate, frame_bytes, data[SAMPLE.size : SAMPLE.size + captured])
 
 
 def traffic(value: bytes) -> Traffic:

@@ -61,6 +61,7 @@ class Sizes:
             "members": self.members,
             "receivers": self.ports,
             "listeners": self.listeners,
+            "sampling": self.ports + 16,
             "counters": self.ports + 16,  # uplinks, and the entry of those that have none
         }
 
@@ -186,7 +187,7 @@ def _pinned(generation: Path, at: Path) -> Loaded | None:
     maps: dict[str, libbpf.Map] = {}
     programs: dict[str, libbpf.Program] = {}
     try:
-        for name in (*layout.LAYOUTS, layout.UPCALLS, layout.PROGRAMS):
+        for name in (*layout.LAYOUTS, layout.UPCALLS, layout.SAMPLES, layout.PROGRAMS):
             maps[name] = libbpf.Map.of(name, libbpf.pinned(generation / name))
         for name in PROGRAMS:
             programs[name] = libbpf.Program.of(name, libbpf.pinned(at / name))

@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Traffic, Upcall, UpcallKind, Way
+from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Samples, Traffic, Upcall, UpcallKind, Way
 from weft.dataplane.ebpf import attach, bpffs, build, layout, libbpf, maps
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
@@ -115,13 +115,14 @@ class EbpfDataPlane:
         self._subnets, self._records, self._macs = Table(of["subnets"]), Table(of["records"]), Table(of["macs"])
         self._moving = Table(of["moving"])
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
-        self._sources, self._qos = Table(of["sources"]), Table(of["qos"])
+        self._sources, self._qos, self._sampling = Table(of["sources"]), Table(of["qos"]), Table(of["sampling"])
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
         self._listeners = Table(of["listeners"])
         self._members = Places(Table(of["members"]), layout.member_pa)
         self._receivers = Places(Table(of["receivers"]), layout.receiver_ifindex)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
+        self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
         self._known = Known()
@@ -211,11 +212,15 @@ class EbpfDataPlane:
             layout.host(row, {}, 0)
         except Rejected as error:
             return [Failure(row.key, error.message, permanent=True)]
+        former = None if self._known.host is None else self._known.host.sampling
         self._known.host = row
         self._ways.keep(row)
         self._write_host(present)
         failures = self._attach_uplinks(present)
         self._let_go_of_uplinks()
+        if former != row.sampling:
+            for port in self._bound:
+                failures += self._open(port)
         return failures
 
     def _update_port(self, row: Port) -> list[Failure]:
@@ -431,8 +436,9 @@ class EbpfDataPlane:
         if bound is None or row is None:
             return []
         ifindex = bound.interface.ifindex
-        entries = layout.port(row, ifindex, peer=bound.interface.takes_peer_redirect)
+        entries = self._entries(row, bound.interface)
         refused = self._sources.put(entries.sources)
+        refused += self._sampling.put(entries.sampling)
         if entries.qos:
             self._make_buckets(ifindex)
         refused += self._qos.put(entries.qos)
@@ -444,8 +450,14 @@ class EbpfDataPlane:
             self._local.drop(self._mine(former.local.keys() - entries.local.keys(), ifindex))
             self._sources.drop(key for key in former.sources if key not in entries.sources)
             self._qos.drop(former.qos.keys() - entries.qos.keys())
+            self._sampling.drop(former.sampling.keys() - entries.sampling.keys())
             self._receivers.drop(former.receivers.keys() - entries.receivers.keys())
         return [Failure(row.key, "; ".join(dict.fromkeys(refused)))] if refused else []
+
+    def _entries(self, row: Port, interface: Interface) -> layout.PortEntries:
+        host = self._known.host
+        sampled = None if host is None else host.sampling
+        return layout.port(row, interface.ifindex, peer=interface.takes_peer_redirect, sampled=sampled)
 
     def _close(self, port: str) -> None:
         """Its entries go; its programs stay and drop everything."""
@@ -462,6 +474,7 @@ class EbpfDataPlane:
         self._ports.drop(entries.ports)
         self._sources.drop(entries.sources)
         self._qos.drop(entries.qos)
+        self._sampling.drop(entries.sampling)
         self._receivers.drop(entries.receivers)
 
     def _mine(self, keys: Iterable[bytes], ifindex: int) -> list[bytes]:
@@ -513,6 +526,7 @@ class EbpfDataPlane:
             (self._ports, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
             (self._sources, lambda key, _: int(layout.SOURCE_KEY.unpack(key)[1])),
             (self._qos, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
+            (self._sampling, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
         )
 
     # The host and its uplinks.
@@ -544,6 +558,9 @@ class EbpfDataPlane:
         self._host_value = None
         self._host.update(layout.THE_HOST, bytes(layout.HOST.size))
         self._uplinks = {}
+        self._sample_uplinks()
+        for port in self._bound:
+            self._open(port)  # it is sampled no more
         for attachment in self._attachments():
             if attachment.who == _UPLINK:
                 self._detach(attachment)
@@ -565,7 +582,17 @@ class EbpfDataPlane:
                 self._uplinks[uplink.interface] = interface
             except (Retry, OSError) as error:
                 failures.append(Failure(row.key, f"uplink {uplink.interface}: {error}"))
+        failures += (Failure(row.key, why) for why in self._sample_uplinks())
         return failures
+
+    def _sample_uplinks(self) -> list[str]:
+        """Why the kernel refused some."""
+        sampled = layout.sampling(None if self._known.host is None else self._known.host.sampling)
+        wanted = {layout.NUMBER.pack(of.ifindex): sampled for of in self._uplinks.values() if sampled is not None}
+        ports = {layout.NUMBER.pack(bound.interface.ifindex) for bound in self._bound.values()}
+        refused = self._sampling.put(wanted)
+        self._sampling.drop([key for key in self._sampling.told if key not in wanted and key not in ports])
+        return refused
 
     def _let_go_of_uplinks(self) -> None:
         if self._known.host is None:
@@ -759,6 +786,7 @@ class EbpfDataPlane:
             sources.setdefault(layout.SOURCE_KEY.unpack(key)[1], set()).add(key)
         values = dict(self._ports.entries())
         local, qos = dict(self._local.entries()), dict(self._qos.entries())
+        sampled = dict(self._sampling.entries())
         for name, bound in self._bound.items():
             ifindex = bound.interface.ifindex
             key = layout.NUMBER.pack(ifindex)
@@ -767,9 +795,9 @@ class EbpfDataPlane:
             row = self._known.ports.get(name)
             there = sources.get(ifindex, set())
             if row is not None:
-                should = layout.port(row, ifindex, peer=bound.interface.takes_peer_redirect)
+                should = self._entries(row, bound.interface)
                 reached = all(local.get(k) == v for k, v in should.local.items())
-                limited = should.qos.get(key) == qos.get(key)
+                limited = should.qos.get(key) == qos.get(key) and should.sampling.get(key) == sampled.get(key)
                 if should.ports == {key: values[key]} and should.sources.keys() == there and reached and limited:
                     yield row
                     continue
@@ -787,7 +815,7 @@ class EbpfDataPlane:
         # A link that is amiss first: what passes it by is worse than what it drops.
         mended += self._reconcile(present, mend=True)[1]
         mended += self._repair_uplinks(present)
-        for table in (self._sources, self._qos, self._ports, self._local, self._receivers.table):
+        for table in (self._sources, self._qos, self._sampling, self._ports, self._local, self._receivers.table):
             mended += table.repair(prune=bindings_told)
         if self._filling:
             self._settle()
@@ -859,6 +887,16 @@ class EbpfDataPlane:
                 found.append(Handed(port, up.kind, up.frame))
         return found
 
+    @property
+    def sample_fd(self) -> int | None:
+        return self._samples.fd
+
+    def samples(self) -> Samples:
+        (lost,) = layout.COUNT.unpack(self._samples_lost.lookup(layout.NUMBER.pack(0)) or bytes(8))
+        names = {bound.interface.ifindex: port for port, bound in self._bound.items()}
+        names |= {interface.ifindex: f"uplink:{name}" for name, interface in self._uplinks.items()}
+        return Samples([layout.read_sample(data) for data in self._samples.read()], lost, names)
+
     def send(self, port: str, frame: bytes) -> None:
         bound = self._bound.get(port)
         if bound is None:
@@ -875,6 +913,7 @@ class EbpfDataPlane:
         if not self._closed:
             self._closed = True
             self._ring.close()
+            self._samples.close()
             self._loaded.close()
             os.close(self._lock)
 

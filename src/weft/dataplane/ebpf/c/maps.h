@@ -20,6 +20,7 @@ struct host {
 	__u16 flags;
 };
 #define HOST_PATHS 1 /* there is something in paths */
+#define HOST_SAMPLED 2 /* uplinks have entries in sampling */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -168,6 +169,7 @@ struct {
 #define PORT_DHCP 0x100 /* the agent answers it, where it answers its subnet */
 #define PORT_DHCP_SERVER 0x200 /* may answer DHCP, and advertise itself as a router */
 #define PORT_QOS 4 /* has an entry in qos */
+#define PORT_SAMPLED 8 /* has an entry in sampling */
 struct port {
 	__u32 vsid;
 	__u8 mac[6];
@@ -268,6 +270,47 @@ struct {
 	__type(value, struct bucket);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } buckets SEC(".maps");
+
+/* sampling: written by the agent from the Host row and Port rows; read where PORT_SAMPLED or HOST_SAMPLED is set. */
+struct sampling {
+	__u32 below; /* a frame is taken when a random number is not above it */
+	__u32 rate; /* one in so many */
+	__u32 header_bytes;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4112);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct sampling);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sampling SEC(".maps");
+
+/* samples: written by the programs, read by the agent. Its own, so that no flood of samples starves upcalls. */
+#define SAMPLE_MAX 256
+struct sample {
+	__u32 ifindex;
+	__u32 rate;
+	__u32 length; /* of the frame */
+	__u32 captured; /* of it, in header */
+	__u8 header[SAMPLE_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* bytes */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} samples SEC(".maps");
+
+/* samples_lost: counted by the programs: samples for which there was no room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} samples_lost SEC(".maps");
 
 /* counters: entries made by the agent for every bound port and uplink before its program is attached, counted by the
  * programs. A value per CPU. The entry of ifindex 0 counts what comes in by an interface that has none.

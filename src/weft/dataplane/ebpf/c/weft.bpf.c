@@ -11,6 +11,7 @@
 #include "dhcp.h"
 #include "flood.h"
 #include "neighbour.h"
+#include "sample.h"
 
 /* Step 8: the destination MAC is the distributed router's. */
 INLINE int route(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet, struct counters *c)
@@ -117,6 +118,8 @@ int weft_from_port(struct __sk_buff *skb)
 	port = bpf_map_lookup_elem(&ports, &ifindex);
 	if (!port)
 		return drop(skb, c, DROP_PORT_UNBOUND);
+	if (port->flags & PORT_SAMPLED)
+		sample(skb, ifindex);
 	if (!(port->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
 	subnet = subnet_of(port->vsid);
@@ -244,6 +247,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 
 	c = counters_of(skb->ifindex);
 	packets = count_received(skb, c);
+	if (me->flags & HOST_SAMPLED)
+		sample(skb, skb->ifindex);
 	why = skb->protocol == ETHERTYPE_IPV4 ? outer4(skb, &o) : outer6(skb, &o);
 	if (why)
 		return drop(skb, c, why);
