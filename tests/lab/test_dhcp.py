@@ -282,6 +282,25 @@ def test_a_guest_that_plays_dhcp_server_and_router_is_heard_by_nobody(asking: La
     assert routes(asking, name)["default"] == {"10.0.0.1"}
 
 
+def test_a_tenants_own_server_serves_its_guests_where_the_hosts_do_not(asking: Lab, tmp_path: Path) -> None:
+    name, served = "blue/served", asking.guest("blue/served")
+    undress(asking, name)
+    directories = [tmp_path / each for each in ("server", "client")]
+    for directory in directories:
+        directory.mkdir()
+    settings = directories[0] / "udhcpd.conf"
+    settings.write_text(
+        "start 10.0.2.11\nend 10.0.2.11\ninterface eth0\noption subnet 255.255.255.0\noption dns 10.0.2.53\n"
+        f"lease_file {directories[0]}/leased\npidfile {directories[0]}/pid\nstatic_lease {served.mac} 10.0.2.11\n"
+    )
+    (directories[0] / "leased").touch()
+    server = client(asking, "blue/server", OWN_ETC, directories[0], "busybox", "udhcpd", "-f", str(settings))
+    with server, udhcpc(asking, name, directories[1]):
+        eventually(lambda: "nameserver 10.0.2.53" in resolver(directories[1]), "the server's answer")
+        assert addresses(asking, name) == {"10.0.2.11"}
+        assert "default" not in routes(asking, name)
+
+
 def test_a_flood_of_questions_keeps_nobody_else_from_answers_or_traffic(asking: Lab, tmp_path: Path) -> None:
     rogue, name = asking.guest("blue/rogue"), "blue/busybox"
     question = bytes(
