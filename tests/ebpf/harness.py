@@ -20,6 +20,7 @@ from weft.dataplane.ebpf.maps import Sizes
 
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
+_SO_RCVBUFFORCE = 33
 _libc = ctypes.CDLL(None, use_errno=True)
 
 #: Small, so that a hundred of them fit a test run.
@@ -180,6 +181,8 @@ class Wires:
         self._names = names
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
         self._socket.setblocking(False)
+        # Hundreds of frames at once.
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 23)
 
     def frames(self) -> list[tuple[str, bytes]]:
         """What has come since the last time; what this namespace itself sends is passed over."""

@@ -405,6 +405,8 @@ class EbpfDataPlane:
                 self._close(port)
                 del self._bound[port]
                 closed.add(bound.interface.ifindex)
+        if closed:
+            self._forget_listeners(closed.__contains__)
         successors = {i.ifindex: Attachment.of_port(i.ifindex, port) for port, i in wanted.items()}
         leaving = [a for a in self._attachments() if a.who != _UPLINK and successors.get(a.ifindex) != a]
         self._forget({attachment.ifindex for attachment in leaving} - closed)

@@ -93,21 +93,22 @@ INLINE __u32 membership_kind(struct __sk_buff *skb, const struct packet *p)
 /* As for upcalls, by the generic cell rate algorithm; pps 0: no limit. */
 static __noinline bool flood_within_rate(__u32 ifindex, __u32 pps, __u32 packets)
 {
-	__u64 now, full, interval_ns, *known;
+	struct flood_rate rate = { .pps = pps }, *known;
+	__u64 now, interval_ns;
 
 	if (!pps)
 		return true;
 	interval_ns = 1000000000 / pps;
 	now = bpf_ktime_get_ns();
 	known = bpf_map_lookup_elem(&flood_rates, &ifindex);
-	full = known && *known > now ? *known : now;
-	if (full > now + FLOOD_BURST * interval_ns)
+	rate.full_ns = known && known->pps == pps && known->full_ns > now ? known->full_ns : now;
+	if (rate.full_ns > now + FLOOD_BURST * interval_ns)
 		return false;
-	full += interval_ns * packets;
+	rate.full_ns += interval_ns * packets;
 	if (known)
-		*known = full;
+		*known = rate;
 	else
-		bpf_map_update_elem(&flood_rates, &ifindex, &full, BPF_ANY);
+		bpf_map_update_elem(&flood_rates, &ifindex, &rate, BPF_ANY);
 	return true;
 }
 

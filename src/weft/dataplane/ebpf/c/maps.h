@@ -418,10 +418,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } listeners SEC(".maps");
 
-/* flood_rates: the programs' own, and pinned nowhere: when a port's share of broadcast will be full again, in ns. */
+/* flood_rates: the programs' own, and pinned nowhere: when a port's share of broadcast will be full again. */
+struct flood_rate {
+	__u64 full_ns;
+	__u32 pps; /* by which that was reckoned: with another limit it begins anew */
+	__u32 pad;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
 	__type(key, __u32); /* ifindex */
-	__type(value, __u64);
+	__type(value, struct flood_rate);
 } flood_rates SEC(".maps");
