@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import agent, api, controller, domain, network, records
+from bench import agent, api, controller, domain, flood, network, records
 from bench.context import Bench
 
 _TRAFFIC = (
@@ -58,6 +58,14 @@ BENCHES: dict[str, Bench] = {
             "and so TSO, turned off, as that datapath wants it: it does not finish checksums that a veth left to it, "
             "and does not put TSO packets into tunnels.",
             network.openvswitch,
+        ),
+        Bench(
+            "flood",
+            "Copies of a broadcast to 100 hosts",
+            "A guest sends broadcasts of 64 bytes as fast as its socket takes them; its host makes a copy for each of "
+            "100 hosts (head-end replication), all behind one gateway. Copies are counted as they are given to the "
+            "uplink, and once more at its other end. Everything runs in the sender's own time, on one CPU.",
+            flood.run,
         ),
         Bench(
             "scale",

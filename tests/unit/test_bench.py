@@ -23,6 +23,7 @@ FIGURES = {
     "latency",
     "rules",
     "openvswitch",
+    "flood",
     "scale",
     "records",
     "agent",
