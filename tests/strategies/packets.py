@@ -271,6 +271,8 @@ def _tunnels(draw: st.DrawFn, rule: Rule, vsid: int, inner: bytes) -> tuple[int,
         word = draw(st.sampled_from((packet.GRE_WORD,) * 15 + odd))
         key = vsid << 8 | draw(st.integers(0, 255)) if rule is Rule.NVGRE else vsid
         return draw(st.sampled_from((47,) * 15 + (17,))), word + key.to_bytes(4, "big") + inner
+    if rule is Rule.STT:
+        return 6, draw(_stt(vsid, inner))
     options = draw(st.sampled_from((b"", b"", b"", bytes(4), bytes(252))))
     if rule is Rule.VXLAN:
         port, first = 4789, draw(st.sampled_from((b"\x08\0\0\0",) * 9 + (bytes(4), b"\xff" * 4)))
@@ -284,6 +286,22 @@ def _tunnels(draw: st.DrawFn, rule: Rule, vsid: int, inner: bytes) -> tuple[int,
     port = draw(st.sampled_from((port,) * 15 + (53,)))
     head = b"".join(word.to_bytes(2, "big") for word in (50000, port, max(length, 0), draw(st.sampled_from((0, 7)))))
     return 17, head + first + vni + inner
+
+
+@st.composite
+def _stt(draw: st.DrawFn, vsid: int, inner: bytes) -> bytes:
+    flags, l4_at = draw(st.sampled_from(((0, 0),) * 5 + ((2, 34), (6, 34), (10, 34), (14, 54), (2, 13), (2, 255))))
+    tag = draw(st.sampled_from((b"\0\0",) * 9 + (b"\x10\x05", b"\x0f\xff")))
+    context = vsid | draw(st.sampled_from((0,) * 9 + (1 << 24, 1 << 63)))
+    version = draw(st.sampled_from((0,) * 15 + (1,)))
+    body = bytes((version, flags, l4_at, 7, 5, 120)) + tag + context.to_bytes(8, "big") + b"\0\7" + inner
+    body = body[: draw(st.sampled_from((len(body),) * 15 + (17,)))]
+    length = len(body) + draw(st.sampled_from((0,) * 15 + (1, -1)))
+    port = draw(st.sampled_from((7471,) * 15 + (80,)))
+    place = draw(st.sampled_from((0,) * 15 + (1, 1400)))
+    head = b"".join(word.to_bytes(2, "big") for word in (50000, port, max(length, 0), place))
+    offset = draw(st.sampled_from((b"\x50",) * 15 + (b"\x60", b"\x40")))
+    return head + bytes(4) + offset + b"\x18\xff\xff" + bytes(4) + body
 
 
 @st.composite

@@ -159,7 +159,7 @@ def test_an_interfaces_name_may_have_what_linux_allows() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "over_ipv4", "over_ipv6"),
-    [(Rule.NVGRE, 42, 62), (Rule.VXLAN, 50, 70), (Rule.GENEVE, 50, 70), (Rule.GRE, 42, 62)],
+    [(Rule.NVGRE, 42, 62), (Rule.VXLAN, 50, 70), (Rule.GENEVE, 50, 70), (Rule.GRE, 42, 62), (Rule.STT, 72, 92)],
 )
 def test_a_rule_takes_its_headers_and_the_inner_ethernet_from_the_path(
     rule: Rule, over_ipv4: int, over_ipv6: int

@@ -16,6 +16,7 @@ class Feature(StrEnum):
     VXLAN = "vxlan"
     GENEVE = "geneve"
     GRE = "gre"
+    STT = "stt"
     UNDERLAY_IPV4 = "underlay-ipv4"
     UNDERLAY_IPV6 = "underlay-ipv6"
     QOS = "qos"
@@ -30,6 +31,7 @@ class Rule(StrEnum):
     VXLAN = "vxlan"  # RFC 7348
     GENEVE = "geneve"  # RFC 8926
     GRE = "gre"  # RFC 2890: the key is the VSID, for peers that do not speak NVGRE
+    STT = "stt"  # draft-davie-stt-08
 
 
 class Ipv6Mode(StrEnum):
@@ -86,6 +88,7 @@ ABILITIES: AbilityTable = MappingProxyType(
                     Feature.VXLAN,
                     Feature.GENEVE,
                     Feature.GRE,
+                    Feature.STT,
                     Feature.UNDERLAY_IPV4,
                     Feature.UNDERLAY_IPV6,
                     Feature.QOS,
@@ -104,6 +107,7 @@ RULE_NEEDS: Mapping[Rule, Feature] = MappingProxyType(
         Rule.VXLAN: Feature.VXLAN,
         Rule.GENEVE: Feature.GENEVE,
         Rule.GRE: Feature.GRE,
+        Rule.STT: Feature.STT,
     }
 )
 
@@ -116,6 +120,7 @@ _TUNNEL_BYTES: Mapping[Rule, int] = MappingProxyType(
         Rule.VXLAN: 8 + 8,  # UDP, VXLAN
         Rule.GENEVE: 8 + 8,  # UDP, Geneve without options
         Rule.GRE: 8,
+        Rule.STT: 20 + 18,  # what looks like TCP, STT
     }
 )
 

@@ -48,6 +48,7 @@ class DropReason(IntEnum):
     GUEST_SERVER = 32  #: answers DHCP or advertises a router, which the port may not
     FLOOD_LIMIT = 31  #: more broadcast and multicast than the port may send
     NO_MEMBER = 35  #: broadcast or multicast that nobody here or elsewhere is to have
+    REASSEMBLY = 36  #: STT in several segments, which are not joined
 
     @property
     def label(self) -> str:

@@ -1,6 +1,7 @@
 """Encapsulations, both ways: datapath.md, From the uplink and On the wire. Never chooses where to.
 
-NVGRE is RFC 7637, GRE with a key RFC 2890, VXLAN RFC 7348, Geneve RFC 8926.
+NVGRE is RFC 7637, GRE with a key RFC 2890, VXLAN RFC 7348, Geneve RFC 8926; STT is
+next door.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TypeAlias, assert_never
 
 from weft.policy.drop import DropReason
 from weft.policy.rows import Rule
-from weft.reference import packet
+from weft.reference import packet, stt
 from weft.reference.lookups import VSID_FIRST, VSID_LAST, Host, Subnet
 
 UDP_BYTES = 8
@@ -63,14 +64,14 @@ def encapsulate(source: bytes, pa: bytes, rule: Rule, vsid: int, frame: bytes, d
     ip = packet.parse(frame)
     if not isinstance(ip, packet.Ip):
         raise TypeError("only IP frames that were parsed before are encapsulated")
-    protocol, payload = _around(rule, vsid, packet.flow_hash(ip), frame)
     tos = (ip.dscp if dscp is None else dscp) << 2 | ip.ecn
+    protocol, payload = _around(source, pa, rule, vsid, packet.flow_hash(ip), frame)
     if len(pa) == 4:
         return packet.ipv4(source, pa, protocol, payload, tos=tos)
     return packet.ipv6(source, pa, protocol, payload, tclass=tos)
 
 
-def _around(rule: Rule, vsid: int, flow: int, frame: bytes) -> tuple[int, bytes]:
+def _around(source: bytes, pa: bytes, rule: Rule, vsid: int, flow: int, frame: bytes) -> tuple[int, bytes]:
     """The outer IP protocol, and what it carries."""
     vni = vsid.to_bytes(3, "big") + b"\0"
     match rule:
@@ -82,6 +83,8 @@ def _around(rule: Rule, vsid: int, flow: int, frame: bytes) -> tuple[int, bytes]
             return packet.UDP, _datagram(flow, VXLAN_PORT, bytes((VXLAN_VNI_GIVEN, 0, 0, 0)) + vni + frame)
         case Rule.GENEVE:
             return packet.UDP, _datagram(flow, GENEVE_PORT, b"\0\0" + ETHERNET_INSIDE + vni + frame)
+        case Rule.STT:
+            return packet.TCP, stt.around(source, pa, vsid, flow, frame)
         case _:
             assert_never(rule)
 
@@ -123,6 +126,8 @@ class Reading:
                     return self._vxlan
                 case Rule.GENEVE if Rule.GENEVE in self.accepts:
                     return self._geneve
+        if protocol == packet.TCP and payload[2:4] == stt.PORT.to_bytes(2, "big") and Rule.STT in self.accepts:
+            return self._stt
         return None
 
     def _gre(self, gre: bytes) -> _Said:
@@ -153,6 +158,10 @@ class Reading:
         if payload[1] & GENEVE_CRITICAL:
             return DropReason.CRITICAL_OPTION
         return Rule.GENEVE, int.from_bytes(payload[4:7], "big"), payload[behind:]
+
+    def _stt(self, segment: bytes) -> _Said:
+        said = stt.read(segment)
+        return said if isinstance(said, DropReason) else (Rule.STT, *said)
 
 
 def _udp_payload(datagram: bytes) -> bytes | None:

@@ -44,8 +44,8 @@ DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
 MARK = COPY = 0x80  # DSCP_*
 DIRECTIONS = (0, 1)  # DIRECTION_*
 FAMILY4, FAMILY6 = 4, 6
-RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4}
 MOVING = 0x8000  # RECORD_MOVING, beside the rule's number
+RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4, Rule.STT: 5}
 RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
 
 

@@ -254,8 +254,13 @@ static __noinline int copy_to_members(struct __sk_buff *skb, const struct packet
 {
 	struct flood_loop loop = { .skb = skb, .f = f };
 	struct envelope e = {};
+	__u32 rule;
 
-	if (!p || !f || !h || !is_known_rule(f->rule))
+	if (!p || !f || !h)
+		return 0;
+	rule = f->rule;
+	/* Not by STT: its checksum is of the addresses, too, which differ between copies. */
+	if (rule < RULE_NVGRE || rule > RULE_GRE)
 		return 0;
 	e.source = addr_is4(&f->first) ? &h->source4 : &h->source6;
 	if (addr_is_zero(e.source))
@@ -266,7 +271,7 @@ static __noinline int copy_to_members(struct __sk_buff *skb, const struct packet
 	e.inner_to = p->to;
 	e.inner_from = p->from;
 	e.vsid = f->vsid;
-	e.rule = f->rule;
+	e.rule = rule;
 	e.tos = p->outer_tos;
 	if (tunnel_push(skb, p, &e))
 		return 0;

@@ -94,6 +94,7 @@ struct {
 #define RULE_VXLAN 2
 #define RULE_GENEVE 3
 #define RULE_GRE 4
+#define RULE_STT 5
 struct record_key {
 	__u32 vsid;
 	struct addr ca;

@@ -119,7 +119,7 @@ INLINE struct crossing *crossing_to(struct __sk_buff *skb, const struct packet *
 	x->probed = way && way->mtu;
 	x->ifindex = 0;
 	x->mtu = 0;
-	find_crossing(skb, x, p->l3_length + tunnel_bytes(rule, pa), is_udp_rule(rule) ? IPPROTO_UDP : IPPROTO_GRE);
+	find_crossing(skb, x, p->l3_length + tunnel_bytes(rule, pa), is_udp_rule(rule) ? IPPROTO_UDP : rule == RULE_STT ? IPPROTO_TCP : IPPROTO_GRE);
 	return x;
 }
 
@@ -174,6 +174,16 @@ static __noinline int address_for(struct __sk_buff *skb, const struct crossing *
 	return 0;
 }
 
+/* What is to be done once the outer addresses are there. */
+static __noinline int seal_for(struct __sk_buff *skb, const struct target *t, const struct crossing *x)
+{
+	if (!t || !x)
+		return -1;
+	if (record_rule(t->record) != RULE_STT)
+		return 0;
+	return addr_is4(&x->destination) ? stt_seal(skb, true) : stt_seal(skb, false);
+}
+
 INLINE void count_crossing(struct __sk_buff *skb, const struct crossing *x, __u32 packets)
 {
 	struct counters *up = counters_of(x->ifindex);
@@ -216,7 +226,7 @@ INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct tar
 		skb->mark = 0;
 		copies = 1;
 	}
-	if (push_for(skb, p, t, last))
+	if (push_for(skb, p, t, last) || seal_for(skb, t, last))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	/* A copy cannot wait for a neighbour: one without a MAC goes last, and is asked for. If neither has one, the other
 	 * is known by the time that the next packet comes.
@@ -224,13 +234,13 @@ INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct tar
 	if (copy && copy->ifindex && (copy->known || last->known)) {
 		struct crossing *first = copy->known ? copy : last;
 
-		if (address_for(skb, first))
+		if (address_for(skb, first) || seal_for(skb, t, first))
 			return drop(skb, c, DROP_ENCAP_FAILED);
 		count_crossing(skb, first, segments);
 		bpf_clone_redirect(skb, first->ifindex, 0);
 		copies = 1;
 		last = copy->known ? last : copy;
-		if (address_for(skb, last))
+		if (address_for(skb, last) || seal_for(skb, t, last))
 			return drop(skb, c, DROP_ENCAP_FAILED);
 	}
 	count_crossing(skb, last, segments);

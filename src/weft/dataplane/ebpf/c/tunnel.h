@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Outer headers, on and off: NVGRE (RFC 7637), GRE with a key (RFC 2890), VXLAN (RFC 7348), Geneve (RFC 8926), over
- * IPv4 and IPv6. GSO packets cross whole.
+ * IPv4 and IPv6; and STT (stt.h). GSO packets cross whole, but by STT.
  */
 #pragma once
 
 #include "lookup.h"
 #include "parse.h"
+#include "stt.h"
 
 #define GRE_FLAGS_PROTOCOL bpf_htonl(0x20006558) /* key, nothing else; Transparent Ethernet Bridging */
 #define VXLAN_PORT 4789
@@ -47,14 +48,17 @@ INLINE bool is_udp_rule(__u16 rule)
 
 INLINE bool is_known_rule(__u16 rule)
 {
-	return rule >= RULE_NVGRE && rule <= RULE_GRE;
+	return rule >= RULE_NVGRE && rule <= RULE_STT;
 }
 
 /* What a rule adds to the inner L3 length. */
 INLINE __u32 tunnel_bytes(__u16 rule, const struct addr *pa)
 {
-	return (addr_is4(pa) ? IPV4_BYTES : IPV6_BYTES) + (is_udp_rule(rule) ? UDP_BYTES + VXLAN_BYTES : GRE_BYTES) +
-	       ETHERNET_BYTES;
+	__u32 tunnel = is_udp_rule(rule) ? UDP_BYTES + VXLAN_BYTES : GRE_BYTES;
+
+	if (rule == RULE_STT)
+		tunnel = TCP_BYTES + STT_BYTES;
+	return (addr_is4(pa) ? IPV4_BYTES : IPV6_BYTES) + tunnel + ETHERNET_BYTES;
 }
 
 /* Room behind the Ethernet header, with the marks that keep GSO packets whole. outer: the Ethernet type of what is to
@@ -190,11 +194,39 @@ INLINE int push(struct __sk_buff *skb, const struct packet *p, const struct enve
 	return 0;
 }
 
+/* The same for STT, whose frames are sent one by one: what is to be segmented does not come here. The marks of a GRE
+ * tunnel mean nothing to a packet that is finished, but make the kernel correct skb->protocol.
+ */
+INLINE int push_stt(struct __sk_buff *skb, const struct packet *p, const struct envelope *e, bool is4)
+{
+	const __u32 ip_bytes = is4 ? IPV4_BYTES : IPV6_BYTES;
+	const __u32 hash = flow_hash(p);
+	struct stt_tunnel *t;
+	int rc;
+
+	if (skb->gso_size)
+		return -1;
+	rc = tunnel_room(skb, ip_bytes + sizeof(*t), is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6, false);
+	if (rc)
+		return rc;
+	t = is4 ? put_outer4(skb, e->tos, IPPROTO_TCP, e->source->w[3], e->destination->w[3])
+		: put_outer6(skb, e->tos, IPPROTO_TCP, e->source, e->destination);
+	if (!t || (void *)(t + 1) > (void *)(long)skb->data_end)
+		return -1;
+	stt_fill(t, e->vsid, hash, SOURCE_PORT_FIRST | hash >> 18, skb->len - ETHERNET_BYTES - ip_bytes);
+	__builtin_memcpy(t->inner.destination, e->inner_to, 6);
+	__builtin_memcpy(t->inner.source, e->inner_from, 6);
+	t->inner.type = p->type;
+	return 0;
+}
+
 /* On the frame in place; its Ethernet header moves inside, and the outer one is the kernel's to fill. 0 or an errno. */
 INLINE int tunnel_push(struct __sk_buff *skb, const struct packet *p, const struct envelope *e)
 {
 	const bool udp = is_udp_rule(e->rule);
 
+	if (e->rule == RULE_STT)
+		return addr_is4(e->destination) ? push_stt(skb, p, e, true) : push_stt(skb, p, e, false);
 	if (addr_is4(e->destination))
 		return udp ? push(skb, p, e, true, true) : push(skb, p, e, true, false);
 	return udp ? push(skb, p, e, false, true) : push(skb, p, e, false, false);
@@ -232,6 +264,8 @@ INLINE __u16 rule_of(const struct host *me, __u8 protocol, const __be32 *words)
 		if (port == GENEVE_PORT && accepts(me->accepts, RULE_GENEVE))
 			return RULE_GENEVE;
 	}
+	if (protocol == IPPROTO_TCP && (bpf_ntohl(words[0]) & 0xffff) == STT_PORT && accepts(me->accepts, RULE_STT))
+		return RULE_STT;
 	return 0;
 }
 
@@ -283,6 +317,17 @@ INLINE enum drop_reason read_tunnel(struct __sk_buff *skb, struct outer *o, __u3
 	__be32 *words = (void *)(long)skb->data + at;
 	__u32 length, options;
 
+	if (o->rule == RULE_STT) {
+		struct stt stt = {};
+		enum drop_reason why = stt_read(skb, at, payload, &stt);
+
+		if (why)
+			return why;
+		o->vsid = stt.vsid;
+		o->bytes = at + TCP_BYTES + STT_BYTES;
+		o->length = payload - TCP_BYTES - STT_BYTES;
+		return stt.unfinished ? stt_finish(skb, o->bytes, o->length, stt.transport, stt.tcp) : 0;
+	}
 	if (!is_udp_rule(o->rule)) {
 		if ((void *)(words + 2) > end)
 			return DROP_OUTER_MALFORMED;

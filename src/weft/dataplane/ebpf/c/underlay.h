@@ -83,7 +83,7 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 		return drop(skb, c, DROP_UNSUPPORTED_RULE);
 	if (addr_is_zero(source))
 		return drop(skb, c, DROP_NO_UNDERLAY);
-	fib.l4_protocol = is_udp_rule(rule) ? IPPROTO_UDP : IPPROTO_GRE;
+	fib.l4_protocol = is_udp_rule(rule) ? IPPROTO_UDP : rule == RULE_STT ? IPPROTO_TCP : IPPROTO_GRE;
 	/* What our own probes have found is newer than what the kernel has learnt. */
 	fib.tot_len = t->way && t->way->mtu ? 0 : p->l3_length + overhead;
 	/* As for the host's own packets: the look-up wants an interface that forwards, and a guest's must not. */
@@ -109,7 +109,7 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	e.source = source;
 	e.inner_from = t->routed ? t->from : p->from;
 	e.tos = p->outer_tos; /* RFC 6040 section 4.1 */
-	if (tunnel_push(skb, p, &e))
+	if (tunnel_push(skb, p, &e) || (rule == RULE_STT && stt_seal(skb, is4)))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	up = counters_of(fib.ifindex);
 	if (up) {
