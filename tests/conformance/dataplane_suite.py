@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from weft.contracts.dataplane import DataPlane, Traffic
+from weft.model.names import Name
 from weft.policy.rows import (
     TABLES,
     Host,
     Key,
+    Limit,
     MacRecord,
+    Mirror,
     Pair,
     Port,
+    Qos,
     Record,
     Route,
     Row,
@@ -74,6 +78,9 @@ class DataPlaneSuite:
                 MAC,
                 ("10.0.1.4", "2001:db8:1::4"),
                 (Pair(MAC, "172.16.0.0/12"), Pair(MAC_2, "2001:db8::/32")),
+                qos=Qos(Limit(10**6, 20_000), None, 46, None),
+                sampling_rate=7,
+                mirror=Mirror(Name(DB), None),
             ),
             Port(DB, 6001, MAC_2, ("10.0.1.5",), enabled=False),
         ]

@@ -93,6 +93,7 @@ ABILITIES: AbilityTable = MappingProxyType(
                     Feature.UNDERLAY_IPV6,
                     Feature.QOS,
                     Feature.SAMPLING,
+                    Feature.MIRRORING,
                 }
             ),
             max_pas=8,  # MAX_PAS in the eBPF program's maps

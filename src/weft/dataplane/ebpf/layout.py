@@ -22,6 +22,8 @@ from weft.policy.rows import (
     Limit,
     MacRecord,
     Member,
+    Mirror,
+    MirrorProtocol,
     Pair,
     Peer,
     Port,
@@ -39,7 +41,7 @@ HAS4, HAS6 = 1, 2  # SUBNET_HAS*
 DHCP4, DHCP6, BROADCAST, SNOOPING = 4, 8, 16, 32  # SUBNET_*
 HOST_PATHS, HOST_SAMPLED = 1, 2
 ACCEPTS_SHIFT = 8  # SUBNET_ACCEPTS
-ENABLED, PEER, HAS_QOS, SAMPLED = 1, 2, 4, 8  # PORT_*
+ENABLED, PEER, HAS_QOS, SAMPLED, MIRRORED = 1, 2, 4, 8, 16  # PORT_*
 DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
 MARK = COPY = 0x80  # DSCP_*
 DIRECTIONS = (0, 1)  # DIRECTION_*
@@ -85,6 +87,7 @@ BUCKET_KEY = struct.Struct("=II")
 BUCKET = struct.Struct("=8xqqQ")
 SAMPLING = struct.Struct("=IIII")
 SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
+MIRROR = struct.Struct("=16sIHBB")
 COUNT = struct.Struct("=Q")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
@@ -102,6 +105,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "sources": (SOURCE_KEY, NUMBER),
     "qos": (NUMBER, QOS),
     "buckets": (BUCKET_KEY, BUCKET),
+    "mirrors": (NUMBER, MIRROR),
     "sampling": (NUMBER, SAMPLING),
     "samples_lost": (NUMBER, COUNT),
     "counters": (NUMBER, COUNTERS),
@@ -316,7 +320,7 @@ def port(row: Port, ifindex: int, *, peer: bool, sampled: Sampling | None = None
     samples = sampling(sampled, row.sampling_rate)
     own = mac(row.mac)
     flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0) | (0 if row.qos is None else HAS_QOS)
-    flags |= 0 if samples is None else SAMPLED
+    flags |= (0 if samples is None else SAMPLED) | (0 if row.mirror is None else MIRRORED)
     flags |= (DHCP if row.dhcp else 0) | (DHCP_SERVER if row.dhcp_server else 0)
     cas = [address(ca) for ca in row.cas]
     ca4 = next((ca for ca in cas if ca.startswith(_MAPPED)), NONE)
@@ -601,6 +605,13 @@ def read_upcall(data: bytes) -> ReadUpcall:
     ifindex, _, kind, length, packed, _, packed_address = UPCALL.unpack_from(data)
     frame = data[UPCALL.size : UPCALL.size + length]
     return ReadUpcall(ifindex, UpcallKind(kind), mac_text(packed), address_text(packed_address), frame)
+
+
+def mirror(of: Mirror, ifindex: int) -> bytes:
+    """Value of the map mirrors. ifindex: of the port that it is to, or 0."""
+    to = NONE if of.address is None else address(of.address)
+    directions = of.from_guest << DIRECTIONS[0] | of.to_guest << DIRECTIONS[1]
+    return MIRROR.pack(to, ifindex, of.session, of.protocol is MirrorProtocol.ERSPAN, directions)
 
 
 def read_sample(data: bytes) -> Sample:

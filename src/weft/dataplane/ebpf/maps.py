@@ -62,6 +62,7 @@ class Sizes:
             "receivers": self.ports,
             "listeners": self.listeners,
             "sampling": self.ports + 16,
+            "mirrors": self.ports,
             "counters": self.ports + 16,  # uplinks, and the entry of those that have none
         }
 

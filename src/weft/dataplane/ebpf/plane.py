@@ -122,6 +122,7 @@ class EbpfDataPlane:
         self._members = Places(Table(of["members"]), layout.member_pa)
         self._receivers = Places(Table(of["receivers"]), layout.receiver_ifindex)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
+        self._mirrors = Table(of["mirrors"])
         self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
@@ -228,8 +229,12 @@ class EbpfDataPlane:
             layout.port(row, 0, peer=False)
         except Rejected as error:
             return [Failure(row.key, error.message, permanent=True)]
+        former = self._known.ports.get(row.port)
         self._known.ports[row.port] = row
-        return self._open(row.port)
+        failures = self._open(row.port)
+        if row.mirror is not None or (former is not None and former.mirror is not None):
+            failures += self._mirror()
+        return failures
 
     def delete(self, keys: Iterable[Key]) -> list[Failure]:
         failures: list[Failure] = []
@@ -246,6 +251,7 @@ class EbpfDataPlane:
                     for key in group:
                         self._known.ports.pop(str(key[1]), None)
                         self._close(str(key[1]))
+                    failures += self._mirror()
                 case "subnets" | "records" | "macs" | "routes":
                     failures += self._delete(table, group)
                 case "members":
@@ -287,6 +293,7 @@ class EbpfDataPlane:
             self._close(port)
         self._known.everything = True
         self._prune_ports(wanted)
+        self._mirror()
         for name, keys_of in reversed(list(_KEYS.items())):
             self._table(name).prune(wanted, keys_of)
         members: list[tuple[Place, Key]] = [
@@ -340,6 +347,7 @@ class EbpfDataPlane:
     def bind(self, bindings: Mapping[str, str]) -> list[Failure]:
         self._known.bindings = dict(bindings)
         failures, _ = self._reconcile(interfaces(), mend=False)
+        failures += self._mirror()
         return failures + self._settle()
 
     def _reconcile(self, present: Mapping[str, Interface], *, mend: bool) -> tuple[list[Failure], int]:
@@ -456,6 +464,23 @@ class EbpfDataPlane:
             self._receivers.drop(former.receivers.keys() - entries.receivers.keys())
         return [Failure(row.key, "; ".join(dict.fromkeys(refused)))] if refused else []
 
+    def _mirror(self) -> list[Failure]:
+        """Where copies go, as ports are bound now: to one that is not bound here go none."""
+        wanted: dict[bytes, bytes] = {}
+        for row in self._known.ports.values():
+            bound = self._bound.get(row.port)
+            if row.mirror is None or bound is None:
+                continue
+            to = None if row.mirror.port is None else self._bound.get(row.mirror.port)
+            if to is not None or row.mirror.port is None:
+                ifindex = 0 if to is None else to.interface.ifindex
+                wanted[layout.NUMBER.pack(bound.interface.ifindex)] = layout.mirror(row.mirror, ifindex)
+        if wanted == self._mirrors.told:
+            return []
+        refused = self._mirrors.put(wanted)
+        self._mirrors.drop([key for key in self._mirrors.told if key not in wanted])
+        return [Failure(("hosts", self._host_name), why) for why in refused]
+
     def _entries(self, row: Port, interface: Interface) -> layout.PortEntries:
         host = self._known.host
         sampled = None if host is None else host.sampling
@@ -529,6 +554,7 @@ class EbpfDataPlane:
             (self._sources, lambda key, _: int(layout.SOURCE_KEY.unpack(key)[1])),
             (self._qos, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
             (self._sampling, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
+            (self._mirrors, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
         )
 
     # The host and its uplinks.
@@ -817,7 +843,15 @@ class EbpfDataPlane:
         # A link that is amiss first: what passes it by is worse than what it drops.
         mended += self._reconcile(present, mend=True)[1]
         mended += self._repair_uplinks(present)
-        for table in (self._sources, self._qos, self._sampling, self._ports, self._local, self._receivers.table):
+        for table in (
+            self._sources,
+            self._qos,
+            self._sampling,
+            self._mirrors,
+            self._ports,
+            self._local,
+            self._receivers.table,
+        ):
             mended += table.repair(prune=bindings_told)
         if self._filling:
             self._settle()

@@ -2,12 +2,15 @@
 /* To where policy has placed the destination: a local port, or another host. docs/design/datapath.md, step 10. */
 #pragma once
 
+#include "mirror.h"
 #include "moving.h"
 #include "size.h"
 #include "underlay.h"
 
 INLINE int to_local_port(struct __sk_buff *skb, __u32 ifindex, __u32 flags, bool peer_works)
 {
+	if (flags & PORT_MIRRORED)
+		mirror(skb, ifindex, DIRECTION_TO_GUEST);
 	skb->cb[0] = VERDICT_TO_PORT;
 	skb->cb[1] = ifindex;
 	if (flags & PORT_PEER && peer_works)

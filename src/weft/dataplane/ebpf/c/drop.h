@@ -21,6 +21,8 @@ enum verdict {
 #define WEFT_MARK 0x57454654
 /* The same of what the agent sends: weft_to_port counts it, since nobody has. */
 #define WEFT_AGENT_MARK 0x57454641
+/* That of a copy for a mirror at an address: weft_to_port puts the headers on and sends it there. */
+#define WEFT_MIRROR_MARK 0x5745464d
 /* Of a copy for another host: weft_to_port lets it to no guest, but sends it there. Probed: its way's MTU is known. */
 #define WEFT_COPY_MARK 0x57454642
 #define WEFT_PROBED_COPY_MARK 0x57454643

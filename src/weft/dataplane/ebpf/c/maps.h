@@ -171,6 +171,7 @@ struct {
 #define PORT_DHCP_SERVER 0x200 /* may answer DHCP, and advertise itself as a router */
 #define PORT_QOS 4 /* has an entry in qos */
 #define PORT_SAMPLED 8 /* has an entry in sampling */
+#define PORT_MIRRORED 16 /* has an entry in mirrors, while the mirror can be reached */
 struct port {
 	__u32 vsid;
 	__u8 mac[6];
@@ -312,6 +313,31 @@ struct {
 	__type(value, __u64);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } samples_lost SEC(".maps");
+
+/* mirrors: written by the agent from Port rows and bindings; read where PORT_MIRRORED is set. */
+struct mirror {
+	struct addr address; /* zero: to the interface */
+	__u32 ifindex; /* of the port that copies go to; 0: to the address */
+	__u16 session;
+	__u8 erspan; /* else GRE with key */
+	__u8 directions; /* bit 1 << DIRECTION_* */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct mirror);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} mirrors SEC(".maps");
+
+/* mirror_sequences: the programs' own, and pinned nowhere: numbers of copies in ERSPAN, by ifindex. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} mirror_sequences SEC(".maps");
 
 /* counters: entries made by the agent for every bound port and uplink before its program is attached, counted by the
  * programs. A value per CPU. The entry of ifindex 0 counts what comes in by an interface that has none.

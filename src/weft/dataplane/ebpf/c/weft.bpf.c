@@ -120,6 +120,8 @@ int weft_from_port(struct __sk_buff *skb)
 		return drop(skb, c, DROP_PORT_UNBOUND);
 	if (port->flags & PORT_SAMPLED)
 		sample(skb, ifindex);
+	if (port->flags & PORT_MIRRORED)
+		mirror(skb, ifindex, DIRECTION_FROM_GUEST);
 	if (!(port->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
 	subnet = subnet_of(port->vsid);
@@ -305,6 +307,8 @@ int weft_to_port(struct __sk_buff *skb)
 {
 	if (skb->mark == WEFT_COPY_MARK || skb->mark == WEFT_PROBED_COPY_MARK)
 		return send_copy(skb, skb->mark == WEFT_PROBED_COPY_MARK);
+	if (skb->mark == WEFT_MIRROR_MARK)
+		return send_mirrored(skb);
 	if (skb->mark == WEFT_AGENT_MARK)
 		count_sent(skb, counters_of(skb->ifindex));
 	else if (skb->mark != WEFT_MARK)
