@@ -260,6 +260,7 @@ def test_udp_datagrams_that_the_sender_handed_over_together_arrive_each(routed: 
 
 
 @BOTH
+@pytest.mark.usefixtures("travelling")
 def test_a_packet_of_many_segments_counts_as_many_on_every_host(routed: Lab, version: int) -> None:
     """Also where the kernel has lost their number, as it does when a header is put on or taken off."""
     source, target = routed.guest("t/client"), routed.guest("t/server")
