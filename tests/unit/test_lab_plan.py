@@ -151,6 +151,10 @@ def test_every_route_comes_after_the_link_is_up() -> None:
             assert SetUp(step.namespace, "eth0") in steps[:index]
 
 
+#: The guest has its addresses there before it speaks there, and speaks there before they go here.
+ORDER = (AddAddress, plan.TurnDefaultRoute, plan.DeleteAddress)
+
+
 def test_a_move_builds_the_new_wire_beside_the_old_and_then_hands_over() -> None:
     [guest] = one(port("tenants/blue/ports/web-1"))
     moved = plan.moved(lab(), guest, "h2", [])
@@ -159,6 +163,9 @@ def test_a_move_builds_the_new_wire_beside_the_old_and_then_hands_over() -> None
     handover = plan.handover_steps(moved)
     assert handover[:2] == [DeleteLink(guest.namespace, "eth0"), Rename(guest.namespace, "arriving", "eth0")]
     assert [step.address for step in handover if isinstance(step, AddAddress)] == list(guest.addresses)
+    change_over = plan.change_over_steps(moved)
+    assert [type(step) for step in change_over] == sorted((type(step) for step in change_over), key=ORDER.index)
+    assert plan.settling_steps(moved)[0] == DeleteLink(guest.namespace, "eth0"), "the old wire goes last of all"
 
 
 def test_a_move_beside_a_port_of_the_same_short_name_is_attached_by_hand() -> None:

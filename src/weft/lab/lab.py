@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import msgspec
 
 from weft.cli import agent_socket
 from weft.cli.session import Failed
-from weft.client import ApiError, Client
+from weft.client import ApiError, Client, moves
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.lab import plan, processes, shell
 from weft.lab import spec as specs
@@ -322,7 +322,7 @@ class Lab:
         self.ask_agent(guest.host, "POST", "/attach", {"port": guest.port, "interface": guest.interface})
 
     def move(self, short: str, host: str, timeout_s: float = 20.0) -> Guest:
-        """To another host, as live migration hands over: its wire is ready there before the port goes."""
+        """To another host, as a live migration: whatever is sent to it meanwhile reaches both hosts."""
         deadline = time.monotonic() + timeout_s
         old = self.guest(short)
         if old.host == host:
@@ -332,16 +332,24 @@ class Lab:
         new = plan.moved(self.spec, old, host, (each for each in self.guests.values() if each.port != old.port))
         shell.run(plan.arrival_steps(self.spec.name, new))
         with self.client() as client:
-            client.patch(new.port, {"host": f"hosts/{host}"})
-        if new.explicit:
-            self.attach(new)
-
-        def arrived() -> bool:
-            status: Mapping[str, Any] = self.ask_agent(host, "GET", "/status")["ports"].get(new.port, {})
-            return status.get("state") == "active"
-
-        self._await(arrived, f"agent:{host}", f"{short} is active on {host}", deadline)
-        shell.run(plan.handover_steps(new))
+            try:
+                moves.begin(client, new.port, f"hosts/{host}")
+                if new.explicit:
+                    self.attach(new)
+                moves.await_ready(client, new.port, timeout_s=deadline - time.monotonic())
+            except BaseException:
+                moves.cancel(client, new.port)
+                shell.run([plan.DeleteLink(new.namespace, plan.ARRIVING)])
+                raise
+            if shell.renames_live():
+                shell.run(plan.change_over_steps(new))
+                moves.finish(client, new.port)
+                moves.await_arrived(client, new.port, timeout_s=deadline - time.monotonic())
+                shell.run(plan.settling_steps(new))
+            else:
+                shell.run(plan.handover_steps(new))
+                moves.finish(client, new.port)
+                moves.await_arrived(client, new.port, timeout_s=deadline - time.monotonic())
         if old.explicit:
             self.ask_agent(old.host, "POST", "/detach", {"port": old.port})
         self._remember({**self.guests, new.port: new})

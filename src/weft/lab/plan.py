@@ -77,8 +77,33 @@ class AddAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteAddress:
+    namespace: str
+    interface: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenameLive:
+    """Stays up, with all that it has. Needs Linux 6.2."""
+
+    namespace: str
+    interface: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetUp:
     namespace: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDefaultRoute:
+    """The default route of the gateway's family goes out by this interface from now on."""
+
+    namespace: str
+    via: str
     interface: str
 
 
@@ -96,7 +121,18 @@ class AddRoute:
 
 
 Step: TypeAlias = (
-    AddNamespace | AddVeth | DeleteLink | Rename | SetSysctl | AddAddress | SetUp | AddDefaultRoute | AddRoute
+    AddNamespace
+    | AddVeth
+    | DeleteLink
+    | Rename
+    | SetSysctl
+    | AddAddress
+    | DeleteAddress
+    | RenameLive
+    | TurnDefaultRoute
+    | SetUp
+    | AddDefaultRoute
+    | AddRoute
 )
 
 
@@ -260,6 +296,21 @@ def arrival_steps(lab: str, guest: Guest) -> list[Step]:
         SetUp(namespace, guest.interface),
         SetUp(guest.namespace, ARRIVING),  # a wire whose other end is down has no carrier, and its port is not active
     ]
+
+
+def change_over_steps(guest: Guest) -> list[Step]:
+    """The guest speaks by its new wire, and hears by both: as a virtual machine that is moved, it misses nothing."""
+    namespace = guest.namespace
+    return [
+        *(AddAddress(namespace, ARRIVING, address) for address in guest.addresses),
+        *(TurnDefaultRoute(namespace, gateway, ARRIVING) for gateway in guest.gateways),
+        *(DeleteAddress(namespace, GUEST_INTERFACE, address) for address in guest.addresses),
+    ]
+
+
+def settling_steps(guest: Guest) -> list[Step]:
+    """The old wire goes, and the new one has its name; nothing passes by the old one any more."""
+    return [DeleteLink(guest.namespace, GUEST_INTERFACE), RenameLive(guest.namespace, ARRIVING, GUEST_INTERFACE)]
 
 
 def handover_steps(guest: Guest) -> list[Step]:

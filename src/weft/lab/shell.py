@@ -19,12 +19,15 @@ from weft.lab.plan import (
     AddNamespace,
     AddRoute,
     AddVeth,
+    DeleteAddress,
     DeleteLink,
     End,
     Rename,
+    RenameLive,
     SetSysctl,
     SetUp,
     Step,
+    TurnDefaultRoute,
 )
 
 T = TypeVar("T")
@@ -105,6 +108,12 @@ def delete_namespaces(names: Iterable[str]) -> None:
         (NAMESPACES / name).unlink(missing_ok=True)  # a name whose namespace was never mounted on it
 
 
+def renames_live() -> bool:
+    """Whether an interface that is up may be given another name: since Linux 6.2."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int(minor)) >= (6, 2)
+
+
 def mount_bpf_filesystem() -> None:
     if not os.path.ismount(BPF_FILESYSTEM):
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPF_FILESYSTEM)], check=True, capture_output=True)
@@ -146,6 +155,12 @@ def _line(step: Step) -> str:
             return f"link delete {interface}"
         case Rename(_, interface, to):
             return f"link set {interface} down\nlink set {interface} name {to}"
+        case RenameLive(_, interface, to):
+            return f"link set {interface} name {to}"
+        case DeleteAddress(_, interface, address):
+            return f"address delete {address} dev {interface}"
+        case TurnDefaultRoute(_, via, interface):
+            return f"route replace {'::/0' if ':' in via else '0.0.0.0/0'} via {via} dev {interface}"
         case AddAddress(_, interface, address, checked):
             unchecked = " nodad" if ":" in address and not checked else ""
             return f"address add {address} dev {interface}{unchecked}"
