@@ -9,7 +9,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMPS := build/stamps
 PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev iproute2 tshark iperf3 iputils-ping traceroute tcpdump \
-	ethtool nftables bpftool python3-venv procps util-linux udhcpc isc-dhcp-client systemd
+	ethtool nftables bpftool python3-venv procps util-linux udhcpc isc-dhcp-client systemd \
+	qemu-system-x86 busybox-static cpio lz4
 # Guests of the lab that stand in for each other.
 PACKAGES += keepalived
 # Whom `make bench` measures Weft against; nothing else wants it.

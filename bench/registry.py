@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import agent, api, controller, domain, flood, network, records
+from bench import agent, api, controller, domain, flood, migration, network, records
 from bench.context import Bench
 
 _TRAFFIC = (
@@ -121,6 +121,16 @@ BENCHES: dict[str, Bench] = {
             "498 hosts count their rows, 2 decode and keep them as an agent does, and all must have exactly what they "
             "should. Controller and hosts share this machine.",
             domain.run,
+        ),
+        Bench(
+            "migration",
+            "A virtual machine migrates between hosts in different subnets: the longest time without an answer",
+            "A lab of three hosts; QEMU 7.2 (software emulation, 128 MB, virtio-net on a tap with vnet_hdr) with "
+            "Debian's cloud kernel goes from host to host, by `destination`, QEMU's own migration, and `host`. "
+            "A guest on the third host pings it 100 times a second and has 100,000 bytes a second echoed over one TCP "
+            "connection. The time without an answer is QEMU's own pause, and the emulated CPU's first steps, besides "
+            "what the network adds.",
+            migration.run,
         ),
     )
 }
