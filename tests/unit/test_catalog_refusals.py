@@ -214,6 +214,11 @@ ROWS = [
         for text in ("10.0.0.1", "224.0.0.18", "ff02::12", "fd00::1")
     ),
     refused(
+        subnet("blue/prod/new", "10.9.0.0/24", provider_group="239.1.2.3"),
+        "spec.provider_group",
+        "no data plane sends to a group of the underlay, such as 239.1.2.3, yet",
+    ),
+    refused(
         subnet("blue/prod/new", "10.9.0.0/24", flood_limit_pps=-1),
         "spec.flood_limit_pps",
         "flood_limit_pps -1 is outside 0..1000000000",

@@ -114,7 +114,11 @@ def _provider_group(draft: drafts.VirtualSubnet, old: VirtualSubnet | None) -> I
         return old.provider_group if old is not None else None
     if not draft.provider_group:
         return None
-    return read("spec.provider_group", values.parse_provider_group, draft.provider_group)
+    group = read("spec.provider_group", values.parse_provider_group, draft.provider_group)
+    raise Rejected(
+        f"no data plane sends to a group of the underlay, such as {group}, yet: leave it out; each host has a copy",
+        "spec.provider_group",
+    )
 
 
 def _flood_limit(draft: drafts.VirtualSubnet, old: VirtualSubnet | None) -> int:
