@@ -81,6 +81,10 @@ def test_a_neighbours_mac_is_learnt_and_so_is_the_routers(lab: Lab, version: int
     assert shown == {address(peer, version): peer.mac, gateway(guest, version): ROUTER_MAC}
 
 
+def is_arp(frame: bytes) -> bool:
+    return frame[12:14] == b"\x08\x06"
+
+
 def test_a_question_for_an_address_that_nobody_has_is_counted_and_not_flooded(lab: Lab) -> None:
     guest, peer = lab.guest("blue/web-1"), lab.guest("blue/web-3")
     question = Ether(dst="ff:ff:ff:ff:ff:ff", src=guest.mac) / ARP(
@@ -88,7 +92,8 @@ def test_a_question_for_an_address_that_nobody_has_is_counted_and_not_flooded(la
     )
     with guest_wire(guest) as wire, guest_wire(peer) as other, dropped(lab, "h1", guest.port, "no_record"):
         wire.send(bytes(question))
-        assert not other.frames(lambda found: any(each[12:14] == b"\x08\x06" for each in found), within_s=0.3)
+        passed = other.frames(lambda found: any(map(is_arp, found)), within_s=0.3)  # its host may speak to it meanwhile
+        assert not any(map(is_arp, passed))
 
 
 def test_an_arp_question_is_answered_from_the_record(lab: Lab) -> None:
