@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,6 +132,38 @@ def test_an_address_gets_copies_that_tshark_reads(
             assert mark in frame
         elif protocol == "erspan":
             assert said[2] in ("1", "True")
+
+
+def test_a_mirror_may_be_at_an_ipv6_address(tmp_path: Path) -> None:
+    name = f"mirror6-{os.getpid()}"
+    try:
+        lab = Lab.up(Path(__file__).parent / "qos-six.yaml", name=name)
+        watched, other = lab.guest("t/a1"), lab.guest("t/a2")
+        collector = lab.spec.host("h1").gateway
+        for protocol in ("erspan", "gre"):
+            mark = f"{protocol} over IPv6".encode()
+            with lab.client() as client, fabric_wire(lab, "h1") as wire:
+                given = {"address": collector, "protocol": protocol, "session": 7}
+                revision = client.patch(watched.port, {"mirror": given}).revision
+                eventually(lambda at=revision: client.get("hosts/h1").status["applied_revision"] >= at)  # type: ignore[misc]
+                talk(watched, other, mark)
+                # The datagram itself crosses as well, in the tunnel's own GRE; it is not to the gateway.
+                frames = wire.frames(lambda them, mark=mark: bool(mirrors6(them, collector, mark)))  # type: ignore[misc]
+            file = tmp_path / f"{protocol}.pcap"
+            capture.write_pcap(file, mirrors6(frames, collector, mark)[:1])
+            assert capture.decode(file, "-Y", "_ws.expert.severity >= 8388608 || _ws.malformed || _ws.short") == ""
+            fields = ["-e", "ipv6.dst", "-e", "erspan.spanid", "-e", "gre.key", "-e", "eth.src"]
+            said = capture.decode(file, "-T", "fields", "-E", "separator=/t", *fields).rstrip("\n").split("\t")
+            assert said[0] == collector
+            assert (said[1] or str(int(said[2], 0))) == "7"
+            assert watched.mac in said[3].split(",")
+    finally:
+        Lab.down(name)
+
+
+def mirrors6(frames: list[bytes], collector: str, mark: bytes) -> list[bytes]:
+    to = ipaddress.ip_address(collector).packed
+    return [each for each in frames if each[20] == 47 and each[38:54] == to and mark in each]
 
 
 def mirrors(frames: list[bytes], collector: str, mark: bytes) -> list[bytes]:

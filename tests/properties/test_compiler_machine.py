@@ -73,6 +73,9 @@ ports = st.builds(
     dhcp=maybe(drafts.PortDhcp(enabled=False), drafts.PortDhcp(router=False)),
     dhcp_server=maybe(True, False),
     flood_limit_pps=maybe(5),
+    qos=maybe(drafts.Qos(), drafts.Qos(drafts.Limit(10**6), dscp=46, outer_dscp="copy")),
+    sampling_rate=maybe(0, 9),
+    mirror=maybe(drafts.Mirror("p1"), drafts.Mirror(None, "192.0.2.99", "gre")),
     allowed_address_pairs=st.none() | some(PAIRS, 0, 4),
     announced_addresses=st.none()
     | some(
