@@ -58,7 +58,11 @@ def image(directory: Path) -> Image:
     depends = _run("apt-cache", "depends", "linux-image-cloud-amd64")
     package = re.search(r"Depends: (linux-image-\S+)", depends)
     assert package, f"linux-image-cloud-amd64 depends on no kernel: {depends}"
-    _run("apt-get", "download", package[1], cwd=directory)
+    try:
+        _run("apt-get", "download", package[1], cwd=directory)
+    except subprocess.CalledProcessError:  # the archive has a newer one than apt knows of
+        _run("apt-get", "update")
+        _run("apt-get", "download", package[1], cwd=directory)
     [archive] = directory.glob(f"{package[1]}_*.deb")
     root = directory / "root"
     _run("dpkg-deb", "-x", str(archive), str(root))
