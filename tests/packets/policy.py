@@ -227,3 +227,12 @@ LIMITED = Policy(
 #: What differs between subnets: one that carries no broadcast, and one that carries every group to everybody.
 QUIET = replace(MAIN, rows=tuple(replace(row, broadcast=False) if isinstance(row, Subnet) else row for row in ROWS))
 OPEN = replace(MAIN, rows=tuple(replace(row, snooping=False) if isinstance(row, Subnet) else row for row in ROWS))
+
+VLAN = 100
+
+#: The uplink's PAs are in a VLAN.
+TAGGED = Policy(
+    tuple(replace(row, uplinks=(Uplink(UPLINK, 1500, vlan=VLAN),)) if isinstance(row, Host) else row for row in ROWS),
+    BINDINGS,
+    MAIN.unreachable,
+)

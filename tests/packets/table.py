@@ -57,6 +57,7 @@ class Case:
     frame: bytes
     expected: Verdict
     policy: Policy = MAIN
+    tag_bytes: int = 0  # that come off before the frame is counted
 
     @property
     def counted(self) -> dict[tuple[str, str], int]:
@@ -64,7 +65,7 @@ class Case:
         if isinstance(self.expected, ToStack):
             return {}
         source = _counter(self.interface)
-        changes = {(source, "received_packets"): 1, (source, "received_bytes"): len(self.frame)}
+        changes = {(source, "received_packets"): 1, (source, "received_bytes"): len(self.frame) - self.tag_bytes}
         match self.expected:
             case ToPort() | ToUnderlay():
                 changes |= _sent((self.expected,))
@@ -1375,6 +1376,36 @@ def _limits(version: int) -> Iterator[Case]:
     yield uplink(v + "a limit is the last question", outer(inner, tos=3), Drop(DropReason.ECN), LIMITED)
 
 
+def in_vlan(frame: bytes, tag: int, kind: bytes = b"\x81\x00") -> bytes:
+    return frame[:12] + kind + tag.to_bytes(2, "big") + frame[12:]
+
+
+def tagged() -> Iterator[Case]:
+    """An uplink whose PAs are in a VLAN."""
+    for version in (4, 6):
+        v = f"VLAN: IPv{version}: "
+        good = outer(_inner(version))
+        for name, tag in (("its own", p.VLAN), ("its own, with a priority", 7 << 13 | p.VLAN)):
+            arrived = ToPort(WEB1_PORT, _inner(version))
+            yield Case(f"{v}{name}", UPLINK, in_vlan(good, tag), arrived, p.TAGGED, tag_bytes=4)
+        forged = in_vlan(outer(_inner(version), source=p.PA3), p.VLAN)
+        yield Case(f"{v}forged", UPLINK, forged, Drop(DropReason.FORGED_SOURCE), p.TAGGED, tag_bytes=4)
+        for name, frame in (
+            ("untagged", good),
+            ("another", in_vlan(good, p.VLAN + 1)),
+            ("the priority alone", in_vlan(good, 0)),
+            ("802.1ad", in_vlan(good, p.VLAN, b"\x88\xa8")),
+            ("a tag inside the tag", in_vlan(in_vlan(good, 5), p.VLAN)),
+            ("cut off", in_vlan(good, p.VLAN)[:17]),
+            ("not for a PA", in_vlan(outer(_inner(version), to="192.0.2.99"), p.VLAN)),
+        ):
+            yield uplink(f"{v}{name}", frame, ToStack(), p.TAGGED)
+        to = ca(version, 1, 20)
+        frame = b.eth(WEB3, b.network(W[version], to) / b.echo(version))
+        packet = b.nvgre(p.PA2, p.BLUE_1, b.flow(W[version], to, 1 if version == 4 else 58), frame)
+        yield guest(f"{v}what leaves is as without", frame, ToUnderlay(p.PA2, packet), policy=p.TAGGED)
+
+
 #: What no packet of a table can bring about: they need a kernel that fails, a stale map, or the host's own stack.
 NOT_BY_PACKETS = frozenset(
     {DropReason.FLOOD_LIMIT, DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY}
@@ -1384,7 +1415,7 @@ CASES: tuple[Case, ...] = tuple(
     case
     for part in (
         ports, ethernet, headers, spoofing, arp, discovery, addresses, groups, bridged, routed, sizes, segments, wire,
-        taken, inners, over_ipv6, several, qos,
+        taken, inners, over_ipv6, several, tagged, qos,
     )
     for case in part()
 )  # fmt: skip

@@ -93,7 +93,7 @@ def _arrives(
     on_the_wire = packet.ethernet(bytes(6), bytes(6), 0x0800 if head == 20 else 0x86DD, outer)
     vsids = _vsids_said(on_the_wire)
     assert {row.rdid for row in policy.rows[owner] if isinstance(row, Subnet) and row.vsid in vsids} == {domain}
-    arrived = all_planes[owner].from_uplink("eth0", on_the_wire).verdict
+    arrived = all_planes[owner].from_uplink(*all_planes[owner].on_wire(outer)).verdict
     match arrived:
         case ToPort(to, inner):
             assert policy.domain_of_port[to] == domain
@@ -125,6 +125,7 @@ def test_what_comes_from_the_uplink_reaches_only_a_port_of_its_own_vsid(data: st
 
 def _vsids_said(frame: bytes) -> tuple[int, ...]:
     """What the tunnel's header may say: GRE's key is NVGRE's, too."""
+    frame = frame if frame[12:14] != b"\x81\x00" else frame[:12] + frame[16:]  # a tag: the uplink's VLAN
     at = 34 if frame[12:14] == b"\x08\x00" else 54
     if frame[23 if at == 34 else 20] == packet.UDP:
         return (int.from_bytes(frame[at + 12 : at + 15], "big"),)

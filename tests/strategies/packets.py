@@ -47,7 +47,21 @@ def frames_from(policy: Policy, host: str, port: Port) -> st.SearchStrategy[byte
 
 def frames_from_underlay(policy: Policy, host: str) -> st.SearchStrategy[bytes]:
     """What may come in by the host's uplink."""
-    return _spoilt(_outer_frames(policy, host))
+    return _spoilt(_in_vlan(policy, host, _outer_frames(policy, host)))
+
+
+@st.composite
+def _in_vlan(draw: st.DrawFn, policy: Policy, host: str, frames: st.SearchStrategy[bytes]) -> bytes:
+    """Where the host's PAs are in a VLAN: with its tag, or another's, or none, or two."""
+    frame = draw(frames)
+    (uplink,) = next(row for row in policy.rows[host] if isinstance(row, Host)).uplinks
+    if not uplink.vlan:
+        return frame
+    for _ in range(draw(st.sampled_from((0, *[1] * 12, 2)))):
+        kind = draw(st.sampled_from((b"\x81\x00",) * 15 + (b"\x88\xa8",)))
+        tag = draw(st.sampled_from((uplink.vlan,) * 9 + (uplink.vlan | 0xA000, uplink.vlan ^ 1, 0)))
+        frame = frame[:12] + kind + tag.to_bytes(2, "big") + frame[12:]
+    return frame
 
 
 def _spoilt(good: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:

@@ -40,6 +40,7 @@ QOS = (
     Qos(Limit(10**12, 1 << 28, 10**9, 1 << 20), Limit(10**12, 1 << 28), dscp=10, outer_dscp=None),
     Qos(Limit(1)),
 )
+VLAN = 100
 VRRP_MAC = "00:00:5e:00:01:07"
 
 
@@ -84,6 +85,7 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
     version = draw(st.sampled_from((4, 6))) if underlay6 else 4
     pas = {host: _pas(draw, host, version) for host in HOSTS}
     mtu_bytes = draw(st.sampled_from((576, 1342, 1500, 9000)))
+    vlan = draw(st.sampled_from((0, 0, VLAN)))
     shared: dict[str, list[Row]] = {}
     ports: dict[str, list[Port]] = {host: [] for host in HOSTS}
     domains_of: dict[str, set[str]] = {host: set() for host in HOSTS}
@@ -117,7 +119,7 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
     return Policy(
         {
             host: (
-                Host(host, pas[host], (Uplink("eth0", mtu_bytes),)),
+                Host(host, pas[host], (Uplink("eth0", mtu_bytes, vlan=vlan),)),
                 *(row for rdid in RDIDS if rdid in domains_of[host] for row in shared[rdid]),
                 *ports[host],
             )

@@ -66,6 +66,13 @@ def test_a_packet_is_followed_to_a_port_of_another_host(to: str, protocol: Proto
     assert [step.host for step in traced.steps] == sorted(step.host for step in traced.steps)
 
 
+def test_a_packet_is_followed_into_an_uplink_whose_addresses_are_in_a_vlan() -> None:
+    made = planes()
+    made["hosts/h2"].update([Host("hosts/h2", (p.PA2,), (Uplink("eth1", 1500, vlan=7),))])
+    traced = trace(made, "hosts/h1", WEB1, probe(made["hosts/h1"], WEB1, "10.0.2.7"))
+    assert isinstance(traced.outcome, Delivered)
+
+
 def test_the_steps_say_what_happened_and_where() -> None:
     assert texts(sent("10.0.2.7")) == "\n".join(
         (

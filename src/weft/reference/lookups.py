@@ -41,6 +41,7 @@ class Host:
     source6: bytes | None
     uplinks: tuple[str, ...]
     mtu_bytes: int | None  # the smallest of the uplinks
+    vlans: Mapping[str, int] = field(default_factory=dict)  # of those of whose PAs are in one
 
     def source(self, pa: bytes) -> bytes | None:
         """Where packets to ``pa`` come from."""
@@ -198,6 +199,7 @@ def _host(row: rows.Host) -> Host:
         next((pa for pa in pas if len(pa) == 16), None),
         tuple(uplink.interface for uplink in row.uplinks),
         min((uplink.mtu_bytes for uplink in row.uplinks), default=None),
+        {uplink.interface: uplink.vlan for uplink in row.uplinks if uplink.vlan},
     )
 
 

@@ -429,3 +429,17 @@ def with_ce(ip: Ip) -> bytes:
     if ip.version == 4:
         return with_word(frame, 14, 24, frame[14] << 8 | frame[15] | CE)
     return frame[:15] + bytes((frame[15] | CE << 4,)) + frame[16:]
+
+
+def with_tag(frame: bytes, vlan: int) -> bytes:
+    """The frame in an IEEE 802.1Q VLAN."""
+    return frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
+
+
+def without_tag(frame: bytes, vlan: int) -> bytes | None:
+    """The frame out of an IEEE 802.1Q VLAN, whatever its priority; None: it is in none, another, or one more inside."""
+    if frame[12:14] != b"\x81\x00" or len(frame) < ETHERNET_BYTES + 4:
+        return None
+    if int.from_bytes(frame[14:16], "big") & 0xFFF != vlan or frame[16:18] in (b"\x81\x00", b"\x88\xa8"):
+        return None
+    return frame[:12] + frame[16:]

@@ -242,6 +242,12 @@ class ReferenceDataPlane:
         steps: list[str] = []
         if count is None:
             return Result(ToStack(), (f"{interface} is no uplink of this host: to the host's own stack",))
+        vlan = self._lookups.host.vlans.get(interface)
+        if vlan is not None:
+            untagged = packet.without_tag(frame, vlan)
+            if untagged is None:
+                return Result(ToStack(), (f"{interface}: not of VLAN {vlan}: to the host's own stack",))
+            frame = untagged
         return self._counted(count, frame, pipeline.from_underlay(self._lookups, frame, steps), steps)
 
     def _counted(self, source: _Count, frame: bytes, verdict: Verdict, steps: list[str]) -> Result:
@@ -292,6 +298,14 @@ class ReferenceDataPlane:
 
     def interface_of(self, port: str) -> str | None:
         return self._lookups.bindings.get(port)
+
+    def on_wire(self, outer: bytes) -> tuple[str, bytes]:
+        """An uplink of this host, and the frame that an outer packet is there: in the VLAN of its PAs."""
+        interface = self.uplinks[0]
+        ethertype = packet.ETH_IPV4 if outer[0] >> 4 == 4 else packet.ETH_IPV6
+        frame = packet.ethernet(bytes(6), bytes(6), ethertype, outer)
+        vlan = self._lookups.host.vlans.get(interface)
+        return interface, frame if vlan is None else packet.with_tag(frame, vlan)
 
     def has_pa(self, pa: str) -> bool:
         return packet.address_bytes(pa) in self._lookups.host.pas

@@ -162,9 +162,8 @@ def _beyond(
     host = next((name for name, plane in planes.items() if plane.has_pa(pa) and plane.uplinks), None)
     if host is None:
         return Trace((*steps, Step(sender, f"no host here has the PA {pa}")), LeftForPa(sender, pa))
-    ethertype = packet.ETH_IPV4 if outer[0] >> 4 == 4 else packet.ETH_IPV6
     plane = planes[host]
-    result = plane.from_uplink(plane.uplinks[0], packet.ethernet(bytes(6), bytes(6), ethertype, outer))
+    result = plane.from_uplink(*plane.on_wire(outer))
     steps += tuple(Step(host, text) for text in result.steps)
     match result.verdict:
         case ToPort(to, delivered):

@@ -39,7 +39,7 @@ from weft.policy.upcall import UpcallKind
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
 DHCP4, DHCP6, BROADCAST, SNOOPING = 4, 8, 16, 32  # SUBNET_*
-HOST_PATHS, HOST_SAMPLED = 1, 2
+HOST_PATHS, HOST_SAMPLED, HOST_VLANS = 1, 2, 4
 ACCEPTS_SHIFT = 8  # SUBNET_ACCEPTS
 ENABLED, PEER, HAS_QOS, SAMPLED, MIRRORED = 1, 2, 4, 8, 16  # PORT_*
 DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
@@ -93,6 +93,7 @@ COUNT = struct.Struct("=Q")
 #: Map name -> (key, value): what the kernel's maps must agree with.
 LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "host": (NUMBER, HOST),
+    "vlans": (NUMBER, NUMBER),
     "aliases": (ADDRESS, ADDRESS),
     "paths": (ADDRESS, PATH),
     "subnets": (NUMBER, SUBNET),
@@ -241,8 +242,9 @@ def host(row: Host, kernel_mtus: Mapping[str, int], accepts: int, *, paths: bool
     pas = [address(pa) for pa in row.pas]
     source4 = next((pa for pa in pas if pa.startswith(_MAPPED)), NONE)
     source6 = next((pa for pa in pas if not pa.startswith(_MAPPED)), NONE)
+    flags = (HOST_PATHS if paths else 0) | (HOST_VLANS if any(u.vlan for u in row.uplinks) else 0)
     mtus = [min(u.mtu_bytes, kernel_mtus.get(u.interface, u.mtu_bytes)) for u in row.uplinks]
-    flags = (HOST_PATHS if paths else 0) | (HOST_SAMPLED if row.sampling is not None else 0)
+    flags |= HOST_SAMPLED if row.sampling is not None else 0
     return HOST.pack(b"".join(pas), source4, source6, _number(min(mtus, default=0)), accepts, flags)
 
 

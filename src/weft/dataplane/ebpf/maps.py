@@ -19,7 +19,7 @@ from weft.kit.errors import Rejected
 _DIGITS = 16
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
-PROGRAMS = ("weft_from_port", "weft_flood", "weft_to_port", "weft_from_uplink")
+PROGRAMS = ("weft_from_port", "weft_flood", "weft_to_port", "weft_from_uplink", "weft_to_uplink")
 
 
 @dataclass(frozen=True, slots=True)

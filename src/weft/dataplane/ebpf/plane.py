@@ -31,12 +31,13 @@ from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.features import ABILITIES, DataPlaneKind
 from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Record, Route, Row, Subnet, Uplink
 
-_UPLINK = "uplink"
+_UPLINK, _VLAN = "uplink", "vlan"
 _AGENT_MARK = 0x57454641  # WEFT_AGENT_MARK
 
 #: What runs on a port's interface, and on an uplink. Closing first: nothing may reach a guest before what it may send.
 _ON_PORT = {Direction.EGRESS: "weft_to_port", Direction.INGRESS: "weft_from_port"}
 _ON_UPLINK = {Direction.INGRESS: "weft_from_uplink"}
+_IN_VLAN = {Direction.EGRESS: "weft_to_uplink"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Attachment:
     """Our programs on one interface, as they are pinned: ``links/<ifindex>-<who>``."""
 
     ifindex: int
-    who: str  # "uplink", or a digest of the port's name
+    who: str  # "uplink", "vlan" (an uplink's, besides), or a digest of the port's name
 
     @classmethod
     def of_port(cls, ifindex: int, port: str) -> Attachment:
@@ -54,9 +55,23 @@ class Attachment:
     def of_uplink(cls, ifindex: int) -> Attachment:
         return cls(ifindex, _UPLINK)
 
+    @classmethod
+    def of_vlan(cls, ifindex: int) -> Attachment:
+        return cls(ifindex, _VLAN)
+
+    @property
+    def on_uplink(self) -> bool:
+        return self.who in (_UPLINK, _VLAN)
+
     @property
     def programs(self) -> Mapping[Direction, str]:
-        return _ON_UPLINK if self.who == _UPLINK else _ON_PORT
+        match self.who:
+            case "uplink":
+                return _ON_UPLINK
+            case "vlan":
+                return _IN_VLAN
+            case _:
+                return _ON_PORT
 
 
 @dataclass(slots=True)
@@ -116,6 +131,7 @@ class EbpfDataPlane:
         self._moving = Table(of["moving"])
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
         self._sources, self._qos, self._sampling = Table(of["sources"]), Table(of["qos"]), Table(of["sampling"])
+        self._vlans = Table(of["vlans"])
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
         self._listeners = Table(of["listeners"])
@@ -416,7 +432,7 @@ class EbpfDataPlane:
         if closed:
             self._forget_listeners(closed.__contains__)
         successors = {i.ifindex: Attachment.of_port(i.ifindex, port) for port, i in wanted.items()}
-        leaving = [a for a in self._attachments() if a.who != _UPLINK and successors.get(a.ifindex) != a]
+        leaving = [a for a in self._attachments() if not a.on_uplink and successors.get(a.ifindex) != a]
         self._forget({attachment.ifindex for attachment in leaving} - closed)
         for attachment in leaving:
             successor = successors.get(attachment.ifindex)
@@ -589,8 +605,9 @@ class EbpfDataPlane:
         self._sample_uplinks()
         for port in self._bound:
             self._open(port)  # it is sampled no more
+        self._vlans.drop([key for key, _ in self._vlans.entries()])
         for attachment in self._attachments():
-            if attachment.who == _UPLINK:
+            if attachment.on_uplink:
                 self._detach(attachment)
 
     def _attach_uplinks(self, present: Mapping[str, Interface]) -> list[Failure]:
@@ -606,6 +623,9 @@ class EbpfDataPlane:
                 continue
             try:
                 self._make_counters(interface.ifindex)
+                if uplink.vlan:
+                    self._vlans.put({layout.NUMBER.pack(interface.ifindex): layout.NUMBER.pack(uplink.vlan)})
+                    self._attach(Attachment.of_vlan(interface.ifindex))
                 self._attach(Attachment.of_uplink(interface.ifindex))
                 self._uplinks[uplink.interface] = interface
             except (Retry, OSError) as error:
@@ -626,9 +646,12 @@ class EbpfDataPlane:
         if self._known.host is None:
             return
         wanted = {interface.ifindex for interface in self._uplinks.values()}
+        in_vlan = {uplink.interface for uplink in self._known.host.uplinks if uplink.vlan}
+        tagged = {interface.ifindex for name, interface in self._uplinks.items() if name in in_vlan}
         for attachment in self._attachments():
-            if attachment.who == _UPLINK and attachment.ifindex not in wanted:
+            if attachment.on_uplink and attachment.ifindex not in (wanted if attachment.who == _UPLINK else tagged):
                 self._detach(attachment)
+        self._vlans.drop([key for key, _ in self._vlans.entries() if layout.NUMBER.unpack(key)[0] not in tagged])
 
     # Attachments and generations.
 
@@ -663,7 +686,8 @@ class EbpfDataPlane:
         for direction in attachment.programs:
             self._attacher.detach(at, attachment.ifindex, direction)
         bpffs.remove(at)
-        self._counters.delete(layout.NUMBER.pack(attachment.ifindex))
+        if attachment.who != _VLAN:  # the uplink's, whose counters go on
+            self._counters.delete(layout.NUMBER.pack(attachment.ifindex))
         self._forget_buckets(attachment.ifindex)
 
     def _settle(self) -> list[Failure]:
@@ -837,6 +861,7 @@ class EbpfDataPlane:
         mended = self._write_host(present)
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
         mended += self._moving.repair(prune=all_told)
+        mended += self._vlans.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
         mended += self._members.table.repair(prune=all_told)
         bindings_told = all_told and self._known.bindings is not None
@@ -864,7 +889,7 @@ class EbpfDataPlane:
             self._attacher.program_id(self._at(attachment), attachment.ifindex, direction) is None
             for uplink in self._known.host.uplinks
             if uplink.interface in present
-            for attachment in [Attachment.of_uplink(present[uplink.interface].ifindex)]
+            for attachment in _attachments_of(uplink, present[uplink.interface].ifindex)
             for direction in attachment.programs
         )
         self._attach_uplinks(present)
@@ -971,6 +996,10 @@ _KEYS: Mapping[str, Callable[[bytes], list[Key]]] = {
     "macs": layout.mac_record_keys,
     "routes": layout.route_keys,
 }
+
+
+def _attachments_of(uplink: Uplink, ifindex: int) -> list[Attachment]:
+    return [Attachment.of_uplink(ifindex), *([Attachment.of_vlan(ifindex)] if uplink.vlan else [])]
 
 
 def _prefixes(gateways: Iterable[str], on_link: Iterable[str]) -> tuple[str, ...]:

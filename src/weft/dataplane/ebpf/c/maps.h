@@ -21,6 +21,7 @@ struct host {
 };
 #define HOST_PATHS 1 /* there is something in paths */
 #define HOST_SAMPLED 2 /* uplinks have entries in sampling */
+#define HOST_VLANS 4 /* there is something in vlans */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -29,6 +30,17 @@ struct {
 	__type(value, struct host);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } host SEC(".maps");
+
+/* vlans: written by the agent from the Host row: the VLAN of the PAs of an uplink; read for what comes and goes by uplinks,
+ * where the host has the flag.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u32); /* ifindex */
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} vlans SEC(".maps");
 
 /* aliases: written by the agent from Peer rows: a further PA of a peer -> its first; read when a received packet does not
  * come from the PA that its source's record names.

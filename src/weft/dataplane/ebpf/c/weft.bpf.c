@@ -4,6 +4,7 @@
  * weft_from_port    TC ingress of a port's interface: what a guest sends
  * weft_from_uplink  TC ingress of an uplink: what comes from the physical network
  * weft_flood        the rest of weft_from_port for what goes to many: a program of its own has a stack of its own
+ * weft_to_uplink    TC egress of an uplink whose PAs are in a VLAN: puts their tag on
  * weft_to_port      TC egress of a port's interface: lets nothing to the guest but what the other two sent
  */
 #include "antispoof.h"
@@ -12,6 +13,7 @@
 #include "flood.h"
 #include "neighbour.h"
 #include "sample.h"
+#include "vlan.h"
 
 /* Step 8: the destination MAC is the distributed router's. */
 INLINE int route(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet, struct counters *c)
@@ -234,13 +236,15 @@ int weft_from_uplink(struct __sk_buff *skb)
 	__u32 to_ifindex, to_flags, packets, place_vsid;
 	bool same_family, many;
 
+	me = this_host();
+	/* A tagged frame is of another network than the uplink's own, and its VLAN device the stack's to find; unless it is
+	 * the network of this uplink's PAs.
+	 */
+	if (me && me->flags & HOST_VLANS ? !untag(skb, me) : skb->vlan_present)
+		return to_stack(skb);
 	if (skb->protocol != ETHERTYPE_IPV4 && skb->protocol != ETHERTYPE_IPV6)
 		return to_stack(skb);
-	/* A tagged frame is of another network than the uplink's own: its VLAN device is the stack's to find. */
-	if (skb->vlan_present)
-		return to_stack(skb);
 	pull(skb);
-	me = this_host();
 	if (!me)
 		return to_stack(skb);
 	o.rule = is_for_us(skb, me);
@@ -315,6 +319,12 @@ int weft_to_port(struct __sk_buff *skb)
 		return drop(skb, counters_of(skb->ifindex), DROP_NOT_POLICY);
 	skb->mark = 0;
 	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int weft_to_uplink(struct __sk_buff *skb)
+{
+	return tag(skb) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
