@@ -8,8 +8,8 @@ import struct
 from hypothesis import strategies as st
 
 from strategies.policies import HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, VRRP_MAC, Policy
-from weft.policy.rows import Host, Port, Rule, Subnet
-from weft.reference import packet
+from weft.policy.rows import Host, Port, Rewrite, Rule, Subnet
+from weft.reference import packet, rewrite
 
 ELSEWHERE4 = (
     "172.16.5.9",
@@ -47,7 +47,11 @@ def frames_from(policy: Policy, host: str, port: Port) -> st.SearchStrategy[byte
 
 def frames_from_underlay(policy: Policy, host: str) -> st.SearchStrategy[bytes]:
     """What may come in by the host's uplink."""
-    return _spoilt(_in_vlan(policy, host, _outer_frames(policy, host)))
+    good = _in_vlan(policy, host, _outer_frames(policy, host))
+    (uplink,) = next(row for row in policy.rows[host] if isinstance(row, Host)).uplinks
+    if not uplink.vlan and any(isinstance(row, Rewrite) for row in policy.rows[host]):
+        return _spoilt(st.one_of(good, _rewritten_frames(policy, host)))
+    return _spoilt(good)
 
 
 @st.composite
@@ -62,6 +66,26 @@ def _in_vlan(draw: st.DrawFn, policy: Policy, host: str, frames: st.SearchStrate
         tag = draw(st.sampled_from((uplink.vlan,) * 9 + (uplink.vlan | 0xA000, uplink.vlan ^ 1, 0)))
         frame = frame[:12] + kind + tag.to_bytes(2, "big") + frame[12:]
     return frame
+
+
+@st.composite
+def _rewritten_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
+    """From a PA that stands for an address to another, or nearly so."""
+    stands = [row.pa for row in policy.rows[host] if isinstance(row, Rewrite)]
+    senders = [port for each in HOSTS for port in policy.ports(each)]
+    sender = draw(st.sampled_from(senders))
+    frame = draw(_ip_frames(policy, host, sender, packet.mac_bytes(sender.mac)))
+    parsed = packet.parse(frame)
+    if not isinstance(parsed, packet.Ip):
+        return frame
+    family = [pa for pa in stands if (":" in pa) == (parsed.version == 6)]
+    if not family:
+        return frame
+    source, destination = _bytes(draw(st.sampled_from(family))), _bytes(draw(st.sampled_from(family)))
+    return (
+        draw(st.sampled_from((b"\x02" * 6,) * 9 + (b"\xff" * 6,)))
+        + rewrite.with_addresses(parsed, source, destination)[6:]
+    )
 
 
 def _spoilt(good: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:

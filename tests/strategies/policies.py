@@ -20,6 +20,7 @@ from weft.policy.rows import (
     Port,
     Qos,
     Record,
+    Rewrite,
     Route,
     Row,
     Rule,
@@ -102,12 +103,16 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
                 number += 1
                 port = _port(draw, subnet, number, f"tenants/{'ab'[domain]}/ports/p{number}-{index}")
                 pa = pas[host][0]
-                to = draw(st.sampled_from((host, host, *HOSTS)))  # another host: it is moving there
+                # Another host: it is moving there. What is rewritten moves at once.
+                to = host if rule is Rule.REWRITE else draw(st.sampled_from((host, host, *HOSTS)))
                 also = None if to == host else pas[to][0]
                 rows += [Record(vsid, ca, pa, port.mac, rule, also) for ca in port.cas]
-                rows.append(MacRecord(vsid, port.mac, pa, rule, also))
+                bare = Rule.NVGRE if rule is Rule.REWRITE else rule
+                rows.append(MacRecord(vsid, port.mac, pa, bare, also))
+                if Rule.REWRITE in subnet.accepts:
+                    rows += [Rewrite(_stands_for(ca, domain), vsid, ca) for ca in port.cas if draw(st.integers(0, 5))]
                 for each in dict.fromkeys((host, to)):
-                    if (member := Member(vsid, pas[each][0], rule)) not in rows:
+                    if (member := Member(vsid, pas[each][0], bare)) not in rows:
                         rows.append(member)
                     ports[each].append(port)
                     domains_of[each].add(rdid)
@@ -127,6 +132,14 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
         },
         {host: _ways(draw, pas, host, domains_of) for host in HOSTS},
     )
+
+
+def _stands_for(ca: str, domain: int) -> str:
+    """A PA of its own for an address."""
+    address = ipaddress.ip_address(ca)
+    if address.version == 4:
+        return f"198.51.{100 + domain}.{int(address) & 0xFF | (int(address) >> 8 & 3) << 6}"
+    return f"2001:db8:{0xA0 + domain:x}:{int(address) >> 80 & 0xFFFF:x}::{int(address) & 0xFFFF:x}"
 
 
 def _pas(draw: st.DrawFn, host: str, version: int) -> tuple[str, ...]:

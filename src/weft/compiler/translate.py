@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from weft.model import objects
+from weft.model.features import FALLBACK, Rule
 from weft.model.names import Name
 from weft.model.values import AdminState, Ip, ip_version
 from weft.policy import rows
@@ -27,7 +28,7 @@ def subnet_row(subnet: objects.VirtualSubnet, domain: objects.RoutingDomain) -> 
         subnet.gateways,
         subnet.router_mac,
         subnet.mtu_bytes,
-        subnet.accepted_rules,
+        subnet.carried_rules,
         subnet.broadcast,
         subnet.snooping,
         subnet.provider_group,
@@ -71,6 +72,7 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
         dhcp_server=port.dhcp_server,
         sampling_rate=port.sampling_rate,
         mirror=port.mirror,
+        pas=tuple(each.pa for each in port.rewrites) if port.rewrites else (),
     )
 
 
@@ -79,14 +81,23 @@ def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip, also:
 
     also: of where it is moving to.
     """
+    rule, bare = subnet.sending_rule, _of_what_has_no_pa(subnet)
     for ca in port.addresses:
-        yield rows.Record(subnet.vsid, ca, pa, port.mac, subnet.sending_rule, also)
-    yield rows.MacRecord(subnet.vsid, port.mac, pa, subnet.sending_rule, also)
+        yield rows.Record(subnet.vsid, ca, pa, port.mac, rule, also)
+    yield rows.MacRecord(subnet.vsid, port.mac, pa, bare, also)
     if port.announced_addresses:
         for said in port.announced_addresses:
-            yield rows.Record(subnet.vsid, said.address, pa, said.mac, subnet.sending_rule, also)
+            yield rows.Record(subnet.vsid, said.address, pa, said.mac, rule, also)
         for mac in port.further_macs:
-            yield rows.MacRecord(subnet.vsid, mac, pa, subnet.sending_rule, also)
+            yield rows.MacRecord(subnet.vsid, mac, pa, bare, also)
+    if port.rewrites:
+        for each in port.rewrites:
+            yield rows.Rewrite(each.pa, subnet.vsid, each.address)
+
+
+def _of_what_has_no_pa(subnet: objects.VirtualSubnet) -> Rule:
+    """How frames travel in a subnet that are not from one address of it to another."""
+    return FALLBACK if subnet.sending_rule is Rule.REWRITE else subnet.sending_rule
 
 
 def peer_row(host: objects.Host, domain: objects.RoutingDomain) -> rows.Peer | None:
@@ -96,7 +107,7 @@ def peer_row(host: objects.Host, domain: objects.RoutingDomain) -> rows.Peer | N
 
 def member_row(subnet: objects.VirtualSubnet, pa: Ip) -> rows.Member:
     """A host that has a port in the subnet."""
-    return rows.Member(subnet.vsid, pa, subnet.sending_rule)
+    return rows.Member(subnet.vsid, pa, _of_what_has_no_pa(subnet))
 
 
 def on_link_row(domain: objects.RoutingDomain, prefix: str, subnet: objects.VirtualSubnet) -> rows.Route:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from weft.kit.errors import Conflict, Missing, Rejected
-from weft.model import announcements, domains, drafts, ports, routes, subnets, underlay
+from weft.model import announcements, domains, drafts, ports, rewrite, routes, subnets, underlay
 from weft.model.announcements import Announcement, Heard
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
@@ -58,7 +58,7 @@ class _Batch:
     customer_routes: list[routes.RoutePut] = field(default_factory=list)
     deletes: list[tuple[int, Object]] = field(default_factory=list)
     before: dict[Name, Object | None] = field(default_factory=dict)  # all that is put
-    bereft: Mapping[Name, Port] = field(default_factory=dict)  # not put, but lost what they had announced: as they were
+    beside: Mapping[Name, Port] = field(default_factory=dict)  # not put, and changed all the same: as they were
 
 
 class Catalog:
@@ -90,7 +90,9 @@ class Catalog:
             domains.admit(ix, batch.routing_domains)
             subnets.admit(ix, batch.virtual_subnets, self._abilities)
             ports.admit(ix, batch.ports, self._abilities)
-            batch.bereft = announcements.admit(ix, batch.ports, batch.virtual_subnets)
+            bereft = announcements.admit(ix, batch.ports, batch.virtual_subnets)
+            # As they were before either.
+            batch.beside = rewrite.admit(ix, batch.ports, batch.virtual_subnets, bereft) | bereft
             routes.admit(ix, batch.customer_routes)
             self._check_untouched(batch)
             for _, old in batch.deletes:
@@ -360,7 +362,7 @@ class Catalog:
                 new = ix.find(kind, put.name)
                 if put.old != new:
                     changes.append(Change(put.name, put.old, new))
-        changes.extend(Change(name, old, ix.ports[name]) for name, old in batch.bereft.items())
+        changes.extend(Change(name, old, ix.ports[name]) for name, old in batch.beside.items())
         changes.extend(Change(old.name, old, None) for _, old in batch.deletes)
         return tuple(changes)
 

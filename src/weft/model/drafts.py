@@ -156,6 +156,12 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    address: str
+    pa: str
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """host None means nowhere, destination None that it does not move, flood_limit_pps None its subnet's,
     sampling_rate None its host's, mirror None none, whether that was said or left out.
@@ -176,6 +182,7 @@ class Port:
     announced_addresses: tuple[AnnouncedAddress, ...] | None = None
     sampling_rate: int | None = None
     mirror: Mirror | None = None
+    rewrites: tuple[Rewrite, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ class Feature(StrEnum):
     GENEVE = "geneve"
     GRE = "gre"
     STT = "stt"
+    REWRITE = "rewrite"
     UNDERLAY_IPV4 = "underlay-ipv4"
     UNDERLAY_IPV6 = "underlay-ipv6"
     QOS = "qos"
@@ -32,6 +33,7 @@ class Rule(StrEnum):
     GENEVE = "geneve"  # RFC 8926
     GRE = "gre"  # RFC 2890: the key is the VSID, for peers that do not speak NVGRE
     STT = "stt"  # draft-davie-stt-08
+    REWRITE = "rewrite"  # CAs become PAs, and back; what has none travels by FALLBACK
 
 
 class Ipv6Mode(StrEnum):
@@ -89,6 +91,7 @@ ABILITIES: AbilityTable = MappingProxyType(
                     Feature.GENEVE,
                     Feature.GRE,
                     Feature.STT,
+                    Feature.REWRITE,
                     Feature.UNDERLAY_IPV4,
                     Feature.UNDERLAY_IPV6,
                     Feature.QOS,
@@ -109,6 +112,7 @@ RULE_NEEDS: Mapping[Rule, Feature] = MappingProxyType(
         Rule.GENEVE: Feature.GENEVE,
         Rule.GRE: Feature.GRE,
         Rule.STT: Feature.STT,
+        Rule.REWRITE: Feature.REWRITE,
     }
 )
 
@@ -126,8 +130,14 @@ _TUNNEL_BYTES: Mapping[Rule, int] = MappingProxyType(
 )
 
 
+#: How what cannot be rewritten travels in a subnet of that rule: to or from an address that has no PA.
+FALLBACK = Rule.NVGRE
+
+
 def overhead_bytes(rule: Rule, version: int) -> int:
     """What a rule takes from the path's MTU, over PAs of this IP version: an inner packet may be so much shorter."""
+    if rule is Rule.REWRITE:
+        return 0
     return _IP_BYTES[version] + _TUNNEL_BYTES[rule] + _ETHERNET_BYTES
 
 

@@ -20,6 +20,7 @@ from weft.model.objects import (
     Object,
     Port,
     ProviderNetwork,
+    Rewrite,
     RoutingDomain,
     Tenant,
     VirtualSubnet,
@@ -196,6 +197,10 @@ class Indexes:
         self._journal.put(self.pas, pa, host)
         self._claimed.append((None, pa))
 
+    def release_pa(self, pa: Ip) -> None:
+        self._journal.drop(self.pas, pa)
+        self.give_back(None, pa)
+
     def claim_rdid(self, domain: Name, rdid: Rdid) -> None:
         self._journal.put(self.rdids, rdid, domain)
 
@@ -230,6 +235,8 @@ class Indexes:
                 self.claim_mac(subnet.domain, thing.name, thing.mac)
                 for ca in thing.addresses:
                     self.claim_ca(subnet, thing.name, ca)
+                for each in thing.rewrites:
+                    self.claim_pa(thing.name, each.pa)
                 self.place(thing, subnet)
             case Tenant():
                 put(self.tenants, thing.name, thing)
@@ -286,6 +293,11 @@ class Indexes:
         changed = replace(port, announced_addresses=announced)
         self._journal.put(self.ports, port.name, changed)
         self._note_announced(changed, subnet)
+
+    def rewrite(self, port: Port, rewrites: tuple[Rewrite, ...]) -> None:
+        """Give a port that is there these PAs, which are claimed, in place of those it has."""
+        changed = replace(port, rewrites=rewrites)
+        self._journal.put(self.ports, port.name, changed)
 
     def _note_announced(self, port: Port, subnet: SubnetIndex) -> None:
         put, everywhere = self._journal.put, subnet.domain.announced_macs
@@ -351,6 +363,8 @@ class Indexes:
                 for ca in thing.addresses:
                     drop(subnet.domain.cas, ca)
                     self.give_back(thing.virtual_subnet, ca)
+                for each in thing.rewrites:
+                    self.release_pa(each.pa)
                 hosts = subnet.domain.hosts
                 for host in thing.hosts:
                     drop(self.ports_on[host], thing.name)
@@ -369,8 +383,7 @@ class Indexes:
                 for network in {uplink.provider_network for uplink in thing.uplinks}:
                     drop(self.hosts_on[network], thing.name)
                 for pa in thing.pas:
-                    drop(self.pas, pa)
-                    self.give_back(None, pa)
+                    self.release_pa(pa)
             case RoutingDomain():
                 drop(self.routing_domains, thing.name)
                 drop(self.rdids, thing.rdid)

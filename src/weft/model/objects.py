@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from weft.model.features import DataPlaneKind, Ipv6Mode, MirrorProtocol, Rule, SamplingProtocol
+from weft.model.features import FALLBACK, DataPlaneKind, Ipv6Mode, MirrorProtocol, Rule, SamplingProtocol
 from weft.model.names import Kind, Name
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
@@ -170,6 +170,19 @@ class VirtualSubnet:
         """What hosts take now."""
         return (self.rule,) if self.rule_change is None else self.rule_change.accepted
 
+    @property
+    def carried_rules(self) -> tuple[Rule, ...]:
+        """What hosts take now, with what goes without saying: what cannot be rewritten travels all the same."""
+        taken = self.accepted_rules
+        if Rule.REWRITE not in taken or FALLBACK in taken:
+            return taken
+        return tuple(rule for rule in Rule if rule in taken or rule is FALLBACK)
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether its ports' CAs need PAs of their own."""
+        return Rule.REWRITE in self.accepted_rules
+
 
 @dataclass(frozen=True, slots=True)
 class AddressPair:
@@ -220,6 +233,14 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """The PA that stands for an address of a port on the wire, where the rule is IP rewrite."""
+
+    address: Ip
+    pa: Ip
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A guest's virtual NIC. host None: it runs nowhere. destination: the host that it is moving to.
 
@@ -241,6 +262,7 @@ class Port:
     announced_addresses: tuple[AnnouncedAddress, ...] = ()
     sampling_rate: int | None = None  # None: its host's; 0: none
     mirror: Mirror | None = None
+    rewrites: tuple[Rewrite, ...] = ()
 
     @property
     def hosts(self) -> tuple[Name, ...]:

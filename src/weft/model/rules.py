@@ -63,11 +63,11 @@ def confused_with(
     """
     if Rule.GRE in accepts:
         holder = vsids.get(Vsid(vsid >> _FLOW_BITS))
-        if holder is not None and Rule.NVGRE in subnets[holder].accepted_rules:
+        if holder is not None and Rule.NVGRE in subnets[holder].carried_rules:
             return holder
     if Rule.NVGRE in accepts and vsid <= VSID_LAST >> _FLOW_BITS:
         for key in range(vsid << _FLOW_BITS, (vsid + 1) << _FLOW_BITS):
             holder = vsids.get(Vsid(key))
-            if holder is not None and Rule.GRE in subnets[holder].accepted_rules:
+            if holder is not None and Rule.GRE in subnets[holder].carried_rules:
                 return holder
     return None

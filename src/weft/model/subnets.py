@@ -48,7 +48,7 @@ def admit(ix: Indexes, puts: Sequence[SubnetPut], abilities: AbilityTable) -> No
     choosing.sort(key=lambda pair: humane(pair[0].name))
     for put, parsed in choosing:
         try:
-            vsid = _choose(ix, put.name, parsed.subnet.accepted_rules)
+            vsid = _choose(ix, put.name, parsed.subnet.carried_rules)
             _insert(ix, put, parsed, vsid, abilities)
         except Rejected as fault:
             raise fault.at(put.field) from None
@@ -192,7 +192,7 @@ def _insert(ix: Indexes, put: SubnetPut, parsed: _Parsed, vsid: Vsid, abilities:
             rank = parsed.gateway_ranks.get(gateway)
             field = "spec.gateways" if rank is None else f"spec.gateways[{rank}]"
             raise Conflict(f"gateway {gateway} is taken by {holder}", field)
-    if (twin := rules.confused_with(vsid, subnet.accepted_rules, ix.vsids, ix.virtual_subnets)) is not None:
+    if (twin := rules.confused_with(vsid, subnet.carried_rules, ix.vsids, ix.virtual_subnets)) is not None:
         alike = ix.virtual_subnets[twin]
         raise Conflict(
             f"{subnet.name} with VSID {vsid} and rule {subnet.rule}, and {twin} with VSID {alike.vsid} and rule "
@@ -216,7 +216,7 @@ def _check_ports(ix: Indexes, put: SubnetPut, subnet: VirtualSubnet, abilities: 
                 why = f"{ca} is outside them" if net is None else net.complaint(ca, ip_number(ca))
                 if why is not None:
                     raise Conflict(f"{name} has an address that it could not keep: {why}", "spec.prefixes")
-    if not set(subnet.accepted_rules) <= set(old.accepted_rules):
+    if not set(subnet.carried_rules) <= set(old.carried_rules):
         for host in sorted({host for name in index.ports if (host := ix.ports[name].host) is not None}):
             if (why := underlay.why_not_on(ix.hosts[host], subnet, abilities)) is not None:
                 raise Conflict(f"{why}, but ports of this subnet run there", "spec.rule")

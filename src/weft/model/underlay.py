@@ -13,7 +13,7 @@ from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, resolve
 from weft.model.objects import Host, Pool, Port, ProviderNetwork, Uplink, VirtualSubnet
 from weft.model.puts import Put, humane, read
-from weft.model.values import Ip, Prefix, ip_number, ip_version, network_of
+from weft.model.values import Ip, ip_number, ip_version, network_of
 
 MTU_BYTES = 1500
 MTU_FIRST = 576  # RFC 791: what every IPv4 host takes
@@ -118,7 +118,7 @@ class _Plan:
         pool = read("pool", values.parse_prefix, draft.pool) if draft.pool is not None else None
         if draft.pas is not None:
             pas = tuple(read(f"pas[{n}]", values.parse_ip, pa) for n, pa in enumerate(draft.pas))
-        elif old is not None and (pool is None or all(_within(pa, pool) for pa in old.pas)):
+        elif old is not None and (pool is None or all(values.within(pa, pool) for pa in old.pas)):
             pas = old.pas
         else:
             pas = ()
@@ -176,7 +176,7 @@ def why_not_on(host: Host, subnet: VirtualSubnet, abilities: AbilityTable) -> st
     """Why a port of a subnet cannot run on a host, or None when it can."""
     if not any(uplink.pas for uplink in host.uplinks):
         return f"{host.name} has no PA, so nobody could reach a port on it"
-    for rule in subnet.accepted_rules:
+    for rule in subnet.carried_rules:
         if (need := RULE_NEEDS[rule]) not in abilities[host.data_plane].features:
             return f"{host.name} has data plane {host.data_plane}, which lacks {need}"
     return None
@@ -244,8 +244,3 @@ def _family(host: Host) -> int | None:
 
 def _network_name(reference: str) -> Name:
     return resolve(Kind.PROVIDER_NETWORK, reference)
-
-
-def _within(pa: Ip, prefix: Prefix) -> bool:
-    network = network_of(prefix)
-    return ip_version(pa) == network.version and values.address_network(pa).network_address in network

@@ -282,3 +282,9 @@ def _listed(values: type[Enum]) -> str:
 
 def _hash(name: str, size: int) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=size).digest(), "big")
+
+
+def within(address: Ip, prefix: Prefix) -> bool:
+    """Whether an address is in a prefix; never one of the other IP version."""
+    network = network_of(prefix)
+    return ip_version(address) == network.version and address_network(address).network_address in network

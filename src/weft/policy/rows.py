@@ -100,6 +100,19 @@ class Subnet:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """The PA that stands for a CA on the wire, where IP rewrite is accepted. Scope: its routing domain."""
+
+    pa: str
+    vsid: int
+    ca: str
+
+    @property
+    def key(self) -> RewriteKey:
+        return ("rewrites", self.pa)
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A lookup record: where a customer address lives and how to reach it. Scope: its routing domain.
 
@@ -207,17 +220,19 @@ class Port:
     dhcp_server: bool = False  # may answer DHCP, and say that it is a router
     sampling_rate: int | None = None  # None: the host's; 0: none
     mirror: Mirror | None = None
+    pas: tuple[str, ...] = ()  # those that stand for its addresses, where IP rewrite is accepted
 
     @property
     def key(self) -> PortKey:
         return ("ports", self.port)
 
 
-Row: TypeAlias = Host | Subnet | Peer | Record | MacRecord | Member | Route | Port
+Row: TypeAlias = Host | Subnet | Peer | Rewrite | Record | MacRecord | Member | Route | Port
 
 HostKey: TypeAlias = tuple[str, str]
 SubnetKey: TypeAlias = tuple[str, int]
 PeerKey: TypeAlias = tuple[str, str, str]
+RewriteKey: TypeAlias = tuple[str, str]
 RecordKey: TypeAlias = tuple[str, int, str]
 MacRecordKey: TypeAlias = tuple[str, int, str]
 MemberKey: TypeAlias = tuple[str, int, str]
@@ -230,6 +245,7 @@ TABLES: dict[str, type[Row]] = {
     "hosts": Host,
     "subnets": Subnet,
     "peers": Peer,
+    "rewrites": Rewrite,
     "records": Record,
     "macs": MacRecord,
     "members": Member,

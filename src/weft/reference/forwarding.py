@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from weft.policy.drop import DropReason
-from weft.reference import icmp, moving, packet, size, tunnel
+from weft.policy.rows import Rule
+from weft.reference import icmp, moving, packet, rewrite, size, tunnel
 from weft.reference.lookups import Location, Lookups, Port, Subnet, Way
 from weft.reference.packet import Ip
 from weft.reference.qos import Direction
@@ -73,6 +74,7 @@ class Forwarding:
             self.steps.append(f"record ({target.vsid}, {packet.address_text(ca)}): none")
             return self._refuse(ip, icmp.Error.ADDRESS_UNREACHABLE, DropReason.NO_RECORD)
         self._say_found(f"record ({target.vsid}, {packet.address_text(ca)})", location)
+        location = rewrite.carried(self.lookups, self.subnet.vsid, ip, target, location)
         ways = self._ways(ip, location)
         sized = self._sized(ip, target, ways)
         if not isinstance(sized, bytes):
@@ -92,6 +94,7 @@ class Forwarding:
                 self.steps.append(f"record ({vsid}, {text}): none, and none for MAC {mac}")
                 return Drop(DropReason.NO_RECORD)
             self._say_found(f"no record ({vsid}, {text}), but one for MAC {mac}", location)
+        location = rewrite.carried(self.lookups, vsid, ip, self.subnet, location)
         ways = self._ways(ip, location)
         sized = self._sized(ip, self.subnet, ways)
         if not isinstance(sized, bytes):
@@ -139,20 +142,28 @@ class Forwarding:
         if location.pa in self.lookups.host.pas:
             local = to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
             return within_limit(self.lookups, local, self.steps)
+        if location.rule is Rule.REWRITE:
+            pa, rewritten = rewrite.out(self.lookups, self.subnet.vsid, target, frame)
+            return self._underlay(
+                packet.address_text(pa), rewritten, f"rewritten: to PA {packet.address_text(pa)}, {len(frame)} bytes"
+            )
         text = packet.address_text(way.destination if way is not None else location.pa)
         if way is None:
             self.steps.append(f"underlay: this host has no PA of the family of {text}")
             return Drop(DropReason.NO_UNDERLAY)
-        if not self.reachable(text):
-            self.steps.append(f"underlay: the kernel has no route to {text}")
-            return Drop(DropReason.NO_UNDERLAY)
         dscp = 0 if self.port.qos is None else self.port.qos.outer_dscp
         outer = tunnel.encapsulate(way.source, way.destination, location.rule, target.vsid, frame, dscp)
-        self.steps.append(
-            f"encapsulated: {location.rule} to {text}, VSID {target.vsid}, "
-            f"{len(frame)} + {len(outer) + packet.ETHERNET_BYTES - len(frame)} bytes"
-        )
-        return ToUnderlay(text, outer)
+        more = len(outer) + packet.ETHERNET_BYTES - len(frame)
+        how = f"encapsulated: {location.rule} to {text}, VSID {target.vsid}, {len(frame)} + {more} bytes"
+        return self._underlay(text, outer, how)
+
+    def _underlay(self, pa: str, outer: bytes, how: str) -> ToUnderlay | Drop:
+        """A packet is on its way to a PA, if there is one."""
+        if not self.reachable(pa):
+            self.steps.append(f"underlay: the kernel has no route to {pa}")
+            return Drop(DropReason.NO_UNDERLAY)
+        self.steps.append(how)
+        return ToUnderlay(pa, outer)
 
 
 def to_local(

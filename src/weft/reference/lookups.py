@@ -274,6 +274,8 @@ class Lookups:
     _routes: dict[tuple[str, int], Routes] = field(default_factory=dict)  # (RDID, bytes of an address)
     _aliases: dict[bytes, bytes] | None = None  # a peer's PA -> its first; None: to be made anew
     _ways: dict[bytes, tuple[Way, ...]] = field(default_factory=dict)  # a peer's first PA -> by a flow's place
+    _rewritten: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # a PA -> whom it stands for
+    _pas: dict[tuple[int, bytes], bytes] = field(default_factory=dict)  # and back
     _ports: dict[str, Port] = field(default_factory=dict)
     _local: dict[tuple[int, bytes], Port] | None = None  # bound ports; None: to be made anew
     _buckets: dict[tuple[str, Direction], Bucket] = field(default_factory=dict)
@@ -314,6 +316,14 @@ class Lookups:
             self._local = {(port.vsid, mac): port for port in reversed(bound) for mac in port.macs}
             self._local |= {(port.vsid, port.mac): port for port in reversed(bound)}
         return self._local.get((vsid, mac))
+
+    def pa_of(self, vsid: int, ca: bytes) -> bytes | None:
+        """The PA that stands for a CA on the wire."""
+        return self._pas.get((vsid, ca))
+
+    def rewritten(self, pa: bytes) -> tuple[int, bytes] | None:
+        """The VSID and the CA that a PA stands for."""
+        return self._rewritten.get(pa)
 
     def way(self, pa: bytes, flow: int) -> Way | None:
         """How a flow travels to the host of a record's PA; None: this host has no PA of the family."""
@@ -368,6 +378,13 @@ class Lookups:
                 self._records[(_vsid(row.vsid), packet.address_bytes(row.ca))] = _location(row)
             case rows.MacRecord():
                 self._macs[(_vsid(row.vsid), packet.mac_bytes(row.mac))] = _location(row)
+            case rows.Rewrite():
+                pa, place = packet.address_bytes(row.pa), (_vsid(row.vsid), packet.address_bytes(row.ca))
+                if len(pa) != len(place[1]):
+                    raise Rejected(f"{row.pa} cannot stand for {row.ca}: one is IPv4 and the other IPv6")
+                self._forget_rewrite(pa)
+                self._rewritten[pa] = place
+                self._pas[place] = pa
             case rows.Member():
                 self._members.setdefault(_vsid(row.vsid), {})[packet.address_bytes(row.pa)] = _rule(row.rule)
             case rows.Route():
@@ -405,6 +422,8 @@ class Lookups:
                 del self._records[(row.vsid, packet.address_bytes(row.ca))]
             case rows.MacRecord():
                 del self._macs[(row.vsid, packet.mac_bytes(row.mac))]
+            case rows.Rewrite():
+                self._forget_rewrite(packet.address_bytes(row.pa))
             case rows.Member():
                 del self._members[row.vsid][packet.address_bytes(row.pa)]
                 if not self._members[row.vsid]:
@@ -420,6 +439,12 @@ class Lookups:
                 self._local = None
             case _:
                 assert_never(row)
+
+    def _forget_rewrite(self, pa: bytes) -> None:
+        place = self._rewritten.pop(pa, None)
+        # Its address may have another PA by now: puts come before deletes.
+        if place is not None and self._pas.get(place) == pa:
+            del self._pas[place]
 
     def lead(self, pa: str, ways: Sequence[tuple[str, str, int]]) -> None:
         """The ways to a peer. Raises Rejected, and then nothing has changed."""

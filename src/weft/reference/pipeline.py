@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from weft.policy.drop import DropReason
-from weft.reference import antispoof, dhcp, flood, neighbour, packet, tunnel
+from weft.reference import antispoof, dhcp, flood, neighbour, packet, rewrite, tunnel
 from weft.reference.forwarding import Forwarding, to_local, within_limit
 from weft.reference.lookups import Location, Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
@@ -77,8 +77,7 @@ def from_underlay(lookups: Lookups, frame: bytes, steps: list[str]) -> Verdict:
     outer = tunnel.take(lookups.host, lookups.subnets, lookups.accepts, frame)
     match outer:
         case tunnel.NotOurs():
-            steps.append("from the uplink: nothing of ours for a PA of this host: to the host's own stack")
-            return ToStack()
+            return _rewritten(lookups, frame, steps)
         case tunnel.Bad(reason):
             steps.append(f"from the uplink: outer headers: {reason.label}")
             return Drop(reason)
@@ -90,6 +89,20 @@ def from_underlay(lookups: Lookups, frame: bytes, steps: list[str]) -> Verdict:
             return _inner(lookups, outer, steps)
         case _:
             assert_never(outer)
+
+
+def _rewritten(lookups: Lookups, frame: bytes, steps: list[str]) -> Verdict:
+    taken = rewrite.take(lookups, frame, steps)
+    match taken:
+        case rewrite.NotOurs():
+            steps.append("from the uplink: nothing of ours for a PA of this host: to the host's own stack")
+            return ToStack()
+        case rewrite.Bad(reason):
+            return Drop(reason)
+        case rewrite.Arrived(port, arrived):
+            return within_limit(lookups, ToPort(port.name, arrived), steps)
+        case _:
+            assert_never(taken)
 
 
 def _inner(lookups: Lookups, outer: tunnel.Tunnelled, steps: list[str]) -> Verdict:

@@ -175,6 +175,11 @@ class MirrorSpec(_Spec, frozen=True):
     directions: Annotated[str, msgspec.Meta(description="both (the default), from_guest or to_guest")] | None = None
 
 
+class RewriteSpec(_Spec, frozen=True):
+    address: _Address
+    pa: _Address
+
+
 class PortSpec(_Spec, frozen=True):
     virtual_subnet: Annotated[str, _reference("tenants/T/routing-domains/D/virtual-subnets/S, or D/S")]
     mac: _Mac | None = None
@@ -200,6 +205,13 @@ class PortSpec(_Spec, frozen=True):
         None
     )
     mirror: MirrorSpec | None = None
+    rewrites: (
+        Annotated[
+            tuple[RewriteSpec, ...],
+            msgspec.Meta(description="the PA of each address where the rule is rewrite; left out: kept, or drawn"),
+        ]
+        | None
+    ) = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -259,6 +271,9 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 announced_addresses=None
                 if announced is None
                 else tuple(drafts.AnnouncedAddress(said.address, said.mac) for said in announced),
+                rewrites=None
+                if spec.rewrites is None
+                else tuple(drafts.Rewrite(each.address, each.pa) for each in spec.rewrites),
             )
         case TenantSpec():
             return drafts.Tenant(name, spec.description)
@@ -333,6 +348,7 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 announced_addresses=tuple(
                     objects.AnnouncedAddress(Ip(said.address), Mac(said.mac)) for said in spec.announced_addresses or ()
                 ),
+                rewrites=tuple(objects.Rewrite(Ip(each.address), Ip(each.pa)) for each in spec.rewrites or ()),
             )
         case TenantSpec():
             return objects.Tenant(name, _said(spec.description))
@@ -418,6 +434,7 @@ def _spec_of(value: objects.Object) -> Spec:
                     AnnouncedAddressSpec(said.address, said.mac) for said in value.announced_addresses
                 )
                 or None,
+                rewrites=tuple(RewriteSpec(each.address, each.pa) for each in value.rewrites) or None,
             )
         case objects.Tenant():
             return TenantSpec(value.description)

@@ -1,0 +1,155 @@
+"""The PAs of guests' addresses, where the rule is IP rewrite: one for each, of the host's provider network.
+
+What a port has it keeps, as long as its host's uplinks are where the PA is from; the rest is drawn. Never gives a PA
+twice, to whomever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+from weft.kit.errors import Conflict, Rejected
+from weft.model import drafts, values
+from weft.model.indexes import Indexes
+from weft.model.names import Name
+from weft.model.objects import Host, Pool, Port, Rewrite, VirtualSubnet
+from weft.model.puts import Put, humane, read
+from weft.model.values import Ip, ip_number, ip_version
+
+_PortPut: TypeAlias = Put[drafts.Port, Port]
+_SubnetPut: TypeAlias = Put[drafts.VirtualSubnet, VirtualSubnet]
+
+_FIELD = "spec.rewrites"
+
+
+def admit(
+    ix: Indexes, puts: Sequence[_PortPut], subnets: Sequence[_SubnetPut], bereft: Iterable[Name]
+) -> dict[Name, Port]:
+    """Give the batch's ports, and those of subnets that begin or cease to be rewritten, the PAs that they need.
+
+    bereft: others that have lost announced addresses. Returns those that the batch does not put, and that have other
+    PAs now, as they were.
+    """
+    by_put = {put.name: put for put in puts}
+    blamed = {put.name: f"{put.field}.spec.host" for put in puts}
+    for change in subnets:
+        now = ix.virtual_subnets[change.name]
+        if change.old is not None and change.old.is_rewritten != now.is_rewritten:
+            for name in ix.subnets[change.name].ports:
+                blamed.setdefault(name, f"{change.field}.spec.rule")
+    for name in bereft:
+        blamed.setdefault(name, "")  # one that only loses asks for nothing
+    before: dict[Name, Port] = {}
+    drawing: list[tuple[Name, dict[Ip, Ip]]] = []
+    for name, blame in blamed.items():
+        port = ix.ports[name]
+        needs = dict.fromkeys(_needing(ix, port))
+        if not needs and not port.rewrites and name not in by_put:
+            continue
+        before[name] = port
+        for each in port.rewrites:
+            ix.release_pa(each.pa)
+        if port.destination is not None and needs:
+            subnet = port.virtual_subnet
+            place = f"{by_put[name].field}.spec.destination" if name in by_put else blame
+            raise Conflict(
+                f"{name} moves to {port.destination}, and {subnet} has rule rewrite, whose ports move at once: "
+                f"give the new host as its host",
+                place,
+            )
+        drawing.append((name, _kept(ix, port, by_put.get(name), needs)))
+    for name, kept in sorted(drawing, key=lambda each: humane(each[0])):
+        port = ix.ports[name]
+        try:
+            ix.rewrite(port, tuple(_drawn(ix, port, kept)))
+        except Rejected as fault:
+            raise fault.at(blamed[name]) from None
+    return {name: port for name, port in before.items() if name not in by_put and ix.ports[name] != port}
+
+
+def _needing(ix: Indexes, port: Port) -> Iterator[Ip]:
+    """The addresses of a port that need a PA: none while it is nowhere, nor what is only link-local."""
+    if port.host is not None and ix.virtual_subnets[port.virtual_subnet].is_rewritten:
+        yield from port.addresses
+        yield from (said.address for said in port.announced_addresses if not values.is_link_local(said.address))
+
+
+def _kept(ix: Indexes, port: Port, put: _PortPut | None, needs: dict[Ip, None]) -> dict[Ip, Ip]:
+    """What is said, or held before, and can stay: claimed. By address; those without are still to be drawn."""
+    kept: dict[Ip, Ip] = {}
+    former: tuple[Rewrite, ...] = port.rewrites
+    said: tuple[Rewrite, ...] = ()
+    if put is not None:
+        former = put.old.rewrites if put.old is not None else ()
+        said = tuple(_said(put))
+    for rank, each in enumerate(said):
+        # What was read and is put back is no wish.
+        if each in former or each.address not in needs or each.address in kept:
+            continue
+        field = f"{'' if put is None else put.field}.{_FIELD}[{rank}].pa"
+        if not _fits(ix, port, each):
+            raise Rejected(f"{each.pa} is in no pool of {port.host}'s provider networks for {each.address}", field)
+        if (holder := ix.pas.get(each.pa)) is not None:
+            raise Conflict(f"PA {each.pa} is taken by {holder}", field)
+        ix.claim_pa(port.name, each.pa)
+        kept[each.address] = each.pa
+    for each in former:
+        if each.address in needs and each.address not in kept and each.pa not in ix.pas and _fits(ix, port, each):
+            ix.claim_pa(port.name, each.pa)
+            kept[each.address] = each.pa
+    return kept
+
+
+def _said(put: _PortPut) -> Iterator[Rewrite]:
+    for rank, draft in enumerate(put.draft.rewrites or ()):
+        field = f"{put.field}.{_FIELD}[{rank}]"
+        address = read(f"{field}.address", values.parse_ip, draft.address)
+        yield Rewrite(address, read(f"{field}.pa", values.parse_ip, draft.pa))
+
+
+def _fits(ix: Indexes, port: Port, each: Rewrite) -> bool:
+    return any(_has(pool, each.pa) for pool in _pools(ix, ix.hosts[_host(port)], ip_version(each.address)))
+
+
+def _drawn(ix: Indexes, port: Port, kept: dict[Ip, Ip]) -> Iterator[Rewrite]:
+    for address in dict.fromkeys(_needing(ix, port)):
+        pa = kept.get(address)
+        if pa is None:
+            pa = _draw(ix, ix.hosts[_host(port)], address)
+            ix.claim_pa(port.name, pa)
+        yield Rewrite(address, pa)
+
+
+def _draw(ix: Indexes, host: Host, address: Ip) -> Ip:
+    version = ip_version(address)
+    pools = list(_pools(ix, host, version))
+    for pool in pools:
+        if (pa := ix.free_pa(pool.first, pool.last)) is not None:
+            return pa
+    networks = ", ".join(dict.fromkeys(uplink.provider_network for uplink in host.uplinks))
+    if not pools:
+        raise Conflict(f"{address} needs an IPv{version} PA of its own, and {networks} of {host.name} has no such pool")
+    listed = ", ".join(pool.prefix for pool in pools)
+    raise Conflict(f"no PA is left for {address} in {listed} of {networks}: rule rewrite takes one for each address")
+
+
+def _pools(ix: Indexes, host: Host, version: int) -> Iterator[Pool]:
+    """From where a host's guests may have PAs; that in which the host itself is comes first."""
+    found: dict[Pool, bool] = {}
+    for uplink in host.uplinks:
+        for pool in ix.provider_networks[uplink.provider_network].pools:
+            if ip_version(pool.prefix) == version and uplink.pool in (None, pool.prefix):
+                near = any(values.within(pa, pool.prefix) for pa in uplink.pas)
+                found[pool] = found.get(pool, False) or near
+    return iter(sorted(found, key=lambda pool: not found[pool]))
+
+
+def _has(pool: Pool, pa: Ip) -> bool:
+    return ip_version(pa) == ip_version(pool.first) and ip_number(pool.first) <= ip_number(pa) <= ip_number(pool.last)
+
+
+def _host(port: Port) -> Name:
+    if port.host is None:
+        raise AssertionError(f"{port.name} is nowhere, and needs no PA")
+    return port.host
