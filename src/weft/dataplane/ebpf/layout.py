@@ -29,6 +29,7 @@ from weft.policy.rows import (
     Port,
     Qos,
     Record,
+    Rewrite,
     Route,
     Rule,
     Sampling,
@@ -47,7 +48,7 @@ MARK = COPY = 0x80  # DSCP_*
 DIRECTIONS = (0, 1)  # DIRECTION_*
 FAMILY4, FAMILY6 = 4, 6
 MOVING = 0x8000  # RECORD_MOVING, beside the rule's number
-RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4, Rule.STT: 5}
+RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4, Rule.STT: 5, Rule.REWRITE: 6}
 RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
 
 
@@ -98,6 +99,8 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "paths": (ADDRESS, PATH),
     "subnets": (NUMBER, SUBNET),
     "records": (RECORD_KEY, RECORD),
+    "rewrites": (ADDRESS, RECORD_KEY),
+    "pas": (RECORD_KEY, ADDRESS),
     "macs": (MAC_KEY, RECORD),
     "moving": (MAC_KEY, ADDRESS),
     "routes": (ROUTE_KEY, ROUTE),
@@ -190,6 +193,23 @@ def record(row: Record) -> tuple[bytes, bytes]:
         _record_key(_number(row.vsid), address(row.ca)),
         _record(_shared_address(row.pa), mac(row.mac), RULES[row.rule] | (MOVING if row.also is not None else 0)),
     )
+
+
+def rewrite(row: Rewrite) -> tuple[bytes, bytes]:
+    """Entry of the map rewrites; of the map pas, with key and value in each other's place."""
+    pa, ca = address(row.pa), address(row.ca)
+    if pa.startswith(_MAPPED) != ca.startswith(_MAPPED):
+        raise Rejected(f"{row.pa} cannot stand for {row.ca}: one is IPv4 and the other IPv6")
+    return pa, _record_key(_number(row.vsid), ca)
+
+
+def read_rewrite(key: bytes, value: bytes) -> Rewrite:
+    vsid, ca = RECORD_KEY.unpack(value)
+    return Rewrite(address_text(key), vsid, address_text(ca))
+
+
+def rewrite_keys(packed: bytes) -> list[Key]:
+    return [("rewrites", address_text(pa)) for (pa,) in ADDRESS.iter_unpack(packed)]
 
 
 def mac_record(row: MacRecord) -> tuple[bytes, bytes]:
@@ -385,6 +405,7 @@ MAP_KEYS: Mapping[str, Callable[..., bytes]] = {
     "records": lambda vsid, ca: _record_key(_number(vsid), address(ca)),
     "macs": lambda vsid, text: _mac_key(_number(vsid), mac(text), 0),
     "routes": route_key,
+    "rewrites": address,
 }
 
 

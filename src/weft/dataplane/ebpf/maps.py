@@ -19,7 +19,7 @@ from weft.kit.errors import Rejected
 _DIGITS = 16
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
-PROGRAMS = ("weft_from_port", "weft_flood", "weft_to_port", "weft_from_uplink", "weft_to_uplink")
+PROGRAMS = ("weft_from_port", "weft_flood", "weft_to_port", "weft_from_uplink", "weft_to_uplink", "weft_rewritten")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class Sizes:
             "records": self.records,
             "macs": self.macs,
             "moving": self.macs,
+            "rewrites": self.records,
+            "pas": self.records,
             "routes": self.routes,
             "ports": self.ports,
             "local": self.ports,

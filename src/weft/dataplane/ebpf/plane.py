@@ -29,7 +29,7 @@ from weft.dataplane.ebpf.places import Place, Places
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.features import ABILITIES, DataPlaneKind
-from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Record, Rewrite, Route, Row, Subnet, Uplink
 
 _UPLINK, _VLAN = "uplink", "vlan"
 _AGENT_MARK = 0x57454641  # WEFT_AGENT_MARK
@@ -129,6 +129,7 @@ class EbpfDataPlane:
         of = self._loaded.maps
         self._subnets, self._records, self._macs = Table(of["subnets"]), Table(of["records"]), Table(of["macs"])
         self._moving = Table(of["moving"])
+        self._rewrites, self._pas = Table(of["rewrites"]), Table(of["pas"])
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
         self._sources, self._qos, self._sampling = Table(of["sources"]), Table(of["qos"]), Table(of["sampling"])
         self._vlans = Table(of["vlans"])
@@ -165,6 +166,8 @@ class EbpfDataPlane:
                 failures += self._update_macs(list(group))
             elif kind is Route:
                 failures += self._routes.put_rows(group, layout.route)
+            elif kind is Rewrite:
+                failures += self._update_rewrites(list(group))
             elif kind is Peer:
                 failures += self._update_peers(group)
             elif kind is Member:
@@ -190,6 +193,21 @@ class EbpfDataPlane:
                 else:
                     failures += (Failure(row.key, why) for why in self._moving.put({key: also}))
         return failures
+
+    def _update_rewrites(self, rows: list[Rewrite]) -> list[Failure]:
+        """Both ways: whom a PA stands for, and what stands for an address."""
+        failures = self._rewrites.put_rows(rows, layout.rewrite)
+        refused = {failure.key for failure in failures}
+        entries = {row.key: layout.rewrite(row) for row in rows if row.key not in refused}
+        for key, (pa, place) in entries.items():
+            failures += (Failure(key, why) for why in self._pas.put({place: pa}))
+        return failures
+
+    def _drop_rewrites(self, gone: Iterable[bytes]) -> None:
+        """PAs; what one stood for may have another by now, since puts come before deletes."""
+        places = [(pa, self._rewrites.told.get(pa)) for pa in gone]
+        self._rewrites.drop(pa for pa, _ in places)
+        self._pas.drop(place for pa, place in places if place is not None and self._pas.told.get(place) == pa)
 
     def _update_subnets(self, rows: list[Subnet]) -> list[Failure]:
         failures = self._subnets.put_rows(rows, layout.subnet)
@@ -268,7 +286,7 @@ class EbpfDataPlane:
                         self._known.ports.pop(str(key[1]), None)
                         self._close(str(key[1]))
                     failures += self._mirror()
-                case "subnets" | "records" | "macs" | "routes":
+                case "subnets" | "records" | "macs" | "routes" | "rewrites":
                     failures += self._delete(table, group)
                 case "members":
                     failures += self._delete_members(group)
@@ -293,6 +311,9 @@ class EbpfDataPlane:
                 gone.append(layout.map_key(key))
             except Rejected as error:
                 failures.append(Failure(key, error.message, permanent=True))
+        if table == "rewrites":
+            self._drop_rewrites(gone)
+            return failures
         self._table(table).drop(gone)
         if table == "macs":
             self._moving.drop(self._moving.told.keys() & gone)
@@ -317,6 +338,8 @@ class EbpfDataPlane:
         ]
         self._members.drop(place for place, key in members if key not in wanted)
         self._moving.prune(wanted, layout.mac_record_keys)
+        standing = set(self._rewrites.told.values())
+        self._pas.drop([place for place, _ in self._pas.entries() if place not in standing])
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
         self._ways.prune(wanted)
@@ -812,6 +835,8 @@ class EbpfDataPlane:
         for key, value in self._macs.entries():
             if layout.is_record(value):
                 yield layout.read_mac_record(key, value, moves)
+        for key, value in self._rewrites.entries():
+            yield layout.read_rewrite(key, value)
         for vsid, value in self._members.entries():
             yield layout.read_member(vsid, value)
         yield from routes
@@ -860,7 +885,7 @@ class EbpfDataPlane:
         all_told = self._known.everything
         mended = self._write_host(present)
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
-        mended += self._moving.repair(prune=all_told)
+        mended += self._moving.repair(prune=all_told) + self._pas.repair(prune=all_told)
         mended += self._vlans.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
         mended += self._members.table.repair(prune=all_told)
@@ -986,12 +1011,19 @@ class EbpfDataPlane:
         self.close()
 
     def _table(self, name: str) -> Table:
-        return {"subnets": self._subnets, "records": self._records, "macs": self._macs, "routes": self._routes}[name]
+        return {
+            "subnets": self._subnets,
+            "rewrites": self._rewrites,
+            "records": self._records,
+            "macs": self._macs,
+            "routes": self._routes,
+        }[name]
 
 
 #: Tables whose rows are one entry each: how their entries' keys are rows' keys, in the tables' order.
 _KEYS: Mapping[str, Callable[[bytes], list[Key]]] = {
     "subnets": layout.subnet_keys,
+    "rewrites": layout.rewrite_keys,
     "records": layout.record_keys,
     "macs": layout.mac_record_keys,
     "routes": layout.route_keys,

@@ -4,6 +4,7 @@
 
 #include "mirror.h"
 #include "moving.h"
+#include "rewrite.h"
 #include "size.h"
 #include "underlay.h"
 
@@ -123,13 +124,16 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 			return to_both(skb, p, t, also, own);
 	}
 	local_pa = is_local_pa(h, &t->record->pa);
+	t->rule = record_rule(t->record);
+	if (t->rule == RULE_REWRITE && !local_pa && !have_pas(p, t))
+		t->rule = RULE_FALLBACK;
 	if (!local_pa && h->uplink_mtu) {
 		__u32 left = h->uplink_mtu;
 
 		t->way = way_of(h, p, &t->record->pa);
 		if (t->way && t->way->mtu && t->way->mtu < left)
 			left = t->way->mtu;
-		left -= tunnel_bytes(record_rule(t->record), &t->record->pa);
+		left -= tunnel_bytes(t->rule, &t->record->pa);
 		if (!limit || left < limit)
 			limit = left;
 	}
@@ -141,7 +145,7 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 			clamp_mss(skb, p, limit - headers);
 	}
 	if (!local_pa)
-		return to_underlay(skb, p, t, h, own, c);
+		return t->rule == RULE_REWRITE ? rewritten_to_underlay(skb, p, t, own) : to_underlay(skb, p, t, h, own, c);
 	to = open_port(skb, p, t, &why);
 	return to ? into_port(skb, p, t, to, c) : drop(skb, c, why);
 }

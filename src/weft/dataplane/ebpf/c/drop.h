@@ -133,3 +133,9 @@ INLINE int answer(struct __sk_buff *skb, struct counters *c)
 	skb->mark = WEFT_MARK;
 	return bpf_redirect(skb->ifindex, 0);
 }
+
+INLINE int to_stack(struct __sk_buff *skb)
+{
+	skb->cb[0] = VERDICT_TO_STACK;
+	return TC_ACT_UNSPEC;
+}

@@ -107,6 +107,8 @@ struct {
 #define RULE_GENEVE 3
 #define RULE_GRE 4
 #define RULE_STT 5
+#define RULE_REWRITE 6
+#define RULE_FALLBACK RULE_NVGRE /* of what cannot be rewritten */
 struct record_key {
 	__u32 vsid;
 	struct addr ca;
@@ -125,6 +127,27 @@ struct {
 	__type(value, struct record);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } records SEC(".maps");
+
+/* rewrites, pas: written by the agent from Rewrite rows: whom a PA stands for, and which PA stands for a CA; read for what
+ * travels by IP rewrite. Nothing in them until a subnet does.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, struct record_key);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} rewrites SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct record_key);
+	__type(value, struct addr);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pas SEC(".maps");
 
 /* macs: written by the agent from MacRecord rows; read when an address has no record. value.mac repeats the key's. */
 struct mac_key {

@@ -11,12 +11,14 @@
 /* Scratch for building an answer or an upcall; per CPU, written and read within one run of a program. */
 struct scratch {
 	union {
+		struct addr addresses[4];
 		__u8 frame[ETHERNET_BYTES + IPV6_BYTES + ICMP_BYTES + QUOTE6_MAX + CSUM_CHUNK];
 		struct {
 			struct upcall upcall;
 			__u8 upcall_frame[UPCALL_FRAME_MAX];
 		};
 	};
+	struct bpf_fib_lookup fib;
 };
 
 struct {

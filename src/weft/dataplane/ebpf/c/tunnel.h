@@ -56,6 +56,8 @@ INLINE __u32 tunnel_bytes(__u16 rule, const struct addr *pa)
 {
 	__u32 tunnel = is_udp_rule(rule) ? UDP_BYTES + VXLAN_BYTES : GRE_BYTES;
 
+	if (rule == RULE_REWRITE)
+		return 0;
 	if (rule == RULE_STT)
 		tunnel = TCP_BYTES + STT_BYTES;
 	return (addr_is4(pa) ? IPV4_BYTES : IPV6_BYTES) + tunnel + ETHERNET_BYTES;

@@ -16,6 +16,8 @@ struct target {
 	__u16 routed;
 	__u32 vsid;
 	__u32 mtu; /* of the subnet; 0: none */
+	__u32 source_vsid;
+	__u16 rule; /* by which it travels to another host */
 	const struct way *way; /* to another host; NULL: from the first PA of the family to the record's */
 };
 
@@ -72,7 +74,7 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	bool is4 = addr_is4(&t->record->pa);
 	const struct addr *source = t->way ? &t->way->source : is4 ? &h->source4 : &h->source6;
 	const struct addr *destination = t->way ? &t->way->destination : &t->record->pa;
-	const __u16 rule = record_rule(t->record);
+	const __u16 rule = t->rule;
 	const __u32 overhead = tunnel_bytes(rule, &t->record->pa);
 	struct envelope e = { .destination = destination, .inner_to = t->record->mac, .vsid = t->vsid, .rule = rule };
 	struct counters *up;

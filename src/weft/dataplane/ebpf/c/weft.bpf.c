@@ -12,13 +12,18 @@
 #include "dhcp.h"
 #include "flood.h"
 #include "neighbour.h"
+#include "rewritten.h"
 #include "sample.h"
 #include "vlan.h"
 
+#define PROGRAM_FLOOD 0
+#define PROGRAM_REWRITTEN 1
+
 /* Step 8: the destination MAC is the distributed router's. */
-INLINE int route(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet, struct counters *c)
+INLINE int route(struct __sk_buff *skb, const struct packet *p, __u32 source_vsid, const struct subnet *subnet,
+		 struct counters *c)
 {
-	struct target t = { .routed = 1 };
+	struct target t = { .routed = 1, .source_vsid = source_vsid };
 	struct subnet *to = NULL;
 	struct route *r;
 	struct record *record;
@@ -61,7 +66,7 @@ INLINE int route(struct __sk_buff *skb, const struct packet *p, const struct sub
 INLINE int bridge(struct __sk_buff *skb, const struct packet *p, const struct port *port, const struct subnet *subnet,
 		  struct counters *c)
 {
-	struct target t = { .vsid = port->vsid, .mtu = subnet->mtu };
+	struct target t = { .vsid = port->vsid, .source_vsid = port->vsid, .mtu = subnet->mtu };
 	struct record *record = record_of(port->vsid, &p->destination);
 
 	if (!record)
@@ -90,18 +95,24 @@ int weft_flood(struct __sk_buff *skb)
 	return flood(skb, &p, port, subnet, c);
 }
 
-/* programs: what weft_from_port goes on with. Filled as the object is loaded. */
+SEC("tc")
+int weft_rewritten(struct __sk_buff *skb)
+{
+	return take_rewritten(skb);
+}
+
+/* programs: what weft_from_port and weft_from_uplink go on with. Filled as the object is loaded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__uint(key_size, sizeof(__u32));
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__array(values, int(struct __sk_buff *));
-} programs SEC(".maps") = { .values = { [0] = weft_flood } };
+} programs SEC(".maps") = { .values = { [PROGRAM_FLOOD] = weft_flood, [PROGRAM_REWRITTEN] = weft_rewritten } };
 
 INLINE int to_flood(struct __sk_buff *skb, struct counters *c)
 {
-	bpf_tail_call(skb, &programs, 0);
+	bpf_tail_call(skb, &programs, PROGRAM_FLOOD);
 	return drop(skb, c, DROP_ENCAP_FAILED);
 }
 
@@ -165,7 +176,7 @@ int weft_from_port(struct __sk_buff *skb)
 	if (p.to[0] & 1)
 		return to_flood(skb, c);
 	if (mac_equal(p.to, subnet->router_mac))
-		return route(skb, &p, subnet, c);
+		return route(skb, &p, port->vsid, subnet, c);
 	return bridge(skb, &p, port, subnet, c);
 }
 
@@ -216,12 +227,6 @@ INLINE bool mark_congestion(struct __sk_buff *skb, const struct packet *p)
 	}
 }
 
-INLINE int to_stack(struct __sk_buff *skb)
-{
-	skb->cb[0] = VERDICT_TO_STACK;
-	return TC_ACT_UNSPEC;
-}
-
 SEC("tc")
 int weft_from_uplink(struct __sk_buff *skb)
 {
@@ -248,8 +253,11 @@ int weft_from_uplink(struct __sk_buff *skb)
 	if (!me)
 		return to_stack(skb);
 	o.rule = is_for_us(skb, me);
-	if (!o.rule)
+	if (!o.rule) {
+		if (accepts(me->accepts, RULE_REWRITE))
+			bpf_tail_call(skb, &programs, PROGRAM_REWRITTEN);
 		return to_stack(skb);
+	}
 
 	c = counters_of(skb->ifindex);
 	packets = count_received(skb, c);

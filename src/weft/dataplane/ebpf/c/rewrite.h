@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* IP rewrite on the way out: CAs become PAs. Adds no byte. docs/design/datapath.md */
+#pragma once
+
+#include "underlay.h"
+
+/* The PA that stands for a CA. */
+INLINE const struct addr *pa_of(__u32 vsid, const struct addr *ca)
+{
+	struct record_key key = { .vsid = vsid, .ca = *ca };
+
+	return bpf_map_lookup_elem(&pas, &key);
+}
+
+/* Whether a packet can travel so: from one CA to another that have PAs. */
+static __noinline int have_pas(const struct packet *p, const struct target *t)
+{
+	return p && t && pa_of(t->source_vsid, &p->source) && pa_of(t->vsid, &p->destination);
+}
+
+/* Where the transport's checksum is, when it covers the addresses; 0: it does not. */
+INLINE __u32 checksum_at(struct __sk_buff *skb, const struct packet *p, __u8 *protocol)
+{
+	__u32 start = p->l4_offset, offset;
+
+	*protocol = p->protocol;
+	if (p->fragment & FRAGMENT_LATER)
+		return 0;
+	if (p->type == ETHERTYPE_IPV6 && p->protocol == IPPROTO_FRAGMENT) {
+		if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + start, protocol, 1))
+			return 0;
+		start += sizeof(struct ipv6_fragment);
+	}
+	if (*protocol == IPPROTO_TCP)
+		offset = 16;
+	else if (*protocol == IPPROTO_UDP)
+		offset = 6;
+	else if (*protocol == IPPROTO_ICMPV6 && p->type == ETHERTYPE_IPV6)
+		offset = 2;
+	else
+		return 0;
+	return start + offset + 2 <= p->ip_length ? ETHERNET_BYTES + start + offset : 0;
+}
+
+/* Other addresses, and every checksum that covers them updated: also one that the sender has left to its hardware, and
+ * those of the segments that a large packet will be. 0 or an errno.
+ */
+static __noinline int put_addresses(struct __sk_buff *skb, const struct packet *p, const struct addr *source,
+				    const struct addr *destination)
+{
+	struct scratch *s = scratch_of_this_cpu();
+	__u8 protocol;
+	__u32 at;
+	__s64 diff;
+
+	if (!s || !p || !source || !destination)
+		return -1;
+	at = checksum_at(skb, p, &protocol);
+	if (p->type == ETHERTYPE_IPV4) {
+		__be32 was4[2] = { p->source.w[3], p->destination.w[3] }, is4[2] = { source->w[3], destination->w[3] };
+
+		diff = bpf_csum_diff(was4, sizeof(was4), is4, sizeof(is4), 0);
+		if (bpf_skb_store_bytes(skb, ETHERNET_BYTES + offsetof(struct ipv4, source), is4, sizeof(is4), 0) ||
+		    bpf_l3_csum_replace(skb, ETHERNET_BYTES + offsetof(struct ipv4, check), 0, diff, 0))
+			return -1;
+	} else {
+		struct addr *was = s->addresses, *is = s->addresses + 2;
+
+		was[0] = p->source;
+		was[1] = p->destination;
+		is[0] = *source;
+		is[1] = *destination;
+		diff = bpf_csum_diff((void *)was, 2 * sizeof(*was), (void *)is, 2 * sizeof(*is), 0);
+		if (bpf_skb_store_bytes(skb, ETHERNET_BYTES + offsetof(struct ipv6, source), is, 2 * sizeof(*is),
+					BPF_F_RECOMPUTE_CSUM))
+			return -1;
+	}
+	if (!at)
+		return 0;
+	/* No checksum is none, and stays so: RFC 768. */
+	return bpf_l4_csum_replace(skb, at, 0, diff, BPF_F_PSEUDO_HDR | (protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0));
+}
+
+/* Out to the physical network, from PA to PA. */
+static __noinline int rewritten_to_underlay(struct __sk_buff *skb, const struct packet *p, const struct target *t,
+					    const struct subnet *own)
+{
+	struct counters *c = counters_of(skb->ifindex);
+	struct scratch *s = scratch_of_this_cpu();
+	struct bpf_fib_lookup *fib;
+	struct bpf_redir_neigh next_hop = {};
+	const struct addr *source, *destination;
+	struct counters *up;
+	long rc;
+
+	if (!s || !p || !t || !own)
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	fib = &s->fib;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	source = pa_of(t->source_vsid, &p->source);
+	destination = pa_of(t->vsid, &p->destination);
+	if (!source || !destination)
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	fib->l4_protocol = p->protocol;
+	fib->tot_len = p->l3_length;
+	fib->ifindex = LOOPBACK_IFINDEX;
+	if (p->type == ETHERTYPE_IPV4) {
+		fib->family = AF_INET;
+		fib->ipv4_src = source->w[3];
+		fib->ipv4_dst = destination->w[3];
+	} else {
+		fib->family = AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, source, 16);
+		__builtin_memcpy(fib->ipv6_dst, destination, 16);
+	}
+	rc = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib->mtu_result), c);
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	if (!rewrite(skb, p, t))
+		return drop(skb, c, DROP_TRUNCATED);
+	if (put_addresses(skb, p, source, destination))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	up = counters_of(fib->ifindex);
+	if (up) {
+		up->sent_packets += packets_in(skb);
+		up->sent_bytes += skb->len;
+	}
+	next_hop.nh_family = fib->family;
+	if (fib->family == AF_INET)
+		next_hop.ipv4_nh = fib->ipv4_dst;
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, fib->ipv6_dst, 16);
+	skb->cb[0] = VERDICT_TO_UNDERLAY;
+	skb->cb[1] = fib->ifindex;
+	return bpf_redirect_neigh(fib->ifindex, &next_hop, sizeof(next_hop), 0);
+}

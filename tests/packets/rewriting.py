@@ -1,0 +1,210 @@
+"""The packet table's rows of IP rewrite: addresses on the wire are PAs, and every checksum is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from packets import build as b
+from packets import policy as p
+from packets.policy import MAIN, Policy
+from packets.table import GW, WEB1_PORT, Case, W, ca, guest, outer, uplink
+from weft.policy.drop import DropReason
+from weft.policy.rows import MacRecord, Record, Rewrite, Row, Rule, Subnet
+from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay
+
+#: (VSID, address) -> PA
+PAS: dict[tuple[int, str], str] = {}
+for number, (vsid, last) in enumerate(
+    ((p.BLUE_1, 4), (p.BLUE_1, 8), (p.BLUE_1, 66), (p.BLUE_2, 6), (p.RED_1, 4),
+     (p.BLUE_1, 20), (p.BLUE_2, 7), (p.RED_1, 20), (p.BLUE_1, 40))
+):  # fmt: skip
+    for version in (4, 6):
+        subnet = vsid % 1000
+        PAS[vsid, ca(version, subnet, last)] = (
+            f"192.0.2.{200 + number}" if version == 4 else f"2001:db8:a::{number + 1:x}"
+        )
+UNREACHABLE = PAS[p.BLUE_1, "10.0.1.40"]
+
+
+def _rewritten(row: Row) -> Row:
+    match row:
+        case Subnet(vsid=p.RED_2):
+            return row
+        case Subnet():
+            return replace(row, accepts=(Rule.NVGRE, Rule.REWRITE))
+        case Record():
+            return replace(row, rule=Rule.REWRITE)
+        case MacRecord():
+            return replace(row, rule=Rule.NVGRE)
+        case _:
+            return row
+
+
+POLICY = Policy(
+    (*map(_rewritten, MAIN.rows), *(Rewrite(pa, vsid, address) for (vsid, address), pa in PAS.items())),
+    MAIN.bindings,
+    MAIN.unreachable | {UNREACHABLE},
+)
+
+
+def pa(vsid: int, address: str) -> str:
+    return PAS[vsid, address]
+
+
+def network(source: str, to: str, **fields: object) -> b.Packet:
+    return b.network(source, to, **fields)  # type: ignore[arg-type]
+
+
+def payloads(version: int) -> Iterator[tuple[str, b.Packet]]:
+    yield "TCP", b.TCP(sport=40000, dport=80, flags="A", seq=7) / b.Raw(b"hello")
+    yield "UDP", b.UDP(sport=40000, dport=53) / b.Raw(b"question")
+    yield "ICMP", b.echo(version)
+    yield "SCTP", b.Raw(bytes(range(32)))
+
+
+def out() -> Iterator[Case]:
+    for version in (4, 6):
+        v = f"rewritten: IPv{version} "
+        mine, to = W[version], ca(version, 1, 20)
+        mine_pa, to_pa = pa(p.BLUE_1, mine), pa(p.BLUE_1, to)
+        for name, body in payloads(version):
+            protocol = {"proto" if version == 4 else "nh": 132} if name == "SCTP" else {}
+            frame = b.eth(p.WEB3, _ip(version, mine, to, 64, **protocol) / body)
+            sent = bytes(_ip(version, mine_pa, to_pa, 64, **protocol) / body)
+            yield guest(v + name, frame, ToUnderlay(to_pa, sent), policy=POLICY)
+            trailing = frame + bytes(5)
+            yield guest(v + name + " with bytes behind", trailing, ToUnderlay(to_pa, sent + bytes(5)), policy=POLICY)
+        far = ca(version, 2, 7)
+        routed = b.eth(p.ROUTER, _ip(version, mine, far, 64) / b.UDP(sport=1, dport=2))
+        across = bytes(_ip(version, mine_pa, pa(p.BLUE_2, far), 63) / b.UDP(sport=1, dport=2))
+        yield guest(v + "routed", routed, ToUnderlay(pa(p.BLUE_2, far), across), policy=POLICY)
+        red = b.eth(p.RED_WEB3, _ip(version, mine, to, 64) / b.echo(version))
+        theirs = pa(p.RED_1, to)
+        other = ToUnderlay(theirs, bytes(_ip(version, pa(p.RED_1, mine), theirs, 64) / b.echo(version)))
+        yield guest(v + "the same addresses in the other tenant are other PAs", red, other, "tapred1", POLICY)
+        size = 1500 - (28 if version == 4 else 48)
+        fits = b.eth(p.WEB3, b.network(mine, to) / b.echo(version, size))
+        whole = bytes(b.network(mine_pa, to_pa) / b.echo(version, size))
+        yield guest(v + "the whole MTU is the guest's", fits, ToUnderlay(to_pa, whole), policy=POLICY)
+        large = b.eth(p.WEB3, b.network(mine, to) / b.echo(version, size + 1))
+        kind, code = (3, 4) if version == 4 else (2, 0)
+        error = b.icmp_error(large, kind, code, GW[version], mine, 1500)
+        yield guest(v + "a byte more", large, Answer(error, DropReason.TOO_BIG), policy=POLICY)
+        local = b.eth(p.WEB2, b.network(mine, ca(version, 1, 5)) / b.echo(version))
+        yield guest(v + "on this host nothing is", local, ToPort("tenants/blue/ports/web-2", local), policy=POLICY)
+        none = b.eth(p.FAR, b.network(mine, ca(version, 1, 30)) / b.echo(version))
+        flow = b.flow(mine, ca(version, 1, 30), 1 if version == 4 else 58)
+        fallback = ToUnderlay(p.PA3, b.nvgre(p.PA3, p.BLUE_1, flow, none))
+        yield guest(v + "to an address without a PA: by NVGRE", none, fallback, policy=POLICY)
+        pair = ca(version, 1, 98)
+        shared = b.eth(p.WEB3, b.network(pair, to) / b.echo(version), p.WEB2)
+        flow = b.flow(pair, to, 1 if version == 4 else 58)
+        fallback = ToUnderlay(p.PA2, b.nvgre(p.PA2, p.BLUE_1, flow, shared))
+        yield guest(v + "from an address without a PA: by NVGRE", shared, fallback, "tapweb2", POLICY)
+    lost = b.eth(p.ELSE, b.network(W[4], "10.0.1.40") / b.echo(4))
+    yield guest("rewritten: no route to the PA", lost, Drop(DropReason.NO_UNDERLAY), policy=POLICY)
+    yield from _special()
+
+
+def _special() -> Iterator[Case]:
+    mine, to = W[4], "10.0.1.20"
+    pas = pa(p.BLUE_1, mine), pa(p.BLUE_1, to)
+
+    def both(name: str, make: b.Packet, made: b.Packet) -> Case:
+        frame = b.eth(p.WEB3, make)
+        return guest(f"rewritten: {name}", frame, ToUnderlay(pas[1], bytes(made)), policy=POLICY)
+
+    quiet = b.UDP(sport=1, dport=2, chksum=0) / b.Raw(b"none")
+    yield both("UDP without a checksum keeps none", b.network(mine, to) / quiet, b.network(*pas) / quiet)
+    options = {"options": b"\x01\x01\x01\x00"}
+    whole = b.UDP(sport=1, dport=2) / b.Raw(b"option")
+    yield both(
+        "IPv4 options",
+        b.IP(src=mine, dst=to, id=1, **options) / whole,
+        b.IP(src=pas[0], dst=pas[1], id=1, **options) / whole,
+    )
+    # What is in fragments is summed over the whole: here as over what each holds of it.
+    segment = bytes(b.IP(src=mine, dst=to) / b.UDP(sport=1, dport=2, len=1008) / bytes(16))[20:]
+    first = b.IP(src=mine, dst=to, id=9, flags="MF", proto=17)
+    then = b.IP(src=pas[0], dst=pas[1], id=9, flags="MF", proto=17)
+    yield both("a first fragment", first / b.Raw(segment), then / b.Raw(_udp_updated(segment, (mine, to), pas)))
+    later = b.IP(src=mine, dst=to, id=9, frag=3, proto=17)
+    after = b.IP(src=pas[0], dst=pas[1], id=9, frag=3, proto=17)
+    yield both("a later fragment", later / b.Raw(bytes(24)), after / b.Raw(bytes(24)))
+
+
+def _udp_updated(segment: bytes, before: tuple[str, str], after: tuple[str, str]) -> bytes:
+    """RFC 1624, over the pseudo-header's addresses."""
+    total = ~int.from_bytes(segment[6:8], "big") & 0xFFFF
+    for addresses, sign in ((before, -1), (after, 1)):
+        for address in addresses:
+            packed = bytes(map(int, address.split(".")))
+            for word in (int.from_bytes(packed[:2], "big"), int.from_bytes(packed[2:], "big")):
+                total += word if sign > 0 else ~word & 0xFFFF
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return segment[:6] + (~total & 0xFFFF).to_bytes(2, "big") + segment[8:]
+
+
+def _ip(version: int, source: str, to: str, hop_limit: int, **fields: object) -> b.Packet:
+    if version == 4:
+        return b.IP(src=source, dst=to, ttl=hop_limit, id=77, **fields)
+    return b.IPv6(src=source, dst=to, hlim=hop_limit, **fields)
+
+
+def wire(frame_of: bytes, kind: int, to_mac: str = "02:aa:00:00:00:01") -> bytes:
+    head = bytes.fromhex(to_mac.replace(":", "") + "02aa00000002")
+    return head + (b"\x08\x00" if kind == 4 else b"\x86\xdd") + frame_of
+
+
+def into() -> Iterator[Case]:
+    for version in (4, 6):
+        v = f"rewritten back: IPv{version} "
+        mine, peer = W[version], ca(version, 1, 20)
+        mine_pa, peer_pa = pa(p.BLUE_1, mine), pa(p.BLUE_1, peer)
+
+        def arrives(name: str, frame: bytes, expected: object, v: str = v, version: int = version) -> Case:
+            return uplink(v + name, wire(frame, version), expected, POLICY)  # type: ignore[arg-type]
+
+        for name, body in payloads(version):
+            protocol = {"proto" if version == 4 else "nh": 132} if name == "SCTP" else {}
+            sent = bytes(_ip(version, peer_pa, mine_pa, 61, **protocol) / body)
+            frame = b.eth(p.WEB1, _ip(version, peer, mine, 61, **protocol) / body, p.WEB3)
+            yield arrives(name, sent, ToPort(WEB1_PORT, frame))
+        far = ca(version, 2, 7)
+        routed = bytes(_ip(version, pa(p.BLUE_2, far), mine_pa, 61) / b.UDP(sport=1, dport=2))
+        frame = b.eth(p.WEB1, _ip(version, far, mine, 61) / b.UDP(sport=1, dport=2), p.ROUTER)
+        yield arrives("from another subnet, by the router's MAC", routed, ToPort(WEB1_PORT, frame))
+        echo = b.echo(version)
+        red = bytes(_ip(version, pa(p.RED_1, peer), pa(p.RED_1, mine), 61) / echo)
+        frame = b.eth(p.WEB1, _ip(version, peer, mine, 61) / echo, p.RED_WEB3)
+        yield arrives("the other tenant's", red, ToPort("tenants/red/ports/web-1", frame))
+        forged = Drop(DropReason.FORGED_SOURCE)
+        cross = bytes(_ip(version, pa(p.RED_1, peer), mine_pa, 61) / echo)
+        yield arrives("from the other tenant's PA", cross, forged)
+        own = bytes(_ip(version, pa(p.BLUE_2, ca(version, 2, 6)), mine_pa, 61) / echo)
+        yield arrives("from a PA of this host's own", own, forged)
+        nobody = "198.51.100.99" if version == 4 else "2001:db8:f::99"
+        yield arrives("from nobody's address", bytes(_ip(version, nobody, mine_pa, 61) / echo), forged)
+        elsewhere = bytes(_ip(version, peer_pa, pa(p.BLUE_2, far), 61) / echo)
+        yield arrives("to another host's PA is the stack's", elsewhere, ToStack())
+        yield arrives("to nobody's PA is the stack's", bytes(_ip(version, peer_pa, nobody, 61) / echo), ToStack())
+        off = bytes(_ip(version, peer_pa, pa(p.BLUE_1, ca(version, 1, 8)), 61) / echo)
+        yield arrives("to a disabled port", off, Drop(DropReason.PORT_DOWN))
+        good = bytes(_ip(version, peer_pa, mine_pa, 61) / echo)
+        yield arrives("cut short", good[:-1], Drop(DropReason.TRUNCATED))
+        group = uplink(
+            v + "to a group's MAC", wire(good, version, "ff:ff:ff:ff:ff:ff"), Drop(DropReason.MULTICAST), POLICY
+        )
+        yield group
+        yield uplink(v + "where nothing is rewritten it is the stack's", wire(good, version), ToStack())
+    lost = bytes(_ip(4, pa(p.BLUE_1, "10.0.1.20"), pa(p.BLUE_1, "10.0.1.66"), 61) / b.echo(4))
+    yield uplink("rewritten back: to a port without an interface", wire(lost, 4), Drop(DropReason.VSID_ACL), POLICY)
+    body = b.eth(p.WEB1, b.network("10.0.1.30", W[4]) / b.echo(4), p.FAR)
+    yield uplink(
+        "rewritten back: what has no PA comes by NVGRE", outer(body, source=p.PA3), ToPort(WEB1_PORT, body), POLICY
+    )
+
+
+CASES: tuple[Case, ...] = (*out(), *into())
