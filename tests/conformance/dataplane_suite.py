@@ -25,6 +25,7 @@ from weft.policy.rows import (
     Port,
     Qos,
     Record,
+    Rewrite,
     Route,
     Row,
     Subnet,
@@ -62,6 +63,8 @@ class DataPlaneSuite:
                 5001, RDID, ("10.0.1.0/24", "2001:db8:1::/64"), ("10.0.1.1", "2001:db8:1::1"), "02:57:45:46:54:01", 0
             ),
             Subnet(6001, OTHER_RDID, ("10.0.1.0/24",), ("10.0.1.1",), "02:57:45:46:54:01", 1400),
+            Rewrite("192.0.2.201", 5001, "10.0.1.4"),
+            Rewrite("2001:db8:a::1", 5001, "2001:db8:1::4"),
             Record(5001, "10.0.1.4", "192.0.2.11", MAC),
             Record(5001, "2001:db8:1::4", "192.0.2.11", MAC),
             Record(6001, "10.0.1.4", "192.0.2.12", MAC),
@@ -368,4 +371,6 @@ def garbage(uplink: str) -> list[Row]:
 
 # Peers and members are held by the data planes' own tests.
 _ELSEWHERE = {"peers", "members"}
-assert set(TABLES) - _ELSEWHERE == {"hosts", "subnets", "records", "macs", "routes", "ports"}, "a new table: rows here"
+assert set(TABLES) - _ELSEWHERE == {"hosts", "subnets", "rewrites", "records", "macs", "routes", "ports"}, (
+    "a new table: rows here"
+)
