@@ -19,7 +19,10 @@ from weft.kit.errors import Rejected
 _DIGITS = 16
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
-PROGRAMS = ("weft_from_port", "weft_flood", "weft_to_port", "weft_from_uplink", "weft_to_uplink", "weft_rewritten")
+PROGRAMS = (
+    "weft_from_port", "weft_flood", "weft_rewrite", "weft_to_port", "weft_from_uplink", "weft_rewritten",
+    "weft_to_uplink",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

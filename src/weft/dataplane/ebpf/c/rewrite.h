@@ -81,30 +81,61 @@ static __noinline int put_addresses(struct __sk_buff *skb, const struct packet *
 	return bpf_l4_csum_replace(skb, at, 0, diff, BPF_F_PSEUDO_HDR | (protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0));
 }
 
-/* Out to the physical network, from PA to PA. */
-static __noinline int rewritten_to_underlay(struct __sk_buff *skb, const struct packet *p, const struct target *t,
-					    const struct subnet *own)
+#define TO_REWRITE 0x7e11 /* what deliver() returns: weft_rewrite goes on */
+
+/* For a program of its own: there is no room left on the stack of this one. */
+INLINE int leave_to_rewrite(const struct target *t)
 {
-	struct counters *c = counters_of(skb->ifindex);
 	struct scratch *s = scratch_of_this_cpu();
+
+	if (!s)
+		return TC_ACT_SHOT;
+	s->rewrite.source_vsid = t->source_vsid;
+	s->rewrite.vsid = t->vsid;
+	s->rewrite.routed = t->routed;
+	__builtin_memcpy(s->rewrite.to, t->record->mac, 6);
+	__builtin_memcpy(s->rewrite.from, t->from, 6);
+	return TO_REWRITE;
+}
+
+/* Out to the physical network, from PA to PA. */
+INLINE int rewritten_to_underlay(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct counters *c = counters_of(ifindex);
+	struct scratch *s = scratch_of_this_cpu();
+	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	struct subnet *own = port ? subnet_of(port->vsid) : NULL;
+	struct packet p = {};
+	struct record to = {};
+	struct target t = { .record = &to };
 	struct bpf_fib_lookup *fib;
 	struct bpf_redir_neigh next_hop = {};
 	const struct addr *source, *destination;
 	struct counters *up;
 	long rc;
 
-	if (!s || !p || !t || !own)
+	/* All of it was asked before: it can only have changed since. */
+	if (!s || !own || parse(skb, &p, 0, skb->len))
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	parse_transport(skb, &p, ETHERNET_BYTES);
+	if (port->flags & PORT_QOS)
+		choose_marks(&p, ifindex);
+	t.source_vsid = s->rewrite.source_vsid;
+	t.vsid = s->rewrite.vsid;
+	t.routed = s->rewrite.routed;
+	__builtin_memcpy(to.mac, s->rewrite.to, 6);
+	__builtin_memcpy(t.from, s->rewrite.from, 6);
+	source = pa_of(t.source_vsid, &p.source);
+	destination = pa_of(t.vsid, &p.destination);
+	if (!source || !destination)
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	fib = &s->fib;
 	__builtin_memset(fib, 0, sizeof(*fib));
-	source = pa_of(t->source_vsid, &p->source);
-	destination = pa_of(t->vsid, &p->destination);
-	if (!source || !destination)
-		return drop(skb, c, DROP_NO_UNDERLAY);
-	fib->l4_protocol = p->protocol;
-	fib->tot_len = p->l3_length;
+	fib->l4_protocol = p.protocol;
+	fib->tot_len = p.l3_length;
 	fib->ifindex = LOOPBACK_IFINDEX;
-	if (p->type == ETHERTYPE_IPV4) {
+	if (p.type == ETHERTYPE_IPV4) {
 		fib->family = AF_INET;
 		fib->ipv4_src = source->w[3];
 		fib->ipv4_dst = destination->w[3];
@@ -115,12 +146,12 @@ static __noinline int rewritten_to_underlay(struct __sk_buff *skb, const struct 
 	}
 	rc = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib->mtu_result), c);
+		return icmp_error(skb, &p, own, ICMP_TOO_BIG(fib->mtu_result), c);
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return drop(skb, c, DROP_NO_UNDERLAY);
-	if (!rewrite(skb, p, t))
+	if (!rewrite(skb, &p, &t))
 		return drop(skb, c, DROP_TRUNCATED);
-	if (put_addresses(skb, p, source, destination))
+	if (put_addresses(skb, &p, source, destination))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	up = counters_of(fib->ifindex);
 	if (up) {

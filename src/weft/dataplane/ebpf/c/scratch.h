@@ -19,6 +19,14 @@ struct scratch {
 		};
 	};
 	struct bpf_fib_lookup fib;
+	/* What weft_rewrite is to know: where its packet goes, once policy has spoken. */
+	struct {
+		__u32 source_vsid;
+		__u32 vsid;
+		__u8 to[6];
+		__u8 from[6];
+		__u32 routed;
+	} rewrite;
 };
 
 struct {

@@ -16,14 +16,16 @@
 #include "sample.h"
 #include "vlan.h"
 
+#define TO_DELIVER 0x7e12 /* what route() and bridge() return, when they know where to */
+
 #define PROGRAM_FLOOD 0
 #define PROGRAM_REWRITTEN 1
+#define PROGRAM_REWRITE 2
 
 /* Step 8: the destination MAC is the distributed router's. */
-INLINE int route(struct __sk_buff *skb, const struct packet *p, __u32 source_vsid, const struct subnet *subnet,
+INLINE int route(struct __sk_buff *skb, const struct packet *p, struct target *t, const struct subnet *subnet,
 		 struct counters *c)
 {
-	struct target t = { .routed = 1, .source_vsid = source_vsid };
 	struct subnet *to = NULL;
 	struct route *r;
 	struct record *record;
@@ -40,7 +42,8 @@ INLINE int route(struct __sk_buff *skb, const struct packet *p, __u32 source_vsi
 	r = route_of(subnet, &p->destination);
 	if (!r)
 		return icmp_error(skb, p, subnet, ICMP_NO_ROUTE, c);
-	t.vsid = r->vsid;
+	t->routed = 1;
+	t->vsid = r->vsid;
 	to = subnet_of(r->vsid);
 	if (!to)
 		return drop(skb, c, DROP_UNKNOWN_VSID);
@@ -56,25 +59,26 @@ INLINE int route(struct __sk_buff *skb, const struct packet *p, __u32 source_vsi
 	record = record_of(r->vsid, r->via ? &r->next_hop : &p->destination);
 	if (!record)
 		return icmp_error(skb, p, subnet, ICMP_NO_HOST, c);
-	t.record = record;
-	t.mtu = to->mtu;
-	__builtin_memcpy(t.from, to->router_mac, 6);
-	return deliver(skb, p, &t, subnet, c);
+	t->record = record;
+	t->mtu = to->mtu;
+	__builtin_memcpy(t->from, to->router_mac, 6);
+	return TO_DELIVER;
 }
 
 /* Step 9: another unicast MAC: within the subnet. */
-INLINE int bridge(struct __sk_buff *skb, const struct packet *p, const struct port *port, const struct subnet *subnet,
-		  struct counters *c)
+INLINE int bridge(struct __sk_buff *skb, const struct packet *p, struct target *t, const struct port *port,
+		  const struct subnet *subnet, struct counters *c)
 {
-	struct target t = { .vsid = port->vsid, .source_vsid = port->vsid, .mtu = subnet->mtu };
 	struct record *record = record_of(port->vsid, &p->destination);
 
 	if (!record)
 		record = record_of_mac(port->vsid, p->to);
 	if (!record)
 		return drop(skb, c, DROP_NO_RECORD);
-	t.record = record;
-	return deliver(skb, p, &t, subnet, c);
+	t->vsid = port->vsid;
+	t->mtu = subnet->mtu;
+	t->record = record;
+	return TO_DELIVER;
 }
 
 SEC("tc")
@@ -96,6 +100,12 @@ int weft_flood(struct __sk_buff *skb)
 }
 
 SEC("tc")
+int weft_rewrite(struct __sk_buff *skb)
+{
+	return rewritten_to_underlay(skb);
+}
+
+SEC("tc")
 int weft_rewritten(struct __sk_buff *skb)
 {
 	return take_rewritten(skb);
@@ -104,11 +114,17 @@ int weft_rewritten(struct __sk_buff *skb)
 /* programs: what weft_from_port and weft_from_uplink go on with. Filled as the object is loaded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 2);
+	__uint(max_entries, 3);
 	__uint(key_size, sizeof(__u32));
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__array(values, int(struct __sk_buff *));
-} programs SEC(".maps") = { .values = { [PROGRAM_FLOOD] = weft_flood, [PROGRAM_REWRITTEN] = weft_rewritten } };
+} programs SEC(".maps") = {
+	.values = {
+		[PROGRAM_FLOOD] = weft_flood,
+		[PROGRAM_REWRITTEN] = weft_rewritten,
+		[PROGRAM_REWRITE] = weft_rewrite,
+	},
+};
 
 INLINE int to_flood(struct __sk_buff *skb, struct counters *c)
 {
@@ -125,6 +141,8 @@ int weft_from_port(struct __sk_buff *skb)
 	struct packet p = {};
 	struct port *port;
 	enum drop_reason why;
+	struct target t = {};
+	int verdict;
 	bool discovery;
 
 	count_received(skb, c);
@@ -163,8 +181,7 @@ int weft_from_port(struct __sk_buff *skb)
 	if (why)
 		return drop(skb, c, why);
 	if (may_be_dhcp(&p)) {
-		int verdict = dhcp(skb, &p, port, subnet, c);
-
+		verdict = dhcp(skb, &p, port, subnet, c);
 		if (verdict != NOT_DHCP)
 			return verdict;
 	}
@@ -175,9 +192,16 @@ int weft_from_port(struct __sk_buff *skb)
 	}
 	if (p.to[0] & 1)
 		return to_flood(skb, c);
-	if (mac_equal(p.to, subnet->router_mac))
-		return route(skb, &p, port->vsid, subnet, c);
-	return bridge(skb, &p, port, subnet, c);
+	t.source_vsid = port->vsid;
+	verdict = mac_equal(p.to, subnet->router_mac) ? route(skb, &p, &t, subnet, c)
+						      : bridge(skb, &p, &t, port, subnet, c);
+	if (verdict == TO_DELIVER && t.record)
+		verdict = deliver(skb, &p, &t, subnet, c);
+	if (verdict == TO_REWRITE) {
+		bpf_tail_call(skb, &programs, PROGRAM_REWRITE);
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	}
+	return verdict;
 }
 
 /* The PA that policy places an inner source at: the first record found decides. vsid: the packet's, then the record's. */
