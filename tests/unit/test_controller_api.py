@@ -492,7 +492,8 @@ async def test_the_description_is_whole_and_is_of_the_routes_there_are() -> None
             assert reference.removeprefix("#/components/schemas/") in schemas, reference
         assert set(schemas["PortSpec"]["properties"]) == {
             "virtual_subnet", "mac", "addresses", "host", "allowed_address_pairs", "admin_state", "qos",
-            "flood_limit_pps", "dhcp", "dhcp_server", "sampling_rate", "mirror", "destination", "announced_addresses", "rewrites",
+            "flood_limit_pps", "dhcp", "dhcp_server", "sampling_rate", "mirror", "destination",
+            "announced_addresses", "rewrites",
         }  # fmt: skip
         assert schemas["PortSpec"]["required"] == ["virtual_subnet"]
 
