@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from weft.feed.log import FeedLog, Gone, Limits
@@ -220,6 +220,15 @@ step = st.one_of(
             Limits(history_changes=1, snapshot_rows=1, frame_rows=1, join_bytes=200),
         ]
     ),
+)
+@example(
+    [
+        4,
+        [Edit("put", "rd:a", 1, 2), Edit("leave", "rd:a", 0, 1)],
+        [Edit("put", "rd:c", 1, 1)],
+        [Edit("enter", "rd:a", 0, 1)],
+    ],
+    Limits(),
 )
 def test_at_each_bookmark_a_host_holds_the_rows_of_its_scopes_and_no_other(
     steps: list[list[Edit] | int | str], limits: Limits

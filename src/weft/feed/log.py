@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -181,6 +182,7 @@ class FeedLog:
             for listener in self._by_host.get(host, ()):
                 for scope in scopes & listener.scopes:
                     listener.scopes.discard(scope)
+                    listener.left.add(scope)
                     _discard(self._by_scope, scope, listener)
                 self._owe(listener, change, 0)
         for host, scopes in change.entered.items():
@@ -206,13 +208,24 @@ class FeedLog:
     def _due(self, listener: _Listener) -> Iterator[bytes]:
         then, listener.sent = listener.sent, frozenset(listener.scopes)
         changes, listener.owed, listener.owed_rows = listener.owed, [], 0
-        return self._difference(then, listener.sent, changes)
+        left, listener.left = listener.left, set()
+        return self._difference(then, listener.sent, changes, left & then & listener.sent)
 
     # -- frames --
 
-    def _difference(self, then: frozenset[Scope], now: frozenset[Scope], changes: Sequence[_Change]) -> Iterator[bytes]:
-        """All that turns the rows of ``then`` into those of ``now``, of this moment, however late it is read."""
-        ready: list[bytes] = []
+    def _difference(
+        self,
+        then: frozenset[Scope],
+        now: frozenset[Scope],
+        changes: Sequence[_Change],
+        returned: AbstractSet[Scope] = frozenset(),
+    ) -> Iterator[bytes]:
+        """All that turns the rows of ``then`` into those of ``now``, of this moment, however late it is read.
+
+        returned: scopes that were left and entered again; what changed in them meanwhile is not among the changes.
+        """
+        then -= returned
+        ready: list[bytes] = [wire.encode_leave(scope) for scope in sorted(returned)]
         for scope in sorted(now & then):
             touching = [change for change in changes if scope in change.scopes]
             ready.extend(self._changed(scope, touching))
@@ -341,6 +354,7 @@ class _Listener:
     host: str
     scopes: set[Scope]
     sent: frozenset[Scope]
+    left: set[Scope] = field(default_factory=set)  #: since then, whether or not they were entered again
     owed: list[_Change] = field(default_factory=list)
     owed_rows: int = 0
     cut_off: bool = False
