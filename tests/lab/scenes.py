@@ -25,8 +25,10 @@ UPLINK = "uplink:eth0"
 WEB, DB, RED_WEB, RED_DB = 5001, 5002, 6001, 6002
 
 
-#: Those that are carried.
-RULES = [rule for rule in Rule if RULE_NEEDS[rule] in ABILITIES[DataPlaneKind.EBPF].features]
+#: Every encapsulation that is carried.
+RULES = [
+    rule for rule in Rule if RULE_NEEDS[rule] in ABILITIES[DataPlaneKind.EBPF].features and rule is not Rule.REWRITE
+]
 
 
 def set_rule(lab: Lab, subnet: str, rule: Rule) -> None:

@@ -210,29 +210,11 @@ class Decoder:
             _set_mac_vsid(mac, share(mac.vsid, mac.vsid))
         for route in puts.routes:
             _set_route_rdid(route, share(route.rdid, route.rdid))
-        return (
-            *puts.hosts,
-            *puts.subnets,
-            *puts.peers,
-            *puts.records,
-            *puts.macs,
-            *puts.members,
-            *puts.routes,
-            *puts.ports,
-        )
+        return tuple(row for table in rows.TABLES for row in getattr(puts, table))
 
 
 def _keys(deletes: _Deletes) -> tuple[Key, ...]:
-    return (
-        *(("ports", *tail) for tail in deletes.ports),
-        *(("routes", *tail) for tail in deletes.routes),
-        *(("members", *tail) for tail in deletes.members),
-        *(("macs", *tail) for tail in deletes.macs),
-        *(("records", *tail) for tail in deletes.records),
-        *(("peers", *tail) for tail in deletes.peers),
-        *(("subnets", *tail) for tail in deletes.subnets),
-        *(("hosts", *tail) for tail in deletes.hosts),
-    )
+    return tuple((table, *tail) for table in reversed(rows.TABLES) for tail in getattr(deletes, table))
 
 
 def _named(scope: str, line: bytes) -> str:

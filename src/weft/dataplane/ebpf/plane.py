@@ -130,6 +130,7 @@ class EbpfDataPlane:
         self._subnets, self._records, self._macs = Table(of["subnets"]), Table(of["records"]), Table(of["macs"])
         self._moving = Table(of["moving"])
         self._rewrites, self._pas = Table(of["rewrites"]), Table(of["pas"])
+        self._pas_asked: tuple[frozenset[str], frozenset[tuple[str, int]], bool] | None = None
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
         self._sources, self._qos, self._sampling = Table(of["sources"]), Table(of["qos"]), Table(of["sampling"])
         self._vlans = Table(of["vlans"])
@@ -177,6 +178,7 @@ class EbpfDataPlane:
             else:
                 for row in group:
                     failures += self._update_host(row) if kind is Host else self._update_port(row)
+                failures += self._give_pas()
         return failures
 
     def _update_macs(self, rows: list[MacRecord]) -> list[Failure]:
@@ -258,6 +260,25 @@ class EbpfDataPlane:
                 failures += self._open(port)
         return failures
 
+    def _give_pas(self, *, mend: bool = False) -> list[Failure]:
+        """What stands for the addresses of this host's ports, on its uplinks; of what is not told yet nothing goes."""
+        wanted = {pa: row.key for row in self._known.ports.values() for pa in row.pas}
+        given = self._pins / "pas"  # says to a later agent that there are, or were, some
+        if not wanted and not given.exists():
+            return []
+        uplinks = {name: interface.ifindex for name, interface in self._uplinks.items()}
+        asked = frozenset(wanted), frozenset(uplinks.items()), self._known.everything
+        if self._pas_asked == asked and not mend:
+            return []
+        from weft.dataplane.ebpf import addresses  # with it comes pyroute2: 8 MB and 0.2 s
+
+        given.mkdir(exist_ok=True)
+        refused = addresses.make(wanted, uplinks, prune=self._known.everything)
+        self._pas_asked = None if refused else asked
+        if not wanted and self._known.everything:
+            bpffs.remove(given)
+        return [Failure(wanted[why.partition(": ")[0]], why) for why in refused]
+
     def _update_port(self, row: Port) -> list[Failure]:
         try:
             layout.port(row, 0, peer=False)
@@ -285,6 +306,7 @@ class EbpfDataPlane:
                     for key in group:
                         self._known.ports.pop(str(key[1]), None)
                         self._close(str(key[1]))
+                    failures += self._give_pas()
                     failures += self._mirror()
                 case "subnets" | "records" | "macs" | "routes" | "rewrites":
                     failures += self._delete(table, group)
@@ -348,7 +370,7 @@ class EbpfDataPlane:
         if not hosts or (self._known.host is not None and self._known.host.key not in wanted):
             self._remove_host()
         self._let_go_of_uplinks()
-        return self._settle()
+        return self._give_pas() + self._settle()
 
     def _prune_ports(self, wanted: Collection[Key]) -> None:
         """Entries of ports that are not bound here; bindings that were not told yet are a former agent's, and stay."""
@@ -886,6 +908,7 @@ class EbpfDataPlane:
         mended = self._write_host(present)
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
         mended += self._moving.repair(prune=all_told) + self._pas.repair(prune=all_told)
+        self._give_pas(mend=True)
         mended += self._vlans.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
         mended += self._members.table.repair(prune=all_told)
@@ -1004,6 +1027,10 @@ class EbpfDataPlane:
             os.close(self._lock)
 
     def remove(self) -> None:
+        if (self._pins / "pas").exists():
+            from weft.dataplane.ebpf import addresses  # with it comes pyroute2
+
+            addresses.clear()
         for attachment in self._attachments():
             for direction in attachment.programs:
                 self._attacher.detach(self._at(attachment), attachment.ifindex, direction)

@@ -1,0 +1,125 @@
+"""IP rewrite: guests' packets cross the physical network with no byte more, from PA to PA."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.scenes import connected, fabric_wire, set_rule
+from polling import eventually
+from weft.lab import capture
+from weft.lab.lab import Lab
+from weft.lab.traffic import Stream
+from weft.model.features import Rule
+
+HERE = Path(__file__).parent
+NETWORK = "provider-networks/fabric"
+SUBNET, OTHER = (f"tenants/t/routing-domains/d/virtual-subnets/{name}" for name in ("s", "other"))
+
+
+@pytest.fixture(scope="module", params=["rewrite", "rewrite-six"])
+def rewriting(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Each host's PA subnet has a pool of PAs for its guests."""
+    name = f"{request.param}-{os.getpid()}"
+    try:
+        lab = Lab.up(HERE / f"{request.param}.yaml", name=name)
+        pools = []
+        for host in ("h1", "h2"):
+            network = ipaddress.ip_network(lab.spec.host(host).subnet)
+            pools.append({"prefix": str(network), "first": str(network[100]), "last": str(network[120])})
+        with lab.client() as client:
+            client.patch(NETWORK, {"pools": pools})
+        yield lab
+    finally:
+        Lab.down(name)
+
+
+def only_address(lab: Lab, guest: str) -> str:
+    return str(ipaddress.ip_interface(lab.guest(guest).addresses[0]).ip)
+
+
+def pa_of(lab: Lab, port: str) -> str:
+    with lab.client() as client:
+        return str(client.get(f"tenants/t/ports/{port}").spec["rewrites"][0]["pa"])
+
+
+def test_nothing_is_lost_on_the_way_to_it_and_back_and_the_whole_mtu_is_the_guests(rewriting: Lab) -> None:
+    a, b = rewriting.guest("t/a"), rewriting.guest("t/b")
+    version = ipaddress.ip_address(only_address(rewriting, "t/a")).version
+    with Stream(a, b, only_address(rewriting, "t/b")) as stream:
+        eventually(lambda: len(stream.received) > 200)
+        for rule in (Rule.REWRITE, Rule.VXLAN, Rule.REWRITE):
+            set_rule(rewriting, SUBNET, rule)
+            sent = stream.sent
+            eventually(lambda sent=sent: max(stream.received) > sent + 50)  # type: ignore[misc]
+        stream.stop()
+        assert stream.lost == 0, f"of {stream.sent} sent"
+    for guest in ("t/a", "t/b"):
+        # As one that asks by DHCP would have it: it has been told of a tunnel before.
+        assert rewriting.exec(guest, "ip", "link", "set", "eth0", "mtu", "1500").returncode == 0
+        rewriting.exec(guest, "sysctl", "-qw", "net.ipv6.conf.eth0.mtu=1500")
+    size = 1500 - (28 if version == 4 else 48)
+    done = rewriting.exec(
+        "t/a", "ping", "-c", "3", "-i", "0.05", "-W", "2", "-M", "do", "-s", str(size), only_address(rewriting, "t/b")
+    )
+    assert "3 received" in done.stdout, done.stdout
+
+
+def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, tmp_path: Path) -> None:
+    for subnet in (SUBNET, OTHER):
+        set_rule(rewriting, subnet, Rule.REWRITE)
+    a, b = rewriting.guest("t/a"), rewriting.guest("t/b")
+    for guest in ("a", "b"):
+        # Unfinished checksums are no business of the wire's.
+        inside = rewriting.guest(f"t/{guest}")
+        command = ("nsenter", f"--net=/run/netns/{inside.namespace}", "ethtool", "-K", "eth0", "tx", "off")
+        subprocess.run(command, check=True, capture_output=True)
+    sent = bytes(range(256)) * 400
+    with fabric_wire(rewriting, "h2") as wire:
+        with connected(rewriting, a.namespace, b.namespace, only_address(rewriting, "t/b")) as (ours, theirs):
+            writer = threading.Thread(target=lambda: (ours.sendall(sent), ours.shutdown(1)))
+            writer.start()
+            got = bytearray()
+            while piece := theirs.recv(1 << 16):
+                got += piece
+            writer.join()
+        done = rewriting.exec("t/a", "ping", "-c", "3", "-i", "0.05", "-W", "2", only_address(rewriting, "t/c"))
+        passed = wire.frames(lambda _: False, within_s=0.2)
+    assert bytes(got) == sent
+    assert "3 received" in done.stdout, done.stdout
+    file = tmp_path / "wire.pcap"
+    capture.write_pcap(file, passed)
+    checked = [word for field in ("ip", "tcp", "udp") for word in ("-o", f"{field}.check_checksum:TRUE")]
+    assert capture.decode(file, "-Y", "gre || vxlan || geneve") == ""
+    bad = "ip.checksum.status == 0 || tcp.checksum.status == 0 || icmpv6.checksum.status == 0"
+    assert capture.decode(file, *checked, "-Y", f"{bad} || _ws.malformed") == ""
+    ends = {pa_of(rewriting, "a"), pa_of(rewriting, "b")}
+    layer = "ipv6" if ":" in min(ends) else "ip"
+    told = capture.decode(file, "-Y", "tcp", "-T", "fields", "-e", f"{layer}.src", "-e", f"{layer}.dst")
+    assert {frozenset(line.split()) for line in told.splitlines()} == {frozenset(ends)}
+
+
+def test_large_segments_cross_whole(rewriting: Lab) -> None:
+    set_rule(rewriting, SUBNET, Rule.REWRITE)
+    a, b = rewriting.guest("t/a"), rewriting.guest("t/b")
+    for inside in (a, b):
+        command = ("nsenter", f"--net=/run/netns/{inside.namespace}", "ethtool", "-K", "eth0", "tx", "on", "tso", "on")
+        subprocess.run(command, check=True, capture_output=True)
+    sent = bytes(range(256)) * 20_000
+    with fabric_wire(rewriting, "h2") as wire:
+        with connected(rewriting, a.namespace, b.namespace, only_address(rewriting, "t/b")) as (ours, theirs):
+            writer = threading.Thread(target=lambda: (ours.sendall(sent), ours.shutdown(1)))
+            writer.start()
+            got = bytearray()
+            while piece := theirs.recv(1 << 16):
+                got += piece
+            writer.join()
+        largest = max(map(len, wire.frames(lambda found: len(found) > 20, within_s=1.0)))
+    assert bytes(got) == sent
+    assert largest > 3000
