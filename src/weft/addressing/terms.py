@@ -92,8 +92,8 @@ def mtu_of(subnet: rows.Subnet, host: rows.Host | None, path_mtu_bytes: int = 0)
     if host is None or not host.pas or not host.uplinks:
         return 0
     version = 6 if ":" in host.pas[0] else 4
-    # While a subnet goes over to another rule, what fits each of them is right. What little falls back beside IP rewrite
-    # is told when it is too large.
+    # While a subnet goes over to another rule, what fits each of them is right. What falls back beside IP rewrite is
+    # little, and is told when it is too large.
     beside = {FALLBACK} if Rule.REWRITE in subnet.accepts else set()
     overhead = max((overhead_bytes(rule, version) for rule in subnet.accepts if rule not in beside), default=0)
     underlay = min(uplink.mtu_bytes for uplink in host.uplinks)
