@@ -344,6 +344,7 @@ def changed(row: Row) -> Row:
     changes: dict[type[Row], dict[str, Any]] = {
         Host: {"pas": ("192.0.2.99", "192.0.2.11")},
         Subnet: {"mtu_bytes": 1234, "router_mac": "02:57:45:46:54:99"},
+        Rewrite: {"vsid": 5055},
         Record: {"pa": "192.0.2.99", "mac": "02:00:00:00:99:99"},
         MacRecord: {"pa": "192.0.2.99"},
         Route: {"vsid": 5055},

@@ -76,9 +76,9 @@ FROM_GUESTS: dict[str, tuple[str, Forger]] = {
     "an IPv4 header length under 20": (
         "malformed", lambda g, p: ether(g, p, IP(src=address(g), dst=address(p), ihl=4, len=40) / UDP() / FORGED),
     ),
-    "a multicast destination": (
+    "one machine's address to a group's MAC": (
         "multicast",
-        lambda g, p: Ether(src=g.mac, dst="01:00:5e:00:00:fb") / IP(src=address(g), dst="224.0.0.251") / UDP(),
+        lambda g, p: Ether(src=g.mac, dst="01:00:5e:00:00:fb") / IP(src=address(g), dst=address(p)) / UDP() / FORGED,
     ),
 }  # fmt: skip
 
@@ -141,8 +141,8 @@ TO_H2: dict[str, tuple[str, Callable[[Lab], bytes]]] = {
     "to a MAC that no port has": ("vsid_acl", lambda lab: to_h2(lab, changed(lab, inner(lab)[IP], to=STRANGER))),
     "with an inner 802.1Q tag": ("vlan_tag", lambda lab: to_h2(lab, changed(lab, Dot1Q(vlan=3) / inner(lab)[IP]))),
     "with an inner ARP": ("ethertype", lambda lab: to_h2(lab, changed(lab, ARP(psrc="10.0.0.10")))),
-    "with an inner broadcast": (
-        "multicast", lambda lab: to_h2(lab, changed(lab, inner(lab)[IP], to="ff:ff:ff:ff:ff:ff")),
+    "with an inner MAC of a group for one machine": (
+        "multicast", lambda lab: to_h2(lab, changed(lab, inner(lab)[IP], to="01:00:5e:00:00:fb")),
     ),
     "with an inner frame of 10 bytes": ("truncated", lambda lab: to_h2(lab, bytes(inner(lab))[:10])),
     "with an inner header cut short": ("truncated", lambda lab: to_h2(lab, bytes(inner(lab))[:30])),
