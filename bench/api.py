@@ -109,7 +109,7 @@ def _one(up: lab.Lab, client: Client, kernel: dict[str, dict[str, libbpf.Map]], 
     own = kernel[port.host]
     waiting: dict[str, Callable[[], bytes | None]] = {
         **{f"its record on {host}": partial(of["records"].lookup, record) for host, of in kernel.items()},
-        f"its port on {port.host}": lambda: own["ports"].lookup(layout.NUMBER.pack(port.ifindex)),
+        f"its port on {port.host}": lambda: own["ports"].lookup(layout.Seat(port.ifindex).key),
         f"its source on {port.host}": lambda: own["sources"].lookup(source),
     }
     began = time.perf_counter()

@@ -12,7 +12,7 @@ SEC("tc")
 int ask(struct __sk_buff *skb)
 {
 	struct bucket_key which = {};
-	__u32 port = 0;
+	seat port = 0;
 	struct asked asked;
 	struct bucket *b = bpf_map_lookup_elem(&buckets, &which);
 	struct qos *q = bpf_map_lookup_elem(&qos, &port);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
-from weft.policy.rows import Member, Peer, Row
+from weft.policy.rows import Member, Peer, Port, Row
 from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
 
 ETHERNET_BYTES = 14
@@ -52,7 +53,7 @@ class EbpfDriver:
         self._harness = Harness(plane, there)
         self._uplink = uplink
         self._ifindexes = {name: found.ifindex for name, found in interfaces().items()}
-        self._names: dict[int, str] = {}
+        self._names: dict[tuple[int, int], str] = {}  # (ifindex, VLAN) -> port
         self._unreachable: set[str] = set()
         self._met: set[str] = set()
         self._wires = Wires({f"{name}p": name for name in self._ifindexes if f"{name}p" in self._ifindexes})
@@ -70,7 +71,10 @@ class EbpfDriver:
             self._harness.maps["counters"].update(key, bytes(len(value)))
         self._meet({row.pa for row in told.rows if isinstance(row, Member)})
         self._meet({way.destination for ways in told.ways.values() for way in ways})
-        self._names = {self._ifindexes[name]: port for port, name in told.bindings.items()}
+        self._names = {(self._ifindexes[name], 0): port for port, name in told.bindings.items()}
+        for row in told.rows:
+            if isinstance(row, Port) and row.parent in told.bindings:
+                self._names[self._ifindexes[told.bindings[row.parent]], row.vlan] = row.port
         for pa in {pa for pa in told.unreachable if ":" not in pa} - self._unreachable:
             self._harness.netns.ip(f"route add unreachable {pa}")
             self._unreachable.add(pa)
@@ -94,7 +98,7 @@ class EbpfDriver:
             return self._over_the_wire(interface, frame)
         match out.verdict:
             case 1:
-                return ToPort(self._names[out.target], out.data)
+                return ToPort(self._names[out.target, out.vlan], out.data)
             case 2:
                 return _to_underlay(out.data)
             case 3:
@@ -102,10 +106,10 @@ class EbpfDriver:
             case 4:
                 return ToStack()
             case 5:
-                return Drop(DropReason(out.target), self._announced(interface))
+                return Drop(DropReason(out.target), self._announced(interface, out.vlan))
             case 6:
                 match self.plane.upcalls():
-                    case [Handed(port, kind, frame)] if port == self._names_by_interface[interface]:
+                    case [Handed(port, kind, frame)] if port == self._name_at(interface, out.vlan):
                         assert kind == out.target
                         return ToAgent(kind, frame)
                     case others:
@@ -118,28 +122,31 @@ class EbpfDriver:
 
     def _copied(self, count: int) -> Iterator[ToPort | ToUnderlay]:
         """What the program has sent by itself: it comes out at the other ends."""
-        found: list[tuple[str, bytes]] = []
+        found: list[tuple[str, int, bytes]] = []
 
         def come() -> bool:
             fresh = self._wires.frames()
-            found.extend((name, frame) for name, frame in fresh if name != self._uplink or not _is_chatter(frame))
+            found.extend(each for each in fresh if each[0] != self._uplink or not _is_chatter(each[2]))
             return len(found) >= count
 
         eventually(come, f"{count} copies")
-        assert len(found) == count, [(name, frame.hex()) for name, frame in found]
-        for name, frame in found:
-            port = self._names_by_interface.get(name)
+        assert len(found) == count, [(name, vlan, frame.hex()) for name, vlan, frame in found]
+        for name, vlan, frame in found:
+            port = self._name_at(name, vlan)
             yield _to_underlay(frame) if port is None else ToPort(port, frame)
 
     def close(self) -> None:
         self._wires.close()
         self.plane.remove()
 
-    def _announced(self, interface: str) -> Announced | None:
+    def _name_at(self, interface: str, vlan: int) -> str | None:
+        return self._names.get((self._ifindexes[interface], vlan))
+
+    def _announced(self, interface: str, vlan: int) -> Announced | None:
         match self.plane.upcalls():
             case []:
                 return None
-            case [Announcement(port, mac, address)] if port == self._names_by_interface[interface]:
+            case [Announcement(port, mac, address)] if port == self._name_at(interface, vlan):
                 return Announced(bytes.fromhex(mac.replace(":", "")), ipaddress.ip_address(address).packed)
             case others:
                 raise AssertionError(f"handed up: {others}")
@@ -148,14 +155,16 @@ class EbpfDriver:
         return self.plane.counters()
 
     def _counters_at(self, interface: str) -> Traffic:
-        name = (
-            f"uplink:{interface}" if interface == self._uplink else self._names_by_interface.get(interface, "unbound")
-        )
-        return self.plane.counters().get(name, Traffic())
-
-    @property
-    def _names_by_interface(self) -> Mapping[str, str]:
-        return {interface: port for port, interface in (self.plane._known.bindings or {}).items()}
+        """Of the interface's port, and of the sub-ports there."""
+        names = [port for (ifindex, _), port in self._names.items() if ifindex == self._ifindexes[interface]]
+        if interface == self._uplink:
+            names = [f"uplink:{interface}"]
+        counters = self.plane.counters()
+        found = [counters[name] for name in names or ["unbound"] if name in counters]
+        drops: Counter[DropReason] = Counter()
+        for traffic in found:
+            drops.update(traffic.drops)
+        return Traffic(received_packets=sum(traffic.received_packets for traffic in found), drops=drops)
 
     def _over_the_wire(self, interface: str, frame: bytes) -> Verdict:
         before = self._counters_at(interface)

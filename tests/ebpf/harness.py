@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -117,13 +118,14 @@ def emptied(pins: Path, source: Path, attacher: attach.Attacher | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program did to a frame. verdict, target: skb->cb[0], cb[1], as in c/drop.h."""
+    """What a program did to a frame. verdict, target, vlan: skb->cb[0] to cb[2], as in c/drop.h."""
 
     retval: int
     data: bytes
     verdict: int
     target: int
     mark: int
+    vlan: int
 
 
 @dataclass(slots=True)
@@ -148,7 +150,7 @@ class Harness:
         """
         ran = self._runs[program](frame, ifindex, mark=mark, gso_size=gso_size)
         context = ran.context
-        return Outcome(ran.retval, ran.data, context.cb[0], context.cb[1], context.mark)
+        return Outcome(ran.retval, ran.data, context.cb[0], context.cb[1], context.mark, context.cb[2])
 
 
 @contextmanager
@@ -174,6 +176,18 @@ def harness(source: Path, sizes: Sizes = SMALL, *, uplink_mtu_bytes: int = 1500)
                 of.remove()
 
 
+_SOL_PACKET, _PACKET_AUXDATA, _TP_STATUS_VLAN_VALID = 263, 8, 1 << 4
+
+
+def _vlan_beside(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Of struct tpacket_auxdata."""
+    for _, _, data in ancillary:
+        status, _, _, _, _, control, _ = struct.unpack_from("=IIIHHHH", data)
+        if status & _TP_STATUS_VLAN_VALID:
+            return int(control) & 0x0FFF
+    return 0
+
+
 class Wires:
     """What comes in by interfaces of this thread's namespace (name -> the name to say it was at), by one socket."""
 
@@ -183,17 +197,20 @@ class Wires:
         self._socket.setblocking(False)
         # Hundreds of frames at once.
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 23)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
 
-    def frames(self) -> list[tuple[str, bytes]]:
-        """What has come since the last time; what this namespace itself sends is passed over."""
+    def frames(self) -> list[tuple[str, int, bytes]]:
+        """What has come since the last time: where, in which VLAN (whose tag is beside the frame), and the frame. What
+        this namespace itself sends is passed over.
+        """
         found = []
         while True:
             try:
-                frame, (interface, _, kind, *_) = self._socket.recvfrom(65_536)
+                frame, ancillary, _, (interface, _, kind, *_) = self._socket.recvmsg(65_536, 256)
             except BlockingIOError:
                 return found
             if interface in self._names and kind != socket.PACKET_OUTGOING:
-                found.append((self._names[interface], frame))
+                found.append((self._names[interface], _vlan_beside(ancillary), frame))
 
     def close(self) -> None:
         self._socket.close()

@@ -38,7 +38,7 @@ class Asking:
         self._run = libbpf.TestRun(programs["ask"])
 
     def begin(self, limit: Limit) -> None:
-        self.maps["qos"].update(layout.NUMBER.pack(0), layout.qos(Qos(from_guest=limit)))
+        self.maps["qos"].update(layout.Seat(0).key, layout.qos(Qos(from_guest=limit)))
         self.maps["buckets"].update(layout.BUCKET_KEY.pack(0, 0), bytes(layout.BUCKET.size))
 
     def take(self, now_ns: int, frame_bytes: int) -> bool:
@@ -66,7 +66,7 @@ def test_a_bucket_lets_the_same_packets_pass_as_the_references(
     for rank, (now_ns, frame_bytes) in enumerate(asked):
         if rank == late:
             limit = changed
-            asking.maps["qos"].update(layout.NUMBER.pack(0), layout.qos(Qos(from_guest=limit)))
+            asking.maps["qos"].update(layout.Seat(0).key, layout.qos(Qos(from_guest=limit)))
         assert asking.take(now_ns, frame_bytes) == bucket.take(limit, now_ns, frame_bytes), (rank, now_ns)
 
 

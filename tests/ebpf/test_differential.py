@@ -53,7 +53,8 @@ def scenes(draw: st.DrawFn) -> Scene:
         ports = policy.ports(host)
         if ports and draw(st.integers(0, 2)):
             port = draw(st.sampled_from(ports))
-            frames.append((bindings[port.port], draw(packets.frames_from(policy, host, port))))
+            interface = bindings[port.port if port.parent is None else port.parent]
+            frames.append((interface, draw(packets.frames_from(policy, host, port))))
         else:
             frames.append((UPLINK, draw(packets.frames_from_underlay(policy, host))))
     groups = st.lists(st.sampled_from(packets.GROUPS4 + packets.GROUPS6), max_size=3, unique=True)

@@ -327,7 +327,7 @@ def test_other_sizes_make_a_new_generation_that_takes_over_when_it_is_whole(site
         counters = maps.former(former / "counters", plane._counters)
         assert counters is not None
         send("peer0", ARP_A, 3)
-        key = layout.NUMBER.pack(site.netns.ifindex("port0"))
+        key = layout.Seat(site.netns.ifindex("port0")).key
         eventually(lambda: layout.traffic(counters.lookup(key) or b"").sent_packets == 8, "three more answers")
         counters.close()
         assert plane.update(POLICY[3:]) == []

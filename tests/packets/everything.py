@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from packets import rewriting, stt, table, tunnels
+from packets import rewriting, stt, table, trunk, tunnels
 from packets.table import Case
 
-CASES: tuple[Case, ...] = (*table.CASES, *tunnels.CASES, *stt.CASES, *rewriting.CASES)
+CASES: tuple[Case, ...] = (*table.CASES, *tunnels.CASES, *stt.CASES, *rewriting.CASES, *trunk.CASES)

@@ -58,14 +58,16 @@ class Case:
     expected: Verdict
     policy: Policy = MAIN
     tag_bytes: int = 0  # that come off before the frame is counted
+    subport: str | None = None  # whose frame it is, less the tag
 
     @property
     def counted(self) -> dict[tuple[str, str], int]:
         """The whole change of counters."""
         if isinstance(self.expected, ToStack):
             return {}
-        source = _counter(self.interface)
-        changes = {(source, "received_packets"): 1, (source, "received_bytes"): len(self.frame) - self.tag_bytes}
+        source = self.subport or _counter(self.interface)
+        length = len(self.frame) - self.tag_bytes - (4 if self.subport else 0)
+        changes = {(source, "received_packets"): 1, (source, "received_bytes"): length}
         match self.expected:
             case ToPort() | ToUnderlay():
                 changes |= _sent((self.expected,))

@@ -32,7 +32,7 @@ def sent(draw: st.DrawFn, policy: Policy, host: str, plane: ReferenceDataPlane) 
         return None, frame, plane.from_uplink("eth0", frame)
     port = draw(st.sampled_from(ports))
     frame = draw(packets.frames_from(policy, host, port))
-    return port.port, frame, plane.from_port(policy.bindings(host)[port.port], frame)
+    return port.port, frame, plane.from_port(policy.interface(host, port), frame)
 
 
 @BUDGET
@@ -53,9 +53,8 @@ def test_a_packet_of_any_bytes_has_one_verdict_and_is_counted_once(data: st.Data
         assert result.steps
     counters = plane.counters()
     assert sum(sum(traffic.drops.values()) for traffic in counters.values()) == drops
-    assert (
-        sum(traffic.received_packets for name, traffic in counters.items() if name in policy.bindings(host)) == received
-    )
+    ports = {port.port for port in policy.ports(host)}
+    assert sum(traffic.received_packets for name, traffic in counters.items() if name in ports) == received
 
 
 @BUDGET
@@ -68,12 +67,13 @@ def test_nothing_crosses_two_routing_domains_and_what_is_encapsulated_arrives_wh
     for port in policy.ports(host):
         for _ in range(4):
             frame = data.draw(packets.frames_from(policy, host, port))
-            verdict = all_planes[host].from_port(policy.bindings(host)[port.port], frame).verdict
+            verdict = all_planes[host].from_port(policy.interface(host, port), frame).verdict
+            sender, frame = policy.sender(host, port, frame)
             match verdict:
                 case ToPort(to, _):
-                    assert domains[to] == domains[port.port]
+                    assert domains[to] == domains[sender.port]
                 case ToUnderlay(pa, outer):
-                    _arrives(policy, all_planes, domains[port.port], frame, pa, outer, port.cas)
+                    _arrives(policy, all_planes, domains[sender.port], frame, pa, outer, sender.cas)
                 case _:
                     pass
 
@@ -141,9 +141,10 @@ def test_an_answer_is_sound_and_goes_to_the_asker(data: st.DataObject) -> None:
     plane = planes(policy)[host]
     for port in policy.ports(host):
         frame = data.draw(packets.frames_from(policy, host, port))
-        verdict = plane.from_port(policy.bindings(host)[port.port], frame).verdict
+        verdict = plane.from_port(policy.interface(host, port), frame).verdict
         if not isinstance(verdict, Answer):
             continue
+        _, frame = policy.sender(host, port, frame)
         answer = packet.parse(verdict.frame)
         assert isinstance(answer, packet.Ip | packet.Arp)
         if isinstance(answer, packet.Arp):
@@ -183,6 +184,6 @@ def test_rows_told_in_any_order_and_twice_make_the_same_plane(data: st.DataObjec
     for _ in range(4):
         port = data.draw(st.sampled_from(policy.ports(host))) if policy.ports(host) else None
         if port is not None:
-            interface = policy.bindings(host)[port.port]
+            interface = policy.interface(host, port)
             frame = data.draw(packets.frames_from(policy, host, port))
             assert shuffled.from_port(interface, frame) == straight.from_port(interface, frame)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from strategies.policies import HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, VRRP_MAC, Policy
 from weft.policy.rows import Host, Port, Rewrite, Rule, Subnet
-from weft.reference import packet, rewrite
+from weft.reference import packet, rewrite, trunk
 
 ELSEWHERE4 = (
     "172.16.5.9",
@@ -41,8 +41,7 @@ BOUNDARIES = (0, 1, 7, 8, 20, 40, 500, 1228, 1229, 1260, 1261, 1430, 1431, 1480,
 
 def frames_from(policy: Policy, host: str, port: Port) -> st.SearchStrategy[bytes]:
     """What the port's guest may send."""
-    good = _guest_frames(policy, host, port)
-    return _spoilt(good)
+    return _spoilt(_tagged_frames(policy, host, port) if port.vlan else _guest_frames(policy, host, port))
 
 
 def frames_from_underlay(policy: Policy, host: str) -> st.SearchStrategy[bytes]:
@@ -131,6 +130,11 @@ def _addresses(policy: Policy, version: int) -> list[str]:
 
 def _bytes(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
+
+
+@st.composite
+def _tagged_frames(draw: st.DrawFn, policy: Policy, host: str, port: Port) -> bytes:
+    return trunk.tagged(draw(_guest_frames(policy, host, port)), port.vlan)
 
 
 @st.composite

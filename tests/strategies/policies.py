@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
@@ -27,6 +27,7 @@ from weft.policy.rows import (
     Subnet,
     Uplink,
 )
+from weft.reference import trunk
 
 ROUTER_MAC = "02:57:45:46:54:01"
 HOSTS = ("hosts/h1", "hosts/h2", "hosts/h3")
@@ -63,8 +64,21 @@ class Policy:
         return tuple(row for row in self.rows[host] if isinstance(row, Port))
 
     def bindings(self, host: str) -> dict[str, str]:
-        """Port -> an interface name, short enough for the kernel."""
-        return {port.port: f"tap{number}" for number, port in enumerate(self.ports(host))}
+        """Port -> an interface name, short enough for the kernel. Sub-ports are at their parents'."""
+        return {port.port: f"tap{number}" for number, port in enumerate(self.ports(host)) if port.parent is None}
+
+    def interface(self, host: str, port: Port) -> str:
+        """Where the port's guest sends."""
+        return self.bindings(host)[port.port if port.parent is None else port.parent]
+
+    def sender(self, host: str, port: Port, frame: bytes) -> tuple[Port, bytes]:
+        """Whose a frame at the port's interface is, by its tag, and the frame without that."""
+        vlan = trunk.vlan_of(frame)
+        holder = port.port if port.parent is None else port.parent
+        for each in self.ports(host):
+            if each.parent == holder and vlan and each.vlan == vlan:
+                return each, trunk.untagged(frame)
+        return next(each for each in self.ports(host) if each.port == holder), frame
 
     @property
     def domain_of_port(self) -> dict[str, str]:
@@ -102,6 +116,8 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
             for host in draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=3)):
                 number += 1
                 port = _port(draw, subnet, number, f"tenants/{'ab'[domain]}/ports/p{number}-{index}")
+                if draw(st.integers(0, 4)) == 0:
+                    port = _at_another(draw, port, ports[host])
                 pa = pas[host][0]
                 # Another host: it is moving there. What is rewritten moves at once.
                 to = host if rule is Rule.REWRITE else draw(st.sampled_from((host, host, *HOSTS)))
@@ -223,6 +239,17 @@ def _port(draw: st.DrawFn, subnet: Subnet, number: int, name: str) -> Port:
         dhcp=draw(st.integers(0, 3)) != 0,
         dhcp_server=draw(st.integers(0, 3)) == 0,
     )
+
+
+def _at_another(draw: st.DrawFn, port: Port, others: list[Port]) -> Port:
+    """The port at another's interface, if there is one."""
+    parents = [other.port for other in others if other.parent is None]
+    if not parents:
+        return port
+    parent, vlan = draw(st.sampled_from(parents)), draw(st.sampled_from((1, 100, 4094)))
+    if any((other.parent, other.vlan) == (parent, vlan) for other in others):
+        return port
+    return replace(port, parent=parent, vlan=vlan)
 
 
 def _customer_routes(draw: st.DrawFn, rdid: str, rows: list[Row]) -> list[Row]:

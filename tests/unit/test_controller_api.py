@@ -493,7 +493,7 @@ async def test_the_description_is_whole_and_is_of_the_routes_there_are() -> None
         assert set(schemas["PortSpec"]["properties"]) == {
             "virtual_subnet", "mac", "addresses", "host", "allowed_address_pairs", "admin_state", "qos",
             "flood_limit_pps", "dhcp", "dhcp_server", "sampling_rate", "mirror", "destination",
-            "announced_addresses", "rewrites",
+            "announced_addresses", "rewrites", "trunk",
         }  # fmt: skip
         assert schemas["PortSpec"]["required"] == ["virtual_subnet"]
 

@@ -44,7 +44,10 @@ def state_of(
         return PortReport("failed", trouble.failure.reason)
     if port.port not in progress.ports:
         return PortReport("down", "not programmed yet")
-    interface = plan.bindings.get(port.port)
+    holder = port.port if port.parent is None else port.parent
+    interface = plan.bindings.get(holder)
+    if interface is None and port.parent is not None:
+        return PortReport("down", f"its parent, {port.parent}, has no interface")
     if interface is None:
         wanted = explicit.get(port.port)
         if wanted is not None:
@@ -54,10 +57,10 @@ def state_of(
                 others = ", ".join(other for other in ports if other != port.port)
                 return PortReport("failed", f"interface {named} may as well be of {others}: attach one of them")
         return PortReport("down", f"no interface: none was attached, and there is no {tap_of(port.port)}")
-    failure = progress.binding_failures.get(port.port)
+    failure = progress.binding_failures.get(holder)
     if failure is not None:
         return PortReport("failed", failure.reason)
-    if progress.bindings.get(port.port) != interface:
+    if progress.bindings.get(holder) != interface:
         return PortReport("down", f"interface {interface} is not bound yet")
     link = links.get(interface)
     if link is None or not link.up:

@@ -106,8 +106,9 @@ class Api:
 
     def _port(self, name: str) -> dict[str, Any]:
         agent = self._agent
-        interface = agent.plan.bindings.get(name) or agent.attachments.interfaces.get(name)
         port = agent.ports.get(name)
+        holder = name if port is None or port.parent is None else port.parent
+        interface = agent.plan.bindings.get(holder) or agent.attachments.interfaces.get(holder)
         if port is None:
             failure = agent.reconciler.progress.binding_failures.get(name)
             known = {"state": "failed", "reason": failure.reason} if failure else _UNKNOWN_PORT

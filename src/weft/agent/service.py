@@ -101,6 +101,7 @@ class Agent:
         self._elsewhere = False  # who is where in the underlay has changed, and the prober was not told yet
         self._known = False  # policy was read, from the disk or the controller: what is not in it need not be bound
         self._bound: tuple[Mapping[str, str], Mapping[str, int]] | None = None
+        self._reached: Mapping[str, int] = {}  # sub-ports among them
         self._reporter = report.Reporter(host, controller, clock, self._to_report)
         self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
         self.responder = dhcp.Responder(self.reconciler.ask, clock, random)
@@ -327,7 +328,10 @@ class Agent:
         """Work out who is bound to what, and tell the data plane when it is something else than before."""
         links = self.links.by_name()
         former = self.plan
-        self.plan = plan(self._ports, self.attachments.interfaces, links, self._uplinks, self._found.interfaces)
+        subports = {name: port.parent for name, port in self._ports.items() if port.parent is not None}
+        said = {name: of for name, of in self.attachments.interfaces.items() if name not in subports}
+        own = self._ports.keys() - subports.keys()
+        self.plan = plan(own, said, links, self._uplinks, self._found.interfaces)
         for interface, ports in self.plan.ambiguous.items():
             if interface not in former.ambiguous:
                 _log.warning("an interface may be of several ports; attach one", interface=interface, ports=ports)
@@ -343,9 +347,13 @@ class Agent:
             except OSError as fault:
                 _log.warning("what was found by name is not on disk", reason=str(fault))
             self.reconciler.submit(Bind(self.plan.bindings))
-            numbers = {port: indexes[interface] for port, interface in self.plan.bindings.items()}
-            self.responder.bound(numbers)
-            self.snooper.bound(numbers)
+        # Sub-ports come and go without a new binding.
+        reached = {port: indexes[interface] for port, interface in self.plan.bindings.items()}
+        reached |= {name: reached[of] for name, of in subports.items() if of in reached}
+        if self._reached != reached:
+            self._reached = reached
+            self.responder.bound(reached)
+            self.snooper.bound(reached)
 
     def _probe(self) -> None:
         """Behind the rows that it follows from: the data plane is told of ways to those that it knows."""

@@ -73,6 +73,8 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
         sampling_rate=port.sampling_rate,
         mirror=port.mirror,
         pas=tuple(each.pa for each in port.rewrites) if port.rewrites else (),
+        parent=None if port.trunk is None else port.trunk.parent,
+        vlan=0 if port.trunk is None else port.trunk.vlan,
     )
 
 

@@ -136,7 +136,8 @@ class DataPlane(Protocol):
         """All bindings of ports to interfaces there should be (port name -> interface name), replacing the former.
 
         An interface is closed (all of its packets dropped) from its binding on until its port's row is there, and
-        again when the row goes. One that leaves the bindings is let go: our program comes off it.
+        again when the row goes. One that leaves the bindings is let go: our program comes off it. A sub-port (a Port
+        row with a parent) is not named here: it is bound where and as long as its parent is.
         """
         ...
 

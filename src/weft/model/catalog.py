@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from weft.kit.errors import Conflict, Missing, Rejected
-from weft.model import announcements, domains, drafts, ports, rewrite, routes, subnets, underlay
+from weft.model import announcements, domains, drafts, ports, rewrite, routes, subnets, trunk, underlay
 from weft.model.announcements import Announcement, Heard
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
@@ -78,6 +78,9 @@ class Catalog:
         """
         ix = self._ix
         batch = self._sort(puts, deletes)
+        for put in trunk.followers(ix, batch.ports, {old.name for _, old in batch.deletes}):
+            batch.before[put.name] = put.old
+            batch.ports.append(put)
         try:
             for old in batch.before.values():
                 if old is not None:
@@ -319,7 +322,9 @@ class Catalog:
         """Somebody who still refers to an object that is to go."""
         ix = self._ix
         match old:
-            case Port() | CustomerRoute():
+            case Port():
+                return next(iter(ix.trunks.get(old.name, {}).values()), None)
+            case CustomerRoute():
                 return None
             case Tenant():
                 if not ix.tenant_uses[old.name]:

@@ -162,9 +162,16 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Trunk:
+    parent: str
+    vlan: int
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """host None means nowhere, destination None that it does not move, flood_limit_pps None its subnet's,
-    sampling_rate None its host's, mirror None none, whether that was said or left out.
+    sampling_rate None its host's, mirror None none, trunk None that it has an interface of its own, whether that was
+    said or left out.
     """
 
     name: str
@@ -183,6 +190,7 @@ class Port:
     sampling_rate: int | None = None
     mirror: Mirror | None = None
     rewrites: tuple[Rewrite, ...] | None = None
+    trunk: Trunk | None = None
 
 
 @dataclass(frozen=True, slots=True)

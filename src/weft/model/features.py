@@ -23,6 +23,7 @@ class Feature(StrEnum):
     QOS = "qos"
     SAMPLING = "sampling"
     MIRRORING = "mirroring"
+    TRUNK = "trunk"
 
 
 class Rule(StrEnum):
@@ -97,6 +98,7 @@ ABILITIES: AbilityTable = MappingProxyType(
                     Feature.QOS,
                     Feature.SAMPLING,
                     Feature.MIRRORING,
+                    Feature.TRUNK,
                 }
             ),
             max_pas=8,  # MAX_PAS in the eBPF program's maps

@@ -144,6 +144,7 @@ class Indexes:
         self.routing_domains: dict[Name, RoutingDomain] = {}
         self.virtual_subnets: dict[Name, VirtualSubnet] = {}
         self.ports: dict[Name, Port] = {}
+        self.trunks: dict[Name, dict[int, Name]] = {}  # by parent: the sub-ports by VLAN
         self.customer_routes: dict[Name, CustomerRoute] = {}
 
         self.rdids: dict[Rdid, Name] = {}
@@ -277,6 +278,12 @@ class Indexes:
         put = self._journal.put
         put(self.ports, port.name, port)
         put(subnet.ports, port.name, None)
+        if port.trunk is not None:
+            subports = self.trunks.get(port.trunk.parent)
+            if subports is None:
+                subports = {}
+                put(self.trunks, port.trunk.parent, subports)
+            put(subports, port.trunk.vlan, port.name)
         hosts = subnet.domain.hosts
         for host in port.hosts:
             put(self.ports_on[host], port.name, None)
@@ -356,6 +363,10 @@ class Indexes:
         match thing:
             case Port():
                 drop(self.ports, thing.name)
+                if thing.trunk is not None:
+                    drop(self.trunks[thing.trunk.parent], thing.trunk.vlan)
+                    if not self.trunks[thing.trunk.parent]:
+                        drop(self.trunks, thing.trunk.parent)
                 subnet = self.subnets[thing.virtual_subnet]
                 drop(subnet.ports, thing.name)
                 self._forget_announced(thing, subnet)

@@ -241,10 +241,18 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Trunk:
+    """Where a sub-port is: at the interface of another port, in frames with an IEEE 802.1Q tag."""
+
+    parent: Name
+    vlan: int  # 1..4094
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A guest's virtual NIC. host None: it runs nowhere. destination: the host that it is moving to.
 
-    dhcp_server: it may answer DHCP, and say it is a router.
+    dhcp_server: it may answer DHCP, and say it is a router. trunk: of a sub-port, which is where its parent is.
     """
 
     name: Name
@@ -263,6 +271,7 @@ class Port:
     sampling_rate: int | None = None  # None: its host's; 0: none
     mirror: Mirror | None = None
     rewrites: tuple[Rewrite, ...] = ()
+    trunk: Trunk | None = None
 
     @property
     def hosts(self) -> tuple[Name, ...]:

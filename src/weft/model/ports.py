@@ -7,11 +7,11 @@ from itertools import count
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import announcements, dhcp, domains, drafts, qos, taps, underlay, values
+from weft.model import announcements, dhcp, domains, drafts, qos, taps, trunk, underlay, values
 from weft.model.features import AbilityTable
 from weft.model.indexes import Indexes, SubnetIndex
 from weft.model.names import Kind, Name, resolve, tenant_of
-from weft.model.objects import AddressPair, Mirror, Port, Qos
+from weft.model.objects import AddressPair, Mirror, Port, Qos, Trunk
 from weft.model.puts import Put, humane, read
 from weft.model.values import AdminState, Ip, Mac, ip_number
 
@@ -26,7 +26,7 @@ class _Plan:
     __slots__ = (
         "addresses", "destination", "dhcp", "dhcp_server", "flood_limit_pps", "host", "mac", "mirror",
         "pairs", "put", "qos", "sampling_rate",
-        "state", "subnet",
+        "state", "subnet", "trunk",
     )  # fmt: skip
 
     def __init__(self, put: PortPut, subnet: SubnetIndex, host: Name | None, destination: Name | None) -> None:
@@ -44,6 +44,7 @@ class _Plan:
         self.flood_limit_pps: int | None = None
         self.dhcp = dhcp.USUAL_OF_PORT
         self.dhcp_server = False
+        self.trunk: Trunk | None = None
 
     def port(self) -> Port:
         if self.mac is None or self.addresses is None:
@@ -63,6 +64,7 @@ class _Plan:
             self.destination,
             sampling_rate=self.sampling_rate,
             mirror=self.mirror,
+            trunk=self.trunk,
         )
 
 
@@ -70,7 +72,7 @@ def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None
     """First what is said, or held without moving, is claimed; then movers keep what they can; then the rest choose."""
     answered: dict[_Asked, _Answer] = {}
     plans: list[_Plan] = []
-    for put in puts:
+    for put in trunk.placed(ix, puts):
         draft = put.draft
         try:
             tenant = tenant_of(put.name)
@@ -201,6 +203,8 @@ def _read(plan: _Plan) -> None:
         plan.dhcp_server = draft.dhcp_server
     elif old is not None:
         plan.dhcp_server = old.dhcp_server
+    if draft.trunk is not None:
+        plan.trunk = trunk.resolved(draft.trunk, plan.put.name)
 
 
 def _check_host(ix: Indexes, plan: _Plan, abilities: AbilityTable) -> None:
@@ -212,6 +216,8 @@ def _check_host(ix: Indexes, plan: _Plan, abilities: AbilityTable) -> None:
             raise Conflict(why, "spec.qos" if host == plan.host else "spec.destination")
         if (why := taps.why_not_on(ix.hosts[host], plan.sampling_rate, plan.mirror, abilities)) is not None:
             raise Conflict(why, "spec.host" if host == plan.host else "spec.destination")
+        if plan.trunk is not None and (why := trunk.why_not_on(ix.hosts[host], abilities)) is not None:
+            raise Conflict(why, "spec.trunk")
 
 
 def _pair(draft: drafts.AddressPair) -> AddressPair:

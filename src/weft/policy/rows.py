@@ -204,7 +204,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A guest's virtual NIC on this host. Scope: the host."""
+    """A guest's virtual NIC on this host. Scope: the host.
+
+    parent: of a sub-port, the port whose interface it is at, in frames of the IEEE 802.1Q VLAN ``vlan``.
+    """
 
     port: str  # tenants/blue/ports/web-1
     vsid: int
@@ -221,6 +224,8 @@ class Port:
     sampling_rate: int | None = None  # None: the host's; 0: none
     mirror: Mirror | None = None
     pas: tuple[str, ...] = ()  # those that stand for its addresses, where IP rewrite is accepted
+    parent: str | None = None  # tenants/blue/ports/web-1; None: it has an interface of its own
+    vlan: int = 0
 
     @property
     def key(self) -> PortKey:

@@ -115,6 +115,8 @@ class Port:
     dhcp: bool  # answered, where its subnet is
     dhcp_server: bool
     qos: Qos | None
+    parent: str | None  # of a sub-port: whose interface it is at
+    vlan: int
 
 
 class Routes:
@@ -253,7 +255,15 @@ def _port(row: rows.Port) -> Port:
         row.dhcp,
         row.dhcp_server,
         row.qos,
+        row.parent,
+        _vlan(row),
     )
+
+
+def _vlan(row: rows.Port) -> int:
+    if not (1 <= row.vlan <= 4094 if row.parent is not None else row.vlan == 0):
+        raise Rejected(f"VLAN {row.vlan} of {row.port}: a sub-port has one of 1..4094, another port none")
+    return row.vlan
 
 
 @dataclass(slots=True)
@@ -277,6 +287,7 @@ class Lookups:
     _rewritten: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # a PA -> whom it stands for
     _pas: dict[tuple[int, bytes], bytes] = field(default_factory=dict)  # and back
     _ports: dict[str, Port] = field(default_factory=dict)
+    _subports: dict[tuple[str, int], Port] = field(default_factory=dict)  # (parent, VLAN)
     _local: dict[tuple[int, bytes], Port] | None = None  # bound ports; None: to be made anew
     _buckets: dict[tuple[str, Direction], Bucket] = field(default_factory=dict)
 
@@ -294,7 +305,7 @@ class Lookups:
 
     def local_ports(self, vsid: int) -> Iterator[Port]:
         """The bound ports of a subnet."""
-        return (port for port in self._ports.values() if port.vsid == vsid and port.name in self.bindings)
+        return (port for port in self._ports.values() if port.vsid == vsid and self.interface_of(port.name))
 
     def listens(self, port: str, group: bytes) -> bool:
         """Whether the port's guest has asked for the multicast group."""
@@ -308,10 +319,23 @@ class Lookups:
     def port(self, name: str) -> Port | None:
         return self._ports.get(name)
 
+    def subport(self, parent: str, vlan: int) -> Port | None:
+        """The sub-port of a port whose frames are in the VLAN."""
+        return self._subports.get((parent, vlan))
+
+    @property
+    def subports(self) -> Iterable[Port]:
+        return self._subports.values()
+
+    def interface_of(self, name: str) -> str | None:
+        """Where a port is bound; a sub-port is where its parent is."""
+        port = self._ports.get(name)
+        return self.bindings.get(name if port is None or port.parent is None else port.parent)
+
     def local_port(self, vsid: int, mac: bytes) -> Port | None:
         """The bound port with the MAC in the subnet."""
         if self._local is None:
-            bound = sorted((port for port in self._ports.values() if port.name in self.bindings), key=_by_name)
+            bound = sorted((port for port in self._ports.values() if self.interface_of(port.name)), key=_by_name)
             # A port's own MAC before what another has announced.
             self._local = {(port.vsid, mac): port for port in reversed(bound) for mac in port.macs}
             self._local |= {(port.vsid, port.mac): port for port in reversed(bound)}
@@ -394,7 +418,13 @@ class Lookups:
                 route = Route(row.prefix, _vsid(row.vsid), next_hop)
                 self._routes.setdefault(table, Routes(network.max_prefixlen)).put(network, route)
             case rows.Port():
-                self._ports[row.port] = _port(row)
+                port = _port(row)
+                former = self._ports.get(row.port)
+                if former is not None and (former.parent, former.vlan) != (port.parent, port.vlan):
+                    self._forget_subport(former)
+                self._ports[row.port] = port
+                if port.parent is not None:
+                    self._subports[port.parent, port.vlan] = port
                 self._local = None
             case _:
                 assert_never(row)
@@ -435,7 +465,7 @@ class Lookups:
                 if not self._routes[table]:
                     del self._routes[table]
             case rows.Port():
-                del self._ports[row.port]
+                self._forget_subport(self._ports.pop(row.port))
                 self._local = None
             case _:
                 assert_never(row)
@@ -445,6 +475,15 @@ class Lookups:
         # Its address may have another PA by now: puts come before deletes.
         if place is not None and self._pas.get(place) == pa:
             del self._pas[place]
+
+    def _forget_subport(self, port: Port | None) -> None:
+        if port is None or port.parent is None:
+            return
+        self.listeners.pop(port.name, None)
+        for direction in Direction:
+            self._buckets.pop((port.name, direction), None)
+        if self._subports.get((port.parent, port.vlan)) is port:
+            del self._subports[port.parent, port.vlan]
 
     def lead(self, pa: str, ways: Sequence[tuple[str, str, int]]) -> None:
         """The ways to a peer. Raises Rejected, and then nothing has changed."""
@@ -465,14 +504,15 @@ class Lookups:
     def bind(self, bindings: Mapping[str, str]) -> None:
         # A bucket is the interface's: another interface begins with a full one.
         moved = {port for port, interface in self.bindings.items() if bindings.get(port) != interface}
+        moved |= {port.name for port in self._ports.values() if port.parent in moved}
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if key[0] not in moved}
         self.bindings = dict(bindings)
-        self.listeners = {port: groups for port, groups in self.listeners.items() if port in bindings}
+        self.listeners = {port: groups for port, groups in self.listeners.items() if self.interface_of(port)}
         self._local = None
 
     def bound_rows(self) -> Iterable[Row]:
         """Every row; ports only when bound."""
-        return (row for row in self.rows.values() if not isinstance(row, rows.Port) or row.port in self.bindings)
+        return (row for row in self.rows.values() if not isinstance(row, rows.Port) or self.interface_of(row.port))
 
 
 def _by_name(port: Port) -> str:

@@ -10,7 +10,7 @@ from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Sam
 from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
-from weft.reference import packet, pipeline
+from weft.reference import packet, pipeline, trunk
 from weft.reference.lookups import Lookups
 from weft.reference.verdict import (
     Announced,
@@ -91,6 +91,7 @@ class ReferenceDataPlane:
         self._lookups = Lookups(host)
         self._by_interface: dict[str, str] = {}  # interface -> port name
         self._counts: dict[str, _Count] = {UNBOUND: _Count()}
+        self._subports: dict[str, tuple[str | None, int]] = {}  # those that have counters, and where they are
         self._upcalls: list[Upcall] = []
         self.sent: list[tuple[str, bytes]] = []  #: what the agent has sent to guests: (port, frame)
 
@@ -146,13 +147,15 @@ class ReferenceDataPlane:
             else:
                 by_interface[interface] = port
         for port in list(self._counts):
-            interface_before = self._lookups.bindings.get(port)
-            if interface_before is not None and by_interface.get(interface_before) != port:
+            interface_before = self._lookups.interface_of(port)
+            holder = self._by_interface.get(interface_before) if interface_before is not None else None
+            if interface_before is not None and by_interface.get(interface_before) != holder:
                 del self._counts[port]
         for port in by_interface.values():
             self._counts.setdefault(port, _Count())
         self._by_interface = by_interface
         self._lookups.bind({port: interface for interface, port in by_interface.items()})
+        self._renew_subports()
         return failures
 
     def paths(self, ways: Mapping[str, Sequence[Way]]) -> list[Failure]:
@@ -168,7 +171,7 @@ class ReferenceDataPlane:
         self._lookups.listeners = {
             port: frozenset(map(packet.address_bytes, groups))
             for port, groups in listeners.items()
-            if port in self._lookups.bindings
+            if self._lookups.interface_of(port) is not None
         }
         return []
 
@@ -205,7 +208,7 @@ class ReferenceDataPlane:
         return Samples()
 
     def send(self, port: str, frame: bytes) -> None:
-        if port not in self._lookups.bindings:
+        if self._lookups.interface_of(port) is None:
             raise Missing(f"{port} is not bound to an interface here")
         self._counts[port].sent(len(frame))
         self.sent.append((port, frame))
@@ -224,8 +227,11 @@ class ReferenceDataPlane:
         """What becomes of a frame that a guest sends by the interface. now_ns: at 0 every bucket is full."""
         self._lookups.now_ns = now_ns
         name = self._by_interface.get(interface)
-        port = None if name is None else self._lookups.port(name)
         steps: list[str] = []
+        if name is not None and (sub := self._lookups.subport(name, trunk.vlan_of(frame))) is not None:
+            steps.append(f"{interface}: VLAN {sub.vlan} is {sub.name}'s: the tag is taken off")
+            name, frame = sub.name, trunk.untagged(frame)
+        port = None if name is None else self._lookups.port(name)
         if port is None:
             steps.append(f"{interface}: " + ("no port is bound to it" if name is None else f"{name} is not known here"))
             verdict: Verdict = Drop(DropReason.PORT_UNBOUND)
@@ -297,7 +303,12 @@ class ReferenceDataPlane:
         return self._lookups
 
     def interface_of(self, port: str) -> str | None:
-        return self._lookups.bindings.get(port)
+        return self._lookups.interface_of(port)
+
+    def as_sent(self, port: str, frame: bytes) -> bytes:
+        """The frame as the port's guest has it on the interface: a sub-port's has a tag."""
+        found = self._lookups.port(port)
+        return frame if found is None else trunk.tagged(frame, found.vlan)
 
     def on_wire(self, outer: bytes) -> tuple[str, bytes]:
         """An uplink of this host, and the frame that an outer packet is there: in the VLAN of its PAs."""
@@ -318,6 +329,21 @@ class ReferenceDataPlane:
             del self._counts[name]
         for name in wanted:
             self._counts.setdefault(name, _Count())
+        self._renew_subports()
+
+    def _renew_subports(self) -> None:
+        """Counters of a sub-port are there while it is and its parent is bound."""
+        found: dict[str, tuple[str | None, int]] = {
+            port.name: (port.parent, port.vlan)
+            for port in self._lookups.subports
+            if port.parent in self._lookups.bindings
+        }
+        for name, place in self._subports.items():
+            if found.get(name) != place:
+                self._counts.pop(name, None)
+        for name in found:
+            self._counts.setdefault(name, _Count())
+        self._subports = found
 
     def _used(self, table: str) -> int:
         return self._lookups.used[table]

@@ -102,17 +102,17 @@ def plane_of(host: str, rows: Iterable[Row]) -> ReferenceDataPlane:
     ordered = delta.ordered(rows, ()).puts
     for failure in plane.update(ordered):
         raise Rejected(f"row {failure.key}: {failure.reason}")
-    plane.bind({row.port: row.port for row in ordered if isinstance(row, Port)})
+    plane.bind({row.port: row.port for row in ordered if isinstance(row, Port) and row.parent is None})
     return plane
 
 
 def trace(planes: Mapping[str, ReferenceDataPlane], host: str, port: str, frame: bytes) -> Trace:
-    """What becomes of a frame that the port's guest sends. The planes count it."""
+    """What becomes of a frame that the port's guest sends (a sub-port's: without the tag). The planes count it."""
     plane = _plane(planes, host)
     interface = plane.interface_of(port)
     if interface is None:
         raise Missing(f"{port} is not bound on {host}")
-    result = plane.from_port(interface, frame)
+    result = plane.from_port(interface, plane.as_sent(port, frame))
     steps = tuple(Step(host, text) for text in result.steps)
     match result.verdict:
         case ToPort(to, delivered):

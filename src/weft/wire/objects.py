@@ -180,6 +180,13 @@ class RewriteSpec(_Spec, frozen=True):
     pa: _Address
 
 
+class TrunkSpec(_Spec, frozen=True):
+    """Where a sub-port is."""
+
+    parent: Annotated[str, _reference("tenants/T/ports/P, or P: the port whose interface it is at")]
+    vlan: Annotated[int, msgspec.Meta(description="802.1Q VLAN of its frames there, 1..4094")]
+
+
 class PortSpec(_Spec, frozen=True):
     virtual_subnet: Annotated[str, _reference("tenants/T/routing-domains/D/virtual-subnets/S, or D/S")]
     mac: _Mac | None = None
@@ -212,6 +219,7 @@ class PortSpec(_Spec, frozen=True):
         ]
         | None
     ) = None
+    trunk: TrunkSpec | None = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -274,6 +282,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 rewrites=None
                 if spec.rewrites is None
                 else tuple(drafts.Rewrite(each.address, each.pa) for each in spec.rewrites),
+                trunk=None if spec.trunk is None else drafts.Trunk(spec.trunk.parent, spec.trunk.vlan),
             )
         case TenantSpec():
             return drafts.Tenant(name, spec.description)
@@ -349,6 +358,7 @@ def load(name: Name, raw: bytes) -> objects.Object:
                     objects.AnnouncedAddress(Ip(said.address), Mac(said.mac)) for said in spec.announced_addresses or ()
                 ),
                 rewrites=tuple(objects.Rewrite(Ip(each.address), Ip(each.pa)) for each in spec.rewrites or ()),
+                trunk=None if spec.trunk is None else objects.Trunk(Name(spec.trunk.parent), spec.trunk.vlan),
             )
         case TenantSpec():
             return objects.Tenant(name, _said(spec.description))
@@ -435,6 +445,7 @@ def _spec_of(value: objects.Object) -> Spec:
                 )
                 or None,
                 rewrites=tuple(RewriteSpec(each.address, each.pa) for each in value.rewrites) or None,
+                trunk=None if value.trunk is None else TrunkSpec(value.trunk.parent, value.trunk.vlan),
             )
         case objects.Tenant():
             return TenantSpec(value.description)

@@ -60,10 +60,11 @@ def accepts_mask(rules: Iterable[Rule]) -> int:
     return mask
 
 
-#: Bits of a trie key before the prefix itself: (RDID, family) of routes, (ifindex, MAC, family) of sources.
-ROUTE_BITS, SOURCE_BITS = 160, 96
+#: Bits of a trie key before the prefix itself: (RDID, family) of routes, (ifindex, MAC, VLAN, family) of sources.
+ROUTE_BITS, SOURCE_BITS = 160, 128
 
-NUMBER = struct.Struct("=I")  # ifindex, VSID, array index, value of sources
+NUMBER = struct.Struct("=I")  # VSID, array index, value of sources
+SEAT = struct.Struct("=Q")  # ifindex, and above it the VLAN
 HOST = struct.Struct(f"={MAX_PAS * 16}s16s16sIHH")
 ADDRESS = struct.Struct("=16s")
 WAY = struct.Struct("=16s16sI")
@@ -75,16 +76,16 @@ MAC_KEY = struct.Struct("=I6sH")
 ROUTE_KEY = struct.Struct("=I16sI16s")
 ROUTE = struct.Struct("=II16s")
 PORT = struct.Struct("=I6sH16s16sII")
-LOCAL = struct.Struct("=II")
-SOURCE_KEY = struct.Struct("=II6sH16s")
+LOCAL = struct.Struct("=IHH")
+SOURCE_KEY = struct.Struct("=II6sHI16s")
 COUNTERS = struct.Struct("=4Q64Q")
 PLACE = struct.Struct("=II")  # VSID, number
 MEMBER = struct.Struct("=16sII")
-RECEIVER = struct.Struct("=II")
-LISTENER_KEY = struct.Struct("=I16s")
+RECEIVER = struct.Struct("=IHH")
+LISTENER_KEY = struct.Struct("=8s16s")
 UPCALL = struct.Struct("=IIHH6sH16s")
 QOS = struct.Struct("=" + 4 * "QqQ" + "BB6x")
-BUCKET_KEY = struct.Struct("=II")
+BUCKET_KEY = struct.Struct("=QQ")
 BUCKET = struct.Struct("=8xqqQ")
 SAMPLING = struct.Struct("=IIII")
 SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
@@ -104,15 +105,15 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "macs": (MAC_KEY, RECORD),
     "moving": (MAC_KEY, ADDRESS),
     "routes": (ROUTE_KEY, ROUTE),
-    "ports": (NUMBER, PORT),
+    "ports": (SEAT, PORT),
     "local": (MAC_KEY, LOCAL),
     "sources": (SOURCE_KEY, NUMBER),
-    "qos": (NUMBER, QOS),
+    "qos": (SEAT, QOS),
     "buckets": (BUCKET_KEY, BUCKET),
     "mirrors": (NUMBER, MIRROR),
     "sampling": (NUMBER, SAMPLING),
     "samples_lost": (NUMBER, COUNT),
-    "counters": (NUMBER, COUNTERS),
+    "counters": (SEAT, COUNTERS),
     "members": (PLACE, MEMBER),
     "receivers": (PLACE, RECEIVER),
     "listeners": (LISTENER_KEY, NUMBER),
@@ -126,7 +127,7 @@ SAMPLES = "samples"
 PROGRAMS = "programs"
 
 THE_HOST = NUMBER.pack(0)  # key of the one entry of host
-NOBODY = NUMBER.pack(0)  # key of the counters of interfaces that have none
+NOBODY = SEAT.pack(0)  # key of the counters of interfaces that have none
 ALLOWED = NUMBER.pack(1)  # value of sources
 NONE = bytes(16)
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -315,14 +316,48 @@ def member_pa(value: bytes) -> bytes:
     return value[:16]
 
 
-def receiver_ifindex(value: bytes) -> bytes:
-    """What tells receivers of a subnet apart."""
-    return value[:4]
+def receiver_seat(value: bytes) -> bytes:
+    """What tells receivers of a subnet apart: the key of its seat."""
+    return seat_in_local(value).key
 
 
-def listener(ifindex: int, group: str) -> bytes:
+def listener(seat: Seat, group: str) -> bytes:
     """Key of the map listeners."""
-    return LISTENER_KEY.pack(ifindex, address(group))
+    return LISTENER_KEY.pack(seat.key, address(group))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Seat:
+    """Where a port is: an interface, and the VLAN of its frames there; 0: they have no tag."""
+
+    ifindex: int
+    vlan: int = 0
+
+    @property
+    def key(self) -> bytes:
+        return SEAT.pack(self.vlan << 32 | self.ifindex)
+
+
+def seat_of_key(key: bytes) -> Seat:
+    """Of a key of ports, qos or counters."""
+    (number,) = SEAT.unpack(key)
+    return Seat(number & 0xFFFFFFFF, number >> 32)
+
+
+def seat_of_source(key: bytes) -> Seat:
+    _, ifindex, _, vlan, _, _ = SOURCE_KEY.unpack(key)
+    return Seat(ifindex, vlan)
+
+
+def seat_in_local(value: bytes) -> Seat:
+    """Also of a receiver's value."""
+    ifindex, vlan, _ = LOCAL.unpack(value)
+    return Seat(ifindex, vlan)
+
+
+def tagged(frame: bytes, vlan: int) -> bytes:
+    """With an IEEE 802.1Q tag of priority 0; vlan 0: as it is."""
+    return frame[:12] + (0x8100_0000 | vlan).to_bytes(4, "big") + frame[12:] if vlan else frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,26 +376,31 @@ def port(row: Port, ifindex: int, *, peer: bool, sampled: Sampling | None = None
     """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end; sampled: as its host is."""
     samples = sampling(sampled, row.sampling_rate)
     own = mac(row.mac)
+    if not (1 <= row.vlan <= 4094 if row.parent is not None else row.vlan == 0):
+        raise Rejected(f"VLAN {row.vlan} of {row.port}: a sub-port has one of 1..4094, another port none")
+    seat = Seat(ifindex, row.vlan).key
     flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0) | (0 if row.qos is None else HAS_QOS)
-    flags |= (0 if samples is None else SAMPLED) | (0 if row.mirror is None else MIRRORED)
+    flags |= (0 if samples is None else SAMPLED) | (0 if row.mirror is None or row.vlan else MIRRORED)
     flags |= (DHCP if row.dhcp else 0) | (DHCP_SERVER if row.dhcp_server else 0)
     cas = [address(ca) for ca in row.cas]
     ca4 = next((ca for ca in cas if ca.startswith(_MAPPED)), NONE)
     ca6 = next((ca for ca in cas if not ca.startswith(_MAPPED)), NONE)
     sources = [
-        SOURCE_KEY.pack(SOURCE_BITS + 128, ifindex, own, FAMILY4 if ca.startswith(_MAPPED) else FAMILY6, ca)
+        SOURCE_KEY.pack(SOURCE_BITS + 128, ifindex, own, row.vlan, FAMILY4 if ca.startswith(_MAPPED) else FAMILY6, ca)
         for ca in cas
     ]
     for pair in row.pairs:
         packed, length, family = _prefix(pair.prefix)
-        sources.append(SOURCE_KEY.pack(SOURCE_BITS + length, ifindex, mac(pair.mac), family, packed))
+        sources.append(SOURCE_KEY.pack(SOURCE_BITS + length, ifindex, mac(pair.mac), row.vlan, family, packed))
     return PortEntries(
         dict.fromkeys(sources, ALLOWED),
-        {NUMBER.pack(ifindex): PORT.pack(_number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), 0)},
-        dict.fromkeys((_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))), LOCAL.pack(ifindex, flags)),
-        {} if row.qos is None else {NUMBER.pack(ifindex): qos(row.qos)},
-        {} if samples is None else {NUMBER.pack(ifindex): samples},
-        {(row.vsid, NUMBER.pack(ifindex)): RECEIVER.pack(ifindex, flags)},
+        {seat: PORT.pack(_number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), 0)},
+        dict.fromkeys(
+            (_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))), LOCAL.pack(ifindex, row.vlan, flags)
+        ),
+        {} if row.qos is None else {seat: qos(row.qos)},
+        {} if samples is None or row.vlan else {NUMBER.pack(ifindex): samples},
+        {(row.vsid, seat): RECEIVER.pack(ifindex, row.vlan, flags)},
     )
 
 
@@ -394,9 +434,9 @@ def _limit(of: Limit | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def bucket_keys(ifindex: int) -> tuple[bytes, ...]:
+def bucket_keys(seat: Seat) -> tuple[bytes, ...]:
     """Both directions'."""
-    return tuple(BUCKET_KEY.pack(ifindex, direction) for direction in DIRECTIONS)
+    return tuple(seat.key + SEAT.pack(direction) for direction in DIRECTIONS)
 
 
 #: Table -> the kernel's key for the rest of a row's key.
@@ -494,10 +534,10 @@ def read_member(vsid: int, value: bytes) -> Member:
     return Member(vsid, _shared_text(pa), RULE_NAMES[rule])
 
 
-def read_listener(key: bytes) -> tuple[int, str]:
-    """(ifindex, group)."""
-    ifindex, group = LISTENER_KEY.unpack(key)
-    return ifindex, address_text(group)
+def read_listener(key: bytes) -> tuple[Seat, str]:
+    """Who listens, and to which group."""
+    seat, group = LISTENER_KEY.unpack(key)
+    return seat_of_key(seat), address_text(group)
 
 
 def read_route(key: bytes, value: bytes) -> Route:
@@ -591,7 +631,7 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes], qos_value: 
     cas = [address_text(ca) for ca in (ca4, ca6) if ca != NONE]
     pairs: list[Pair] = []
     for key in sorted(source_keys):
-        length, _, packed, family, prefix = SOURCE_KEY.unpack(key)
+        length, _, packed, _, family, prefix = SOURCE_KEY.unpack(key)
         if packed == own and length == SOURCE_BITS + 128:
             ca = address_text(prefix)
             if ca not in cas:
@@ -616,7 +656,7 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes], qos_value: 
 class ReadUpcall:
     """What a program handed up, before it is known whose interface it is."""
 
-    ifindex: int
+    seat: Seat
     kind: UpcallKind
     mac: str
     address: str
@@ -625,9 +665,9 @@ class ReadUpcall:
 
 def read_upcall(data: bytes) -> ReadUpcall:
     """Raises ValueError for a kind that is none of ours."""
-    ifindex, _, kind, length, packed, _, packed_address = UPCALL.unpack_from(data)
+    ifindex, _, kind, length, packed, vlan, packed_address = UPCALL.unpack_from(data)
     frame = data[UPCALL.size : UPCALL.size + length]
-    return ReadUpcall(ifindex, UpcallKind(kind), mac_text(packed), address_text(packed_address), frame)
+    return ReadUpcall(Seat(ifindex, vlan), UpcallKind(kind), mac_text(packed), address_text(packed_address), frame)
 
 
 def mirror(of: Mirror, ifindex: int) -> bytes:

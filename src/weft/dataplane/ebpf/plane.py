@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from itertools import groupby
 from pathlib import Path
@@ -78,12 +78,18 @@ class Attachment:
 class Bound:
     """A port on its interface. entries: what it has in the maps, as far as this process knows; none while it is closed.
 
-    inherited: a former agent's entries may be there, too.
+    inherited: a former agent's entries may be there, too. holder: whose interface it is: its own, or its parent's.
     """
 
     interface: Interface
     inherited: bool
+    holder: str
+    vlan: int = 0
     entries: layout.PortEntries | None = None
+
+    @property
+    def seat(self) -> layout.Seat:
+        return layout.Seat(self.interface.ifindex, self.vlan)
 
 
 @dataclass(slots=True)
@@ -138,7 +144,7 @@ class EbpfDataPlane:
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
         self._listeners = Table(of["listeners"])
         self._members = Places(Table(of["members"]), layout.member_pa)
-        self._receivers = Places(Table(of["receivers"]), layout.receiver_ifindex)
+        self._receivers = Places(Table(of["receivers"]), layout.receiver_seat)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._mirrors = Table(of["mirrors"])
         self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
@@ -146,9 +152,10 @@ class EbpfDataPlane:
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
         self._known = Known()
         self._bound: dict[str, Bound] = {}
+        self._seated: dict[layout.Seat, str] = {}  # sub-ports
         self._uplinks: dict[str, Interface] = {}
         self._closed = False
-        self._make_counters(0)
+        self._make_counters(layout.Seat(0))
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -286,6 +293,10 @@ class EbpfDataPlane:
             return [Failure(row.key, error.message, permanent=True)]
         former = self._known.ports.get(row.port)
         self._known.ports[row.port] = row
+        try:
+            self._take_seat(row.port)
+        except Retry as error:
+            return [Failure(row.key, str(error))]
         failures = self._open(row.port)
         if row.mirror is not None or (former is not None and former.mirror is not None):
             failures += self._mirror()
@@ -304,8 +315,7 @@ class EbpfDataPlane:
                     self._write_host(interfaces())
                 case "ports":
                     for key in group:
-                        self._known.ports.pop(str(key[1]), None)
-                        self._close(str(key[1]))
+                        self._forget_row(str(key[1]))
                     failures += self._give_pas()
                     failures += self._mirror()
                 case "subnets" | "records" | "macs" | "routes" | "rewrites":
@@ -348,8 +358,7 @@ class EbpfDataPlane:
     def prune(self, desired: Collection[Key]) -> list[Failure]:
         wanted = desired if isinstance(desired, (AbstractSet, Mapping)) else set(desired)
         for port in [name for name in self._known.ports if ("ports", name) not in wanted]:
-            del self._known.ports[port]
-            self._close(port)
+            self._forget_row(port)
         self._known.everything = True
         self._prune_ports(wanted)
         self._mirror()
@@ -378,29 +387,27 @@ class EbpfDataPlane:
             return
         # Bound and desired, but its row has not come: a former agent's entries still speak for it.
         spared = {
-            bound.interface.ifindex
-            for name, bound in self._bound.items()
-            if ("ports", name) in wanted and bound.entries is None
+            bound.seat for name, bound in self._bound.items() if ("ports", name) in wanted and bound.entries is None
         }
-        for table, ifindex_of in self._of_ports():
+        for table, seat_of in self._of_ports():
             foreign = [
-                key for key, value in table.entries() if key not in table.told and ifindex_of(key, value) not in spared
+                key for key, value in table.entries() if key not in table.told and seat_of(key, value) not in spared
             ]
             table.drop(foreign)
-        bound_here = {bound.interface.ifindex for bound in self._bound.values()}
-        self._forget_listeners(lambda ifindex: ifindex not in bound_here)
-        open_here = {b.interface.ifindex for b in self._bound.values() if b.entries is not None} | spared
-        self._receivers.drop(at for at in self._receivers if layout.NUMBER.unpack(at[1])[0] not in open_here)
+        bound_here = {bound.seat for bound in self._bound.values()}
+        self._forget_listeners(lambda seat: seat not in bound_here)
+        open_here = {bound.seat for bound in self._bound.values() if bound.entries is not None} | spared
+        self._receivers.drop(at for at in self._receivers if layout.seat_of_key(at[1]) not in open_here)
         for bound in self._bound.values():
-            bound.inherited = bound.interface.ifindex in spared
+            bound.inherited = bound.seat in spared
         self._known.all_ports = True
-        in_use = {bound.interface.ifindex for bound in self._bound.values()}
-        in_use |= {attachment.ifindex for attachment in self._attachments()} | {0}
+        in_use = {bound.seat for bound in self._bound.values()} | {layout.Seat(0)}
+        in_use |= {layout.Seat(attachment.ifindex) for attachment in self._attachments()}
         for key, _ in list(self._counters.items()):
-            if layout.NUMBER.unpack(key)[0] not in in_use:
+            if layout.seat_of_key(key) not in in_use:
                 self._counters.delete(key)
         for key, _ in list(self._buckets.items()):
-            if layout.BUCKET_KEY.unpack(key)[0] not in in_use:
+            if layout.seat_of_key(key[:8]) not in in_use:
                 self._buckets.delete(key)
 
     # Bindings.
@@ -424,7 +431,10 @@ class EbpfDataPlane:
         wanted: dict[str, Interface] = {}
         for port, name in bindings.items():
             interface = present.get(name)
-            if interface is None:
+            row = self._known.ports.get(port)
+            if row is not None and row.parent is not None:
+                failures.append(Failure(("ports", port), f"it is at the interface of {row.parent}", permanent=True))
+            elif interface is None:
                 failures.append(Failure(("ports", port), f"interface {name} does not exist"))
             elif name in uplinks:
                 failures.append(Failure(("ports", port), f"interface {name} is an uplink", permanent=True))
@@ -449,33 +459,81 @@ class EbpfDataPlane:
                 former = self._bound[port].entries
                 failures += self._open(port)
                 mended += former is not None and former != self._bound[port].entries
+        for port, row in list(self._known.ports.items()):
+            if row.parent is not None:
+                try:
+                    self._take_seat(port)
+                except Retry as error:
+                    failures.append(Failure(("ports", port), str(error)))
+                else:
+                    failures += self._open(port)
         return failures, mended
 
     def _bind(self, port: str, interface: Interface) -> int:
         """Counters, then programs: the interface is closed from here on. How many attachments were amiss."""
-        self._make_counters(interface.ifindex)
+        self._make_counters(layout.Seat(interface.ifindex))
         attachment = Attachment.of_port(interface.ifindex, port)
         inherited = self._at(attachment).exists()
         mended = self._attach(attachment)
         attach.let_look_up_routes()
         bound = self._bound.get(port)
         if bound is None:
-            self._bound[port] = Bound(interface, inherited)
+            self._bound[port] = Bound(interface, inherited, port)
         else:
             bound.interface = interface
         return mended
+
+    def _take_seat(self, port: str) -> None:
+        """A sub-port is bound where its parent is, and nowhere while that is not. Raises Retry."""
+        row, bound = self._known.ports.get(port), self._bound.get(port)
+        holder = None if row is None else row.parent
+        parent = None if holder is None else self._bound.get(holder)
+        seat = None
+        if row is not None and parent is not None and parent.holder == holder:
+            seat = layout.Seat(parent.interface.ifindex, row.vlan)
+        if bound is not None and bound.holder != port and (bound.holder, bound.seat) != (holder, seat):
+            self._leave_seat(port)
+            bound = None
+        if seat is None or parent is None:
+            return
+        if bound is None:
+            if (former := self._seated.get(seat)) is not None:
+                self._leave_seat(former)  # its row goes, or says another place, next
+            self._make_counters(seat)
+            self._seated[seat] = port
+            self._bound[port] = Bound(parent.interface, parent.inherited, parent.holder, seat.vlan)
+        elif bound.holder != port:
+            bound.interface = parent.interface
+
+    def _leave_seat(self, port: str) -> None:
+        seat = self._bound[port].seat
+        self._close(port)
+        del self._bound[port]
+        del self._seated[seat]
+        self._forget_listeners(lambda other: other == seat)
+        self._counters.delete(seat.key)
+        self._forget_buckets(seat)
+
+    def _forget_row(self, port: str) -> None:
+        self._known.ports.pop(port, None)
+        self._close(port)
+        self._take_seat(port)
 
     def _let_go(self, wanted: Mapping[str, Interface]) -> None:
         """Programs come off interfaces that no port is bound to; where another port takes over, they stay, closed."""
         closed: set[int] = set()
         for port, bound in list(self._bound.items()):
-            interface = wanted.get(port)
-            if interface is None or interface.ifindex != bound.interface.ifindex:
-                self._close(port)
-                del self._bound[port]
-                closed.add(bound.interface.ifindex)
+            interface = wanted.get(bound.holder)
+            if interface is not None and interface.ifindex == bound.interface.ifindex:
+                continue
+            if bound.holder != port:
+                self._leave_seat(port)
+                continue
+            self._close(port)
+            del self._bound[port]
+            closed.add(bound.interface.ifindex)
         if closed:
-            self._forget_listeners(closed.__contains__)
+            self._forget_listeners(lambda seat: seat.ifindex in closed)
         successors = {i.ifindex: Attachment.of_port(i.ifindex, port) for port, i in wanted.items()}
         leaving = [a for a in self._attachments() if not a.on_uplink and successors.get(a.ifindex) != a]
         self._forget({attachment.ifindex for attachment in leaving} - closed)
@@ -487,8 +545,9 @@ class EbpfDataPlane:
                 bpffs.remove(self._at(successor))
                 self._at(attachment).rename(self._at(successor))
                 # The interface's counters are another port's from here on.
-                self._counters.update(layout.NUMBER.pack(attachment.ifindex), bytes(self._counters.value_bytes))
-                self._forget_buckets(attachment.ifindex)
+                seat = layout.Seat(attachment.ifindex)
+                self._counters.update(seat.key, bytes(self._counters.value_bytes))
+                self._forget_buckets(seat)
                 with suppress(Retry):  # the binding that follows tries again, and says so
                     self._attach(successor, swap=True)
 
@@ -506,19 +565,21 @@ class EbpfDataPlane:
         bound, row = self._bound.get(port), self._known.ports.get(port)
         if bound is None or row is None:
             return []
-        ifindex = bound.interface.ifindex
+        if row.parent is not None and bound.holder == port:
+            self._close(port)  # an interface is not a sub-port's; the next bind() lets go of it
+            return []
         entries = self._entries(row, bound.interface)
         refused = self._sources.put(entries.sources)
         refused += self._sampling.put(entries.sampling)
         if entries.qos:
-            self._make_buckets(ifindex)
+            self._make_buckets(bound.seat)
         refused += self._qos.put(entries.qos)
         refused += self._ports.put(entries.ports)
         refused += self._local.put(entries.local)
         refused += self._receivers.put(entries.receivers).values()
         former, bound.entries = bound.entries, entries
         if former is not None and former != entries:
-            self._local.drop(self._mine(former.local.keys() - entries.local.keys(), ifindex))
+            self._local.drop(self._mine(former.local.keys() - entries.local.keys(), bound.seat))
             self._sources.drop(key for key in former.sources if key not in entries.sources)
             self._qos.drop(former.qos.keys() - entries.qos.keys())
             self._sampling.drop(former.sampling.keys() - entries.sampling.keys())
@@ -530,9 +591,11 @@ class EbpfDataPlane:
         wanted: dict[bytes, bytes] = {}
         for row in self._known.ports.values():
             bound = self._bound.get(row.port)
-            if row.mirror is None or bound is None:
+            if row.mirror is None or bound is None or row.parent is not None:
                 continue
             to = None if row.mirror.port is None else self._bound.get(row.mirror.port)
+            if to is not None and to.holder != row.mirror.port:
+                continue  # a sub-port's copies would lack their tag
             if to is not None or row.mirror.port is None:
                 ifindex = 0 if to is None else to.interface.ifindex
                 wanted[layout.NUMBER.pack(bound.interface.ifindex)] = layout.mirror(row.mirror, ifindex)
@@ -553,69 +616,72 @@ class EbpfDataPlane:
         if bound is None:
             return
         if bound.inherited:
-            self._forget({bound.interface.ifindex})
+            self._forget_where(lambda seat: seat == bound.seat)
             bound.inherited = False
         entries, bound.entries = bound.entries, None
         if entries is None:
             return
-        self._local.drop(self._mine(entries.local, bound.interface.ifindex))
+        self._local.drop(self._mine(entries.local, bound.seat))
         self._ports.drop(entries.ports)
         self._sources.drop(entries.sources)
         self._qos.drop(entries.qos)
         self._sampling.drop(entries.sampling)
         self._receivers.drop(entries.receivers)
 
-    def _mine(self, keys: Iterable[bytes], ifindex: int) -> list[bytes]:
-        """Those of local that still lead to the interface: another port may have taken the MAC over."""
+    def _mine(self, keys: Iterable[bytes], seat: layout.Seat) -> list[bytes]:
+        """Those of local that still lead to the port: another may have taken the MAC over."""
         leads = ((key, self._local.told.get(key)) for key in keys)
-        return [key for key, value in leads if value is not None and layout.LOCAL.unpack(value)[0] == ifindex]
+        return [key for key, value in leads if value is not None and layout.seat_in_local(value) == seat]
 
     def _forget(self, ifindexes: set[int]) -> None:
         """Whatever entries interfaces have, also those that this process does not know of."""
-        if not ifindexes:
-            return
-        for table, ifindex_of in self._of_ports():
-            table.drop([key for key, value in table.entries() if ifindex_of(key, value) in ifindexes])
-        self._receivers.drop(at for at in self._receivers if layout.NUMBER.unpack(at[1])[0] in ifindexes)
-        self._forget_listeners(ifindexes.__contains__)
+        if ifindexes:
+            self._forget_where(lambda seat: seat.ifindex in ifindexes)
 
-    def _forget_listeners(self, of: Callable[[int], bool]) -> None:
+    def _forget_listeners(self, of: Callable[[layout.Seat], bool]) -> None:
         self._listeners.drop([key for key, _ in self._listeners.entries() if of(layout.read_listener(key)[0])])
 
     # Who listens to which multicast group: the agent's knowledge, and no row's.
 
     def listen(self, listeners: Mapping[str, Collection[str]]) -> list[Failure]:
-        ifindexes = {port: bound.interface.ifindex for port, bound in self._bound.items()}
+        seats = {port: bound.seat for port, bound in self._bound.items()}
         wanted: dict[bytes, bytes] = {}
         ports: dict[bytes, str] = {}
         for port, groups in listeners.items():
-            if port in ifindexes:
+            if port in seats:
                 for group in groups:
-                    key = layout.listener(ifindexes[port], group)
+                    key = layout.listener(seats[port], group)
                     wanted[key], ports[key] = layout.ALLOWED, port
         refused = self._listeners.put(wanted)
-        here = set(ifindexes.values())
+        here = set(seats.values())
         stale = (key for key, _ in self._listeners.entries() if key not in wanted)
         self._listeners.drop([key for key in stale if layout.read_listener(key)[0] in here])
         return [Failure(("ports", port), "; ".join(dict.fromkeys(refused))) for port in set(ports.values()) if refused]
 
     def listening(self) -> Mapping[str, Collection[str]]:
-        names = {bound.interface.ifindex: port for port, bound in self._bound.items()}
+        names = {bound.seat: port for port, bound in self._bound.items()}
         found: dict[str, set[str]] = {}
         for key, _ in self._listeners.entries():
-            ifindex, group = layout.read_listener(key)
-            if ifindex in names:
-                found.setdefault(names[ifindex], set()).add(group)
+            seat, group = layout.read_listener(key)
+            if seat in names:
+                found.setdefault(names[seat], set()).add(group)
         return found
 
-    def _of_ports(self) -> tuple[tuple[Table, Callable[[bytes, bytes], int]], ...]:
+    def _forget_where(self, wanted: Callable[[layout.Seat], bool]) -> None:
+        for table, seat_of in self._of_ports():
+            table.drop([key for key, value in table.entries() if wanted(seat_of(key, value))])
+        self._receivers.drop(at for at in self._receivers if wanted(layout.seat_of_key(at[1])))
+        self._forget_listeners(wanted)
+
+    def _of_ports(self) -> tuple[tuple[Table, Callable[[bytes, bytes], layout.Seat]], ...]:
         return (
-            (self._local, lambda _, value: int(layout.LOCAL.unpack(value)[0])),
-            (self._ports, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
-            (self._sources, lambda key, _: int(layout.SOURCE_KEY.unpack(key)[1])),
-            (self._qos, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
-            (self._sampling, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
-            (self._mirrors, lambda key, _: int(layout.NUMBER.unpack(key)[0])),
+            (self._local, lambda _, value: layout.seat_in_local(value)),
+            (self._ports, lambda key, _: layout.seat_of_key(key)),
+            (self._sources, lambda key, _: layout.seat_of_source(key)),
+            (self._qos, lambda key, _: layout.seat_of_key(key)),
+            # These are an interface's, whatever sub-ports are there.
+            (self._sampling, lambda key, _: layout.Seat(layout.NUMBER.unpack(key)[0])),
+            (self._mirrors, lambda key, _: layout.Seat(layout.NUMBER.unpack(key)[0])),
         )
 
     # The host and its uplinks.
@@ -667,7 +733,7 @@ class EbpfDataPlane:
                 failures.append(Failure(row.key, f"uplink {uplink.interface} does not exist"))
                 continue
             try:
-                self._make_counters(interface.ifindex)
+                self._make_counters(layout.Seat(interface.ifindex))
                 if uplink.vlan:
                     self._vlans.put({layout.NUMBER.pack(interface.ifindex): layout.NUMBER.pack(uplink.vlan)})
                     self._attach(Attachment.of_vlan(interface.ifindex))
@@ -731,9 +797,10 @@ class EbpfDataPlane:
         for direction in attachment.programs:
             self._attacher.detach(at, attachment.ifindex, direction)
         bpffs.remove(at)
+        seat = layout.Seat(attachment.ifindex)
         if attachment.who != _VLAN:  # the uplink's, whose counters go on
-            self._counters.delete(layout.NUMBER.pack(attachment.ifindex))
-        self._forget_buckets(attachment.ifindex)
+            self._counters.delete(seat.key)
+        self._forget_buckets(seat)
 
     def _settle(self) -> list[Failure]:
         """Once bindings and all rows have come: this generation takes over, and what else is pinned goes."""
@@ -764,9 +831,9 @@ class EbpfDataPlane:
     def _host_name(self) -> str:
         return self._known.host.host if self._known.host else f"hosts/{self._pins.name}"
 
-    def _make_counters(self, ifindex: int) -> None:
+    def _make_counters(self, seat: layout.Seat) -> None:
         try:
-            self._counters.update(layout.NUMBER.pack(ifindex), bytes(self._counters.value_bytes), NOEXIST)
+            self._counters.update(seat.key, bytes(self._counters.value_bytes), NOEXIST)
         except FileExistsError:
             return
         except OSError as error:
@@ -775,14 +842,14 @@ class EbpfDataPlane:
             full = f"counters: full at {self._counters.max_entries} entries: raise the data plane's size of ports"
             raise Retry(full) from error
 
-    def _make_buckets(self, ifindex: int) -> None:
+    def _make_buckets(self, seat: layout.Seat) -> None:
         """Full ones, where there are none; those that are there go on as they are."""
-        for key in layout.bucket_keys(ifindex):
+        for key in layout.bucket_keys(seat):
             with suppress(FileExistsError):
                 self._buckets.update(key, bytes(self._buckets.value_bytes), NOEXIST)
 
-    def _forget_buckets(self, ifindex: int) -> None:
-        for key in layout.bucket_keys(ifindex):
+    def _forget_buckets(self, seat: layout.Seat) -> None:
+        for key in layout.bucket_keys(seat):
             self._buckets.delete(key)
 
     def _covers_former(self) -> bool:
@@ -880,27 +947,28 @@ class EbpfDataPlane:
         return Host(self._host_name, seen.pas, uplinks)
 
     def _read_ports(self) -> Iterator[Port]:
-        sources: dict[int, set[bytes]] = {}
+        sources: dict[layout.Seat, set[bytes]] = {}
         for key, _ in self._sources.entries():
-            sources.setdefault(layout.SOURCE_KEY.unpack(key)[1], set()).add(key)
+            sources.setdefault(layout.seat_of_source(key), set()).add(key)
         values = dict(self._ports.entries())
         local, qos = dict(self._local.entries()), dict(self._qos.entries())
         sampled = dict(self._sampling.entries())
         for name, bound in self._bound.items():
-            ifindex = bound.interface.ifindex
-            key = layout.NUMBER.pack(ifindex)
+            key = bound.seat.key
             if key not in values:
                 continue
             row = self._known.ports.get(name)
-            there = sources.get(ifindex, set())
+            there = sources.get(bound.seat, set())
             if row is not None:
                 should = self._entries(row, bound.interface)
                 reached = all(local.get(k) == v for k, v in should.local.items())
-                limited = should.qos.get(key) == qos.get(key) and should.sampling.get(key) == sampled.get(key)
+                limited = should.qos.get(key) == qos.get(key)
+                limited &= all(sampled.get(k) == v for k, v in should.sampling.items())
                 if should.ports == {key: values[key]} and should.sources.keys() == there and reached and limited:
                     yield row
                     continue
-            yield layout.read_port(name, values[key], there, qos.get(key))
+            read = layout.read_port(name, values[key], there, qos.get(key))
+            yield read if bound.holder == name else replace(read, parent=bound.holder, vlan=bound.vlan)
 
     def repair(self) -> int:
         present = interfaces()
@@ -945,12 +1013,12 @@ class EbpfDataPlane:
         return missing
 
     def counters(self) -> Mapping[str, Traffic]:
-        names = {bound.interface.ifindex: port for port, bound in self._bound.items()}
-        names |= {interface.ifindex: f"uplink:{name}" for name, interface in self._uplinks.items()}
-        names[0] = "unbound"
+        names = {bound.seat: port for port, bound in self._bound.items()}
+        names |= {layout.Seat(interface.ifindex): f"uplink:{name}" for name, interface in self._uplinks.items()}
+        names[layout.Seat(0)] = "unbound"
         found: dict[str, Traffic] = {}
         for key, value in self._counters.items():
-            name = names.get(layout.NUMBER.unpack(key)[0])
+            name = names.get(layout.seat_of_key(key))
             if name is not None:
                 found[name] = layout.traffic(value)
         return found
@@ -983,11 +1051,11 @@ class EbpfDataPlane:
         return self._ring.fd
 
     def upcalls(self) -> list[Upcall]:
-        ports = {bound.interface.ifindex: port for port, bound in self._bound.items()}
+        ports = {bound.seat: port for port, bound in self._bound.items()}
         found: list[Upcall] = []
         for data in self._ring.read():
             up = layout.read_upcall(data)
-            port = ports.get(up.ifindex)
+            port = ports.get(up.seat)
             if port is None:  # let go since
                 continue
             if up.kind is UpcallKind.ANNOUNCEMENT:
@@ -1014,7 +1082,7 @@ class EbpfDataPlane:
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _AGENT_MARK)
                 wire.bind((bound.interface.name, 0))
-                wire.send(frame)
+                wire.send(layout.tagged(frame, bound.vlan))
         except OSError as error:
             raise Retry(f"{bound.interface.name}: {error.strerror}") from error
 

@@ -5,32 +5,51 @@
 #include "lookup.h"
 #include "parse.h"
 
-INLINE bool is_allowed_pair(__u32 ifindex, const __u8 *mac, const struct addr *address)
-{
-	struct source_key key = { .prefixlen = 224, .ifindex = ifindex, .prefix = *address };
+/* Room for the key, since the stack has none left. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct source_key);
+} asked_source SEC(".maps");
 
-	key.family = addr_is4(address) ? FAMILY_IPV4 : FAMILY_IPV6;
-	__builtin_memcpy(key.mac, mac, 6);
-	return bpf_map_lookup_elem(&sources, &key) != NULL;
+/* The slow way: sources other than the first address of each family. */
+INLINE int is_allowed_pair(seat at, const __u8 *mac, const struct addr *address)
+{
+	__u32 zero = 0;
+	struct source_key *key = bpf_map_lookup_elem(&asked_source, &zero);
+
+	if (!key || !mac || !address)
+		return 0;
+	key->prefixlen = 256;
+	key->ifindex = at;
+	key->vlan = at >> 32;
+	key->prefix = *address;
+	key->family = addr_is4(address) ? FAMILY_IPV4 : FAMILY_IPV6;
+	__builtin_memcpy(key->mac, mac, 6);
+	return bpf_map_lookup_elem(&sources, key) != NULL;
 }
 
-/* Returns 0 when the pair is the port's own or an allowed address pair, else the reason. */
-INLINE enum drop_reason check_source(const struct port *port, __u32 ifindex, const __u8 *mac, const struct addr *address)
+/* The fast way: the port's own MAC, with its first address of the family. A port without one has zero there, which is no
+ * licence to send from ::.
+ */
+INLINE bool is_first_pair(const struct port *port, const __u8 *mac, const struct addr *address)
 {
-	bool own = mac_equal(mac, port->mac);
+	return mac_equal(mac, port->mac) && !addr_is_zero(address) &&
+	       (addr_is4(address) ? addr_equal(address, &port->ca4) : addr_equal(address, &port->ca6));
+}
 
-	if (own) {
-		struct addr link_local;
-
-		/* A port without an address of the family has zero there, which is no licence to send from ::. */
-		if (!addr_is_zero(address) &&
-		    (addr_is4(address) ? addr_equal(address, &port->ca4) : addr_equal(address, &port->ca6)))
-			return 0;
-		link_local = addr_of_eui64(port->mac);
-		if (addr_equal(address, &link_local))
-			return 0;
-	}
-	if (is_allowed_pair(ifindex, mac, address))
+/* Returns 0 when the pair is the sending port's own or an allowed address pair, else the reason. In a stack frame of its
+ * own: whoever asks has little room left.
+ */
+static __noinline int check_source(struct __sk_buff *skb, const struct port *port, const __u8 *mac,
+				   const struct addr *address)
+{
+	if (!port || !mac || !address)
+		return DROP_MALFORMED;
+	if (is_first_pair(port, mac, address) || is_allowed_pair(sender_seat(skb), mac, address))
 		return 0;
-	return own ? DROP_SPOOFED_CA : DROP_SPOOFED_MAC;
+	if (!mac_equal(mac, port->mac))
+		return DROP_SPOOFED_MAC;
+	return is_eui64_of(address, port->mac) ? 0 : DROP_SPOOFED_CA;
 }

@@ -8,12 +8,17 @@
 #include "size.h"
 #include "underlay.h"
 
-INLINE int to_local_port(struct __sk_buff *skb, __u32 ifindex, __u32 flags, bool peer_works)
+INLINE int to_local_port(struct __sk_buff *skb, struct local_port to, bool peer_works)
 {
+	const __u32 ifindex = to.ifindex, flags = to.flags;
+
 	if (flags & PORT_MIRRORED)
 		mirror(skb, ifindex, DIRECTION_TO_GUEST);
 	skb->cb[0] = VERDICT_TO_PORT;
 	skb->cb[1] = ifindex;
+	skb->cb[2] = to.vlan;
+	if (to.vlan)
+		put_tag(skb, to.vlan);
 	if (flags & PORT_PEER && peer_works)
 		return bpf_redirect_peer(ifindex, 0);
 	skb->mark = WEFT_MARK;
@@ -30,13 +35,13 @@ INLINE struct local_port *open_port(struct __sk_buff *skb, const struct packet *
 	if (!to)
 		return NULL;
 	*why = DROP_HAIRPIN;
-	if (to->ifindex == skb->ifindex)
+	if (is_sender(skb, to))
 		return NULL;
 	*why = DROP_PORT_DOWN;
 	if (!(to->flags & PORT_ENABLED))
 		return NULL;
 	*why = DROP_RATE_LIMIT;
-	if (to->flags & PORT_QOS && !within_limit(skb, p, to->ifindex, DIRECTION_TO_GUEST, 0))
+	if (to->flags & PORT_QOS && !within_limit(skb, p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
 		return NULL;
 	return to;
 }
@@ -46,15 +51,15 @@ INLINE int into_port(struct __sk_buff *skb, const struct packet *p, const struct
 {
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
-	count_sent(skb, counters_of(to->ifindex));
-	return to_local_port(skb, to->ifindex, to->flags, true);
+	count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
+	return to_local_port(skb, *to, true);
 }
 
 /* To the record's PA and to the second one: to whichever takes it, and dropped when none does. */
 static __noinline int to_both(struct __sk_buff *skb, const struct packet *p, const struct target *t,
 			      const struct addr *also, const struct subnet *own)
 {
-	struct counters *c = counters_of(skb->ifindex);
+	struct counters *c = counters_of(sender_seat(skb));
 	struct crossing *first = NULL, *second = NULL;
 	struct local_port *to = NULL;
 	enum drop_reason why = DROP_NO_UNDERLAY;

@@ -6,7 +6,9 @@
 #include "headers.h"
 #include "maps.h"
 
-/* What became of a packet, in skb->cb[0], and to which interface, in cb[1]: tests read it, nothing else does. */
+/* What became of a packet, in skb->cb[0], and to which interface, in cb[1]: tests read it, nothing else does. In cb[2] is the
+ * VLAN of the guest's frame, whose tag is off: of a sub-port that sends it, and in the end of one that it goes to.
+ */
 enum verdict {
 	VERDICT_TO_PORT = 1,
 	VERDICT_TO_UNDERLAY = 2,
@@ -76,12 +78,18 @@ static __noinline __u32 packets_in(struct __sk_buff *skb)
 	return skb->gso_size ? segments_in(skb) : 1;
 }
 
-INLINE struct counters *counters_of(__u32 ifindex)
+static __noinline struct counters *counters_of_nobody(void)
 {
-	struct counters *c = bpf_map_lookup_elem(&counters, &ifindex);
-	__u32 unknown = 0;
+	seat nobody = 0;
 
-	return c ? c : bpf_map_lookup_elem(&counters, &unknown);
+	return bpf_map_lookup_elem(&counters, &nobody);
+}
+
+INLINE struct counters *counters_of(seat at)
+{
+	struct counters *c = bpf_map_lookup_elem(&counters, &at);
+
+	return c ? c : counters_of_nobody();
 }
 
 /* Returns how many packets it is: whoever counts it again need not look again. */
@@ -124,6 +132,34 @@ INLINE int drop(struct __sk_buff *skb, struct counters *c, enum drop_reason reas
 	return dropped(skb, reason);
 }
 
+/* Of the port that sends. */
+INLINE seat sender_seat(const struct __sk_buff *skb)
+{
+	return seat_of(skb->ifindex, skb->cb[2]);
+}
+
+/* The tag of a sub-port, on the way to its guest: beside the frame, so that it costs no byte to be moved. */
+static __noinline int put_tag(struct __sk_buff *skb, __u32 vlan)
+{
+	return bpf_skb_vlan_push(skb, ETHERTYPE_8021Q, vlan);
+}
+
+/* A copy for a guest. Returns 0 when it is on its way. */
+static __noinline int copy_to_port(struct __sk_buff *skb, __u32 ifindex, __u32 vlan)
+{
+	__u32 mark = skb->mark;
+	int rc;
+
+	if (vlan && put_tag(skb, vlan))
+		return -1;
+	skb->mark = WEFT_MARK;
+	rc = bpf_clone_redirect(skb, ifindex, 0);
+	skb->mark = mark;
+	if (vlan)
+		bpf_skb_vlan_pop(skb);
+	return rc;
+}
+
 /* Back out of the port that the packet came from. */
 INLINE int answer(struct __sk_buff *skb, struct counters *c)
 {
@@ -131,6 +167,8 @@ INLINE int answer(struct __sk_buff *skb, struct counters *c)
 	skb->cb[0] = VERDICT_ANSWER;
 	skb->cb[1] = skb->ifindex;
 	skb->mark = WEFT_MARK;
+	if (skb->cb[2])
+		put_tag(skb, skb->cb[2]);
 	return bpf_redirect(skb->ifindex, 0);
 }
 

@@ -17,7 +17,7 @@ struct flood {
 	struct addr group; /* only who listens to it, with snooped */
 	struct addr first; /* PA of the first member on another host */
 	__u32 vsid;
-	__u32 from_ifindex; /* of the port that it came from; 0: of none */
+	seat from; /* of the port that it came from; 0: of none */
 	__u32 snooped;
 	__u32 packets; /* that it is: of a GSO packet, its segments */
 	__u32 copies;
@@ -91,7 +91,7 @@ INLINE __u32 membership_kind(struct __sk_buff *skb, const struct packet *p)
 }
 
 /* As for upcalls, by the generic cell rate algorithm; pps 0: no limit. */
-static __noinline bool flood_within_rate(__u32 ifindex, __u32 pps, __u32 packets)
+static __noinline bool flood_within_rate(seat port, __u32 pps, __u32 packets)
 {
 	struct flood_rate rate = { .pps = pps }, *known;
 	__u64 now, interval_ns;
@@ -100,7 +100,7 @@ static __noinline bool flood_within_rate(__u32 ifindex, __u32 pps, __u32 packets
 		return true;
 	interval_ns = 1000000000 / pps;
 	now = bpf_ktime_get_ns();
-	known = bpf_map_lookup_elem(&flood_rates, &ifindex);
+	known = bpf_map_lookup_elem(&flood_rates, &port);
 	rate.full_ns = known && known->pps == pps && known->full_ns > now ? known->full_ns : now;
 	if (rate.full_ns > now + FLOOD_BURST * interval_ns)
 		return false;
@@ -108,7 +108,7 @@ static __noinline bool flood_within_rate(__u32 ifindex, __u32 pps, __u32 packets
 	if (known)
 		*known = rate;
 	else
-		bpf_map_update_elem(&flood_rates, &ifindex, &rate, BPF_ANY);
+		bpf_map_update_elem(&flood_rates, &port, &rate, BPF_ANY);
 	return true;
 }
 
@@ -118,26 +118,26 @@ static long copy_to_receiver(__u32 number, struct flood_loop *loop)
 	struct flood *f = loop->f;
 	struct place at = { .vsid = f->vsid, .number = number };
 	struct receiver *to = bpf_map_lookup_elem(&receivers, &at);
-	__u32 ifindex;
 	struct counters *c;
+	seat port;
 
 	if (!to)
 		return 1;
-	ifindex = to->ifindex;
-	if (!(to->flags & PORT_ENABLED) || ifindex == f->from_ifindex)
+	port = seat_of(to->ifindex, to->vlan);
+	if (!(to->flags & PORT_ENABLED) || port == f->from)
 		return 0;
 	if (f->snooped) {
-		struct listener_key key = { .ifindex = ifindex, .group = f->group };
+		struct listener_key key = { .port = port, .group = f->group };
 
 		if (!bpf_map_lookup_elem(&listeners, &key))
 			return 0;
 	}
-	if (to->flags & PORT_QOS && !within_limit(loop->skb, loop->p, ifindex, DIRECTION_TO_GUEST, 0))
+	if (to->flags & PORT_QOS && !within_limit(loop->skb, loop->p, port, DIRECTION_TO_GUEST, 0))
 		return 0;
-	if (bpf_clone_redirect(loop->skb, ifindex, 0))
+	if (copy_to_port(loop->skb, to->ifindex, to->vlan))
 		return 0;
 	f->copies += 1;
-	c = counters_of(ifindex);
+	c = counters_of(port);
 	if (c) {
 		c->sent_packets += f->packets;
 		c->sent_bytes += loop->skb->len;
@@ -228,7 +228,7 @@ static long copy_to_member(__u32 number, struct flood_loop *loop)
 		return 0;
 	loop->skb->mark = mark;
 	/* It comes out of weft_to_port, and is counted there; or the answer is that it was dropped. */
-	if (bpf_clone_redirect(loop->skb, f->from_ifindex, 0) == 0)
+	if (bpf_clone_redirect(loop->skb, loop->skb->ifindex, 0) == 0)
 		f->copies += 1;
 	return 0;
 }
@@ -244,9 +244,7 @@ INLINE void copy_to_receivers(struct __sk_buff *skb, const struct packet *p, str
 {
 	struct flood_loop loop = { .skb = skb, .f = f, .p = p };
 
-	skb->mark = WEFT_MARK;
 	bpf_loop(RECEIVERS_MAX, copy_to_receiver, &loop, 0);
-	skb->mark = 0;
 }
 
 /* The outer header goes on once; what differs between copies is written into it. */
@@ -309,10 +307,10 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 		return hand_up(skb, port->vsid, kind, c);
 	__builtin_memset(f, 0, sizeof(*f));
 	f->packets = packets_in(skb);
-	if (!flood_within_rate(skb->ifindex, port->flood_pps, f->packets))
+	if (!flood_within_rate(sender_seat(skb), port->flood_pps, f->packets))
 		return drop(skb, c, DROP_FLOOD_LIMIT);
 	f->vsid = port->vsid;
-	f->from_ifindex = skb->ifindex;
+	f->from = sender_seat(skb);
 	f->group = p->destination;
 	f->snooped = group && !is_link_local_group(&p->destination);
 	bpf_loop(MEMBERS_MAX, find_member, &loop, 0);
@@ -326,7 +324,7 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	if (limit && p->l3_length > limit)
 		return drop(skb, c, DROP_TOO_BIG);
 	if (port->flags & PORT_QOS) {
-		choose_marks(p, skb->ifindex);
+		choose_marks(p, sender_seat(skb));
 		if (p->mark)
 			mark(skb, p);
 	}

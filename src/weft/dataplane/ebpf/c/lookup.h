@@ -37,6 +37,12 @@ INLINE struct local_port *local_port_of(__u32 vsid, const __u8 *mac)
 	return bpf_map_lookup_elem(&local, &key);
 }
 
+/* Whether it is where the packet came from. */
+INLINE bool is_sender(const struct __sk_buff *skb, const struct local_port *port)
+{
+	return port->ifindex == skb->ifindex && port->vlan == skb->cb[2];
+}
+
 INLINE struct route *route_of(const struct subnet *subnet, const struct addr *destination)
 {
 	struct route_key key = { .prefixlen = 288, .prefix = *destination };

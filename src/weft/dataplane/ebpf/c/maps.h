@@ -8,6 +8,14 @@
 
 #include "types.h"
 
+/* Where a port is: the ifindex of its interface, and above it the 802.1Q VLAN of its frames there; 0: they have no tag. */
+typedef __u64 seat;
+
+INLINE seat seat_of(__u32 ifindex, __u32 vlan)
+{
+	return (seat)vlan << 32 | ifindex;
+}
+
 #define MAX_PAS 8 /* provider addresses of one host */
 
 /* host: written by the agent from the Host row (and the kernel's view of the uplinks); read on every packet. */
@@ -220,7 +228,7 @@ struct port {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
-	__type(key, __u32); /* ifindex */
+	__type(key, seat);
 	__type(value, struct port);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } ports SEC(".maps");
@@ -228,7 +236,8 @@ struct {
 /* local: written by the agent: the bound ports by MAC; read on every packet to a local port. */
 struct local_port {
 	__u32 ifindex;
-	__u32 flags; /* as in struct port */
+	__u16 vlan; /* as in a seat */
+	__u16 flags; /* as in struct port */
 };
 
 struct {
@@ -241,10 +250,11 @@ struct {
 
 /* sources: written by the agent: every (MAC, prefix) a bound port may send from, its own CAs included. */
 struct source_key {
-	__u32 prefixlen; /* 96 + length; an IPv4 length counts from 96 */
+	__u32 prefixlen; /* 128 + length; an IPv4 length counts from 96 */
 	__u32 ifindex;
 	__u8 mac[6];
-	__u16 family; /* as in struct route_key */
+	__u16 vlan; /* as in a seat */
+	__u32 family; /* as in struct route_key */
 	struct addr prefix;
 };
 
@@ -280,7 +290,7 @@ struct qos {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
-	__type(key, __u32); /* ifindex */
+	__type(key, seat);
 	__type(value, struct qos);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } qos SEC(".maps");
@@ -289,8 +299,8 @@ struct {
 #define DIRECTION_FROM_GUEST 0
 #define DIRECTION_TO_GUEST 1
 struct bucket_key {
-	__u32 ifindex;
-	__u32 direction;
+	seat port;
+	__u64 direction;
 };
 struct bucket {
 	struct bpf_spin_lock lock;
@@ -375,7 +385,7 @@ struct {
 } mirror_sequences SEC(".maps");
 
 /* counters: entries made by the agent for every bound port and uplink before its program is attached, counted by the
- * programs. A value per CPU. The entry of ifindex 0 counts what comes in by an interface that has none.
+ * programs. A value per CPU. The entry of seat 0 counts what comes in by an interface that has none.
  */
 struct counters {
 	__u64 received_packets;
@@ -388,7 +398,7 @@ struct counters {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 4112);
-	__type(key, __u32); /* ifindex */
+	__type(key, seat); /* of an uplink: the ifindex */
 	__type(value, struct counters);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } counters SEC(".maps");
@@ -403,7 +413,7 @@ struct upcall {
 	__u16 kind; /* enum upcall_kind */
 	__u16 length; /* of the frame that follows; 0: none */
 	__u8 mac[6]; /* of an announcement */
-	__u16 pad;
+	__u16 vlan; /* as in a seat */
 	struct addr address; /* of an announcement */
 };
 
@@ -415,8 +425,8 @@ struct {
 
 /* upcall_rates: the programs' own, and pinned nowhere: when an interface's share of a kind will be full again, in ns. */
 struct upcall_rate_key {
-	__u32 ifindex;
-	__u32 kind;
+	seat port;
+	__u64 kind;
 };
 
 struct {
@@ -453,7 +463,8 @@ struct {
 /* receivers: written by the agent: the bound ports of each subnet; read on every packet to many. */
 struct receiver {
 	__u32 ifindex;
-	__u32 flags; /* as in struct port */
+	__u16 vlan; /* as in a seat */
+	__u16 flags; /* as in struct port */
 };
 
 struct {
@@ -467,7 +478,7 @@ struct {
 
 /* listeners: written by the agent: which bound port has asked for which multicast group. */
 struct listener_key {
-	__u32 ifindex;
+	seat port;
 	struct addr group;
 };
 
@@ -490,6 +501,6 @@ struct flood_rate {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
-	__type(key, __u32); /* ifindex */
+	__type(key, seat);
 	__type(value, struct flood_rate);
 } flood_rates SEC(".maps");

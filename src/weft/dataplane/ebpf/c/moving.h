@@ -215,15 +215,13 @@ INLINE int leave_by(const struct crossing *x)
 INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct target *t, struct crossing *last,
 		 struct crossing *copy, const struct local_port *to, struct counters *c)
 {
-	__u32 segments = packets_in(skb), copies = 0, ifindex = to ? to->ifindex : 0;
+	__u32 segments = packets_in(skb), copies = 0;
 
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
-	if (ifindex) {
-		skb->mark = WEFT_MARK;
-		count_sent(skb, counters_of(ifindex));
-		bpf_clone_redirect(skb, ifindex, 0);
-		skb->mark = 0;
+	if (to) {
+		count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
+		copy_to_port(skb, to->ifindex, to->vlan);
 		copies = 1;
 	}
 	if (push_for(skb, p, t, last) || seal_for(skb, t, last))

@@ -17,7 +17,7 @@ INLINE bool is_askers_own(struct __sk_buff *skb, const struct port *port, const 
 	if (mac_equal(record->mac, port->mac))
 		return true;
 	local = local_port_of(port->vsid, record->mac);
-	return local && local->ifindex == skb->ifindex;
+	return local && is_sender(skb, local);
 }
 
 struct na_frame {
@@ -49,7 +49,7 @@ static __noinline int arp(struct __sk_buff *skb, const struct packet *p, const s
 	sender = addr_of4(a->sender);
 	target = addr_of4(a->target);
 	if (a->sender != 0 || !mac_equal(p->from, port->mac)) {
-		why = check_source(port, skb->ifindex, p->from, &sender);
+		why = check_source(skb, port, p->from, &sender);
 		if (why)
 			return drop(skb, c, why);
 	}
@@ -69,7 +69,7 @@ static __noinline int arp(struct __sk_buff *skb, const struct packet *p, const s
 			return drop(skb, c, DROP_NO_RECORD);
 		/* A probe for what the port may use: it is about to take it over (RFC 5227 section 2.1.1). */
 		if (is_askers_own(skb, port, record) ||
-		    (sender.w[3] == 0 && check_source(port, skb->ifindex, p->from, &target) == 0))
+		    (sender.w[3] == 0 && check_source(skb, port, p->from, &target) == 0))
 			return drop(skb, c, DROP_OWN_ADDRESS);
 		__builtin_memcpy(mac, record->mac, 6);
 	}
@@ -149,7 +149,7 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 	struct na_frame *frame = (void *)(long)skb->data;
 	struct scratch *s = scratch_of_this_cpu();
 	struct na_frame *reply;
-	struct addr target, link_local, destination;
+	struct addr target, destination;
 	enum drop_reason why;
 	__u32 flags = 0x20000000; /* override */
 	__u8 mac[6];
@@ -166,7 +166,7 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 	if (p->icmp_type == 136) {
 		why = check_link_options(skb, p, 2);
 		if (!why)
-			why = check_source(port, skb->ifindex, p->from, &target);
+			why = check_source(skb, port, p->from, &target);
 		if (!why)
 			hand_up_announcement(skb, port->vsid, p->from, &target);
 		return drop(skb, c, why ? why : DROP_ANNOUNCEMENT);
@@ -174,8 +174,8 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 	why = check_link_options(skb, p, 1);
 	if (why)
 		return drop(skb, c, why);
-	link_local = addr_of_eui64(subnet->router_mac);
-	if ((subnet->flags & SUBNET_HAS6 && addr_equal(&target, &subnet->gateway6)) || addr_equal(&target, &link_local)) {
+	if ((subnet->flags & SUBNET_HAS6 && addr_equal(&target, &subnet->gateway6)) ||
+	    is_eui64_of(&target, subnet->router_mac)) {
 		__builtin_memcpy(mac, subnet->router_mac, 6);
 		flags |= 0x80000000; /* router */
 	} else {
@@ -187,7 +187,7 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 			return drop(skb, c, DROP_NO_RECORD);
 		/* Duplicate address detection for what the port may use: it is about to take it over (RFC 4862 5.4). */
 		if (is_askers_own(skb, port, record) ||
-		    (addr_is_unspecified(&p->source) && check_source(port, skb->ifindex, p->from, &target) == 0))
+		    (addr_is_unspecified(&p->source) && check_source(skb, port, p->from, &target) == 0))
 			return drop(skb, c, DROP_OWN_ADDRESS);
 		__builtin_memcpy(mac, record->mac, 6);
 	}

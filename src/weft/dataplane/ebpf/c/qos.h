@@ -8,9 +8,9 @@
 #include "drop.h"
 #include "parse.h"
 
-INLINE struct qos *qos_of(__u32 ifindex)
+INLINE struct qos *qos_of(seat port)
 {
-	return bpf_map_lookup_elem(&qos, &ifindex);
+	return bpf_map_lookup_elem(&qos, &port);
 }
 
 /* How much of a port's limit a packet is, on the wire of the guest: each segment of one that is yet to be segmented has
@@ -32,10 +32,10 @@ INLINE __u32 wire_bytes(struct __sk_buff *skb, const struct packet *p, __u32 at,
 }
 
 /* 1: the port may send, or be sent, this frame now. */
-static __noinline int within_limit(struct __sk_buff *skb, const struct packet *p, __u32 ifindex, __u32 direction, __u32 at)
+static __noinline int within_limit(struct __sk_buff *skb, const struct packet *p, seat port, __u32 direction, __u32 at)
 {
-	struct bucket_key key = { .ifindex = ifindex, .direction = direction };
-	struct qos *q = qos_of(ifindex);
+	struct bucket_key key = { .port = port, .direction = direction };
+	struct qos *q = qos_of(port);
 	const struct limit *limit;
 	struct bucket *b;
 	__u32 packets;
@@ -53,9 +53,9 @@ static __noinline int within_limit(struct __sk_buff *skb, const struct packet *p
 }
 
 /* What a port's packet is to be marked with, inside and outside: RFC 2474, RFC 2983 section 3. ECN bits are not QoS's. */
-static __noinline int choose_marks(struct packet *p, __u32 ifindex)
+static __noinline int choose_marks(struct packet *p, seat port)
 {
-	struct qos *q = qos_of(ifindex);
+	struct qos *q = qos_of(port);
 	__u8 dscp;
 
 	if (!p || !q)

@@ -69,15 +69,14 @@ INLINE bool mac_equal(const __u8 *a, const __u8 *b)
 	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5])) == 0;
 }
 
-/* Link-local address with the modified EUI-64 of a MAC: RFC 4291 appendix A. */
-INLINE struct addr addr_of_eui64(const __u8 *mac)
+/* Whether an address is the link-local one with the modified EUI-64 of a MAC: RFC 4291 appendix A. */
+INLINE bool is_eui64_of(const struct addr *a, const __u8 *mac)
 {
-	return (struct addr){ .w = {
-		bpf_htonl(0xfe800000),
-		0,
-		bpf_htonl((__u32)(mac[0] ^ 2) << 24 | (__u32)mac[1] << 16 | (__u32)mac[2] << 8 | 0xff),
-		bpf_htonl(0xfe000000u | (__u32)mac[3] << 16 | (__u32)mac[4] << 8 | mac[5]),
-	} };
+	__u32 high = bpf_ntohl(a->w[2]), low = bpf_ntohl(a->w[3]);
+
+	return a->w[0] == bpf_htonl(0xfe800000) && a->w[1] == 0 &&
+	       high == ((__u32)(mac[0] ^ 2) << 24 | (__u32)mac[1] << 16 | (__u32)mac[2] << 8 | 0xff) &&
+	       low == (0xfe000000u | (__u32)mac[3] << 16 | (__u32)mac[4] << 8 | mac[5]);
 }
 
 /* The MAC inside a link-local address of EUI-64 form; false when it has another form. */

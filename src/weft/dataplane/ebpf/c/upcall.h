@@ -14,12 +14,12 @@
  */
 const volatile __u64 weft_upcall_interval_ns = 50000000;
 
-/* Whether this interface may hand up one more of the kind: the generic cell rate algorithm (ITU-T I.371), whose one
+/* Whether this port may hand up one more of the kind: the generic cell rate algorithm (ITU-T I.371), whose one
  * number is when the bucket will be full again. Two CPUs that race may let one pass too many, and no more.
  */
-INLINE bool upcall_within_rate(__u32 ifindex, __u16 kind)
+INLINE bool upcall_within_rate(seat port, __u16 kind)
 {
-	struct upcall_rate_key key = { .ifindex = ifindex, .kind = kind };
+	struct upcall_rate_key key = { .port = port, .kind = kind };
 	__u64 now = bpf_ktime_get_ns(), full, *known;
 
 	if (!weft_upcall_interval_ns)
@@ -41,9 +41,10 @@ static __noinline int hand_up_announcement(struct __sk_buff *skb, __u32 vsid, co
 {
 	struct scratch *s = scratch_of_this_cpu();
 
-	if (!s || !mac || !address || !upcall_within_rate(skb->ifindex, UPCALL_ANNOUNCEMENT))
+	if (!s || !mac || !address || !upcall_within_rate(sender_seat(skb), UPCALL_ANNOUNCEMENT))
 		return 0;
 	s->upcall = (struct upcall){ .ifindex = skb->ifindex, .vsid = vsid, .kind = UPCALL_ANNOUNCEMENT };
+	s->upcall.vlan = skb->cb[2];
 	__builtin_memcpy(s->upcall.mac, mac, 6);
 	s->upcall.address = *address;
 	bpf_ringbuf_output(&upcalls, &s->upcall, sizeof(s->upcall), 0);
@@ -56,9 +57,10 @@ static __noinline int hand_up(struct __sk_buff *skb, __u32 vsid, __u32 kind, str
 	struct scratch *s = scratch_of_this_cpu();
 	__u32 length = skb->len;
 
-	if (!s || length < ETHERNET_BYTES || length > UPCALL_FRAME_MAX || !upcall_within_rate(skb->ifindex, kind))
+	if (!s || length < ETHERNET_BYTES || length > UPCALL_FRAME_MAX || !upcall_within_rate(sender_seat(skb), kind))
 		return drop(skb, c, DROP_UPCALL_LIMIT);
 	s->upcall = (struct upcall){ .ifindex = skb->ifindex, .vsid = vsid, .kind = kind, .length = length };
+	s->upcall.vlan = skb->cb[2];
 	if (bpf_skb_load_bytes(skb, 0, s->upcall_frame, length))
 		return drop(skb, c, DROP_TRUNCATED);
 	if (bpf_ringbuf_output(&upcalls, &s->upcall, sizeof(s->upcall) + length, 0))

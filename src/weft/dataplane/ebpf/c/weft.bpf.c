@@ -14,6 +14,7 @@
 #include "neighbour.h"
 #include "rewritten.h"
 #include "sample.h"
+#include "trunk.h"
 #include "vlan.h"
 
 #define TO_DELIVER 0x7e12 /* what route() and bridge() return, when they know where to */
@@ -33,9 +34,7 @@ INLINE int route(struct __sk_buff *skb, const struct packet *p, struct target *t
 	if (addr_is_multicast(&p->destination))
 		return drop(skb, c, DROP_MULTICAST);
 	if (is_link_local(&p->destination)) {
-		struct addr link_local = addr_of_eui64(subnet->router_mac);
-
-		if (addr_equal(&p->destination, &link_local))
+		if (is_eui64_of(&p->destination, subnet->router_mac))
 			return to_gateway(skb, p, subnet, c);
 		return drop(skb, c, DROP_NO_ROUTE);
 	}
@@ -84,9 +83,9 @@ INLINE int bridge(struct __sk_buff *skb, const struct packet *p, struct target *
 SEC("tc")
 int weft_flood(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	struct counters *c = counters_of(ifindex);
-	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	seat at = sender_seat(skb);
+	struct counters *c = counters_of(at);
+	struct port *port = bpf_map_lookup_elem(&ports, &at);
 	struct subnet *subnet = port ? subnet_of(port->vsid) : NULL;
 	struct packet p = {};
 
@@ -135,8 +134,8 @@ INLINE int to_flood(struct __sk_buff *skb, struct counters *c)
 SEC("tc")
 int weft_from_port(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	struct counters *c = counters_of(ifindex);
+	seat at = skb->ifindex;
+	struct counters *c;
 	struct subnet *subnet;
 	struct packet p = {};
 	struct port *port;
@@ -145,14 +144,20 @@ int weft_from_port(struct __sk_buff *skb)
 	int verdict;
 	bool discovery;
 
+	skb->cb[2] = 0;
+	if (skb->vlan_present || skb->protocol == ETHERTYPE_8021Q) {
+		take_tag(skb);
+		at = sender_seat(skb);
+	}
+	c = counters_of(at);
 	count_received(skb, c);
-	port = bpf_map_lookup_elem(&ports, &ifindex);
+	port = bpf_map_lookup_elem(&ports, &at);
 	if (!port)
 		return drop(skb, c, DROP_PORT_UNBOUND);
 	if (port->flags & PORT_SAMPLED)
-		sample(skb, ifindex);
+		sample(skb, skb->ifindex);
 	if (port->flags & PORT_MIRRORED)
-		mirror(skb, ifindex, DIRECTION_FROM_GUEST);
+		mirror(skb, skb->ifindex, DIRECTION_FROM_GUEST);
 	if (!(port->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
 	subnet = subnet_of(port->vsid);
@@ -169,7 +174,7 @@ int weft_from_port(struct __sk_buff *skb)
 		return arp(skb, &p, port, subnet, c);
 	parse_transport(skb, &p, ETHERNET_BYTES);
 	discovery = is_neighbour_discovery(skb, &p);
-	why = check_source(port, ifindex, p.from, &p.source);
+	why = is_first_pair(port, p.from, &p.source) ? 0 : check_source(skb, port, p.from, &p.source);
 	if (why == DROP_SPOOFED_CA && addr_is_unspecified(&p.source) &&
 	    (is_dhcp_discover(&p) || (discovery && p.icmp_type == 135) || is_router_message(&p, ROUTER_SOLICITATION)))
 		why = 0;
@@ -186,8 +191,8 @@ int weft_from_port(struct __sk_buff *skb)
 			return verdict;
 	}
 	if (port->flags & PORT_QOS) {
-		choose_marks(&p, ifindex);
-		if (!within_limit(skb, &p, ifindex, DIRECTION_FROM_GUEST, 0))
+		choose_marks(&p, sender_seat(skb));
+		if (!within_limit(skb, &p, sender_seat(skb), DIRECTION_FROM_GUEST, 0))
 			return drop(skb, c, DROP_RATE_LIMIT);
 	}
 	if (p.to[0] & 1)
@@ -258,11 +263,11 @@ int weft_from_uplink(struct __sk_buff *skb)
 	struct counters *c, *to_counters;
 	struct subnet *subnet;
 	struct record *record;
-	struct local_port *to;
+	struct local_port *to, port = {};
 	struct packet p = {};
 	struct outer o = {};
 	enum drop_reason why;
-	__u32 to_ifindex, to_flags, packets, place_vsid;
+	__u32 packets, place_vsid;
 	bool same_family, many;
 
 	me = this_host();
@@ -318,11 +323,12 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_PORT_DOWN);
 	if (o.ecn == 3 && p.ecn == 0)
 		return drop(skb, c, DROP_ECN);
-	if (to && to->flags & PORT_QOS && !within_limit(skb, &p, to->ifindex, DIRECTION_TO_GUEST, o.bytes))
+	if (to && to->flags & PORT_QOS &&
+	    !within_limit(skb, &p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, o.bytes))
 		return drop(skb, c, DROP_RATE_LIMIT);
-	to_ifindex = to ? to->ifindex : 0;
-	to_flags = to ? to->flags : 0;
-	to_counters = to ? counters_of(to_ifindex) : NULL;
+	if (to)
+		port = *to;
+	to_counters = to ? counters_of(seat_of(port.ifindex, port.vlan)) : NULL;
 	if (to_counters) {
 		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += o.length;
@@ -335,7 +341,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	if (many)
 		return flood_locally(skb, &p, subnet, o.vsid, packets, c);
 	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
-	return to_local_port(skb, to_ifindex, to_flags, weft_decap_l3 || same_family);
+	return to_local_port(skb, port, weft_decap_l3 || same_family);
 }
 
 SEC("tc")
@@ -346,7 +352,7 @@ int weft_to_port(struct __sk_buff *skb)
 	if (skb->mark == WEFT_MIRROR_MARK)
 		return send_mirrored(skb);
 	if (skb->mark == WEFT_AGENT_MARK)
-		count_sent(skb, counters_of(skb->ifindex));
+		count_agents(skb);
 	else if (skb->mark != WEFT_MARK)
 		return drop(skb, counters_of(skb->ifindex), DROP_NOT_POLICY);
 	skb->mark = 0;
