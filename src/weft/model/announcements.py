@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import drafts, taps, values
+from weft.model import drafts, taps, trunk, values
 from weft.model.indexes import Indexes, SubnetIndex
 from weft.model.names import Name
 from weft.model.objects import AnnouncedAddress, Port, VirtualSubnet
@@ -125,6 +125,7 @@ def _draft(port: Port) -> drafts.Port:
         announced_addresses=announced,
         sampling_rate=port.sampling_rate,
         mirror=taps.mirror_draft(port.mirror),
+        trunk=trunk.draft(port.trunk),
     )
 
 

@@ -87,6 +87,11 @@ def resolved(draft: drafts.Trunk, name: Name) -> objects.Trunk:
     return objects.Trunk(parent, read("spec.trunk.vlan", parse_vlan, draft.vlan))
 
 
+def draft(of: objects.Trunk | None) -> drafts.Trunk | None:
+    """What would make the same."""
+    return None if of is None else drafts.Trunk(of.parent, of.vlan)
+
+
 def why_not_on(host: Host, abilities: AbilityTable) -> str | None:
     """Why a host can have no sub-ports; None: it can."""
     if Feature.TRUNK in abilities[host.data_plane].features:
@@ -108,11 +113,4 @@ def _host(text: str | None) -> str | None:
 
 def _as_it_was(port: Port) -> drafts.Port:
     """What changes nothing, but that it goes where its parent goes."""
-    if port.trunk is None:
-        raise AssertionError(f"{port.name} is no sub-port")
-    return drafts.Port(
-        port.name,
-        port.virtual_subnet,
-        flood_limit_pps=port.flood_limit_pps,
-        trunk=drafts.Trunk(port.trunk.parent, port.trunk.vlan),
-    )
+    return drafts.Port(port.name, port.virtual_subnet, flood_limit_pps=port.flood_limit_pps, trunk=draft(port.trunk))

@@ -101,10 +101,10 @@ INLINE int leave_to_rewrite(const struct target *t)
 /* Out to the physical network, from PA to PA. */
 INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	struct counters *c = counters_of(ifindex);
+	seat at = sender_seat(skb);
+	struct counters *c = counters_of(at);
 	struct scratch *s = scratch_of_this_cpu();
-	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	struct port *port = bpf_map_lookup_elem(&ports, &at);
 	struct subnet *own = port ? subnet_of(port->vsid) : NULL;
 	struct packet p = {};
 	struct record to = {};
@@ -120,7 +120,7 @@ INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	parse_transport(skb, &p, ETHERNET_BYTES);
 	if (port->flags & PORT_QOS)
-		choose_marks(&p, ifindex);
+		choose_marks(&p, sender_seat(skb));
 	t.source_vsid = s->rewrite.source_vsid;
 	t.vsid = s->rewrite.vsid;
 	t.routed = s->rewrite.routed;
