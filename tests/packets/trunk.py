@@ -56,7 +56,7 @@ def trunk(
     interface: str = "tapweb1",
     subport: str | None = SUB_PORT,
 ) -> Case:
-    return Case(f"trunk: {name}", interface, frame, expected, TRUNKED, subport)
+    return Case(f"trunk: {name}", interface, frame, expected, TRUNKED, subport=subport)
 
 
 def _ping(source: str, mac: str, to: str, to_mac: str) -> bytes:

@@ -119,8 +119,9 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
                 if draw(st.integers(0, 4)) == 0:
                     port = _at_another(draw, port, ports[host])
                 pa = pas[host][0]
-                # Another host: it is moving there. What is rewritten moves at once.
-                to = host if rule is Rule.REWRITE else draw(st.sampled_from((host, host, *HOSTS)))
+                # Another host: it is moving there. What is rewritten moves at once, and a sub-port with its parent.
+                stays = rule is Rule.REWRITE or port.parent is not None
+                to = host if stays else draw(st.sampled_from((host, host, *HOSTS)))
                 also = None if to == host else pas[to][0]
                 rows += [Record(vsid, ca, pa, port.mac, rule, also) for ca in port.cas]
                 bare = Rule.NVGRE if rule is Rule.REWRITE else rule
