@@ -40,7 +40,8 @@ INLINE __u32 csum_scratch(const __u8 *start, __u32 length, __u32 sum)
 {
 	int i;
 
-#pragma clang loop unroll(disable)
+	/* Unrolled, each piece is where the verifier of Linux 6.1 sees that it is within the scratch. */
+#pragma unroll
 	for (i = 0; i < (ICMP_BYTES + QUOTE6_MAX + CSUM_CHUNK - 1) / CSUM_CHUNK; i++) {
 		if (i * CSUM_CHUNK >= (int)length)
 			break;

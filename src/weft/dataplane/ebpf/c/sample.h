@@ -30,7 +30,8 @@ static __noinline int sample(struct __sk_buff *skb, __u32 ifindex)
 	s->rate = how->rate;
 	s->length = skb->len;
 	s->captured = captured;
-	if (captured < 1 || bpf_skb_load_bytes(skb, 0, s->header, captured)) {
+	BOUND(captured, SAMPLE_MAX, bpf_ringbuf_discard(s, 0); return 0);
+	if (bpf_skb_load_bytes(skb, 0, s->header, captured)) {
 		bpf_ringbuf_discard(s, 0);
 		return 0;
 	}

@@ -39,6 +39,7 @@ __noinline __u32 sum_of(struct __sk_buff *skb, __u32 at, __u32 length)
 	for (i = 0; i < SUM_CHUNKS && length; i++) {
 		__u32 n = length < SUM_CHUNK ? length : SUM_CHUNK;
 
+		BOUND(n, SUM_CHUNK, return 0);
 		/* The last word is filled up with zeros. */
 		__builtin_memset(s->frame + ((n - 1) & (SUM_CHUNK - 4)), 0, 4);
 		if (bpf_skb_load_bytes(skb, at, s->frame, n))

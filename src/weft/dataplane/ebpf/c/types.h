@@ -123,3 +123,16 @@ INLINE __u16 csum_update(__u16 check, __u16 old, __u16 new)
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~sum;
 }
+
+/* That n is in 1..most, or otherwise. Of a number that the compiler knows nothing of, so that it is checked where it is
+ * used: the verifier of Linux 6.1 learns nothing from a comparison with zero, and forgets what was checked on a copy.
+ */
+#define BOUND(n, most, otherwise) \
+	do { \
+		(n) -= 1; \
+		asm volatile("" : "+r"(n)); \
+		if ((n) >= (most)) { \
+			otherwise; \
+		} \
+		(n) += 1; \
+	} while (0)

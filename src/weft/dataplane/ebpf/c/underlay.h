@@ -5,6 +5,7 @@
 #include "icmp.h"
 #include "lookup.h"
 #include "qos.h"
+#include "scratch.h"
 #include "tunnel.h"
 
 #define LOOPBACK_IFINDEX 1 /* in every network namespace */
@@ -69,7 +70,8 @@ INLINE bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct 
 INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct host *h,
 		       const struct subnet *own, struct counters *c)
 {
-	struct bpf_fib_lookup fib = {};
+	struct scratch *room = scratch_of_this_cpu();
+	struct bpf_fib_lookup *fib; /* not on the stack, which is full */
 	struct bpf_redir_neigh next_hop = {};
 	bool is4 = addr_is4(&t->record->pa);
 	const struct addr *source = t->way ? &t->way->source : is4 ? &h->source4 : &h->source6;
@@ -81,28 +83,32 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	__u32 segments;
 	long rc;
 
+	if (!room)
+		return drop(skb, c, DROP_NO_UNDERLAY);
+	fib = &room->fib;
+	__builtin_memset(fib, 0, sizeof(*fib));
 	if (!is_known_rule(rule))
 		return drop(skb, c, DROP_UNSUPPORTED_RULE);
 	if (addr_is_zero(source))
 		return drop(skb, c, DROP_NO_UNDERLAY);
-	fib.l4_protocol = is_udp_rule(rule) ? IPPROTO_UDP : rule == RULE_STT ? IPPROTO_TCP : IPPROTO_GRE;
+	fib->l4_protocol = is_udp_rule(rule) ? IPPROTO_UDP : rule == RULE_STT ? IPPROTO_TCP : IPPROTO_GRE;
 	/* What our own probes have found is newer than what the kernel has learnt. */
-	fib.tot_len = t->way && t->way->mtu ? 0 : p->l3_length + overhead;
+	fib->tot_len = t->way && t->way->mtu ? 0 : p->l3_length + overhead;
 	/* As for the host's own packets: the look-up wants an interface that forwards, and a guest's must not. */
-	fib.ifindex = LOOPBACK_IFINDEX;
+	fib->ifindex = LOOPBACK_IFINDEX;
 	if (is4) {
-		fib.family = AF_INET;
-		fib.ipv4_src = source->w[3];
-		fib.ipv4_dst = destination->w[3];
+		fib->family = AF_INET;
+		fib->ipv4_src = source->w[3];
+		fib->ipv4_dst = destination->w[3];
 	} else {
-		fib.family = AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, source, 16);
-		__builtin_memcpy(fib.ipv6_dst, destination, 16);
+		fib->family = AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, source, 16);
+		__builtin_memcpy(fib->ipv6_dst, destination, 16);
 	}
-	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	rc = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 	/* The kernel knows a smaller path MTU than the uplink's own. */
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib.mtu_result > overhead)
-		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib.mtu_result - overhead), c);
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib->mtu_result > overhead)
+		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib->mtu_result - overhead), c);
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	if (!rewrite(skb, p, t))
@@ -113,19 +119,19 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	e.tos = p->outer_tos; /* RFC 6040 section 4.1 */
 	if (tunnel_push(skb, p, &e) || (rule == RULE_STT && stt_seal(skb, is4)))
 		return drop(skb, c, DROP_ENCAP_FAILED);
-	up = counters_of(fib.ifindex);
+	up = counters_of(fib->ifindex);
 	if (up) {
 		up->sent_packets += segments;
 		up->sent_bytes += skb->len;
 	}
-	next_hop.nh_family = fib.family;
-	if (fib.family == AF_INET)
-		next_hop.ipv4_nh = fib.ipv4_dst;
+	next_hop.nh_family = fib->family;
+	if (fib->family == AF_INET)
+		next_hop.ipv4_nh = fib->ipv4_dst;
 	else
-		__builtin_memcpy(next_hop.ipv6_nh, fib.ipv6_dst, 16);
+		__builtin_memcpy(next_hop.ipv6_nh, fib->ipv6_dst, 16);
 	skb->cb[0] = VERDICT_TO_UNDERLAY;
-	skb->cb[1] = fib.ifindex;
-	return bpf_redirect_neigh(fib.ifindex, &next_hop, sizeof(next_hop), 0);
+	skb->cb[1] = fib->ifindex;
+	return bpf_redirect_neigh(fib->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
 /* A copy of broadcast or multicast, whole, for another host. probed: it fits its way, whatever the kernel has learnt. */

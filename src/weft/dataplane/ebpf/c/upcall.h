@@ -61,6 +61,7 @@ static __noinline int hand_up(struct __sk_buff *skb, __u32 vsid, __u32 kind, str
 		return drop(skb, c, DROP_UPCALL_LIMIT);
 	s->upcall = (struct upcall){ .ifindex = skb->ifindex, .vsid = vsid, .kind = kind, .length = length };
 	s->upcall.vlan = skb->cb[2];
+	BOUND(length, UPCALL_FRAME_MAX, return drop(skb, c, DROP_UPCALL_LIMIT));
 	if (bpf_skb_load_bytes(skb, 0, s->upcall_frame, length))
 		return drop(skb, c, DROP_TRUNCATED);
 	if (bpf_ringbuf_output(&upcalls, &s->upcall, sizeof(s->upcall) + length, 0))
