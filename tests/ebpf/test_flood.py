@@ -57,7 +57,7 @@ class Site:
         found: list[str] = []
 
         def come() -> bool:
-            for name, frame in self.wires.frames():
+            for name, _, frame in self.wires.frames():
                 if b"flood" in frame:
                     found.append(name if name != "up0" else str(ipaddress.ip_address(frame[30:34])))
             return len(found) >= count
@@ -111,7 +111,7 @@ def test_a_neighbour_that_is_not_known_is_asked_for_and_then_has_its_copies(site
         asked: set[str] = set()
 
         def all_are_asked() -> bool:
-            for name, frame in site.wires.frames():
+            for name, _, frame in site.wires.frames():
                 if name == "up0" and frame[12:14] == b"\x08\x06":
                     asked.add(Ether(frame)[ARP].pdst)
             return asked >= {member.pa for member in near}

@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 
 from strategies import packets
 from strategies.policies import HOSTS, Policy, policies
-from weft.policy.rows import Subnet
+from weft.policy.rows import Rewrite, Subnet
 from weft.reference import packet
 from weft.reference.lookups import VSID_FIRST
 from weft.reference.plane import Answer, Drop, ReferenceDataPlane, Result, ToPort, ToUnderlay
 
 BUDGET = settings(max_examples=25, deadline=None)
 PACKETS = 6
+#: Between the outer IP header and the inner frame: GRE; UDP with VXLAN or Geneve; STT.
+TUNNEL_BYTES = {packet.GRE: 8, packet.UDP: 16, packet.TCP: 38}
 
 
 def planes(policy: Policy) -> dict[str, ReferenceDataPlane]:
@@ -88,7 +90,13 @@ def _arrives(
     cas: tuple[str, ...],
 ) -> None:
     """The host with the PA delivers it in the same domain; the source of an address pair may be refused there."""
-    [owner] = [host for host, plane in all_planes.items() if plane.has_pa(pa)]
+    owners = [host for host, plane in all_planes.items() if plane.has_pa(pa)]
+    if not owners:  # rewritten: the PA is a guest's, and no tunnel says whose
+        for plane in all_planes.values():
+            verdict = plane.from_uplink(*plane.on_wire(outer)).verdict
+            assert not isinstance(verdict, ToPort) or policy.domain_of_port[verdict.port] == domain
+        return
+    [owner] = owners
     head = 20 if outer[0] >> 4 == 4 else 40
     on_the_wire = packet.ethernet(bytes(6), bytes(6), 0x0800 if head == 20 else 0x86DD, outer)
     vsids = _vsids_said(on_the_wire)
@@ -97,7 +105,7 @@ def _arrives(
     match arrived:
         case ToPort(to, inner):
             assert policy.domain_of_port[to] == domain
-            assert inner == outer[head + (8 if outer[9 if head == 20 else 6] == packet.GRE else 16) :]
+            assert inner == outer[head + TUNNEL_BYTES[outer[9 if head == 20 else 6]] :]
         case Drop(reason):
             parsed = packet.parse(frame)
             assert isinstance(parsed, packet.Ip)
@@ -114,15 +122,15 @@ def test_what_comes_from_the_uplink_reaches_only_a_port_of_its_own_vsid(data: st
     host = data.draw(st.sampled_from(HOSTS))
     plane = planes(policy)[host]
     vsids = {port.port: port.vsid for port in policy.ports(host)}
-    pas = {port.port: {packet.address_bytes(pa) for pa in port.pas} for port in policy.ports(host)}
+    stands = {packet.address_bytes(row.pa): row.vsid for row in policy.rows[host] if isinstance(row, Rewrite)}
     for _ in range(PACKETS):
         frame = data.draw(packets.frames_from_underlay(policy, host))
         verdict = plane.from_uplink("eth0", frame).verdict
         assert not isinstance(verdict, Answer | ToUnderlay)
         if isinstance(verdict, ToPort):
             assert vsids[verdict.port] >= VSID_FIRST
-            rewritten = _destination(frame) in pas[verdict.port]  # which names the port, and no VSID
-            assert rewritten or vsids[verdict.port] in _vsids_said(frame)
+            rewritten = stands.get(_destination(frame))  # no VSID is on the wire: the PA says it
+            assert vsids[verdict.port] in (rewritten, *_vsids_said(frame))
 
 
 def _destination(frame: bytes) -> bytes:
@@ -137,6 +145,8 @@ def _vsids_said(frame: bytes) -> tuple[int, ...]:
     at = 34 if frame[12:14] == b"\x08\x00" else 54
     if frame[23 if at == 34 else 20] == packet.UDP:
         return (int.from_bytes(frame[at + 12 : at + 15], "big"),)
+    if frame[23 if at == 34 else 20] == packet.TCP:  # STT: TCP's header, then 8 bytes, then the context
+        return (int.from_bytes(frame[at + 28 : at + 36], "big"),)
     key = int.from_bytes(frame[at + 4 : at + 8], "big")
     return key >> 8, key
 

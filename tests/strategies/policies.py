@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from weft.contracts.dataplane import WAYS, Way
+from weft.model.features import FALLBACK
 from weft.policy.rows import (
     Dhcp,
     Host,
@@ -195,6 +196,8 @@ def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:
     router_mac = draw(st.sampled_from((ROUTER_MAC, "02:57:45:46:54:02")))
     mtu_bytes = draw(st.sampled_from((0, 0, 0, 576, 1300, 9000)))
     accepts = draw(st.sampled_from((*((rule,) for rule in Rule), (Rule.NVGRE,), (Rule.VXLAN, Rule.GRE), tuple(Rule))))
+    if Rule.REWRITE in accepts:  # what cannot be rewritten travels all the same
+        accepts = tuple(rule for rule in Rule if rule in accepts or rule is FALLBACK)
     dhcp = draw(st.sampled_from((None, Dhcp(), Dhcp(ipv6_mode=Ipv6Mode.SLAAC), Dhcp(ipv6_mode=Ipv6Mode.NONE))))
     return Subnet(
         vsid,

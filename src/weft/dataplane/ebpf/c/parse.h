@@ -33,6 +33,14 @@ struct packet {
 	__be32 l4_word; /* TCP's and UDP's ports */
 };
 
+/* packets: a program's own, and not on the stack, which is full: what weft_from_port has read of its packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct packet);
+} packets SEC(".maps");
+
 /* Make the headers linear; without it direct access sees less than there is. */
 INLINE void pull(struct __sk_buff *skb)
 {

@@ -137,13 +137,19 @@ int weft_from_port(struct __sk_buff *skb)
 	seat at = skb->ifindex;
 	struct counters *c;
 	struct subnet *subnet;
-	struct packet p = {};
+	struct packet *p;
 	struct port *port;
 	enum drop_reason why;
 	struct target t = {};
 	int verdict;
 	bool discovery;
 
+	__u32 zero = 0;
+
+	p = bpf_map_lookup_elem(&packets, &zero);
+	if (!p)
+		return TC_ACT_SHOT;
+	__builtin_memset(p, 0, sizeof(*p));
 	skb->cb[2] = 0;
 	if (skb->vlan_present || skb->protocol == ETHERTYPE_8021Q) {
 		take_tag(skb);
@@ -167,41 +173,41 @@ int weft_from_port(struct __sk_buff *skb)
 	if (skb->vlan_present)
 		return drop(skb, c, DROP_VLAN_TAG);
 	pull(skb);
-	why = parse(skb, &p, 0, skb->len);
+	why = parse(skb, p, 0, skb->len);
 	if (why)
 		return drop(skb, c, why);
-	if (p.type == ETHERTYPE_ARP)
-		return arp(skb, &p, port, subnet, c);
-	parse_transport(skb, &p, ETHERNET_BYTES);
-	discovery = is_neighbour_discovery(skb, &p);
-	why = is_first_pair(port, p.from, &p.source) ? 0 : check_source(skb, port, p.from, &p.source);
-	if (why == DROP_SPOOFED_CA && addr_is_unspecified(&p.source) &&
-	    (is_dhcp_discover(&p) || (discovery && p.icmp_type == 135) || is_router_message(&p, ROUTER_SOLICITATION)))
+	if (p->type == ETHERTYPE_ARP)
+		return arp(skb, p, port, subnet, c);
+	parse_transport(skb, p, ETHERNET_BYTES);
+	discovery = is_neighbour_discovery(skb, p);
+	why = is_first_pair(port, p->from, &p->source) ? 0 : check_source(skb, port, p->from, &p->source);
+	if (why == DROP_SPOOFED_CA && addr_is_unspecified(&p->source) &&
+	    (is_dhcp_discover(p) || (discovery && p->icmp_type == 135) || is_router_message(p, ROUTER_SOLICITATION)))
 		why = 0;
 	if (why)
 		return drop(skb, c, why);
 	if (discovery)
-		return neighbour(skb, &p, port, subnet, c);
-	why = check_hidden_discovery(&p);
+		return neighbour(skb, p, port, subnet, c);
+	why = check_hidden_discovery(p);
 	if (why)
 		return drop(skb, c, why);
-	if (may_be_dhcp(&p)) {
-		verdict = dhcp(skb, &p, port, subnet, c);
+	if (may_be_dhcp(p)) {
+		verdict = dhcp(skb, p, port, subnet, c);
 		if (verdict != NOT_DHCP)
 			return verdict;
 	}
 	if (port->flags & PORT_QOS) {
-		choose_marks(&p, sender_seat(skb));
-		if (!within_limit(skb, &p, sender_seat(skb), DIRECTION_FROM_GUEST, 0))
+		choose_marks(p, sender_seat(skb));
+		if (!within_limit(skb, p, sender_seat(skb), DIRECTION_FROM_GUEST, 0))
 			return drop(skb, c, DROP_RATE_LIMIT);
 	}
-	if (p.to[0] & 1)
+	if (p->to[0] & 1)
 		return to_flood(skb, c);
 	t.source_vsid = port->vsid;
-	verdict = mac_equal(p.to, subnet->router_mac) ? route(skb, &p, &t, subnet, c)
-						      : bridge(skb, &p, &t, port, subnet, c);
+	verdict = mac_equal(p->to, subnet->router_mac) ? route(skb, p, &t, subnet, c)
+						      : bridge(skb, p, &t, port, subnet, c);
 	if (verdict == TO_DELIVER && t.record)
-		verdict = deliver(skb, &p, &t, subnet, c);
+		verdict = deliver(skb, p, &t, subnet, c);
 	if (verdict == TO_REWRITE) {
 		bpf_tail_call(skb, &programs, PROGRAM_REWRITE);
 		return drop(skb, c, DROP_ENCAP_FAILED);
