@@ -207,7 +207,7 @@ def ebpf_driver(source: Path, names: Collection[str], uplink: str) -> Iterator[E
     """
     with netns("drive-") as there, pin_directory() as pins:
         for name in names:
-            there.veth(name, f"{name}p")
+            there.veth(name, f"{name}p", mtu_bytes=9200)
         there.veth(uplink, f"{uplink}p", mtu_bytes=9200)
         there.ip(f"addr add 192.0.2.1/24 dev {uplink}")
         there.ip(f"neigh add 192.0.2.254 lladdr 02:00:00:00:ff:fe dev {uplink} nud permanent")
