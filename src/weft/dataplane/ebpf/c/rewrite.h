@@ -110,9 +110,7 @@ INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 	struct record to = {};
 	struct target t = { .record = &to };
 	struct bpf_fib_lookup *fib;
-	struct bpf_redir_neigh next_hop = {};
 	const struct addr *source, *destination;
-	struct counters *up;
 	long rc;
 
 	/* All of it was asked before: it can only have changed since. */
@@ -153,17 +151,7 @@ INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 		return drop(skb, c, DROP_TRUNCATED);
 	if (put_addresses(skb, &p, source, destination))
 		return drop(skb, c, DROP_ENCAP_FAILED);
-	up = counters_of(fib->ifindex);
-	if (up) {
-		up->sent_packets += packets_in(skb);
-		up->sent_bytes += skb->len;
-	}
-	next_hop.nh_family = fib->family;
-	if (fib->family == AF_INET)
-		next_hop.ipv4_nh = fib->ipv4_dst;
-	else
-		__builtin_memcpy(next_hop.ipv6_nh, fib->ipv6_dst, 16);
 	skb->cb[0] = VERDICT_TO_UNDERLAY;
 	skb->cb[1] = fib->ifindex;
-	return bpf_redirect_neigh(fib->ifindex, &next_hop, sizeof(next_hop), 0);
+	return leave_counted(skb, fib, packets_in(skb));
 }

@@ -67,19 +67,34 @@ INLINE bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct 
 	return true;
 }
 
+/* Counted at the uplink, and on to the next hop that the kernel's routes name: its neighbour states do the rest. */
+INLINE int leave_counted(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, __u32 packets)
+{
+	struct bpf_redir_neigh next_hop = { .nh_family = fib->family };
+	struct counters *up = counters_of(fib->ifindex);
+
+	if (up) {
+		up->sent_packets += packets;
+		up->sent_bytes += skb->len;
+	}
+	if (fib->family == AF_INET)
+		next_hop.ipv4_nh = fib->ipv4_dst;
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, fib->ipv6_dst, 16);
+	return bpf_redirect_neigh(fib->ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
 INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct host *h,
 		       const struct subnet *own, struct counters *c)
 {
 	struct scratch *room = scratch_of_this_cpu();
 	struct bpf_fib_lookup *fib; /* not on the stack, which is full */
-	struct bpf_redir_neigh next_hop = {};
 	bool is4 = addr_is4(&t->record->pa);
 	const struct addr *source = t->way ? &t->way->source : is4 ? &h->source4 : &h->source6;
 	const struct addr *destination = t->way ? &t->way->destination : &t->record->pa;
 	const __u16 rule = t->rule;
 	const __u32 overhead = tunnel_bytes(rule, &t->record->pa);
 	struct envelope e = { .destination = destination, .inner_to = t->record->mac, .vsid = t->vsid, .rule = rule };
-	struct counters *up;
 	__u32 segments;
 	long rc;
 
@@ -119,19 +134,9 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	e.tos = p->outer_tos; /* RFC 6040 section 4.1 */
 	if (tunnel_push(skb, p, &e) || (rule == RULE_STT && stt_seal(skb, is4)))
 		return drop(skb, c, DROP_ENCAP_FAILED);
-	up = counters_of(fib->ifindex);
-	if (up) {
-		up->sent_packets += segments;
-		up->sent_bytes += skb->len;
-	}
-	next_hop.nh_family = fib->family;
-	if (fib->family == AF_INET)
-		next_hop.ipv4_nh = fib->ipv4_dst;
-	else
-		__builtin_memcpy(next_hop.ipv6_nh, fib->ipv6_dst, 16);
 	skb->cb[0] = VERDICT_TO_UNDERLAY;
 	skb->cb[1] = fib->ifindex;
-	return bpf_redirect_neigh(fib->ifindex, &next_hop, sizeof(next_hop), 0);
+	return leave_counted(skb, fib, segments);
 }
 
 /* A copy of broadcast or multicast, whole, for another host. probed: it fits its way, whatever the kernel has learnt. */
@@ -139,9 +144,7 @@ INLINE int send_copy(struct __sk_buff *skb, bool probed)
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethernet *eth = (void *)(long)skb->data;
-	struct bpf_redir_neigh next_hop = {};
 	struct bpf_fib_lookup fib = {};
-	struct counters *up;
 	long rc;
 
 	skb->mark = 0;
@@ -171,15 +174,5 @@ INLINE int send_copy(struct __sk_buff *skb, bool probed)
 	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return TC_ACT_SHOT;
-	up = counters_of(fib.ifindex);
-	if (up) {
-		up->sent_packets += packets_in(skb);
-		up->sent_bytes += skb->len;
-	}
-	next_hop.nh_family = fib.family;
-	if (fib.family == AF_INET)
-		next_hop.ipv4_nh = fib.ipv4_dst;
-	else
-		__builtin_memcpy(next_hop.ipv6_nh, fib.ipv6_dst, 16);
-	return bpf_redirect_neigh(fib.ifindex, &next_hop, sizeof(next_hop), 0);
+	return leave_counted(skb, &fib, packets_in(skb));
 }
