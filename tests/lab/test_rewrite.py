@@ -49,6 +49,19 @@ def pa_of(lab: Lab, port: str) -> str:
         return str(client.get(f"tenants/t/ports/{port}").spec["rewrites"][0]["pa"])
 
 
+def carried(lab: Lab, sent: bytes) -> bytes:
+    """What comes out at one guest of a TCP connection that another sends this into."""
+    a, b = lab.guest("t/a"), lab.guest("t/b")
+    with connected(lab, a.namespace, b.namespace, only_address(lab, "t/b")) as (ours, theirs):
+        writer = threading.Thread(target=lambda: (ours.sendall(sent), ours.shutdown(1)))
+        writer.start()
+        got = bytearray()
+        while piece := theirs.recv(1 << 16):
+            got += piece
+        writer.join()
+    return bytes(got)
+
+
 def test_nothing_is_lost_on_the_way_to_it_and_back_and_the_whole_mtu_is_the_guests(rewriting: Lab) -> None:
     a, b = rewriting.guest("t/a"), rewriting.guest("t/b")
     version = ipaddress.ip_address(only_address(rewriting, "t/a")).version
@@ -73,7 +86,6 @@ def test_nothing_is_lost_on_the_way_to_it_and_back_and_the_whole_mtu_is_the_gues
 def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, tmp_path: Path) -> None:
     for subnet in (SUBNET, OTHER):
         set_rule(rewriting, subnet, Rule.REWRITE)
-    a, b = rewriting.guest("t/a"), rewriting.guest("t/b")
     for guest in ("a", "b"):
         # Unfinished checksums are no business of the wire's.
         inside = rewriting.guest(f"t/{guest}")
@@ -81,16 +93,10 @@ def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, tmp
         subprocess.run(command, check=True, capture_output=True)
     sent = bytes(range(256)) * 400
     with fabric_wire(rewriting, "h2") as wire:
-        with connected(rewriting, a.namespace, b.namespace, only_address(rewriting, "t/b")) as (ours, theirs):
-            writer = threading.Thread(target=lambda: (ours.sendall(sent), ours.shutdown(1)))
-            writer.start()
-            got = bytearray()
-            while piece := theirs.recv(1 << 16):
-                got += piece
-            writer.join()
+        got = carried(rewriting, sent)
         done = rewriting.exec("t/a", "ping", "-c", "3", "-i", "0.05", "-W", "2", only_address(rewriting, "t/c"))
         passed = wire.frames(lambda _: False, within_s=0.2)
-    assert bytes(got) == sent
+    assert got == sent
     assert "3 received" in done.stdout, done.stdout
     file = tmp_path / "wire.pcap"
     capture.write_pcap(file, passed)
@@ -106,19 +112,12 @@ def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, tmp
 
 def test_large_segments_cross_whole(rewriting: Lab) -> None:
     set_rule(rewriting, SUBNET, Rule.REWRITE)
-    a, b = rewriting.guest("t/a"), rewriting.guest("t/b")
-    for inside in (a, b):
+    for inside in (rewriting.guest("t/a"), rewriting.guest("t/b")):
         command = ("nsenter", f"--net=/run/netns/{inside.namespace}", "ethtool", "-K", "eth0", "tx", "on", "tso", "on")
         subprocess.run(command, check=True, capture_output=True)
     sent = bytes(range(256)) * 20_000
     with fabric_wire(rewriting, "h2") as wire:
-        with connected(rewriting, a.namespace, b.namespace, only_address(rewriting, "t/b")) as (ours, theirs):
-            writer = threading.Thread(target=lambda: (ours.sendall(sent), ours.shutdown(1)))
-            writer.start()
-            got = bytearray()
-            while piece := theirs.recv(1 << 16):
-                got += piece
-            writer.join()
+        got = carried(rewriting, sent)
         largest = max(map(len, wire.frames(lambda found: len(found) > 20, within_s=1.0)))
-    assert bytes(got) == sent
+    assert got == sent
     assert largest > 3000
