@@ -20,6 +20,7 @@ from weft.agent.paths import Paths
 from weft.agent.process import live, locked
 from weft.agent.service import Agent
 from weft.client.client import AsyncClient
+from weft.client.credentials import NONE, Credentials
 from weft.contracts.dataplane import DataPlane
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
@@ -31,7 +32,13 @@ _log = structlog.get_logger("weft.agent")
 
 
 def run(
-    host: str, controller: str, state: Path, run: Path, pins: Path | None = None, sizes: Sizes | None = None
+    host: str,
+    controller: str,
+    state: Path,
+    run: Path,
+    pins: Path | None = None,
+    sizes: Sizes | None = None,
+    credentials: Credentials = NONE,
 ) -> None:
     """Until SIGTERM or SIGINT. Raises Rejected or Conflict, saying why, when it cannot start.
 
@@ -40,10 +47,17 @@ def run(
     name = _host_name(host)
     label = name.rpartition("/")[2]
     directory = pins or Path("/sys/fs/bpf/weft") / label
-    serve(name, controller, state, run, lambda: EbpfDataPlane(directory, sizes or Sizes()))
+    serve(name, controller, state, run, lambda: EbpfDataPlane(directory, sizes or Sizes()), credentials)
 
 
-def serve(host: str, controller: str, state: Path, run: Path, make_plane: Callable[[], DataPlane]) -> None:
+def serve(
+    host: str,
+    controller: str,
+    state: Path,
+    run: Path,
+    make_plane: Callable[[], DataPlane],
+    credentials: Credentials = NONE,
+) -> None:
     """The same for any data plane. It is made once the lock is held."""
     for directory, mode in ((state, 0o700), (run, 0o755)):
         try:
@@ -53,18 +67,20 @@ def serve(host: str, controller: str, state: Path, run: Path, make_plane: Callab
     with locked(state, host):
         plane = make_plane()
         try:
-            asyncio.run(_main(host, controller, state, run / "agent.sock", plane))
+            asyncio.run(_main(host, controller, state, run / "agent.sock", plane, credentials))
         finally:
             plane.close()
 
 
-async def _main(host: str, controller: str, state: Path, socket: Path, plane: DataPlane) -> None:
+async def _main(
+    host: str, controller: str, state: Path, socket: Path, plane: DataPlane, credentials: Credentials
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with contextlib.closing(NetlinkLinks()) as links:
-        async with AsyncClient(controller) as client:
+        async with AsyncClient(controller, credentials=credentials) as client:
             # Jitter, no secret: hosts that come back at the same moment should not do so again.
             random = Random()  # noqa: S311 -- no secret: so that hosts do not all come back at once
             # Numbers of probes are secret until they are sent: whoever is not on the way cannot answer one.

@@ -21,6 +21,7 @@ COMMANDS = {
     "counters": Lazy("weft.cli.host:counters", "Show this host's traffic by port and uplink, and its drops by reason."),
     "controller": Lazy("weft.apps.services:controller", "Run the controller."),
     "agent": Lazy("weft.apps.services:agent", "Run the agent of a host."),
+    "ca": Lazy("weft.cli.ca:ca", "Make and renew the certificates of a deployment."),
     "lab": Lazy("weft.lab.commands:lab", "A whole data centre on this machine, in network namespaces."),
     "completion": Lazy("weft.cli.completion:completion", "Print the completion script of a shell."),
 }

@@ -22,14 +22,18 @@ from urllib.parse import unquote, urlsplit
 import structlog
 import uvicorn
 
+from weft.client.credentials import is_loopback
 from weft.controller.api import create_app
+from weft.controller.doors import Crowd, Door, Listener, Patience, Server
 from weft.controller.rules import RuleChanges
 from weft.controller.service import Service
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
 from weft.store.sqlite import SqliteStore
+from weft.tls.contexts import Files, ServerTls
 
 DEFAULT_STORE = "sqlite:///var/lib/weft/controller.db"
+NO_FILES = Files()
 DEFAULT_LISTEN = ("http://127.0.0.1:8640", "unix:///run/weft/controller.sock")
 
 # After SIGTERM: requests that are being answered get this long; streams are told at once.
@@ -41,35 +45,45 @@ _BACKLOG = 1024
 _log = structlog.stdlib.get_logger("weft.controller")
 
 
-def run(store: str, listen: Sequence[str] = DEFAULT_LISTEN) -> None:
-    """Serve until SIGTERM or SIGINT. Rejected: something cannot be opened; Retry: starting again would help."""
+def run(store: str, listen: Sequence[str] = DEFAULT_LISTEN, files: Files = NO_FILES, *, insecure: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. Rejected: something cannot be opened; Retry: starting again would help.
+
+    files: of https. insecure: plain HTTP is served elsewhere than on the loopback, too.
+    """
     configure_logs()
     # What the model holds is long-lived and without cycles: at the default thresholds a fifth of a large apply, and
     # most of a large delete, went into looking through it again and again.
     gc.set_threshold(50_000, 20, 1_000)
-    asyncio.run(_until_signalled(store, listen))
+    asyncio.run(_until_signalled(store, listen, files, insecure))
 
 
-async def _until_signalled(store: str, listen: Sequence[str]) -> None:
+async def _until_signalled(store: str, listen: Sequence[str], files: Files, insecure: bool) -> None:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await serve(store, listen, stopping)
+    await serve(store, listen, stopping, files=files, insecure=insecure)
 
 
 async def serve(
-    store: str, listen: Sequence[str], stopping: asyncio.Event, *, ready: Callable[[], None] = lambda: None
+    store: str,
+    listen: Sequence[str],
+    stopping: asyncio.Event,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    files: Files = NO_FILES,
+    insecure: bool = False,
 ) -> None:
     """Serve until ``stopping`` is set. ready: called once requests are answered."""
     path = store_path(store)
-    with contextlib.ExitStack() as listeners:
+    tls = ServerTls(files) if any(url.startswith("https:") for url in listen) else None
+    with contextlib.ExitStack() as opened_doors:
         # Listening first: a second controller on one machine is told of the address, not of a locked file.
-        sockets = [listeners.enter_context(listening(url)) for url in listen]
+        listeners = [opened_doors.enter_context(_door(url, tls, insecure)) for url in listen]
         opened = await asyncio.to_thread(SqliteStore, path)
         try:
             service = await Service.start(opened)
             _log.info("started", store=str(path), revision=service.revision, listen=list(listen))
-            await _serve(service, sockets, stopping, ready)
+            await _serve(service, listeners, stopping, ready)
             await service.stop()
         finally:
             await opened.close()
@@ -79,9 +93,10 @@ async def serve(
 
 
 async def _serve(
-    service: Service, sockets: list[socket.socket], stopping: asyncio.Event, ready: Callable[[], None]
+    service: Service, listeners: Sequence[Listener], stopping: asyncio.Event, ready: Callable[[], None]
 ) -> None:
-    server = _Server(
+    patience = Patience()
+    server = Server(
         uvicorn.Config(
             create_app(service, stopping),
             log_config=None,
@@ -93,10 +108,12 @@ async def _serve(
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_GRACE_S,
         ),
+        listeners,
+        Crowd(patience),
         ready,
     )
     async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(server.serve(sockets))
+        serving = tasks.create_task(server.serve())
         changes = tasks.create_task(RuleChanges(service, MonotonicClock()).run())
         stopped, broken = tasks.create_task(stopping.wait()), tasks.create_task(service.broken.wait())
         await asyncio.wait((serving, stopped, broken), return_when=asyncio.FIRST_COMPLETED)
@@ -104,22 +121,6 @@ async def _serve(
         server.should_exit = True
         broken.cancel()
         changes.cancel()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, but the signals are ours: its own handlers would end the process by the signal, as if killed."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
 
 
 def store_path(store: str) -> Path:
@@ -133,8 +134,22 @@ def store_path(store: str) -> Path:
 
 
 @contextlib.contextmanager
-def listening(url: str) -> Iterator[socket.socket]:
-    """A socket that listens at ``http://address:port`` or ``unix:///path``; a unix socket's file goes with it."""
+def _door(url: str, tls: ServerTls | None, insecure: bool) -> Iterator[Listener]:
+    with listening(url, insecure=insecure) as bound:
+        if url.startswith("unix:"):
+            yield Listener(Door.LOCAL, bound)
+        elif url.startswith("https:"):
+            yield Listener(Door.TLS, bound, tls)
+        else:
+            yield Listener(Door.LOOPBACK if is_loopback(bound.getsockname()[0]) else Door.OPEN, bound)
+
+
+@contextlib.contextmanager
+def listening(url: str, *, insecure: bool = False) -> Iterator[socket.socket]:
+    """A socket that listens at ``http[s]://address:port`` or ``unix:///path``; a unix socket's file goes with it.
+
+    Plain HTTP is for the loopback only, unless ``insecure``.
+    """
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -143,8 +158,8 @@ def listening(url: str) -> Iterator[socket.socket]:
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         with _unix(Path(unquote(parts.path)), url) as bound:
             yield bound
-    elif parts.scheme == "http" and parts.hostname and port is not None and parts.path in ("", "/"):
-        with contextlib.closing(_tcp(parts.hostname, port, url)) as bound:
+    elif parts.scheme in ("http", "https") and parts.hostname and port is not None and parts.path in ("", "/"):
+        with contextlib.closing(_tcp(parts.hostname, port, url, anywhere=insecure or parts.scheme == "https")) as bound:
             yield bound
     else:
         raise _not_a_listener(url)
@@ -154,13 +169,18 @@ def _not_a_listener(url: str) -> Rejected:
     return Rejected(f"'{url}' is nothing to listen at; {' or '.join(DEFAULT_LISTEN)} would be", "listen")
 
 
-def _tcp(host: str, port: int, url: str) -> socket.socket:
+def _tcp(host: str, port: int, url: str, *, anywhere: bool) -> socket.socket:
     try:
         (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except socket.gaierror as error:
         raise Rejected(f"cannot listen at {url}: {error.strerror}", "listen") from error
+    if not anywhere and not is_loopback(str(address[0])):
+        raise Rejected(
+            f"at {url} whoever reaches it could do anything: serve https there, or say --insecure if nobody else can",
+            "listen",
+        )
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

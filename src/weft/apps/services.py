@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from weft.cli.session import with_controller
+from weft.cli.session import credentials, with_controller
 
+FILE = click.Path(dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 
@@ -18,7 +19,7 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
     envvar="WEFT_LISTEN",
     default=("http://127.0.0.1:8640", "unix:///run/weft/controller.sock"),
     show_default=True,
-    help="Where to listen: http://ADDRESS:PORT or unix:///PATH. May be given again.",
+    help="Where to listen: https://ADDRESS:PORT, unix:///PATH or http://LOOPBACK:PORT. May be given again.",
 )
 @click.option(
     "--store",
@@ -27,11 +28,18 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
     show_default=True,
     help="Where intent is kept: sqlite:///PATH, or the path alone.",
 )
-def controller(listen: tuple[str, ...], store: str) -> None:
+@click.option("--certificate", type=FILE, envvar="WEFT_CERTIFICATE", help="Of https: a file in PEM.")
+@click.option("--key", type=FILE, envvar="WEFT_KEY", help="Its key.  [default: in the certificate's file]")
+@click.option("--ca", type=FILE, envvar="WEFT_CA", help="The authorities that callers' certificates have to be of.")
+@click.option("--insecure", is_flag=True, envvar="WEFT_INSECURE", help="Serve plain HTTP off the loopback, too.")
+def controller(
+    listen: tuple[str, ...], store: str, certificate: Path | None, key: Path | None, ca: Path | None, insecure: bool
+) -> None:
     """Run the controller."""
     from weft.apps.controller import run
+    from weft.tls.contexts import Files
 
-    run(store, listen)
+    run(store, listen, Files(certificate, key, ca), insecure=insecure)
 
 
 @click.command()
@@ -61,4 +69,7 @@ def agent(host: str, url: str, state: Path, run_directory: Path, pins: Path | No
     """Run the agent of a host."""
     from weft.apps.agent import parse_sizes, run
 
-    run(host=host, controller=url, state=state, run=run_directory, pins=pins, sizes=parse_sizes(sizes))
+    run(
+        host=host, controller=url, state=state, run=run_directory, pins=pins, sizes=parse_sizes(sizes),
+        credentials=credentials(),
+    )  # fmt: skip

@@ -9,8 +9,8 @@ from itertools import islice
 
 import click
 
-from weft.cli import references
-from weft.cli.session import DEFAULT_CONTROLLER
+from weft.cli import config, references
+from weft.cli.session import DEFAULT_CONTROLLER, credentials
 from weft.kit.errors import Rejected, Retry
 from weft.model.names import Kind
 
@@ -42,7 +42,8 @@ def names(context: click.Context, kind: Kind, incomplete: str) -> list[str]:
     tenant, slash, _ = incomplete.partition("/")
     try:
         path = references.collection(kind, tenant if slash else None)
-        with Client(context.params.get("url") or DEFAULT_CONTROLLER, timeout_s=TIMEOUT_S) as client:
+        url = context.params.get("url") or config.read().controller or DEFAULT_CONTROLLER
+        with Client(url, timeout_s=TIMEOUT_S, credentials=credentials()) as client:
             found = (references.short(item.name) for item in client.list(path, limit=MOST))
             return list(islice((name for name in found if name.startswith(incomplete)), MOST))
     except (Rejected, Retry, ApiError):

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from weft.cli import config
 from weft.kit.errors import Missing, Rejected, Retry
 
 if TYPE_CHECKING:
     from weft.client import Client
+    from weft.client.credentials import Credentials
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,8 +107,17 @@ class Commands(click.Group):
 def controller(url: str) -> Iterator[Client]:
     from weft.client import Client
 
-    with Client(url) as client:
+    with Client(url, credentials=credentials()) as client:
         yield client
+
+
+def credentials() -> Credentials:
+    """What this user shows to a controller: by the environment, or else by the configuration file."""
+    from weft.client.credentials import Credentials
+    from weft.tls.contexts import Files
+
+    found = config.read()
+    return Credentials(Files(found.certificate, found.key, found.ca), found.token)
 
 
 def with_controller(command: F) -> F:
@@ -114,10 +125,10 @@ def with_controller(command: F) -> F:
         "--controller",
         "url",
         envvar="WEFT_CONTROLLER",
-        default=DEFAULT_CONTROLLER,
-        show_default=True,
+        default=lambda: config.read().controller or DEFAULT_CONTROLLER,
+        show_default=f"as configured, or {DEFAULT_CONTROLLER}",
         show_envvar=True,
-        help="The controller: http://HOST:PORT or unix:///PATH.",
+        help="The controller: https://HOST:PORT, unix:///PATH or http://HOST:PORT.",
     )(command)
 
 

@@ -6,6 +6,7 @@ A refused connection is Retry (time's turn); an answer that says no is ApiError 
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeAlias, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -13,7 +14,9 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx2
 import msgspec
 
+from weft.client.credentials import NONE, Credentials
 from weft.kit.errors import Rejected, Retry
+from weft.tls.contexts import ClientTls
 from weft.wire import problem
 from weft.wire.api import MOST_ANNOUNCED, Announced, Applied, Event, Item, Page, StatusReport, Traced
 
@@ -121,7 +124,10 @@ def _fault(url: str, error: httpx2.HTTPError) -> Retry:
     return Retry(f"the connection to the controller at {url} broke: {str(error) or type(error).__name__}")
 
 
-# verify, below: reading the machine's certificates takes longer than most commands, and only https needs them.
+def _verified_by(tls: ClientTls | None) -> ssl.SSLContext | bool:
+    # Reading the machine's certificates takes longer than most commands, and only https needs them.
+    return False if tls is None else tls.context
+
 
 # Any silence longer than this on a stream is a dead connection: the controller says something every 5 s.
 _STREAM_SILENCE_S = 20.0
@@ -140,14 +146,21 @@ class Client:
     """The controller, from ordinary code. Not to be shared between threads while it streams."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, timeout_s: float = 60.0, transport: httpx2.BaseTransport | None = None
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = 60.0,
+        credentials: Credentials = NONE,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         base, socket = _address(url)
         self.url = url
+        self._tls = credentials.tls(url)
         self._timeout_s = timeout_s
         self._http = httpx2.Client(
             base_url=base,
-            transport=transport or httpx2.HTTPTransport(uds=socket, verify=base.startswith("https:")),
+            transport=transport or httpx2.HTTPTransport(uds=socket, verify=_verified_by(self._tls)),
+            headers=credentials.headers(url),
             timeout=_timeouts(timeout_s),
             trust_env=False,
         )
@@ -160,6 +173,10 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+
+    def check_certificates(self) -> bool:
+        """Whether the certificate's files were replaced: new connections are by the new ones. Raises Rejected."""
+        return self._tls is not None and self._tls.check()
 
     def get(self, name: str) -> Item:
         return _decode(self._call("GET", _path(name)), Item)
@@ -259,14 +276,21 @@ class AsyncClient:
     """The controller, from asyncio code. Every call may be cancelled."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, timeout_s: float = 60.0, transport: httpx2.AsyncBaseTransport | None = None
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = 60.0,
+        credentials: Credentials = NONE,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         base, socket = _address(url)
         self.url = url
+        self._tls = credentials.tls(url)
         self._timeout_s = timeout_s
         self._http = httpx2.AsyncClient(
             base_url=base,
-            transport=transport or httpx2.AsyncHTTPTransport(uds=socket, verify=base.startswith("https:")),
+            transport=transport or httpx2.AsyncHTTPTransport(uds=socket, verify=_verified_by(self._tls)),
+            headers=credentials.headers(url),
             timeout=_timeouts(timeout_s),
             trust_env=False,
         )
@@ -279,6 +303,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    def check_certificates(self) -> bool:
+        """Whether the certificate's files were replaced: new connections are by the new ones. Raises Rejected."""
+        return self._tls is not None and self._tls.check()
 
     async def get(self, name: str) -> Item:
         return _decode(await self._call("GET", _path(name)), Item)
