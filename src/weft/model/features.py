@@ -24,6 +24,7 @@ class Feature(StrEnum):
     SAMPLING = "sampling"
     MIRRORING = "mirroring"
     TRUNK = "trunk"
+    SECURITY_GROUPS = "security-groups"
 
 
 class Rule(StrEnum):
@@ -49,6 +50,13 @@ class Ipv6Mode(StrEnum):
     def by_guest(self) -> bool:
         """Whether the guest makes its own address: the prefix and the modified EUI-64 of its MAC."""
         return self in (Ipv6Mode.STATELESS, Ipv6Mode.SLAAC)
+
+
+class Direction(StrEnum):
+    """Which way a security group's rule looks, from the guest."""
+
+    INGRESS = "ingress"  # to the guest
+    EGRESS = "egress"  # from it
 
 
 class SamplingProtocol(StrEnum):

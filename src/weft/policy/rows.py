@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from weft.model.features import Direction as Direction  # noqa: PLC0414 - a row's reader finds it here
 from weft.model.features import Ipv6Mode as Ipv6Mode  # noqa: PLC0414 - a row's reader finds it here
 from weft.model.features import MirrorProtocol as MirrorProtocol  # noqa: PLC0414 - likewise
 from weft.model.features import Rule as Rule  # noqa: PLC0414 - a row's reader finds it here
@@ -19,6 +20,8 @@ from weft.model.objects import Mirror as Mirror  # noqa: PLC0414 - likewise
 from weft.model.objects import Qos as Qos  # noqa: PLC0414 - likewise
 from weft.model.objects import Sampling as Sampling  # noqa: PLC0414 - likewise
 from weft.model.values import FLOOD_LIMIT_PPS
+
+PORT_LAST = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,8 @@ class Rewrite:
 class Record:
     """A lookup record: where a customer address lives and how to reach it. Scope: its routing domain.
 
-    also: of a port that is moving, the PA of the host that it is moving to.
+    also: of a port that is moving, the PA of the host that it is moving to. groups: the numbers of the security groups
+    of its port, rising.
     """
 
     vsid: int
@@ -125,6 +129,7 @@ class Record:
     mac: str
     rule: Rule = Rule.NVGRE
     also: str | None = None
+    groups: tuple[int, ...] = ()
 
     @property
     def key(self) -> RecordKey:
@@ -195,6 +200,60 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressGroup:
+    """Prefixes that security groups' rules name together. Scope: itself, for hosts with a group that names it."""
+
+    number: int  # 1..2^31-1, which no other address group, security group or rule has
+    name: str  # tenants/blue/address-groups/offices
+    prefixes: tuple[str, ...]
+
+    @property
+    def key(self) -> AddressGroupKey:
+        return ("address_groups", self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityRule:
+    """What one rule of a security group matches, and whether that may pass.
+
+    first, last: of the destination port (TCP, UDP, SCTP, DCCP, UDP-Lite); of ICMP and ICMPv6, type << 8 | code; the
+    whole range where the rule asks for neither, and then packets match that have no such number. Of remote_prefix,
+    remote_group and remote_addresses at most one is given; none: whoever it is.
+    """
+
+    number: int  # 1..2^31-1, as AddressGroup's
+    name: str  # tenants/blue/security-groups/web/rules/http
+    direction: Direction
+    version: int  # of IP: 4 or 6
+    protocol: int | None = None  # None: any
+    first: int = 0
+    last: int = PORT_LAST
+    remote_prefix: str | None = None
+    remote_group: int | None = None  # the number of a security group: addresses whose record has it
+    remote_addresses: int | None = None  # the number of an address group
+    allow: bool = True
+    priority: int = 0  # the highest of all that match decides; of equals one that denies
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroup:
+    """What ports that have it may send and receive; all of its rules together, so that they change together.
+
+    Scope: itself, for hosts with ports that have it.
+    """
+
+    number: int  # 1..2^31-1, as AddressGroup's
+    name: str  # tenants/blue/security-groups/web
+    stateful: bool = True  # answers pass; all groups of a port are, or none
+    rules: tuple[SecurityRule, ...] = ()
+
+    @property
+    def key(self) -> SecurityGroupKey:
+        return ("security_groups", self.number)
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A further source that a port may use. A port's own (MAC, CA) pairs are not listed here."""
 
@@ -207,6 +266,8 @@ class Port:
     """A guest's virtual NIC on this host. Scope: the host.
 
     parent: of a sub-port, the port whose interface it is at, in frames of the IEEE 802.1Q VLAN ``vlan``.
+    groups: the numbers of its security groups, rising. port_security: what its guest sends and gets is held to them; if
+    it has none, to what answers its guest. A port with groups has it, too.
     """
 
     port: str  # tenants/blue/ports/web-1
@@ -226,13 +287,17 @@ class Port:
     pas: tuple[str, ...] = ()  # those that stand for its addresses, where IP rewrite is accepted
     parent: str | None = None  # tenants/blue/ports/web-1; None: it has an interface of its own
     vlan: int = 0
+    groups: tuple[int, ...] = ()
+    port_security: bool = False
 
     @property
     def key(self) -> PortKey:
         return ("ports", self.port)
 
 
-Row: TypeAlias = Host | Subnet | Peer | Rewrite | Record | MacRecord | Member | Route | Port
+Row: TypeAlias = (
+    Host | Subnet | Peer | Rewrite | Record | MacRecord | Member | Route | AddressGroup | SecurityGroup | Port
+)
 
 HostKey: TypeAlias = tuple[str, str]
 SubnetKey: TypeAlias = tuple[str, int]
@@ -242,6 +307,8 @@ RecordKey: TypeAlias = tuple[str, int, str]
 MacRecordKey: TypeAlias = tuple[str, int, str]
 MemberKey: TypeAlias = tuple[str, int, str]
 RouteKey: TypeAlias = tuple[str, str, str]
+AddressGroupKey: TypeAlias = tuple[str, int]
+SecurityGroupKey: TypeAlias = tuple[str, int]
 PortKey: TypeAlias = tuple[str, str]
 Key: TypeAlias = tuple[str, str] | tuple[str, int] | tuple[str, int, str] | tuple[str, str, str]
 
@@ -255,13 +322,17 @@ TABLES: dict[str, type[Row]] = {
     "macs": MacRecord,
     "members": Member,
     "routes": Route,
+    "address_groups": AddressGroup,
+    "security_groups": SecurityGroup,
     "ports": Port,
 }
 
 ORDER: dict[str, int] = {table: rank for rank, table in enumerate(TABLES)}
 
-#: A scope is ``host:hosts/h1`` or ``rd:<RDID>``; a host is sent its own scope and those of the domains of its ports,
-#: the ports that are moving there among them.
+#: A scope is ``host:hosts/h1``, ``rd:<RDID>``, ``security-group:<number>`` or ``prefixes:<number>`` (an address
+#: group's).
+#: A host is sent its own scope, those of the domains and the security groups of its ports, the ports that are moving
+#: there among them, and those of the address groups that these security groups name.
 Scope: TypeAlias = str
 
 
@@ -276,3 +347,11 @@ def is_host_scope(scope: Scope) -> bool:
 
 def domain_scope(rdid: str) -> Scope:
     return f"rd:{rdid}"
+
+
+def security_group_scope(number: int) -> Scope:
+    return f"security-group:{number}"
+
+
+def address_group_scope(number: int) -> Scope:
+    return f"prefixes:{number}"

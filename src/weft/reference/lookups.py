@@ -89,6 +89,7 @@ class Location:
     mac: bytes
     rule: Rule
     also: bytes | None = None
+    groups: tuple[int, ...] = ()
 
     def is_at(self, pa: bytes) -> bool:
         """Whether what lives here may send from the PA: of two while it moves."""
@@ -100,6 +101,20 @@ class Route:
     prefix: str
     vsid: int
     next_hop: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityRule:
+    """row: all that it says. remote: the prefix, of which it says it in text."""
+
+    row: rows.SecurityRule
+    remote: Prefix | None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroup:
+    stateful: bool
+    rules: tuple[SecurityRule, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,8 @@ class Port:
     qos: Qos | None
     parent: str | None  # of a sub-port: whose interface it is at
     vlan: int
+    groups: tuple[int, ...] = ()
+    port_security: bool = False
 
 
 class Routes:
@@ -230,7 +247,8 @@ def _subnet(row: rows.Subnet) -> Subnet:
 
 def _location(row: rows.Record | rows.MacRecord) -> Location:
     also = None if row.also is None else packet.address_bytes(row.also)
-    return Location(packet.address_bytes(row.pa), packet.mac_bytes(row.mac), _rule(row.rule), also)
+    groups = row.groups if isinstance(row, rows.Record) else ()
+    return Location(packet.address_bytes(row.pa), packet.mac_bytes(row.mac), _rule(row.rule), also, groups)
 
 
 def _peer(row: rows.Peer) -> None:
@@ -239,6 +257,19 @@ def _peer(row: rows.Peer) -> None:
         raise Rejected(f"a peer's PAs begin with its first, {row.pa}, and each is in a network: {row.pas}")
     for pa in row.pas:
         packet.address_bytes(pa)
+
+
+def _security_group(row: rows.SecurityGroup) -> SecurityGroup:
+    for rule in row.rules:
+        if rule.version not in {4, 6} or not 0 <= rule.first <= rule.last <= rows.PORT_LAST:
+            raise Rejected(f"{rule.name} is of IP version 4 or 6 and of ports 0..65535 that rise: {rule}")
+    return SecurityGroup(
+        row.stateful,
+        tuple(
+            SecurityRule(rule, None if rule.remote_prefix is None else _prefix(rule.remote_prefix))
+            for rule in row.rules
+        ),
+    )
 
 
 def _port(row: rows.Port) -> Port:
@@ -257,6 +288,8 @@ def _port(row: rows.Port) -> Port:
         row.qos,
         row.parent,
         _vlan(row),
+        row.groups,
+        row.port_security,
     )
 
 
@@ -277,6 +310,8 @@ class Lookups:
     listeners: dict[str, frozenset[bytes]] = field(default_factory=dict)  # port -> multicast groups
     host: Host = NOWHERE
     subnets: dict[int, Subnet] = field(default_factory=dict)
+    security_groups: dict[int, SecurityGroup] = field(default_factory=dict)
+    address_groups: dict[int, tuple[Prefix, ...]] = field(default_factory=dict)
     now_ns: int = 0  # of the packet that is under way
     _records: dict[tuple[int, bytes], Location] = field(default_factory=dict)
     _macs: dict[tuple[int, bytes], Location] = field(default_factory=dict)
@@ -417,6 +452,10 @@ class Lookups:
                 table = (_rdid(row.rdid), network.max_prefixlen // 8)
                 route = Route(row.prefix, _vsid(row.vsid), next_hop)
                 self._routes.setdefault(table, Routes(network.max_prefixlen)).put(network, route)
+            case rows.AddressGroup():
+                self.address_groups[row.number] = tuple(map(_prefix, row.prefixes))
+            case rows.SecurityGroup():
+                self.security_groups[row.number] = _security_group(row)
             case rows.Port():
                 port = _port(row)
                 former = self._ports.get(row.port)
@@ -464,6 +503,10 @@ class Lookups:
                 self._routes[table].remove(network)
                 if not self._routes[table]:
                     del self._routes[table]
+            case rows.AddressGroup():
+                del self.address_groups[row.number]
+            case rows.SecurityGroup():
+                del self.security_groups[row.number]
             case rows.Port():
                 self._forget_subport(self._ports.pop(row.port))
                 self._local = None

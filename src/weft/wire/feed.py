@@ -73,12 +73,16 @@ class _Puts(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     macs: list[rows.MacRecord] = []
     members: list[rows.Member] = []
     routes: list[rows.Route] = []
+    address_groups: list[rows.AddressGroup] = []
+    security_groups: list[rows.SecurityGroup] = []
     ports: list[rows.Port] = []
 
 
 class _Deletes(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     # Key tails, in the reverse order of TABLES.
     ports: list[tuple[str]] = []
+    security_groups: list[tuple[int]] = []
+    address_groups: list[tuple[int]] = []
     routes: list[tuple[str, str]] = []
     members: list[tuple[int, str]] = []
     macs: list[tuple[int, str]] = []
@@ -158,6 +162,7 @@ def _setter(kind: type[Row], name: str) -> Callable[[Row, object], None]:
 # slots themselves. A million records are 90 MiB smaller for it, at 0.3 us each.
 _set_record_pa = _setter(rows.Record, "pa")
 _set_record_vsid = _setter(rows.Record, "vsid")
+_set_record_groups = _setter(rows.Record, "groups")
 _set_mac_pa = _setter(rows.MacRecord, "pa")
 _set_mac_vsid = _setter(rows.MacRecord, "vsid")
 _set_route_rdid = _setter(rows.Route, "rdid")
@@ -205,6 +210,8 @@ class Decoder:
         for record in puts.records:
             _set_record_pa(record, share(record.pa, record.pa))
             _set_record_vsid(record, share(record.vsid, record.vsid))
+            if record.groups:
+                _set_record_groups(record, share(record.groups, record.groups))
         for mac in puts.macs:
             _set_mac_pa(mac, share(mac.pa, mac.pa))
             _set_mac_vsid(mac, share(mac.vsid, mac.vsid))
@@ -217,9 +224,12 @@ def _keys(deletes: _Deletes) -> tuple[Key, ...]:
     return tuple((table, *tail) for table in reversed(rows.TABLES) for tail in getattr(deletes, table))
 
 
+_SCOPES = ("host:", "rd:", "security-group:", "prefixes:")
+
+
 def _named(scope: str, line: bytes) -> str:
-    if not scope.startswith(("host:", "rd:")):
-        raise Rejected(f"not a frame of the feed: scope {scope!r} is neither host:NAME nor rd:RDID: {_excerpt(line)}")
+    if not scope.startswith(_SCOPES):
+        raise Rejected(f"not a frame of the feed: scope {scope!r} begins with none of {_SCOPES}: {_excerpt(line)}")
     return scope
 
 

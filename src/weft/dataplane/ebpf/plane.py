@@ -29,7 +29,22 @@ from weft.dataplane.ebpf.places import Place, Places
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.features import ABILITIES, DataPlaneKind
-from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Record, Rewrite, Route, Row, Subnet, Uplink
+from weft.policy.rows import (
+    AddressGroup,
+    Host,
+    Key,
+    MacRecord,
+    Member,
+    Peer,
+    Port,
+    Record,
+    Rewrite,
+    Route,
+    Row,
+    SecurityGroup,
+    Subnet,
+    Uplink,
+)
 
 _UPLINK, _VLAN = "uplink", "vlan"
 _AGENT_MARK = 0x57454641  # WEFT_AGENT_MARK
@@ -182,6 +197,10 @@ class EbpfDataPlane:
                 failures += self._update_members(group)
             elif kind is Subnet:
                 failures += self._update_subnets(list(group))
+            elif kind is SecurityGroup or kind is AddressGroup:
+                failures += (
+                    Failure(row.key, "this data plane has no security groups", permanent=True) for row in group
+                )
             else:
                 for row in group:
                     failures += self._update_host(row) if kind is Host else self._update_port(row)
@@ -322,6 +341,8 @@ class EbpfDataPlane:
                     failures += self._delete(table, group)
                 case "members":
                     failures += self._delete_members(group)
+                case "security_groups" | "address_groups":
+                    pass  # there are none
                 case _:
                     failures += (Failure(key, f"there is no table {table!r}", permanent=True) for key in group)
         return failures

@@ -1,0 +1,95 @@
+"""Small random security groups, whose rules meet each other and the packets that are asked of."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from hypothesis import strategies as st
+
+from weft.policy.rows import AddressGroup, Direction, SecurityGroup, SecurityRule
+
+GROUPS = (1001, 1002, 1003)
+ADDRESS_GROUPS = (2001, 2002)
+PREFIXES = {
+    4: ("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.4/32", "10.0.1.0/30", "192.0.2.0/24"),
+    6: ("::/0", "fd00::/8", "fd00:1::/64", "fd00:1::4/128", "2001:db8::/32"),
+}
+ADDRESSES = (
+    *(f"10.0.1.{number}" for number in (2, 3, 4, 5, 9)),
+    "10.9.9.9",
+    "192.0.2.7",
+    "198.51.100.1",
+    *(f"fd00:1::{number}" for number in (3, 4, 5)),
+    "2001:db8::1",
+)
+PORTS = (0, 1, 22, 79, 80, 81, 443, 1023, 1024, 8 << 8, 3 << 8 | 3, 3 << 8 | 4, 65_535)
+PROTOCOLS = (1, 6, 17, 47, 58, 132)
+
+
+@st.composite
+def rules(draw: st.DrawFn, number: int, group: int) -> SecurityRule:
+    version = draw(st.sampled_from((4, 4, 6)))
+    protocol = draw(st.none() | st.sampled_from(PROTOCOLS))
+    first, last = sorted(draw(st.tuples(st.sampled_from(PORTS), st.sampled_from(PORTS))))
+    if protocol in {None, 47} or draw(st.booleans()):
+        first, last = 0, 65_535
+    match draw(st.integers(0, 3)):
+        case 0:
+            remote = {"remote_prefix": draw(st.sampled_from(PREFIXES[version]))}
+        case 1:
+            remote = {"remote_group": draw(st.sampled_from(GROUPS))}
+        case 2:
+            remote = {"remote_addresses": draw(st.sampled_from(ADDRESS_GROUPS))}
+        case _:
+            remote = {}
+    return SecurityRule(
+        number,
+        f"tenants/blue/security-groups/g{group}/rules/r{number}",
+        draw(st.sampled_from(Direction)),
+        version,
+        protocol,
+        first,
+        last,
+        allow=draw(st.booleans() | st.just(True)),
+        priority=draw(st.sampled_from((0, 0, 1, 7))),
+        log=draw(st.booleans()),
+        **remote,  # type: ignore[arg-type] # one of the three, each of its own type
+    )
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> tuple[SecurityGroup, ...]:
+    """Of one port: all stateful, or none."""
+    stateful = draw(st.booleans() | st.just(True))
+    found = []
+    for number in draw(st.lists(st.sampled_from(GROUPS), unique=True, max_size=3)):
+        several = [draw(rules(number * 10 + rank, number)) for rank in range(draw(st.integers(0, 6)))]
+        found.append(SecurityGroup(number, f"tenants/blue/security-groups/g{number}", stateful, tuple(several)))
+    return tuple(sorted(found, key=lambda group: group.number))
+
+
+@st.composite
+def address_groups(draw: st.DrawFn) -> tuple[AddressGroup, ...]:
+    every = (*PREFIXES[4], *PREFIXES[6])
+    return tuple(
+        AddressGroup(
+            number,
+            f"tenants/blue/address-groups/a{number}",
+            tuple(draw(st.lists(st.sampled_from(every), unique=True, max_size=4))),
+        )
+        for number in draw(st.sampled_from((ADDRESS_GROUPS, ADDRESS_GROUPS[:1])))
+    )
+
+
+#: Which groups the ports of some addresses have.
+memberships = st.dictionaries(
+    st.sampled_from([address for address in ADDRESSES if address.startswith(("10.0.1.", "fd00:1:"))]),
+    st.lists(st.sampled_from(GROUPS), unique=True).map(lambda numbers: tuple(sorted(numbers))),
+)
+
+packets = st.tuples(
+    st.sampled_from(Direction),
+    st.sampled_from(ADDRESSES).map(ip_address),
+    st.sampled_from((*PROTOCOLS, 89)),
+    st.sampled_from(PORTS) | st.integers(0, 65_535) | st.none(),
+)
