@@ -13,6 +13,8 @@ PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev iproute2 tshark iperf3 
 	qemu-system-x86 busybox-static cpio lz4
 # Guests of the lab that stand in for each other.
 PACKAGES += keepalived
+# The store of several controllers.
+PACKAGES += etcd-server
 # Whom `make bench` measures Weft against; nothing else wants it.
 BENCH_PACKAGES := openvswitch-switch
 LAB ?= examples/demo.yaml

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import pytest
 from hypothesis import strategies as st
 
-from weft.contracts.store import Batch, Compacted, PreconditionFailed, Snapshot, Store, Stored
+from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Store, Stored
 from weft.kit.errors import Retry
 
 SOON_S = 10.0
@@ -78,6 +78,30 @@ class StoreSuite:
             assert (failed.value.name, failed.value.expected, failed.value.actual) == (name, expected, actual)
             assert await it.store.snapshot() == before
             assert await it.store.commit({"a": 1, "b": 0}, {"a": b"2"}, []) == 2
+
+    @pytest.mark.parametrize("mark", ["a mark", "put", "deleted"])
+    async def test_a_commit_is_overtaken_by_a_later_one_that_wrote_what_it_was_judged_against(self, mark: str) -> None:
+        async with aclosing(Closing(self.open())) as it:
+            await it.store.commit({}, {"deleted": b"1"}, [])
+            await it.store.commit({}, {"put": b"1"}, ["deleted"], Guard(1, (), {"a mark"}))
+            before = await it.store.snapshot()
+            with pytest.raises(Overtaken):
+                await it.store.commit({}, {"b": b"1"}, [], Guard(1, {"another", mark}, ()))
+            assert await it.store.snapshot() == before
+            assert await it.store.commit({}, {"b": b"1"}, [], Guard(2, {mark}, ())) == 3
+
+    async def test_a_commit_is_not_overtaken_by_what_it_was_not_judged_against(self) -> None:
+        async with aclosing(Closing(self.open())) as it:
+            await it.store.commit({}, {"a": b"1"}, [], Guard(0, {"x"}, {"y"}))
+            assert await it.store.commit({}, {"b": b"1"}, [], Guard(0, {"x", "b"}, {"y"})) == 2
+
+    async def test_of_concurrent_commits_with_one_guard_one_wins(self) -> None:
+        async with aclosing(Closing(self.open())) as it:
+            outcomes = await asyncio.gather(
+                *(it.store.commit({}, {f"n{i}": b""}, [], Guard(0, {"m"}, {"m"})) for i in range(10)),
+                return_exceptions=True,
+            )
+            assert [outcome for outcome in outcomes if not isinstance(outcome, Overtaken)] == [1]
 
     async def test_of_concurrent_commits_on_one_precondition_one_wins(self) -> None:
         async with aclosing(Closing(self.open())) as it:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from weft.kit.errors import Retry
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -45,17 +47,42 @@ class PreconditionFailed(Exception):
         self.name, self.expected, self.actual = name, expected, actual
 
 
+class Overtaken(Exception):
+    """Somebody has written what a commit was judged against. Nothing was written: catch up, and judge again."""
+
+
+class Unsure(Retry):
+    """Nobody can tell yet whether the commit was made: it is whole in the log, now or soon, or never will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a commit was judged against: no commit after ``since`` has written anything of ``reads``.
+
+    Marks are words that mean nothing to a store. A commit writes those of ``writes``, and the names that it puts and
+    deletes. So whoever is judged by what others wrote needs no lock, only to be told that he was overtaken.
+    """
+
+    since: int
+    reads: Collection[str] = ()
+    writes: Collection[str] = ()
+
+
 class Store(Protocol):
     """Revisions are positive and grow by one a commit; an empty store is at 0."""
 
     async def snapshot(self) -> Snapshot: ...
 
     async def commit(
-        self, preconditions: Mapping[str, int], puts: Mapping[str, bytes], deletes: Collection[str]
+        self,
+        preconditions: Mapping[str, int],
+        puts: Mapping[str, bytes],
+        deletes: Collection[str],
+        guard: Guard | None = None,
     ) -> int:
         """All or nothing, durable when it returns. preconditions: name -> revision it must be at, 0 for absent.
 
-        Deleting what is absent is no fault. Raises PreconditionFailed.
+        Deleting what is absent is no fault. Raises PreconditionFailed; Overtaken; Retry: it was not made; Unsure.
         """
         ...
 

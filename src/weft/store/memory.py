@@ -7,8 +7,9 @@ import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Mapping
 
-from weft.contracts.store import Batch, Compacted, PreconditionFailed, Snapshot, Stored
+from weft.contracts.store import Batch, Compacted, Guard, PreconditionFailed, Snapshot, Stored
 from weft.kit.errors import Retry
+from weft.store.marks import Marks
 
 
 class MemoryStore:
@@ -19,6 +20,7 @@ class MemoryStore:
         self._log: deque[Batch] = deque(maxlen=log_commits)
         self._revision = 0
         self._identity = uuid.uuid4().hex
+        self._marks = Marks(0)
         self._closed = False
         self._moved = asyncio.Event()
 
@@ -27,15 +29,21 @@ class MemoryStore:
         return Snapshot(dict(self._objects), self._revision, self._identity)
 
     async def commit(
-        self, preconditions: Mapping[str, int], puts: Mapping[str, bytes], deletes: Collection[str]
+        self,
+        preconditions: Mapping[str, int],
+        puts: Mapping[str, bytes],
+        deletes: Collection[str],
+        guard: Guard | None = None,
     ) -> int:
         self._refuse_when_closed()
+        self._marks.check(guard)
         for name, expected in preconditions.items():
             stored = self._objects.get(name)
             actual = stored.revision if stored else 0
             if actual != expected:
                 raise PreconditionFailed(name, expected, actual)
         self._revision += 1
+        self._marks.note(self._revision, guard, puts, deletes)
         for name in deletes:
             self._objects.pop(name, None)
         for name, value in puts.items():

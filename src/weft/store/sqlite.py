@@ -22,8 +22,9 @@ from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from weft.contracts.store import Batch, Compacted, PreconditionFailed, Snapshot, Stored
+from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Stored
 from weft.kit.errors import Rejected, Retry
+from weft.store.marks import Marks
 
 SCHEMA_VERSION = 1
 
@@ -84,6 +85,7 @@ class _Commit:
     preconditions: Mapping[str, int]
     puts: Mapping[str, bytes]
     deletes: Collection[str]
+    guard: Guard | None
     answer: _Answer[int]
 
 
@@ -115,6 +117,7 @@ class SqliteStore:
             self._db.execute("SELECT revision, length(batch) FROM log ORDER BY revision")
         )
         self._log_size = sum(size for _, size in self._log)
+        self._marks = Marks(self._revision)
         self._queue: queue.SimpleQueue[_Commit | _Call | _Stop] = queue.SimpleQueue()
         self._moved = asyncio.Event()
         self._closed = False
@@ -125,11 +128,15 @@ class SqliteStore:
         return await self._call(self._read_all)
 
     async def commit(
-        self, preconditions: Mapping[str, int], puts: Mapping[str, bytes], deletes: Collection[str]
+        self,
+        preconditions: Mapping[str, int],
+        puts: Mapping[str, bytes],
+        deletes: Collection[str],
+        guard: Guard | None = None,
     ) -> int:
         self._refuse_when_closed()
         answer: _Answer[int] = _Answer()
-        self._queue.put(_Commit(preconditions, puts, deletes, answer))
+        self._queue.put(_Commit(preconditions, puts, deletes, guard, answer))
         revision = await answer.get()
         self._wake()
         return revision
@@ -201,14 +208,16 @@ class SqliteStore:
         """One transaction. Callers hear of it after the fsync, and all of the same failure if there is one."""
         revision = self._revision
         log: list[tuple[int, int]] = []
+        noted: list[tuple[int, _Commit]] = []
         outcomes: list[int | Exception] = []
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for commit in commits:
-                refused = self._refusal(commit.preconditions)
+                refused = self._overtaken(commit, noted) or self._refusal(commit.preconditions)
                 if refused is None:
                     revision += 1
                     log.append((revision, self._write(revision, commit)))
+                    noted.append((revision, commit))
                 outcomes.append(refused or revision)
             self._db.execute("UPDATE head SET revision = ?", (revision,))
             surplus = self._surplus(log)
@@ -221,12 +230,24 @@ class SqliteStore:
             outcomes = [Retry(f"the store did not take the write: {error}") for _ in commits]
         else:
             self._revision = revision
+            for each, commit in noted:
+                self._marks.note(each, commit.guard, commit.puts, commit.deletes)
             self._log.extend(log)
             for _ in surplus:
                 self._log.popleft()
             self._log_size += sum(size for _, size in log) - sum(size for _, size in surplus)
         for commit, outcome in zip(commits, outcomes, strict=True):
             commit.answer.give(outcome)
+
+    def _overtaken(self, commit: _Commit, before: list[tuple[int, _Commit]]) -> Overtaken | None:
+        """By what is committed, or comes before it in the same transaction."""
+        try:
+            self._marks.check(commit.guard)
+            for revision, other in before:
+                self._marks.check_one(commit.guard, revision, other.guard, other.puts, other.deletes)
+        except Overtaken as error:
+            return error
+        return None
 
     def _refusal(self, preconditions: Mapping[str, int]) -> PreconditionFailed | None:
         for name, expected in preconditions.items():
