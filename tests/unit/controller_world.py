@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 
 from weft.client import AsyncClient
 from weft.contracts.store import Store
 from weft.controller.api import create_app
+from weft.controller.callers import Callers
+from weft.controller.doors import PEER, Door, Peer
 from weft.controller.service import Service
 from weft.kit.errors import Retry
 from weft.model.features import ABILITIES, AbilityTable
@@ -65,15 +69,35 @@ class World:
     client: AsyncClient
 
 
+LOCAL = Peer(Door.LOCAL, "uid 0")
+
+
+@dataclass(frozen=True, slots=True)
+class CameIn:
+    """The application, as it is asked by somebody who came in by one of its doors."""
+
+    app: Starlette
+    peer: Peer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, PEER: self.peer}, receive, send)
+
+
 @asynccontextmanager
 async def world(
-    store: Store | None = None, *, base: bool = True, keep: bool = False, abilities: AbilityTable = ABILITIES
+    store: Store | None = None,
+    *,
+    base: bool = True,
+    keep: bool = False,
+    abilities: AbilityTable = ABILITIES,
+    peer: Peer = LOCAL,
+    callers: Callers | None = None,
 ) -> AsyncIterator[World]:
     """keep: the store stays open. Answers come whole: streams need a real server, as in test_controller_streams."""
     store = store or MemoryStore()
     service = await Service.start(store, abilities)
     # raise_app_exceptions: a bug behind a 500 ends the test with its own traceback.
-    transport = httpx2.ASGITransport(create_app(service, asyncio.Event()))
+    transport = httpx2.ASGITransport(CameIn(create_app(service, asyncio.Event(), callers), peer))
     async with (
         httpx2.AsyncClient(transport=transport, base_url="http://weft") as http,
         AsyncClient("http://weft", transport=transport) as client,

@@ -24,6 +24,7 @@ import uvicorn
 
 from weft.client.credentials import is_loopback
 from weft.controller.api import create_app
+from weft.controller.callers import Callers
 from weft.controller.doors import Crowd, Door, Listener, Patience, Server
 from weft.controller.rules import RuleChanges
 from weft.controller.service import Service
@@ -96,9 +97,11 @@ async def _serve(
     service: Service, listeners: Sequence[Listener], stopping: asyncio.Event, ready: Callable[[], None]
 ) -> None:
     patience = Patience()
+    # Where there is TLS, a process on this machine has to say who it is like any other.
+    callers = Callers(trusts_loopback=all(each.door is not Door.TLS for each in listeners))
     server = Server(
         uvicorn.Config(
-            create_app(service, stopping),
+            create_app(service, stopping, callers),
             log_config=None,
             access_log=False,
             lifespan="off",

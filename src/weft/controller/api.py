@@ -19,15 +19,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from weft.contracts.store import Batch, Compacted
-from weft.controller import merge, moves, openapi, rules, streams, tracing
+from weft.controller import authorisation, merge, moves, openapi, rules, streams, tenants, tracing
+from weft.controller.authorisation import Action, Caller, Denied, Verdict
+from weft.controller.callers import Callers
 from weft.controller.kinds import RESOURCES, Resource, continue_after, filter_by, read_continue
 from weft.controller.metrics import Metrics
-from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service
+from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service, is_intent
 from weft.feed.log import Gone
 from weft.kit.errors import Conflict, Missing, Rejected, Retry
 from weft.model.announcements import Announcement, Unheeded
-from weft.model.names import Kind, Name, find_kind, kind_of
-from weft.model.objects import KINDS, AnnouncedAddress, Host, Port, VirtualSubnet
+from weft.model.names import Kind, Name, find_kind, kind_of, label_of
+from weft.model.objects import AnnouncedAddress, Host, Port, VirtualSubnet
 from weft.model.puts import read
 from weft.model.values import parse_ip, parse_mac
 from weft.wire import api as wire
@@ -45,6 +47,9 @@ _log = structlog.stdlib.get_logger("weft.api")
 
 _T = TypeVar("_T")
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+_Status: TypeAlias = wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]
+
+_CALLER = "weft.caller"
 
 _APPLY = msgspec.json.Decoder(wire.ApplyRequest)
 _SPEC = msgspec.json.Decoder(wire.Spec)
@@ -67,7 +72,7 @@ class _Item(msgspec.Struct, frozen=True):
     kind: str
     revision: int
     spec: msgspec.Raw
-    status: wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]
+    status: _Status
 
 
 class _Page(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,8 +102,9 @@ class _Event(msgspec.Struct, frozen=True):
 class Api:
     """The handlers, around one service. stopping: set, it ends every stream, so that the server can end."""
 
-    def __init__(self, service: Service, stopping: asyncio.Event, *, bookmark_s: float = 5.0) -> None:
+    def __init__(self, service: Service, stopping: asyncio.Event, callers: Callers, *, bookmark_s: float = 5.0) -> None:
         self._service = service
+        self._callers = callers
         self._stopping = stopping
         self._bookmark_s = bookmark_s
         self._metrics = Metrics(service)
@@ -112,29 +118,39 @@ class Api:
             self._route("/v1/hosts/{host}/feed", GET=self._feed),
             self._route("/v1/hosts/{host}/status", POST=self._report),
             self._route("/v1/hosts/{host}/announcements", POST=self._announce),
+            self._route("/v1/whoami", GET=self._whoami),
             self._route("/healthz", GET=self._health),
             self._route("/metrics", GET=self._scrape),
             self._route("/openapi.json", GET=self._describe),
         ]
 
     def _of(self, resource: Resource) -> Iterable[Route]:
-        yield self._route(f"/v1/{resource.collection}", GET=partial(self._list, resource))
+        yield self._route(f"/v1/{resource.collection}", resource, GET=partial(self._list, resource))
         yield self._route(
             f"/v1/{resource.path}",
+            resource,
             GET=partial(self._get, resource),
             PUT=partial(self._put, resource),
             PATCH=partial(self._patch, resource),
             DELETE=partial(self._delete, resource),
         )
 
-    def _route(self, path: str, **verbs: Handler) -> Route:
+    def _route(self, path: str, resource: Resource | None = None, **verbs: Handler) -> Route:
+        # A route that nobody has decided on ends here, before it is there.
+        actions = {} if resource else {verb: authorisation.of_route(verb, path) for verb in verbs}
+
         async def endpoint(request: Request) -> Response:
             # HEAD comes with GET, by Starlette's doing.
-            handler = verbs["GET" if request.method == "HEAD" else request.method]
+            verb = "GET" if request.method == "HEAD" else request.method
             with self._metrics.request(request.method, path) as measured:
-                answer = await _answered(handler, request)
+                answer = await _answered(admitted, verb, request)
                 measured(answer.status_code)
                 return answer
+
+        async def admitted(verb: str, request: Request) -> Response:
+            caller = request.scope[_CALLER] = await self._callers.of(request.scope)
+            _admit(caller, actions[verb] if resource is None else _action(resource, verb, path, request), request)
+            return await verbs[verb](request)
 
         return Route(path, endpoint, methods=list(verbs))
 
@@ -142,14 +158,21 @@ class Api:
 
     async def _get(self, resource: Resource, request: Request) -> Response:
         name = resource.name(request.path_params)
-        return self._object(name, self._service.get(name))
+        return self._object(name, self._service.get(name), _tenant(request))
 
     async def _list(self, resource: Resource, request: Request) -> Response:
         query = _query(request)
         limit = _number(query.pop("limit", str(PAGE)), "limit", 1, MAX_PAGE)
         token = query.pop("continue", None)
         after = "" if token is None else read_continue(token)
-        prefix, beyond = resource.selection(request.path_params)
+        tenant = _tenant(request)
+        variables = dict(request.path_params)
+        if tenant is not None:
+            tenants.check_filter(resource.kind, query)
+            variables["tenant"] = label_of(tenant)  # of "-", all that there is for it
+        prefix, beyond = resource.selection(variables)
+        if tenant is not None and resource.kind is Kind.TENANT:
+            beyond = tenant.__eq__
         chosen = filter_by(resource, query) if query else None
         wanted = None
         if beyond or chosen:
@@ -158,7 +181,7 @@ class Api:
                 return (beyond is None or beyond(name)) and (chosen is None or chosen(name, value))
 
         listed = await self._service.page(resource.kind, prefix, limit, after=after, wanted=wanted)
-        items = [self._item(name, held) for name, held in listed.items]
+        items = [self._item(name, held, tenant) for name, held in listed.items]
         token = continue_after(listed.items[-1][0]) if listed.more and listed.items else None
         return _json(_Page(items, listed.revision, token))
 
@@ -166,16 +189,26 @@ class Api:
         name = resource.name(request.path_params)
         condition = _condition(request)
         body = decode_body(await _read(request), _SPEC)
-        outcome = await self._service.put(name, body.spec, condition)
+        tenant = _tenant(request)
+        if tenant is None:
+            outcome = await self._service.put(name, body.spec, condition)
+        else:
+            tenants.check_write(tenant, name)
+            tenants.check_said(tenant, name, msgspec.json.decode(body.spec))
+            outcome = await self._service.put(name, body.spec, condition, tenants.kept)
         created = any(each.name == name and each.action == "create" for each in outcome.differences)
-        return self._written(name, outcome, 201 if created else 200)
+        return self._written(name, outcome, tenant, 201 if created else 200)
 
     async def _patch(self, resource: Resource, request: Request) -> Response:
         name = resource.name(request.path_params)
         condition = _condition(request)
         patch = merge.parse(await _read(request))
+        tenant = _tenant(request)
+        if tenant is not None:
+            tenants.check_write(tenant, name)
+            tenants.check_said(tenant, name, patch)
         outcome = await self._service.patch(name, partial(merge.merge, patch=patch), condition)
-        return self._written(name, outcome, 200)
+        return self._written(name, outcome, tenant, 200)
 
     async def _delete(self, resource: Resource, request: Request) -> Response:
         await self._service.delete(resource.name(request.path_params), _condition(request))
@@ -187,31 +220,42 @@ class Api:
         _nothing_else(query)
         raw = await _read(request)
         puts, deletes = await _inline_or_thread(len(raw), lambda: _read_apply(raw))
-        outcome = await self._service.apply(puts, deletes, dry_run=dry_run)
+        tenant = _tenant(request)
+        if tenant is not None:
+            for n, put in enumerate(puts):
+                tenants.check_write(tenant, put.name, f"puts[{n}].name")
+                tenants.check_said(tenant, put.name, msgspec.json.decode(put.spec), f"puts[{n}].spec")
+            for n, name in enumerate(deletes):
+                tenants.check_write(tenant, name, f"deletes[{n}]")
+        outcome = await self._service.apply(puts, deletes, dry_run=dry_run, rework=tenants.kept if tenant else None)
         size = sum(len(each.after or b"") for each in outcome.differences)
-        return await _inline_or_thread(size, lambda: _json(_applied(outcome)))
+        return await _inline_or_thread(size, lambda: _json(_applied(outcome, tenant)))
 
-    def _written(self, name: Name, outcome: Outcome, status: int) -> Response:
+    def _written(self, name: Name, outcome: Outcome, tenant: Name | None, status: int) -> Response:
         # What was written, not what is there by now: the next writer may have been quicker than this answer.
         for each in outcome.differences:
             if each.name == name and each.after is not None:
-                return _object_answer(self._shown(name, each.after, outcome.revision), status)
-        return self._object(name, self._service.get(name), status)
+                return _object_answer(self._shown(name, each.after, outcome.revision, tenant), status)
+        return self._object(name, self._service.get(name), tenant, status)
 
-    def _object(self, name: Name, held: Held, status: int = 200) -> Response:
-        return _object_answer(self._item(name, held), status)
+    def _object(self, name: Name, held: Held, tenant: Name | None, status: int = 200) -> Response:
+        return _object_answer(self._item(name, held, tenant), status)
 
-    def _item(self, name: Name, held: Held) -> _Item:
-        kind = KINDS[type(held.value)]
-        spec = msgspec.Raw(encode_spec(held.value))
-        return _Item(name, kind.value, held.revision, spec, self._status(name, held))
+    def _item(self, name: Name, held: Held, tenant: Name | None) -> _Item:
+        return self._seen(name, held.revision, encode_spec(held.value), self._status(name, held), tenant)
 
-    def _shown(self, name: Name, spec: bytes, revision: int) -> _Item:
+    def _shown(self, name: Name, spec: bytes, revision: int, tenant: Name | None) -> _Item:
         held = self._service.find(name)
-        status = self._status(name, held) if held else {}
-        return _Item(name, kind_of(name).value, revision, msgspec.Raw(spec), status)
+        return self._seen(name, revision, spec, self._status(name, held) if held else {}, tenant)
 
-    def _status(self, name: Name, held: Held) -> wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]:
+    def _seen(self, name: Name, revision: int, spec: bytes, status: _Status, tenant: Name | None) -> _Item:
+        """tenant: by whom; None: by somebody who may see all of it."""
+        kind = kind_of(name)
+        if tenant is not None:
+            spec, status = tenants.shown_spec(kind, spec), tenants.shown_status(tenant, status)
+        return _Item(name, kind.value, revision, msgspec.Raw(spec), status)
+
+    def _status(self, name: Name, held: Held) -> _Status:
         match held.value:
             case Port(host=host, destination=None):
                 return self._service.statuses.port(name, host)
@@ -233,21 +277,26 @@ class Api:
         since = _number(query.pop("revision", str(now)), "revision", 0)
         prefix = query.pop("prefix", "").strip("/")
         _nothing_else(query)
+        tenant = _tenant(request)
         chunks = streams.watch(
             self._service.watch(since),
-            partial(self._event, prefix),
+            partial(self._event, prefix, tenant),
             since,
             now,
             bookmark_s=self._bookmark_s,
         )
         return await self._stream(chunks)
 
-    def _event(self, prefix: str, batch: Batch) -> bytes | None:
-        def below(name: str) -> bool:
-            return not prefix or name == prefix or name.startswith(f"{prefix}/")
+    def _event(self, prefix: str, tenant: Name | None, batch: Batch) -> bytes | None:
+        def wanted(name: str) -> bool:
+            return all(not each or name == each or name.startswith(f"{each}/") for each in (prefix, tenant))
 
-        puts = [self._shown(Name(name), value, batch.revision) for name, value in batch.puts.items() if below(name)]
-        deletes = [name for name in batch.deletes if below(name)]
+        puts = [
+            self._shown(Name(name), value, batch.revision, tenant)
+            for name, value in batch.puts.items()
+            if wanted(name) and is_intent(name)
+        ]
+        deletes = [name for name in batch.deletes if wanted(name) and is_intent(name)]
         return _encode(_Event(batch.revision, puts, deletes)) + b"\n" if puts or deletes else None
 
     async def _feed(self, request: Request) -> Response:
@@ -288,6 +337,10 @@ class Api:
     async def _trace(self, request: Request) -> Response:
         return _json(await tracing.run(self._service, decode_body(await _read(request), _TRACE)))
 
+    async def _whoami(self, request: Request) -> Response:
+        caller: Caller = request.scope[_CALLER]
+        return _json({"name": caller.name, "role": caller.role.value, "of": caller.of, "where": caller.where})
+
     async def _health(self, _request: Request) -> Response:
         if self._service.broken.is_set():
             raise Retry("the controller is about to start over")
@@ -300,22 +353,67 @@ class Api:
         return _json(openapi.document())
 
 
-def create_app(service: Service, stopping: asyncio.Event, *, bookmark_s: float = 5.0) -> Starlette:
-    """The ASGI application."""
+def create_app(
+    service: Service, stopping: asyncio.Event, callers: Callers | None = None, *, bookmark_s: float = 5.0
+) -> Starlette:
+    """The ASGI application. callers: by default, whoever comes in by this machine's own doors is let in."""
     return Starlette(
-        routes=list(Api(service, stopping, bookmark_s=bookmark_s).routes()),
+        routes=list(Api(service, stopping, callers or Callers(), bookmark_s=bookmark_s).routes()),
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
+
+
+# -- who may --
+
+
+def _tenant(request: Request) -> Name | None:
+    """The one tenant that there is for the caller; None: the caller is no tenant's."""
+    caller: Caller = request.scope[_CALLER]
+    return caller.tenant
+
+
+def _action(resource: Resource, verb: str, path: str, request: Request) -> Action:
+    if path.endswith(resource.collection):
+        return authorisation.of_collection(resource.kind, request.path_params.get("tenant"))
+    return authorisation.of_object(resource.kind, verb)
+
+
+def _admit(caller: Caller, action: Action, request: Request) -> None:
+    variables = request.path_params
+    owner = next((Name(f"{each}s/{variables[each]}") for each in ("tenant", "host") if each in variables), None)
+    match authorisation.decide(caller, action, owner):
+        case Verdict.ALLOWED:
+            return
+        case Verdict.UNKNOWN:
+            raise Denied(Verdict.UNKNOWN, "say who you are: with a client certificate, or a bearer token")
+        case Verdict.HIDDEN:
+            raise Denied(Verdict.HIDDEN, f"there is no {request.url.path.removeprefix('/v1/')}")
+        case Verdict.FORBIDDEN:
+            raise Denied(Verdict.FORBIDDEN, authorisation.reason(caller, action))
+
+
+def _denied(denied: Denied) -> Response:
+    match denied.verdict:
+        case Verdict.UNKNOWN:
+            return _problem(401, denied.detail, denied.field, {"www-authenticate": "Bearer"})
+        case Verdict.HIDDEN:
+            return _problem(404, denied.detail, denied.field)
+        case _:
+            return _problem(403, denied.detail, denied.field)
 
 
 # -- errors --
 
 
-async def _answered(handler: Handler, request: Request) -> Response:
+async def _answered(handler: Callable[[str, Request], Awaitable[Response]], verb: str, request: Request) -> Response:
     try:
-        return await handler(request)
+        return await handler(verb, request)
+    except Denied as denied:
+        return _denied(denied)
     except Rejected as error:
-        return _problem(_status_of(error), error.message, error.field)
+        tenant = _tenant(request)
+        message = error.message if tenant is None else tenants.scrubbed(error.message, tenant)
+        return _problem(_status_of(error), message, error.field)
     except ConditionFailed as error:
         return _problem(412, str(error))
     except (Gone, Compacted) as error:
@@ -466,17 +564,17 @@ def _object_answer(item: _Item, status: int) -> Response:
     return _json(item, status, {"etag": f'"{item.revision}"'})
 
 
-def _applied(outcome: Outcome) -> _Applied:
-    return _Applied(outcome.revision, [_change(each) for each in outcome.differences])
+def _applied(outcome: Outcome, tenant: Name | None) -> _Applied:
+    return _Applied(outcome.revision, [_change(each, tenant) for each in outcome.differences])
 
 
-def _change(each: Difference) -> _Change:
-    return _Change(
-        each.name,
-        each.action,
-        msgspec.UNSET if each.before is None else msgspec.Raw(each.before),
-        msgspec.UNSET if each.after is None else msgspec.Raw(each.after),
-    )
+def _change(each: Difference, tenant: Name | None) -> _Change:
+    def seen(spec: bytes | None) -> msgspec.Raw | msgspec.UnsetType:
+        if spec is None:
+            return msgspec.UNSET
+        return msgspec.Raw(spec if tenant is None else tenants.shown_spec(kind_of(each.name), spec))
+
+    return _Change(each.name, each.action, seen(each.before), seen(each.after))
 
 
 async def _inline_or_thread(size: int, work: Callable[[], _T]) -> _T:

@@ -245,6 +245,12 @@ def _others() -> dict[str, Any]:
                 {"204": _answer("heard")}, parameters=host, body=_ref("Announcements"),
             )
         },
+        "/v1/whoami": {
+            "get": _operation(
+                "whoami", "Who the caller is to the controller: name, role, and of which tenant or host",
+                {"200": _answer("the caller", {"type": "object"})},
+            )
+        },
         "/healthz": {"get": _operation("health", "Whether all is well", {"200": _answer("it is", {"type": "object"})})},
         "/metrics": {
             "get": _operation("metrics", "Prometheus", {"200": _answer("figures", {"type": "string"}, "text/plain")})

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -28,13 +28,16 @@ from weft.model.announcements import Announcement, Heard, Unheeded
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
-from weft.model.names import Kind, Name, kind_of
+from weft.model.names import Kind, Name, find_kind, kind_of
 from weft.model.objects import KINDS, Host, Object, Port, VirtualSubnet
 from weft.policy.rows import Row, Scope
 from weft.wire.api import Action, StatusReport
 from weft.wire.objects import decode_spec, encode_spec, load
 
 _T = TypeVar("_T")
+
+#: What a put is to be, from what was asked for (JSON values) and the present spec; both as they are in that moment.
+Rework: TypeAlias = Callable[[Name, Any, bytes | None], bytes]
 
 # Specs decoded or encoded in one go in the event loop (a few milliseconds); more of them go to a thread.
 _INLINE = 1_000
@@ -137,6 +140,7 @@ class Service:
         held = {
             Name(name): Held(load(Name(name), stored.value), stored.revision)
             for name, stored in snapshot.objects.items()
+            if is_intent(name)
         }
         catalog = Catalog(abilities)
         catalog.load(each.value for each in held.values())
@@ -239,7 +243,13 @@ class Service:
 
     # -- writing --
 
-    async def put(self, name: Name, spec: bytes | msgspec.Raw, condition: Condition) -> Outcome:
+    async def put(
+        self, name: Name, spec: bytes | msgspec.Raw, condition: Condition, rework: Rework | None = None
+    ) -> Outcome:
+        if rework is not None:
+            return await self._write(
+                lambda: ([decode_spec(name, self._reworked(name, spec, rework))], []), name, condition
+            )
         draft = decode_spec(name, spec)
         return await self._write(lambda: ([draft], []), name, condition)
 
@@ -256,17 +266,29 @@ class Service:
         self.get(name)
         return await self._write(lambda: ([], [name]), name, condition)
 
-    async def apply(self, puts: Sequence[Put], deletes: Sequence[Name], *, dry_run: bool) -> Outcome:
-        drafts = await _inline_or_thread(len(puts), lambda: _decode_all(puts))
+    async def apply(
+        self, puts: Sequence[Put], deletes: Sequence[Name], *, dry_run: bool, rework: Rework | None = None
+    ) -> Outcome:
+        drafts = [] if rework else await _inline_or_thread(len(puts), lambda: _decode_all(puts))
+
+        def reworked() -> list[Draft]:
+            if rework is None:
+                return drafts
+            return _decode_all(Put(put.name, self._reworked(put.name, put.spec, rework)) for put in puts)
+
         if dry_run:
             async with self._writer:
                 self._refuse_when_broken()
-                changes = self._catalog.apply(drafts, deletes)
+                changes = self._catalog.apply(reworked(), deletes)
                 self._catalog.revert(changes)
                 revision = self._revision
             differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
             return Outcome(revision, differences)
-        return await self._write(lambda: (drafts, deletes))
+        return await self._write(lambda: (reworked(), deletes))
+
+    def _reworked(self, name: Name, spec: bytes | msgspec.Raw, rework: Rework) -> bytes:
+        held = self._held.get(name)
+        return rework(name, msgspec.json.decode(spec), encode_spec(held.value) if held else None)
 
     async def carry_on(self, drafts: Callable[[], Sequence[Draft]]) -> Outcome:
         """The controller's own next steps; they are worked out with no other write in between."""
@@ -392,6 +414,11 @@ class Service:
         self.get(host)
         self.statuses.report(host, report)
         self.stirred.set()
+
+
+def is_intent(name: str) -> bool:
+    """Whether a name in the store is an object's. What is kept beside intent has no such name."""
+    return find_kind(name) is not None
 
 
 def _is_changing(value: Object | None) -> bool:

@@ -1,0 +1,140 @@
+"""What of all there is a tenant is shown, and what of it a tenant may say. Pure.
+
+Where its ports run, and what the underlay is made of, is the operator's: those fields are neither shown to tenants nor
+taken from them, and stay as they are when a tenant writes the rest. A name that is not the tenant's own is nobody's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from weft.controller.authorisation import Denied, Verdict
+from weft.kit.errors import Missing, Rejected
+from weft.model.names import PATTERNS, Kind, Name, find_kind, kind_of, tenant_of
+from weft.wire import api as wire
+
+#: Of each kind that tenants write: what they may say. Whatever is in neither table is the operator's.
+THEIRS: Mapping[Kind, frozenset[str]] = {
+    Kind.ROUTING_DOMAIN: frozenset(),
+    Kind.VIRTUAL_SUBNET: frozenset({
+        "prefixes", "gateways", "router_mac", "mtu_bytes", "broadcast", "snooping", "dhcp",
+    }),
+    Kind.PORT: frozenset({
+        "virtual_subnet", "mac", "addresses", "allowed_address_pairs", "admin_state", "dhcp", "dhcp_server",
+        "announced_addresses", "trunk",
+    }),
+    Kind.CUSTOMER_ROUTE: frozenset({"prefix", "next_hop", "virtual_subnet", "metric"}),
+}  # fmt: skip
+
+#: What is the operator's: where things are, how they travel, and what costs others something.
+OPERATORS: Mapping[Kind, frozenset[str]] = {
+    Kind.ROUTING_DOMAIN: frozenset({"rdid"}),
+    Kind.VIRTUAL_SUBNET: frozenset({"vsid", "rule", "rule_change", "provider_group", "flood_limit_pps"}),
+    Kind.PORT: frozenset({
+        "host", "destination", "rewrites", "qos", "flood_limit_pps", "sampling_rate", "mirror",
+    }),
+    Kind.CUSTOMER_ROUTE: frozenset(),
+}  # fmt: skip
+
+_decode = msgspec.json.decode
+_encode = msgspec.json.encode
+
+
+def shown_spec(kind: Kind, spec: bytes) -> bytes:
+    """A spec as its tenant sees it."""
+    theirs = THEIRS.get(kind)
+    if theirs is None:
+        return spec  # a tenant itself
+    return _encode({field: value for field, value in _decode(spec).items() if field in theirs})
+
+
+def shown_status(
+    tenant: Name, status: wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]
+) -> wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]:
+    match status:
+        case wire.PortStatus(state=state, reason=reason):
+            return wire.PortStatus(state=state, reason=scrubbed(reason, tenant))
+        case wire.SubnetStatus(rule_phase=phase):
+            return wire.SubnetStatus(rule_phase=phase)
+        case _:
+            return {}
+
+
+def check_filter(kind: Kind, fields: Mapping[str, str]) -> None:
+    for field in fields:
+        if field in OPERATORS.get(kind, ()):
+            known = ", ".join(sorted(THEIRS[kind]))
+            raise Rejected(f"a {kind.value} has no field {field!r} to filter by; it has {known}", field)
+
+
+def check_write(tenant: Name, name: Name, field: str = "name") -> None:
+    """Whether an object is one that the tenant may put or delete."""
+    kind = kind_of(name)
+    if not PATTERNS[kind].startswith("tenants/") or tenant_of(name) != tenant:
+        raise Missing(f"there is no {name}", field)
+    if kind not in THEIRS:
+        raise Denied(Verdict.FORBIDDEN, f"a {kind.value} is the operator's to change", field)
+
+
+def check_said(tenant: Name, name: Name, spec: Any, field: str = "spec") -> None:
+    """Whether a spec, or a patch of one, says nothing but what the tenant may say."""
+    if not isinstance(spec, dict):
+        return  # whoever decodes it says what it should be
+    kind = kind_of(name)
+    for each in spec:
+        if each in OPERATORS[kind]:
+            raise Denied(Verdict.FORBIDDEN, f"{each} of a {kind.value} is the operator's to say", f"{field}.{each}")
+    for where, text in _texts(spec, field):
+        if _is_anothers(text, tenant):
+            raise Rejected(f"there is no {text}", where)
+
+
+def kept(name: Name, spec: Any, present: bytes | None) -> bytes:
+    """What a tenant wants an object to be, with what the operator has said of it."""
+    if not isinstance(spec, dict) or present is None:
+        return _encode(spec)
+    operators = OPERATORS[kind_of(name)]
+    if spec.get("trunk") is not None:
+        operators = operators - {"host", "destination"}  # a sub-port is where its parent is
+    return _encode({**{field: value for field, value in _decode(present).items() if field in operators}, **spec})
+
+
+def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    match value:
+        case str():
+            yield field, value
+        case dict():
+            for key, inner in value.items():
+                yield from _texts(inner, f"{field}.{key}")
+        case list():
+            for rank, inner in enumerate(value):
+                yield from _texts(inner, f"{field}[{rank}]")
+        case _:
+            pass
+
+
+def _is_anothers(text: str, tenant: Name) -> bool:
+    kind = find_kind(text)
+    if kind is None:
+        return False
+    return not PATTERNS[kind].startswith("tenants/") or tenant_of(Name(text)) != tenant
+
+
+# As in _LABEL of weft.model.names, and with what may follow it in a sentence.
+_NAMES = re.compile(r"(?:tenants|hosts|provider-networks)/[a-z0-9][a-z0-9-]*(?:/[a-z0-9][a-z0-9-]*)*")
+
+
+def scrubbed(text: str, tenant: Name) -> str:
+    """A message without the names that the tenant must not learn."""
+
+    def safe(found: re.Match[str]) -> str:
+        name = found[0]
+        if name == tenant or name.startswith(f"{tenant}/"):
+            return name
+        return "a host" if name.startswith("hosts/") else "something that is not yours"
+
+    return _NAMES.sub(safe, text)
