@@ -1411,6 +1411,16 @@ def tagged() -> Iterator[Case]:
 #: What no packet of a table can bring about: they need a kernel that fails, a stale map, or the host's own stack.
 NOT_BY_PACKETS = frozenset(
     {DropReason.FLOOD_LIMIT, DropReason.ENCAP_FAILED, DropReason.UNSUPPORTED_RULE, DropReason.NOT_POLICY}
+) | frozenset(
+    # Nor can a single one bring these about: conversations.py.
+    {
+        DropReason.SECURITY_GROUP,
+        DropReason.CONNECTION_INVALID,
+        DropReason.CONNECTION_LIMIT,
+        DropReason.FRAGMENT_OVERLAP,
+        DropReason.CONNECTION_TABLE_FULL,
+        DropReason.UNKNOWN_FRAGMENT,
+    }
 )
 
 CASES: tuple[Case, ...] = tuple(

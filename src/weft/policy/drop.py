@@ -50,6 +50,13 @@ class DropReason(IntEnum):
     NO_MEMBER = 35  #: broadcast or multicast that nobody here or elsewhere is to have
     REASSEMBLY = 36  #: STT in several segments, which are not joined
 
+    SECURITY_GROUP = 39  #: no rule of the port's security groups lets it pass
+    CONNECTION_INVALID = 40  #: of no connection, or not as its connection goes on (state, sequence numbers, tags)
+    CONNECTION_LIMIT = 41  #: the port has as many connections as it may
+    FRAGMENT_OVERLAP = 42  #: a fragment over another of its datagram, or with more gaps than are kept
+    CONNECTION_TABLE_FULL = 43  #: the host has as many connections as it can keep
+    UNKNOWN_FRAGMENT = 44  #: a later fragment, and the first of its datagram has not passed
+
     @property
     def label(self) -> str:
         """The name that users see."""

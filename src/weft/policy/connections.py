@@ -1,0 +1,61 @@
+"""What a connection can be in, and for how long: the same in every data plane, in the CLI and in metrics.
+
+Standard library only, and no import from Weft: the build of the eBPF programs reads this file to write its C header.
+Numbers are part of the pinned maps' layout: append, never renumber.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class State(IntEnum):
+    """Member name in lower case is the name that users see."""
+
+    SYN_SENT = 1  #: TCP: one side has asked
+    SYN_RECEIVED = 2  #: TCP: both have, and not both were heard
+    ESTABLISHED = 3  #: TCP
+    HALF_CLOSED = 4  #: TCP: one side has finished
+    CLOSING = 5  #: TCP: both have finished, and not both were heard
+    TIME_WAIT = 6  #: TCP: over, and late segments may come
+    CLOSED = 7  #: TCP: reset
+    UDP_UNREPLIED = 8
+    UDP_REPLIED = 9
+    ICMP_UNREPLIED = 10  #: a query
+    ICMP_REPLIED = 11
+    SCTP_OPENING = 12
+    SCTP_ESTABLISHED = 13
+    SCTP_CLOSING = 14
+    OTHER_UNREPLIED = 15  #: any other protocol, by its pair of addresses
+    OTHER_REPLIED = 16
+
+    @property
+    def label(self) -> str:
+        """The name that users see."""
+        return self.name.lower()
+
+
+#: How long a connection is remembered after its last sign of life, in seconds.
+TIMEOUTS_S: dict[State, int] = {
+    State.SYN_SENT: 30,
+    State.SYN_RECEIVED: 60,
+    State.ESTABLISHED: 432_000,
+    State.HALF_CLOSED: 300,
+    State.CLOSING: 60,
+    State.TIME_WAIT: 120,
+    State.CLOSED: 10,
+    State.UDP_UNREPLIED: 30,
+    State.UDP_REPLIED: 180,
+    State.ICMP_UNREPLIED: 30,
+    State.ICMP_REPLIED: 30,
+    State.SCTP_OPENING: 30,
+    State.SCTP_ESTABLISHED: 300,
+    State.SCTP_CLOSING: 10,
+    State.OTHER_UNREPLIED: 60,
+    State.OTHER_REPLIED: 600,
+}
+
+#: Those in which both sides have been heard.
+ESTABLISHED_STATES = frozenset(
+    {State.ESTABLISHED, State.UDP_REPLIED, State.ICMP_REPLIED, State.SCTP_ESTABLISHED, State.OTHER_REPLIED}
+)

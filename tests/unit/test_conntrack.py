@@ -1,0 +1,39 @@
+"""The reference's connection tracker on the conversations that every tracker runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from packets.conversations import ADMITTED, CONVERSATIONS, Conversation
+from weft.reference import packet
+from weft.reference.conntrack import Limits, Question, Ruling, Tracker
+from weft.reference.packet import Ip
+from weft.reference.qos import Direction
+
+SECOND_NS = 10**9
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
+def test_a_conversation(conversation: Conversation) -> None:
+    tracker = Tracker(Limits(**conversation.limits), keep=conversation.keep)  # type: ignore[arg-type]
+    admitted, open_out, now_ns = ADMITTED, True, 1000 * SECOND_NS
+
+    def judge(question: Question) -> Ruling:
+        if question.direction is Direction.FROM_GUEST:
+            return Ruling(open_out, 1)
+        return Ruling((question.protocol, question.number) in admitted, 2)
+
+    for rank, turn in enumerate(conversation.turns):
+        now_ns += turn.after_s * SECOND_NS
+        if turn.admitted is not None:
+            admitted, open_out = turn.admitted, turn.open
+            tracker.epoch += 1
+        ip = packet.parse(turn.frame)
+        assert isinstance(ip, Ip), (rank, ip)
+        decision = tracker.check(turn.port, Direction(turn.side), ip, now_ns, judge)
+        assert decision.reason == turn.dropped, (rank, decision.why)
+
+
+def test_every_conversation_has_a_name_of_its_own() -> None:
+    names = [conversation.name for conversation in CONVERSATIONS]
+    assert sorted(set(names)) == sorted(names)
