@@ -9,7 +9,7 @@ from weft.model.features import overhead_bytes
 from weft.policy.drop import DropReason
 from weft.policy.rows import Rule
 from weft.policy.upcall import UpcallKind
-from weft.reference import packet, tunnel
+from weft.reference import guard, packet, tunnel
 from weft.reference.lookups import Lookups, Port, Subnet
 from weft.reference.packet import Ip
 from weft.reference.qos import Direction
@@ -52,14 +52,14 @@ def from_guest(
     if port.qos is not None and port.qos.dscp is not None:
         steps.append(f"marked with DSCP {port.qos.dscp}")
         ip = replace(ip, frame=packet.with_dscp(ip, ip.frame, port.qos.dscp))
-    here = list(_here(lookups, subnet, ip, came_from=port))
+    here = list(_here(lookups, subnet, ip, came_from=port, steps=steps))
     there = list(_there(lookups, reachable, port, subnet, ip, remote))
     return _copies([*here, *there], ip, steps)
 
 
 def from_underlay(lookups: Lookups, subnet: Subnet, ip: Ip, steps: list[str]) -> Verdict:
     """What becomes of a frame to a group's MAC that came by an uplink: never back to the underlay."""
-    return _copies(list(_here(lookups, subnet, ip, came_from=None)), ip, steps)
+    return _copies(list(_here(lookups, subnet, ip, came_from=None, steps=steps)), ip, steps)
 
 
 def is_group(destination: bytes) -> bool:
@@ -87,12 +87,14 @@ def _overhead(rule: Rule, pa: bytes) -> int:
     return overhead_bytes(rule, 4 if len(pa) == 4 else 6)
 
 
-def _here(lookups: Lookups, subnet: Subnet, ip: Ip, came_from: Port | None) -> Iterator[ToPort]:
+def _here(lookups: Lookups, subnet: Subnet, ip: Ip, came_from: Port | None, steps: list[str]) -> Iterator[ToPort]:
     asked = subnet.snooping and is_group(ip.destination) and not _for_everybody(ip.destination)
     for port in lookups.local_ports(subnet.vsid):
         elsewhere = came_from is None or port.name != came_from.name
         wanted = port.enabled and elsewhere and (not asked or lookups.listens(port.name, ip.destination))
-        if wanted and lookups.within_limit(port, Direction.TO_GUEST, len(ip.frame)):
+        if not wanted or guard.check(lookups, port, Direction.TO_GUEST, ip, steps) is not None:
+            continue
+        if lookups.within_limit(port, Direction.TO_GUEST, len(ip.frame)):
             yield ToPort(port.name, ip.frame)
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from weft.policy.drop import DropReason
 from weft.policy.rows import Rule
-from weft.reference import icmp, moving, packet, rewrite, size, tunnel
+from weft.reference import guard, icmp, moving, packet, rewrite, size, tunnel
 from weft.reference.lookups import Location, Lookups, Port, Subnet, Way
 from weft.reference.packet import Ip
 from weft.reference.qos import Direction
@@ -141,7 +141,7 @@ class Forwarding:
     ) -> ToPort | ToUnderlay | Drop:
         if location.pa in self.lookups.host.pas:
             local = to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
-            return within_limit(self.lookups, local, self.steps)
+            return admitted(self.lookups, local, self.steps)
         if location.rule is Rule.REWRITE:
             pa, rewritten = rewrite.out(self.lookups, self.subnet.vsid, target, frame)
             return self._underlay(
@@ -184,11 +184,16 @@ def to_local(
     return ToPort(local.name, frame)
 
 
-def within_limit(lookups: Lookups, verdict: ToPort | Drop, steps: list[str]) -> ToPort | Drop:
-    """What becomes of a frame for a local port, once the port's limit has been asked. The last question of all."""
+def admitted(lookups: Lookups, verdict: ToPort | Drop, steps: list[str]) -> ToPort | Drop:
+    """What becomes of a frame for a local port, once its groups and then its limit have been asked."""
     port = lookups.port(verdict.port) if isinstance(verdict, ToPort) else None
     if port is None or not isinstance(verdict, ToPort):
         return verdict
+    parsed = packet.parse(verdict.frame)
+    if isinstance(parsed, Ip):
+        reason = guard.check(lookups, port, Direction.TO_GUEST, parsed, steps)
+        if reason is not None:
+            return Drop(reason)
     if lookups.within_limit(port, Direction.TO_GUEST, len(verdict.frame)):
         return verdict
     steps.append(f"{port.name} has been sent all that it may for now")

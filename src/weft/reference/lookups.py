@@ -13,6 +13,7 @@ from weft.kit.errors import Rejected
 from weft.policy import rows
 from weft.policy.rows import Key, Qos, Row, Rule
 from weft.reference import packet
+from weft.reference.conntrack import Tracker
 from weft.reference.qos import Bucket, Direction, limit_of
 
 VSID_FIRST, VSID_LAST = 4096, 16_777_214
@@ -313,6 +314,7 @@ class Lookups:
     security_groups: dict[int, SecurityGroup] = field(default_factory=dict)
     address_groups: dict[int, tuple[Prefix, ...]] = field(default_factory=dict)
     now_ns: int = 0  # of the packet that is under way
+    tracker: Tracker = field(default_factory=Tracker)
     _records: dict[tuple[int, bytes], Location] = field(default_factory=dict)
     _macs: dict[tuple[int, bytes], Location] = field(default_factory=dict)
     _members: dict[int, dict[bytes, Rule]] = field(default_factory=dict)  # VSID -> PA -> rule

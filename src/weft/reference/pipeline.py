@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import assert_never
 
 from weft.policy.drop import DropReason
-from weft.reference import antispoof, dhcp, flood, neighbour, packet, rewrite, tunnel
-from weft.reference.forwarding import Forwarding, to_local, within_limit
+from weft.reference import antispoof, dhcp, flood, guard, neighbour, packet, rewrite, tunnel
+from weft.reference.forwarding import Forwarding, admitted, to_local
 from weft.reference.lookups import Location, Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
 from weft.reference.qos import Direction
@@ -61,6 +61,8 @@ def _ip_from_guest(
     if not lookups.within_limit(port, Direction.FROM_GUEST, len(ip.frame)):
         steps.append(f"{port.name} has sent all that it may for now")
         return Drop(DropReason.RATE_LIMIT)
+    if (reason := guard.check(lookups, port, Direction.FROM_GUEST, ip, steps)) is not None:
+        return Drop(reason)
     if packet.is_group(ip.destination_mac):
         return flood.from_guest(lookups, reachable, port, subnet, ip, steps)
     return Forwarding(lookups, reachable, port, subnet, steps).forward(ip)
@@ -100,7 +102,7 @@ def _rewritten(lookups: Lookups, frame: bytes, steps: list[str]) -> Verdict:
         case rewrite.Bad(reason):
             return Drop(reason)
         case rewrite.Arrived(port, arrived):
-            return within_limit(lookups, ToPort(port.name, arrived), steps)
+            return admitted(lookups, ToPort(port.name, arrived), steps)
         case _:
             assert_never(taken)
 
@@ -139,7 +141,7 @@ def _inner(lookups: Lookups, outer: tunnel.Tunnelled, steps: list[str]) -> Verdi
         parsed = replace(parsed, frame=packet.with_ce(parsed))
     if local is None:
         return flood.from_underlay(lookups, subnet, parsed, steps)
-    return within_limit(lookups, ToPort(local.port, parsed.frame), steps)
+    return admitted(lookups, ToPort(local.port, parsed.frame), steps)
 
 
 def _where(place: Location | None) -> str:

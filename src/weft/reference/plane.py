@@ -102,6 +102,7 @@ class ReferenceDataPlane:
         return frozenset(Feature)
 
     def update(self, rows: Iterable[Row]) -> list[Failure]:
+        self._lookups.tracker.epoch += 1
         failures = []
         for row in rows:
             try:
@@ -118,6 +119,7 @@ class ReferenceDataPlane:
         self._lookups.put(row)
 
     def delete(self, keys: Iterable[Key]) -> list[Failure]:
+        self._lookups.tracker.epoch += 1
         failures = []
         for key in keys:
             if key[0] in TABLES:

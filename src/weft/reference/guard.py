@@ -1,0 +1,32 @@
+"""Asks of a port's packet what its connections say, and where they say nothing, its security groups. Keeps neither."""
+
+from __future__ import annotations
+
+from weft.policy import rows
+from weft.policy.drop import DropReason
+from weft.reference import security
+from weft.reference.conntrack import Question, Ruling
+from weft.reference.lookups import Lookups, Port
+from weft.reference.packet import Ip
+from weft.reference.qos import Direction
+
+_LOOKS = {Direction.FROM_GUEST: rows.Direction.EGRESS, Direction.TO_GUEST: rows.Direction.INGRESS}
+
+
+def check(lookups: Lookups, port: Port, direction: Direction, ip: Ip, steps: list[str]) -> DropReason | None:
+    """Why a port's packet does not pass; None: it does."""
+    if not security.is_checked(port):
+        return None
+    subnet = lookups.subnets[port.vsid]
+    said = [""]
+
+    def judge(question: Question) -> Ruling:
+        asked = security.Asked(_LOOKS[question.direction], question.remote, question.protocol, question.number)
+        judgement = security.evaluate(lookups, port, subnet, asked)
+        said[0] = f", {security.says(judgement)}"
+        return Ruling(judgement.allowed, 0 if judgement.rule is None else judgement.rule.number)
+
+    stateful = security.is_stateful(lookups, port)
+    decision = lookups.tracker.check(port.name, direction, ip, lookups.now_ns, judge, stateful=stateful)
+    steps.append(f"{_LOOKS[direction]} of {port.name}: {decision.why}{said[0]}")
+    return decision.reason
