@@ -86,6 +86,9 @@ class EbpfDriver:
                 self._harness.netns.ip(f"neigh replace {pa} lladdr 02:00:00:00:ff:fd dev {self._uplink} nud permanent")
         self._met |= pas
 
+    def forget(self) -> None:
+        """There is nothing that packets have taught it."""
+
     def inject(self, interface: str, frame: bytes) -> Verdict:
         self._wires.frames()
         program = "weft_from_uplink" if interface == self._uplink else "weft_from_port"

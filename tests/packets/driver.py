@@ -23,6 +23,10 @@ class Driver(Protocol):
         """A frame comes in by a port's interface, from the guest, or by the uplink, from the underlay."""
         ...
 
+    def forget(self) -> None:
+        """What packets have taught it."""
+        ...
+
     def counters(self) -> Mapping[str, Traffic]:
         """As the data plane's own; and under ``unbound`` what came in by an interface without a binding."""
         ...
@@ -44,6 +48,9 @@ def numbers(counters: Mapping[str, Traffic]) -> Numbers:
 
 def run(driver: Driver, case: Case) -> None:
     """Inject the case's frame into a loaded driver, and hold verdict, bytes and counters against what is expected."""
+    driver.forget()
+    for interface, frame in case.before:
+        driver.inject(interface, frame)
     before = numbers(driver.counters())
     verdict = driver.inject(case.interface, case.frame)
     after = numbers(driver.counters())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from packets import rewriting, stt, table, trunk, tunnels
+from packets import bridge, rewriting, stt, table, trunk, tunnels
 from packets.table import Case
 
 CASES: tuple[Case, ...] = (*table.CASES, *tunnels.CASES, *stt.CASES, *rewriting.CASES, *trunk.CASES)
+#: Rows that only the reference runs yet.
+BRIDGED: tuple[Case, ...] = bridge.CASES

@@ -31,7 +31,20 @@ from packets.policy import (
 )
 from weft.policy.drop import DropReason
 from weft.policy.upcall import UpcallKind
-from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
+from weft.reference.verdict import (
+    Announced,
+    Announcing,
+    Answer,
+    Copies,
+    Delivery,
+    Drop,
+    ToAgent,
+    ToPort,
+    ToStack,
+    ToUnderlay,
+    ToWire,
+    Verdict,
+)
 
 WEB1_PORT, WEB2_PORT, FW_PORT, DB1_PORT = (f"tenants/blue/ports/{name}" for name in ("web-1", "web-2", "fw", "db-1"))
 RED1_PORT = "tenants/red/ports/web-1"
@@ -59,6 +72,7 @@ class Case:
     policy: Policy = MAIN
     tag_bytes: int = 0  # that come off before the frame is counted
     subport: str | None = None  # whose frame it is, less the tag
+    before: tuple[tuple[str, bytes], ...] = ()  # interface and frame of what has come in by then
 
     @property
     def counted(self) -> dict[tuple[str, str], int]:
@@ -68,11 +82,13 @@ class Case:
         source = self.subport or _counter(self.interface)
         length = len(self.frame) - self.tag_bytes - (4 if self.subport else 0)
         changes = {(source, "received_packets"): 1, (source, "received_bytes"): length}
-        match self.expected:
-            case ToPort() | ToUnderlay():
-                changes |= _sent((self.expected,))
+        match self.expected.verdict if isinstance(self.expected, Announcing) else self.expected:
+            case (ToPort() | ToUnderlay() | ToWire()) as one:
+                changes |= _sent((one,))
             case Copies(copies):
                 changes |= _sent(copies)
+            case ToAgent(besides=ToWire() as copy):
+                changes |= _sent((copy,))
             case Answer(frame, reason):
                 changes |= {(source, "sent_packets"): 1, (source, "sent_bytes"): len(frame)}
                 if reason is not None:
@@ -86,7 +102,7 @@ class Case:
         return {key: change for key, change in changes.items() if change}
 
 
-def _sent(copies: tuple[ToPort | ToUnderlay, ...]) -> dict[tuple[str, str], int]:
+def _sent(copies: tuple[Delivery, ...]) -> dict[tuple[str, str], int]:
     sums: Counter[tuple[str, str]] = Counter()
     for delivery in copies:
         match delivery:
@@ -95,6 +111,9 @@ def _sent(copies: tuple[ToPort | ToUnderlay, ...]) -> dict[tuple[str, str], int]
             case ToUnderlay(_, packet):
                 uplink = f"uplink:{UPLINK}"
                 sums += Counter({(uplink, "sent_packets"): 1, (uplink, "sent_bytes"): 14 + len(packet)})
+            case ToWire(interface, frame):
+                uplink = f"uplink:{interface}"
+                sums += Counter({(uplink, "sent_packets"): 1, (uplink, "sent_bytes"): len(frame) - 4})
     return dict(sums)
 
 

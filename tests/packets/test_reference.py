@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from packets.driver import run
-from packets.everything import CASES
+from packets.everything import BRIDGED
+from packets.everything import CASES as EVERYWHERE
 from packets.moving import MOVES
 from packets.policy import UPLINK, Policy
 from packets.table import NOT_BY_PACKETS, Case
@@ -15,6 +16,8 @@ from weft.contracts.dataplane import Traffic
 from weft.policy.drop import DropReason
 from weft.reference.plane import ReferenceDataPlane
 from weft.reference.verdict import Answer, Drop, Verdict
+
+CASES = (*EVERYWHERE, *BRIDGED)
 
 
 class ReferenceDriver:
@@ -26,6 +29,9 @@ class ReferenceDriver:
         assert self._plane.bind(policy.bindings) == []
         assert self._plane.listen(policy.listeners) == []
         assert self._plane.paths(policy.ways) == []
+
+    def forget(self) -> None:
+        self._plane.lookups.learned.clear()
 
     def inject(self, interface: str, frame: bytes) -> Verdict:
         enter = self._plane.from_uplink if interface == UPLINK else self._plane.from_port

@@ -91,6 +91,9 @@ subnets = st.builds(
     router_mac=maybe(*MACS, VIRTUAL_MACS[0]),
     mtu_bytes=maybe(0, 1400),
     rule=maybe(*Rule),
+    vlan=maybe(7, 8),
+    provider_network=maybe("fabric"),
+    external_gateway=maybe(True, False),
     flood_limit_pps=maybe(0, 10),
     provider_group=maybe(""),
     dhcp=maybe(
@@ -106,15 +109,20 @@ routes = (
     | st.builds(route, *ROUTE, next_hop=maybe(CAS[3]), virtual_subnet=maybe("t"))
 )
 hosts = st.builds(
-    lambda name, pas, interface: drafts.Host(f"hosts/{name}", (drafts.Uplink(interface, "fabric", pas),)),
+    lambda name, pas, interface, vlan, where: drafts.Host(
+        f"hosts/{name}", (drafts.Uplink(interface, where, pas, vlan=vlan),)
+    ),
     st.sampled_from(HOSTS),
     st.none() | some(PAS),
     st.sampled_from(("eth1", "eth2")),
+    maybe(0, 7),
+    st.sampled_from(("fabric", "fabric", "elsewhere")),
 )
 others = (
     st.builds(domain, paths(OWNERS, DOMAINS), maybe(*RDIDS))
     | st.builds(tenant, st.sampled_from(OWNERS))
     | st.builds(network, st.just("192.0.2.0/29"), mtu_bytes=maybe(1500, 9000))
+    | st.builds(network, st.just("192.0.2.8/29"), name=st.just("elsewhere"))
 )
 batches = st.lists(
     ports | ports | subnets | routes | hosts | others, min_size=1, max_size=4, unique_by=lambda draft: draft.name
@@ -375,7 +383,7 @@ class Machine(RuleBasedStateMachine):
             claims: dict[str, list[tuple[int, int, str, int, str | None]]] = {}
             nets = [net for net in self.catalog.virtual_subnets.values() if domain_of(net.name) == name]
             for net in nets:
-                for prefix in net.prefixes:
+                for prefix in () if net.external_gateway else net.prefixes:
                     claims.setdefault(prefix, []).append((0, 0, net.name, net.vsid, None))
             for way in self.catalog.customer_routes.values():
                 if domain_of(way.name) == name:
@@ -436,6 +444,13 @@ def assert_valid(catalog: Catalog) -> None:
         assert domain_of(name) in catalog.routing_domains
     for found in catalog.hosts.values():
         assert all(uplink.provider_network in catalog.provider_networks for uplink in found.uplinks)
+    segments = [net.segment for net in catalog.virtual_subnets.values() if net.segment is not None]
+    assert_unique(segments)
+    uplinks = [(uplink.provider_network, uplink.vlan) for host in catalog.hosts.values() for uplink in host.uplinks]
+    assert not set(segments) & set(uplinks), "guests are not in the VLAN of PAs"
+    for net in catalog.virtual_subnets.values():
+        assert net.provider_network is None or net.provider_network in catalog.provider_networks
+        assert Rule.VLAN not in net.accepted_rules or (net.segment is not None and net.vlan)
     for one, other in permutations(catalog.virtual_subnets.values(), 2):
         if Rule.GRE in one.accepted_rules and Rule.NVGRE in other.accepted_rules:
             assert one.vsid >> 8 != other.vsid, "a key would be of both"
@@ -443,6 +458,8 @@ def assert_valid(catalog: Catalog) -> None:
         net = catalog.virtual_subnets[found.virtual_subnet]
         assert tenant_of(net.name) == tenant_of(found.name)
         assert all(catalog.hosts[host].pas for host in found.hosts)
+        if net.segment is not None:
+            assert all(net.segment[0] in catalog.hosts[host].networks for host in found.hosts)
         assert found.destination is None or found.destination != found.host is not None
         for ca in found.addresses:
             (prefix,) = filter(holds(ca), net.prefixes)

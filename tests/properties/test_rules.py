@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from strategies.intents import ABLE, domain, subnet, tenant
+from strategies.intents import ABLE, domain, network, subnet, tenant
 from weft.model import drafts, rules
 from weft.model.catalog import Catalog
 from weft.model.features import Rule
@@ -23,7 +23,14 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.catalog = Catalog(ABLE)
-        self.catalog.apply([tenant("blue"), domain("blue/prod"), subnet("blue/prod/web", "10.0.1.0/24")])
+        self.catalog.apply(
+            [
+                network(),
+                tenant("blue"),
+                domain("blue/prod"),
+                subnet("blue/prod/web", "10.0.1.0/24", vlan=7, provider_network="fabric"),
+            ]
+        )
         self.heard = [self.present] * HOSTS
 
     @property

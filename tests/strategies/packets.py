@@ -7,7 +7,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from strategies.policies import HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, VRRP_MAC, Policy
+from strategies.policies import HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, RULES, VRRP_MAC, Policy
 from weft.policy.rows import Host, Port, Rewrite, Rule, Subnet
 from weft.reference import packet, rewrite, trunk
 
@@ -369,7 +369,7 @@ def _outer_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
         inner = frame if frame[0] & 1 and draw(st.booleans()) else to_mac + frame[6:]
         vsid = draw(st.sampled_from([receiver.vsid] * 9 + [sender.vsid, vsid]))
     accepted = [row.accepts for row in policy.of(host, Subnet) if isinstance(row, Subnet) and row.vsid == vsid]
-    rule = draw(st.sampled_from((*(accepted[0] if accepted else ()), draw(st.sampled_from(tuple(Rule))))))
+    rule = draw(st.sampled_from((*(accepted[0] if accepted else ()), draw(st.sampled_from(RULES)))))
     protocol, gre = draw(_tunnels(rule, vsid, inner))
     ecn = draw(st.sampled_from((0, 0, 1, 2, 3, 3)))
     if version == 6:

@@ -202,7 +202,7 @@ ROWS = [
     refused(
         subnet("blue/prod/new", "10.9.0.0/24", rule="l2tp"),
         "spec.rule",
-        "'l2tp' is not an isolation rule; 'nvgre', 'vxlan', 'geneve', 'gre', 'stt' and 'rewrite' are",
+        "'l2tp' is not an isolation rule; 'nvgre', 'vxlan', 'geneve', 'gre', 'stt', 'rewrite' and 'vlan' are",
     ),
     refused(subnet("blue/prod/new", "10.9.0.0/24", mtu_bytes=67), "spec.mtu_bytes", "MTU 67 is outside 68..65535"),
     *(

@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from weft.model.features import FALLBACK, Rule, overhead_bytes
+from weft.model.features import FALLBACK, LACKING, overhead_bytes
 from weft.policy import rows
 from weft.policy.rows import Ipv6Mode
 from weft.reference import packet
@@ -93,8 +93,8 @@ def mtu_of(subnet: rows.Subnet, host: rows.Host | None, path_mtu_bytes: int = 0)
         return 0
     version = 6 if ":" in host.pas[0] else 4
     # While a subnet goes over to another rule, what fits each of them is right. What falls back beside IP rewrite is
-    # little, and is told when it is too large.
-    beside = {FALLBACK} if Rule.REWRITE in subnet.accepts else set()
+    # little, and is told when it is too large; so is what is routed into a VLAN, where all have one MTU.
+    beside = set() if LACKING.isdisjoint(subnet.accepts) else {FALLBACK}
     overhead = max((overhead_bytes(rule, version) for rule in subnet.accepts if rule not in beside), default=0)
     underlay = min(uplink.mtu_bytes for uplink in host.uplinks)
     return max(0, min(MTU_MOST, underlay, path_mtu_bytes or underlay) - overhead)

@@ -42,7 +42,7 @@ def affected_by(catalog: Catalog, changes: Sequence[Change]) -> Affected:
                 found.ports[change.name] = None
             case VirtualSubnet() as old, VirtualSubnet() as new:
                 found.subnets[change.name] = None
-                if (old.vsid, old.prefixes) != (new.vsid, new.prefixes):
+                if (old.vsid, old.prefixes, old.external_gateway) != (new.vsid, new.prefixes, new.external_gateway):
                     found.routed_anew[domain_of(change.name)] = None
                 before = (old.vsid, old.sending_rule, old.flood_limit_pps)
                 if before != (new.vsid, new.sending_rule, new.flood_limit_pps):

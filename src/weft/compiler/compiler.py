@@ -28,7 +28,7 @@ _HOST, _DOMAIN = host_scope(""), domain_scope("")
 
 #: Raised when the same intent compiles to other rows than before: hosts then take everything anew, instead of what
 #: changed since.
-EDITION = 4
+EDITION = 6
 
 
 class Compiler:

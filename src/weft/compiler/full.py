@@ -80,7 +80,7 @@ def winner(catalog: Catalog, domain: Name, prefix: Prefix) -> Route | None:
     """The route to a prefix: the subnet that has it, else the customer route of the lowest metric, then first name."""
     subnets = catalog.virtual_subnets
     on_link = catalog.subnet_with(domain, prefix)
-    if on_link is not None:
+    if on_link is not None and not subnets[on_link].external_gateway:
         return translate.on_link_row(catalog.routing_domains[domain], prefix, subnets[on_link])
     claims = [catalog.customer_routes[name] for name in catalog.routes_to(domain, prefix)]
     if not claims:

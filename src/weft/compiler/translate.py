@@ -33,6 +33,10 @@ def subnet_row(subnet: objects.VirtualSubnet, domain: objects.RoutingDomain) -> 
         subnet.snooping,
         subnet.provider_group,
         dhcp=dhcp_of(subnet),
+        vlan=subnet.vlan if subnet.segment is not None else 0,
+        network=subnet.provider_network or "" if subnet.segment is not None else "",
+        bridged=subnet.sending_rule is Rule.VLAN,
+        external_gateway=subnet.external_gateway,
     )
 
 

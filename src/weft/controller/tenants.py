@@ -33,7 +33,18 @@ THEIRS: Mapping[Kind, frozenset[str]] = {
 #: What is the operator's: where things are, how they travel, and what costs others something.
 OPERATORS: Mapping[Kind, frozenset[str]] = {
     Kind.ROUTING_DOMAIN: frozenset({"rdid"}),
-    Kind.VIRTUAL_SUBNET: frozenset({"vsid", "rule", "rule_change", "provider_group", "flood_limit_pps"}),
+    Kind.VIRTUAL_SUBNET: frozenset(
+        {
+            "vsid",
+            "rule",
+            "rule_change",
+            "provider_group",
+            "flood_limit_pps",
+            "vlan",
+            "provider_network",
+            "external_gateway",
+        }
+    ),
     Kind.PORT: frozenset({
         "host", "destination", "rewrites", "qos", "flood_limit_pps", "sampling_rate", "mirror",
     }),

@@ -67,6 +67,8 @@ def _outcome(outcome: trace.Outcome) -> dict[str, Any]:
             return {"verdict": "left-to-stack", "host": host}
         case trace.LeftForPa(host, pa):
             return {"verdict": "left-for-pa", "host": host, "pa": pa}
+        case trace.LeftForWire(host, interface, vlan):
+            return {"verdict": "left-for-wire", "host": host, "interface": interface, "vlan": vlan}
         case trace.LeftToAgent(host, kind):
             return {"verdict": "left-to-agent", "host": host, "kind": kind.label}
         case _:

@@ -336,7 +336,7 @@ class Catalog:
                             return name
                 raise AssertionError(f"{old.name} is used, but by nobody")
             case ProviderNetwork():
-                return next(iter(ix.hosts_on[old.name]), None)
+                return next(iter(ix.hosts_on[old.name]), None) or next(iter(ix.subnets_on[old.name]), None)
             case Host():
                 return next(iter(ix.ports_on[old.name]), None)
             case RoutingDomain():

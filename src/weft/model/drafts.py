@@ -112,6 +112,9 @@ class VirtualSubnet:
     provider_group: str | None = None  # "": none
     flood_limit_pps: int | None = None
     dhcp: Dhcp | None = None
+    vlan: int | None = None
+    provider_network: str | None = None
+    external_gateway: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

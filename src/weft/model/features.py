@@ -18,6 +18,7 @@ class Feature(StrEnum):
     GRE = "gre"
     STT = "stt"
     REWRITE = "rewrite"
+    VLAN = "vlan"
     UNDERLAY_IPV4 = "underlay-ipv4"
     UNDERLAY_IPV6 = "underlay-ipv6"
     QOS = "qos"
@@ -36,6 +37,7 @@ class Rule(StrEnum):
     GRE = "gre"  # RFC 2890: the key is the VSID, for peers that do not speak NVGRE
     STT = "stt"  # draft-davie-stt-08
     REWRITE = "rewrite"  # CAs become PAs, and back; what has none travels by FALLBACK
+    VLAN = "vlan"  # IEEE 802.1Q: bridged to a VLAN of the physical network; what is routed travels by FALLBACK
 
 
 class Ipv6Mode(StrEnum):
@@ -123,6 +125,7 @@ RULE_NEEDS: Mapping[Rule, Feature] = MappingProxyType(
         Rule.GRE: Feature.GRE,
         Rule.STT: Feature.STT,
         Rule.REWRITE: Feature.REWRITE,
+        Rule.VLAN: Feature.VLAN,
     }
 )
 
@@ -140,13 +143,16 @@ _TUNNEL_BYTES: Mapping[Rule, int] = MappingProxyType(
 )
 
 
-#: How what cannot be rewritten travels in a subnet of that rule: to or from an address that has no PA.
+#: How travels what a rule alone does not carry: what cannot be rewritten, to or from an address that has no PA; and
+#: what is routed into a VLAN, since the routers' MAC, which every host has, is to be seen on no physical wire.
 FALLBACK = Rule.NVGRE
+#: The rules that need it.
+LACKING = frozenset({Rule.REWRITE, Rule.VLAN})
 
 
 def overhead_bytes(rule: Rule, version: int) -> int:
     """What a rule takes from the path's MTU, over PAs of this IP version: an inner packet may be so much shorter."""
-    if rule is Rule.REWRITE:
+    if rule in LACKING:
         return 0
     return _IP_BYTES[version] + _TUNNEL_BYTES[rule] + _ETHERNET_BYTES
 

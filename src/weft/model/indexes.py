@@ -152,6 +152,8 @@ class Indexes:
         self.pas: dict[Ip, Name] = {}
         self.tenant_uses: dict[Name, int] = {}  # how many domains and ports a tenant has
         self.hosts_on: dict[Name, dict[Name, None]] = {}  # by provider network
+        self.subnets_on: dict[Name, dict[Name, None]] = {}  # likewise: those that name it
+        self.segments: dict[tuple[Name, int], Name] = {}  # by provider network and VLAN: the subnet that is bridged
         self.ports_on: dict[Name, dict[Name, None]] = {}  # by host, those that are moving there among them
         self.domains: dict[Name, DomainIndex] = {}
         self.subnets: dict[Name, SubnetIndex] = {}
@@ -247,6 +249,7 @@ class Indexes:
                 put(self.provider_networks, thing.name, thing)
                 if thing.name not in self.hosts_on:
                     put(self.hosts_on, thing.name, {})
+                    put(self.subnets_on, thing.name, {})
             case Host():
                 put(self.hosts, thing.name, thing)
                 for uplink in thing.uplinks:
@@ -331,6 +334,10 @@ class Indexes:
         put = self._journal.put
         put(self.virtual_subnets, subnet.name, subnet)
         self.claim_vsid(subnet.name, subnet.vsid)
+        if subnet.provider_network is not None:
+            put(self.subnets_on[subnet.provider_network], subnet.name, None)
+        if subnet.segment is not None:
+            put(self.segments, subnet.segment, subnet.name)
         domain = self.domains[domain_of(subnet.name)]
         before = self.subnets.get(subnet.name)
         if (
@@ -418,6 +425,10 @@ class Indexes:
         put, drop = self._journal.put, self._journal.drop
         drop(self.virtual_subnets, subnet.name)
         drop(self.vsids, subnet.vsid)
+        if subnet.provider_network is not None:
+            drop(self.subnets_on[subnet.provider_network], subnet.name)
+        if subnet.segment is not None:
+            drop(self.segments, subnet.segment)
         index = self.subnets[subnet.name]
         domain = index.domain
         drop(domain.subnets, subnet.name)
@@ -440,6 +451,7 @@ class Indexes:
                 self._journal.drop(self.tenant_uses, thing.name)
             case ProviderNetwork():
                 self._journal.drop(self.hosts_on, thing.name)
+                self._journal.drop(self.subnets_on, thing.name)
             case Host():
                 self._journal.drop(self.ports_on, thing.name)
             case RoutingDomain():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from weft.model.features import FALLBACK, DataPlaneKind, Ipv6Mode, MirrorProtocol, Rule, SamplingProtocol
+from weft.model.features import FALLBACK, LACKING, DataPlaneKind, Ipv6Mode, MirrorProtocol, Rule, SamplingProtocol
 from weft.model.names import Kind, Name
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
@@ -143,7 +143,8 @@ class VirtualSubnet:
     """One IP subnet and broadcast domain. prefixes and gateways go in pairs, IPv4 first.
 
     rule: how its packets are to travel. rule_change: how they do until all hosts do it so; None: they do
-    (``weft.model.rules``).
+    (``weft.model.rules``). vlan, provider_network: where it is bridged to, where the rule is VLAN (kept, and unused,
+    with another). external_gateway: its router is a machine behind the switch; nothing of it is routed here.
     """
 
     name: Name
@@ -159,6 +160,9 @@ class VirtualSubnet:
     provider_group: Ip | None = None
     flood_limit_pps: int = FLOOD_LIMIT_PPS
     dhcp: Dhcp = Dhcp()
+    vlan: int = 0  # 0: none
+    provider_network: Name | None = None
+    external_gateway: bool = False
 
     @property
     def sending_rule(self) -> Rule:
@@ -172,9 +176,9 @@ class VirtualSubnet:
 
     @property
     def carried_rules(self) -> tuple[Rule, ...]:
-        """What hosts take now, with what goes without saying: what cannot be rewritten travels all the same."""
+        """What hosts take now, with what goes without saying: what a rule does not carry travels all the same."""
         taken = self.accepted_rules
-        if Rule.REWRITE not in taken or FALLBACK in taken:
+        if LACKING.isdisjoint(taken) or FALLBACK in taken:
             return taken
         return tuple(rule for rule in Rule if rule in taken or rule is FALLBACK)
 
@@ -182,6 +186,13 @@ class VirtualSubnet:
     def is_rewritten(self) -> bool:
         """Whether its ports' CAs need PAs of their own."""
         return Rule.REWRITE in self.accepted_rules
+
+    @property
+    def segment(self) -> tuple[Name, int] | None:
+        """The provider network and the VLAN that it is bridged to; None: it is not."""
+        if Rule.VLAN not in self.accepted_rules or self.provider_network is None:
+            return None
+        return self.provider_network, self.vlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import dhcp, drafts, rules, underlay, values
+from weft.model import bridge, dhcp, drafts, rules, underlay, values
 from weft.model.features import AbilityTable, Rule
 from weft.model.indexes import Indexes, Net
 from weft.model.names import Name, domain_of
@@ -93,6 +93,7 @@ def _parse(ix: Indexes, put: SubnetPut) -> _Parsed:
         flood_limit_pps=_flood_limit(draft, old),
         dhcp=read("spec.dhcp", lambda given: dhcp.parse(given, prefixes), told),
     )
+    subnet = bridge.said(ix, draft, old, subnet)
     return _Parsed(subnet, vsid, {version: rank for version, (rank, _) in by_version.items()}, gateway_ranks)
 
 
@@ -200,6 +201,7 @@ def _insert(ix: Indexes, put: SubnetPut, parsed: _Parsed, vsid: Vsid, abilities:
             f"give one of them another VSID",
             "spec.vsid" if put.old is None or put.old.vsid != vsid else "spec.rule",
         )
+    bridge.check(ix, subnet)
     ix.insert(subnet)
     _check_ports(ix, put, subnet, abilities)
 
@@ -216,8 +218,8 @@ def _check_ports(ix: Indexes, put: SubnetPut, subnet: VirtualSubnet, abilities: 
                 why = f"{ca} is outside them" if net is None else net.complaint(ca, ip_number(ca))
                 if why is not None:
                     raise Conflict(f"{name} has an address that it could not keep: {why}", "spec.prefixes")
-    if not set(subnet.carried_rules) <= set(old.carried_rules):
-        for host in sorted({host for name in index.ports if (host := ix.ports[name].host) is not None}):
+    if not set(subnet.carried_rules) <= set(old.carried_rules) or subnet.segment != old.segment:
+        for host in sorted({host for name in index.ports for host in ix.ports[name].hosts}):
             if (why := underlay.why_not_on(ix.hosts[host], subnet, abilities)) is not None:
                 raise Conflict(f"{why}, but ports of this subnet run there", "spec.rule")
 

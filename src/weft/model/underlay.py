@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import drafts, qos, taps, values
+from weft.model import bridge, drafts, qos, taps, values
 from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, Feature, underlay_feature
 from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, resolve
@@ -79,7 +79,12 @@ def admit(ix: Indexes, puts: Sequence[HostPut], abilities: AbilityTable) -> None
             plan.check_room()
         except Rejected as fault:
             raise fault.at(plan.put.field) from None
-        ix.insert(Host(plan.put.name, tuple(plan.uplinks), plan.data_plane, plan.sampling))
+        host = Host(plan.put.name, tuple(plan.uplinks), plan.data_plane, plan.sampling)
+        try:
+            bridge.check_uplinks(ix, host)
+        except Rejected as fault:
+            raise fault.at(plan.put.field) from None
+        ix.insert(host)
 
 
 class _Plan:
@@ -179,19 +184,19 @@ def why_not_on(host: Host, subnet: VirtualSubnet, abilities: AbilityTable) -> st
     for rule in subnet.carried_rules:
         if (need := RULE_NEEDS[rule]) not in abilities[host.data_plane].features:
             return f"{host.name} has data plane {host.data_plane}, which lacks {need}"
-    return None
+    return bridge.why_not_on(host, subnet)
 
 
 def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
     """The ports on a changed host still can be there."""
     host, old = ix.hosts[put.name], put.old
-    if old is None or (old.data_plane, bool(old.pas)) == (host.data_plane, bool(host.pas)):
+    if old is None or _offers(old) == _offers(host):
         return
     judged: set[Name] = set()
     for name in ix.ports_on[put.name]:
         subnet = ix.virtual_subnets[ix.ports[name].virtual_subnet]
         if subnet.name not in judged and (why := why_not_on(host, subnet, abilities)) is not None:
-            field = "spec.data_plane" if host.pas else "spec.uplinks"
+            field = "spec.uplinks" if old.data_plane is host.data_plane else "spec.data_plane"
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.{field}")
         judged.add(subnet.name)
         if (why := qos.why_not_on(host, ix.ports[name].qos, abilities)) is not None:
@@ -199,6 +204,11 @@ def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
         port = ix.ports[name]
         if (why := taps.why_not_on(host, port.sampling_rate, port.mirror, abilities)) is not None:
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.spec.data_plane")
+
+
+def _offers(host: Host) -> tuple[object, ...]:
+    """What ports need of a host."""
+    return host.data_plane, bool(host.pas), {uplink.provider_network for uplink in host.uplinks}
 
 
 def check_families(ix: Indexes, hosts: Sequence[HostPut], placed: Sequence[Put[drafts.Port, Port]]) -> None:

@@ -49,6 +49,7 @@ class DropReason(IntEnum):
     FLOOD_LIMIT = 31  #: more broadcast and multicast than the port may send
     NO_MEMBER = 35  #: broadcast or multicast that nobody here or elsewhere is to have
     REASSEMBLY = 36  #: STT in several segments, which are not joined
+    LOOP = 38  #: a frame of one who is here came in from outside, or the other way round: it has gone round
 
     SECURITY_GROUP = 39  #: no rule of the port's security groups lets it pass
     CONNECTION_INVALID = 40  #: of no connection, or not as its connection goes on (state, sequence numbers, tags)

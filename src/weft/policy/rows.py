@@ -85,6 +85,10 @@ class Subnet:
     snooping: bool = True  # a multicast group reaches only who has asked for it
     provider_group: str | None = None  # multicast goes to this address of the underlay; None: to each member's PA
     dhcp: Dhcp | None = None  # None: guests who ask are not answered here
+    vlan: int = 0  # IEEE 802.1Q VLAN of provider network ``network``, where VLAN is accepted
+    network: str = ""  # provider-networks/fabric
+    bridged: bool = False  # guests send into the VLAN what is for all, and for whom policy does not know
+    external_gateway: bool = False  # the gateways are machines in the VLAN; nothing is routed here
 
     @property
     def key(self) -> SubnetKey:
@@ -98,7 +102,8 @@ class Subnet:
     @property
     def answers_dhcp6(self) -> bool:
         """Whether hosts answer DHCPv6 and router solicitations."""
-        told = self.dhcp is not None and self.dhcp.ipv6_mode is not Ipv6Mode.NONE
+        # What says who the router is, and how to get an IPv6 address, is the router's.
+        told = self.dhcp is not None and self.dhcp.ipv6_mode is not Ipv6Mode.NONE and not self.external_gateway
         return told and any(":" in gateway for gateway in self.gateways)
 
 

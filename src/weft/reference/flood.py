@@ -10,10 +10,10 @@ from weft.policy.drop import DropReason
 from weft.policy.rows import Rule
 from weft.policy.upcall import UpcallKind
 from weft.reference import guard, packet, tunnel
-from weft.reference.lookups import Lookups, Port, Subnet
+from weft.reference.lookups import Lookups, Port, Subnet, Wire
 from weft.reference.packet import Ip
 from weft.reference.qos import Direction
-from weft.reference.verdict import Copies, Drop, ToAgent, ToPort, ToUnderlay, Verdict
+from weft.reference.verdict import Copies, Delivery, Drop, ToAgent, ToPort, ToUnderlay, ToWire, Verdict
 
 HOP_BY_HOP, IGMP = 0, 2
 MLD_TYPES = frozenset({130, 131, 132, 143})  # RFC 2710 section 3, RFC 3810 section 5
@@ -40,13 +40,22 @@ def from_guest(
     if reason is not None:
         steps.append(f"destination MAC {mac} is a group's: not carried")
         return Drop(reason)
+    if subnet.bridged and looped(lookups, port, ip.source_mac, steps):
+        return Drop(DropReason.LOOP)
+    wire = lookups.wire(subnet) if subnet.bridged else None
     kind = _membership(ip) if subnet.snooping and is_group(ip.destination) else None
     if kind is not None:
         steps.append(f"{kind.label}: to the agent, which keeps who listens to what")
-        return ToAgent(kind, ip.frame)
-    remote = {pa: rule for pa, rule in lookups.members(subnet.vsid).items() if pa not in lookups.host.pas}
+        fits = wire is not None and not _is_longer(ip, limit_bytes(lookups, subnet))
+        # A switch that keeps who listens to what wants to hear it, too.
+        return ToAgent(kind, ip.frame, _out(wire, ip) if wire is not None and fits else None)
+    remote: dict[bytes, Rule] = {
+        pa: rule
+        for pa, rule in lookups.members(subnet.vsid).items()
+        if pa not in lookups.host.pas and rule is not Rule.VLAN
+    }
     limit = _limit(lookups, subnet, remote)
-    if limit is not None and ip.l3_length > limit:
+    if _is_longer(ip, limit):
         steps.append(f"size: {ip.l3_length} bytes to many, and no more than {limit} fit")
         return Drop(DropReason.TOO_BIG)
     if port.qos is not None and port.qos.dscp is not None:
@@ -54,12 +63,20 @@ def from_guest(
         ip = replace(ip, frame=packet.with_dscp(ip, ip.frame, port.qos.dscp))
     here = list(_here(lookups, subnet, ip, came_from=port, steps=steps))
     there = list(_there(lookups, reachable, port, subnet, ip, remote))
-    return _copies([*here, *there], ip, steps)
+    out = [] if wire is None else [_out(wire, ip)]
+    return copied([*here, *there, *out], packet.address_text(ip.destination), steps)
 
 
-def from_underlay(lookups: Lookups, subnet: Subnet, ip: Ip, steps: list[str]) -> Verdict:
+def from_underlay(lookups: Lookups, subnet: Subnet, ip: Ip, steps: list[str]) -> Copies | Drop:
     """What becomes of a frame to a group's MAC that came by an uplink: never back to the underlay."""
-    return _copies(list(_here(lookups, subnet, ip, came_from=None, steps=steps)), ip, steps)
+    return copied(
+        list(_here(lookups, subnet, ip, came_from=None, steps=steps)), packet.address_text(ip.destination), steps
+    )
+
+
+def looped(lookups: Lookups, port: Port, mac: bytes, steps: list[str]) -> bool:
+    """Whether a frame of a bridged subnet's port comes from one who is outside."""
+    return mac != port.mac and lookups.learned.looped(port.vsid, mac, lookups.now_ns, steps)
 
 
 def is_group(destination: bytes) -> bool:
@@ -76,7 +93,25 @@ def _membership(ip: Ip) -> UpcallKind | None:
     return UpcallKind.MLD if payload[8] in MLD_TYPES else None
 
 
+def _out(wire: Wire, ip: Ip) -> ToWire:
+    return ToWire(wire.interface, packet.with_tag(ip.frame, wire.vlan))
+
+
+def _is_longer(ip: Ip, limit: int | None) -> bool:
+    return limit is not None and ip.l3_length > limit
+
+
+def limit_bytes(lookups: Lookups, subnet: Subnet) -> int | None:
+    """The largest L3 length that a bridged subnet's VLAN takes, which adds nothing."""
+    limits = [subnet.mtu_bytes] if subnet.mtu_bytes else []
+    if lookups.host.mtu_bytes is not None:
+        limits.append(lookups.host.mtu_bytes)
+    return min(limits, default=None)
+
+
 def _limit(lookups: Lookups, subnet: Subnet, remote: dict[bytes, Rule]) -> int | None:
+    if subnet.bridged and not remote:
+        return limit_bytes(lookups, subnet)
     limits = [subnet.mtu_bytes] if subnet.mtu_bytes else []
     if remote and lookups.host.mtu_bytes is not None:
         limits.append(lookups.host.mtu_bytes - max(_overhead(rule, pa) for pa, rule in remote.items()))
@@ -89,13 +124,31 @@ def _overhead(rule: Rule, pa: bytes) -> int:
 
 def _here(lookups: Lookups, subnet: Subnet, ip: Ip, came_from: Port | None, steps: list[str]) -> Iterator[ToPort]:
     asked = subnet.snooping and is_group(ip.destination) and not _for_everybody(ip.destination)
+    return to_everybody(lookups, subnet, ip.frame, came_from, steps, ip, ip.destination if asked else None)
+
+
+def to_everybody(
+    lookups: Lookups,
+    subnet: Subnet,
+    frame: bytes,
+    came_from: Port | None,
+    steps: list[str],
+    ip: Ip | None = None,
+    listening: bytes | None = None,
+) -> Iterator[ToPort]:
+    """A copy for each local port but the one that it came from.
+
+    ip: what security groups are asked of; None: ARP or neighbour discovery. listening: the group that one must have
+    asked for.
+    """
     for port in lookups.local_ports(subnet.vsid):
         elsewhere = came_from is None or port.name != came_from.name
-        wanted = port.enabled and elsewhere and (not asked or lookups.listens(port.name, ip.destination))
-        if not wanted or guard.check(lookups, port, Direction.TO_GUEST, ip, steps) is not None:
+        if not (port.enabled and elsewhere and (listening is None or lookups.listens(port.name, listening))):
             continue
-        if lookups.within_limit(port, Direction.TO_GUEST, len(ip.frame)):
-            yield ToPort(port.name, ip.frame)
+        if ip is not None and guard.check(lookups, port, Direction.TO_GUEST, ip, steps) is not None:
+            continue
+        if lookups.within_limit(port, Direction.TO_GUEST, len(frame)):
+            yield ToPort(port.name, frame)
 
 
 def _for_everybody(group: bytes) -> bool:
@@ -123,16 +176,20 @@ def _there(
             yield ToUnderlay(text, tunnel.encapsulate(way.source, way.destination, rule, subnet.vsid, ip.frame, dscp))
 
 
-def _copies(copies: Iterable[ToPort | ToUnderlay], ip: Ip, steps: list[str]) -> Verdict:
+def copied(copies: Iterable[Delivery], many: str, steps: list[str]) -> Copies | Drop:
+    """many: whom they are for."""
     found = Copies.of(copies)
-    text = packet.address_text(ip.destination)
     if not found.deliveries:
-        steps.append(f"to many ({text}): there is nobody to have it")
+        steps.append(f"to many ({many}): there is nobody to have it")
         return Drop(DropReason.NO_MEMBER)
     for copy in found.deliveries:
         match copy:
             case ToPort(port, frame):
-                steps.append(f"to many ({text}): a copy to port {port}: {len(frame)} bytes")
+                steps.append(f"to many ({many}): a copy to port {port}: {len(frame)} bytes")
             case ToUnderlay(pa, _):
-                steps.append(f"to many ({text}): a copy to {pa}")
+                steps.append(f"to many ({many}): a copy to {pa}")
+            case ToWire(interface, _):
+                steps.append(
+                    f"to many ({many}): a copy out by {interface}, in VLAN {int.from_bytes(copy.frame[14:16])}"
+                )
     return found

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from weft.model.features import FALLBACK
 from weft.policy.drop import DropReason
 from weft.policy.rows import Rule
-from weft.reference import guard, icmp, moving, packet, rewrite, size, tunnel
+from weft.reference import bridge, flood, icmp, moving, packet, rewrite, size, tunnel
+from weft.reference.local import admitted, to_local
 from weft.reference.lookups import Location, Lookups, Port, Subnet, Way
 from weft.reference.packet import Ip
-from weft.reference.qos import Direction
-from weft.reference.verdict import Drop, ToPort, ToUnderlay, Verdict
+from weft.reference.verdict import Drop, ToPort, ToUnderlay, ToWire, Verdict
 
 Ways: TypeAlias = tuple[tuple[Location, Way | None], ...]
 
@@ -75,6 +76,10 @@ class Forwarding:
             return self._refuse(ip, icmp.Error.ADDRESS_UNREACHABLE, DropReason.NO_RECORD)
         self._say_found(f"record ({target.vsid}, {packet.address_text(ca)})", location)
         location = rewrite.carried(self.lookups, self.subnet.vsid, ip, target, location)
+        if location.rule is Rule.VLAN:
+            location = replace(
+                location, rule=FALLBACK
+            )  # the router's MAC, which all hosts have, is for no switch to see
         ways = self._ways(ip, location)
         sized = self._sized(ip, target, ways)
         if not isinstance(sized, bytes):
@@ -92,6 +97,8 @@ class Forwarding:
             location = self.lookups.mac_record(vsid, ip.destination_mac)
             if location is None:
                 self.steps.append(f"record ({vsid}, {text}): none, and none for MAC {mac}")
+                if self.subnet.bridged:
+                    return self._to_unknown(ip)
                 return Drop(DropReason.NO_RECORD)
             self._say_found(f"no record ({vsid}, {text}), but one for MAC {mac}", location)
         location = rewrite.carried(self.lookups, vsid, ip, self.subnet, location)
@@ -100,6 +107,12 @@ class Forwarding:
         if not isinstance(sized, bytes):
             return sized
         return self._deliver(ip, self.subnet, ways, packet.with_macs(sized, location.mac, ip.source_mac))
+
+    def _to_unknown(self, ip: Ip) -> Verdict:
+        sized = self._fitted(ip, flood.limit_bytes(self.lookups, self.subnet))
+        if not isinstance(sized, bytes):
+            return sized
+        return bridge.to_unknown(self.lookups, self.port, self.subnet, self._marked(ip, sized), self.steps, ip)
 
     def _say_found(self, what: str, location: Location) -> None:
         self.steps.append(f"{what}: at PA {packet.address_text(location.pa)}, MAC {packet.mac_text(location.mac)}")
@@ -113,7 +126,9 @@ class Forwarding:
     def _sized(self, ip: Ip, target: Subnet, ways: Ways) -> bytes | Verdict:
         """The frame, MSS clamped, or what becomes of a packet that does not fit everywhere."""
         limits = [size.limit(self.lookups.host, target, place, way) for place, way in ways]
-        limit = min((each for each in limits if each is not None), default=None)
+        return self._fitted(ip, min((each for each in limits if each is not None), default=None))
+
+    def _fitted(self, ip: Ip, limit: int | None) -> bytes | Verdict:
         if limit is not None and ip.l3_length > limit:
             self.steps.append(f"size: {ip.l3_length} bytes, and no more than {limit} fit")
             return self._refuse(ip, icmp.Error.TOO_BIG, DropReason.TOO_BIG, limit)
@@ -138,10 +153,12 @@ class Forwarding:
 
     def _deliver_at(
         self, target: Subnet, location: Location, way: Way | None, frame: bytes
-    ) -> ToPort | ToUnderlay | Drop:
+    ) -> ToPort | ToUnderlay | ToWire | Drop:
         if location.pa in self.lookups.host.pas:
             local = to_local(self.lookups, target.vsid, location.mac, frame, self.steps, came_from=self.port)
             return admitted(self.lookups, local, self.steps)
+        if location.rule is Rule.VLAN:
+            return bridge.to_wire(self.lookups, target, frame, self.steps)
         if location.rule is Rule.REWRITE:
             pa, rewritten = rewrite.out(self.lookups, self.subnet.vsid, target, frame)
             return self._underlay(
@@ -164,37 +181,3 @@ class Forwarding:
             return Drop(DropReason.NO_UNDERLAY)
         self.steps.append(how)
         return ToUnderlay(pa, outer)
-
-
-def to_local(
-    lookups: Lookups, vsid: int, mac: bytes, frame: bytes, steps: list[str], came_from: Port | None = None
-) -> ToPort | Drop:
-    """To the bound port with the MAC in the subnet: the VSID ACL."""
-    local = lookups.local_port(vsid, mac)
-    if local is None:
-        steps.append(f"VSID ACL: no port with MAC {packet.mac_text(mac)} in VSID {vsid} here")
-        return Drop(DropReason.VSID_ACL)
-    if came_from is not None and local.name == came_from.name:
-        steps.append(f"{local.name} is where the packet came from")
-        return Drop(DropReason.HAIRPIN)
-    if not local.enabled:
-        steps.append(f"{local.name} is disabled")
-        return Drop(DropReason.PORT_DOWN)
-    steps.append(f"to port {local.name}: {len(frame)} bytes")
-    return ToPort(local.name, frame)
-
-
-def admitted(lookups: Lookups, verdict: ToPort | Drop, steps: list[str]) -> ToPort | Drop:
-    """What becomes of a frame for a local port, once its groups and then its limit have been asked."""
-    port = lookups.port(verdict.port) if isinstance(verdict, ToPort) else None
-    if port is None or not isinstance(verdict, ToPort):
-        return verdict
-    parsed = packet.parse(verdict.frame)
-    if isinstance(parsed, Ip):
-        reason = guard.check(lookups, port, Direction.TO_GUEST, parsed, steps)
-        if reason is not None:
-            return Drop(reason)
-    if lookups.within_limit(port, Direction.TO_GUEST, len(verdict.frame)):
-        return verdict
-    steps.append(f"{port.name} has been sent all that it may for now")
-    return Drop(DropReason.RATE_LIMIT)

@@ -14,6 +14,7 @@ from weft.policy import rows
 from weft.policy.rows import Key, Qos, Row, Rule
 from weft.reference import packet
 from weft.reference.conntrack import Tracker
+from weft.reference.learning import Learned
 from weft.reference.qos import Bucket, Direction, limit_of
 
 VSID_FIRST, VSID_LAST = 4096, 16_777_214
@@ -43,6 +44,7 @@ class Host:
     uplinks: tuple[str, ...]
     mtu_bytes: int | None  # the smallest of the uplinks
     vlans: Mapping[str, int] = field(default_factory=dict)  # of those of whose PAs are in one
+    networks: Mapping[str, str] = field(default_factory=dict)  # provider network -> the first uplink that is on it
 
     def source(self, pa: bytes) -> bytes | None:
         """Where packets to ``pa`` come from."""
@@ -77,6 +79,12 @@ class Subnet:
     dhcp4: bool  # DHCPv4 is answered here
     dhcp6: bool  # DHCPv6 and router solicitations are
     accepts: frozenset[Rule]
+    vlan: int  # in which it is bridged; 0: in none
+    network: str
+    bridged: bool  # what is for all, and for whom policy does not know, goes there
+
+    def is_gateway(self, address: bytes) -> bool:
+        return address in (self.gateway4, self.gateway6, self.router_link_local)
 
     def gateway(self, version: int) -> bytes | None:
         return self.gateway4 if version == 4 else self.gateway6
@@ -116,6 +124,14 @@ class SecurityRule:
 class SecurityGroup:
     stateful: bool
     rules: tuple[SecurityRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A VLAN of an uplink."""
+
+    interface: str
+    vlan: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +236,16 @@ def _host(row: rows.Host) -> Host:
         tuple(uplink.interface for uplink in row.uplinks),
         min((uplink.mtu_bytes for uplink in row.uplinks), default=None),
         {uplink.interface: uplink.vlan for uplink in row.uplinks if uplink.vlan},
+        {uplink.network: uplink.interface for uplink in reversed(row.uplinks)},
     )
 
 
 def _subnet(row: rows.Subnet) -> Subnet:
-    gateways = [packet.address_bytes(gateway) for gateway in row.gateways]
-    router_mac = packet.mac_bytes(row.router_mac)
+    # A router that is a machine in the VLAN is none here: it has no address, and a MAC that no packet is for.
+    gateways = [] if row.external_gateway else [packet.address_bytes(gateway) for gateway in row.gateways]
+    router_mac = packet.NOBODYS_MAC if row.external_gateway else packet.mac_bytes(row.router_mac)
+    if not 0 <= row.vlan <= 4094:
+        raise Rejected(f"VLAN {row.vlan} is outside 1..4094 (or 0: none)")
     if not 0 <= row.mtu_bytes <= MTU_LAST:
         raise Rejected(f"mtu_bytes {row.mtu_bytes} is outside 0..{MTU_LAST}")
     return Subnet(
@@ -235,7 +255,7 @@ def _subnet(row: rows.Subnet) -> Subnet:
         next((gateway for gateway in gateways if len(gateway) == 4), None),
         next((gateway for gateway in gateways if len(gateway) == 16), None),
         router_mac,
-        packet.link_local(router_mac),
+        b"" if row.external_gateway else packet.link_local(router_mac),
         row.mtu_bytes,
         row.broadcast,
         row.snooping,
@@ -243,6 +263,9 @@ def _subnet(row: rows.Subnet) -> Subnet:
         row.answers_dhcp4,
         row.answers_dhcp6,
         frozenset(map(_rule, row.accepts)),
+        row.vlan if Rule.VLAN in row.accepts else 0,
+        row.network,
+        row.bridged,
     )
 
 
@@ -327,6 +350,7 @@ class Lookups:
     _subports: dict[tuple[str, int], Port] = field(default_factory=dict)  # (parent, VLAN)
     _local: dict[tuple[int, bytes], Port] | None = None  # bound ports; None: to be made anew
     _buckets: dict[tuple[str, Direction], Bucket] = field(default_factory=dict)
+    learned: Learned = field(default_factory=Learned)
 
     # What the pipeline asks
 
@@ -416,6 +440,15 @@ class Lookups:
         if limit is None:
             return True
         return self._buckets.setdefault((port.name, direction), Bucket()).take(limit, self.now_ns, frame_bytes)
+
+    def wire(self, subnet: Subnet) -> Wire | None:
+        """Where a bridged subnet's VLAN is; None: not on this host."""
+        interface = self.host.networks.get(subnet.network) if subnet.vlan else None
+        return None if interface is None else Wire(interface, subnet.vlan)
+
+    def segment(self, wire: Wire) -> Subnet | None:
+        """Whose VLAN it is."""
+        return next((subnet for subnet in self.subnets.values() if self.wire(subnet) == wire), None)
 
     @property
     def accepts(self) -> frozenset[Rule]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.policy.drop import DropReason
-from weft.reference import antispoof, packet
+from weft.reference import antispoof, bridge, packet
 from weft.reference.lookups import Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
 from weft.reference.verdict import Announced, Answer, Drop, Verdict
@@ -20,13 +20,18 @@ def arp(lookups: Lookups, port: Port, subnet: Subnet, ask: Arp, steps: list[str]
             steps.append("ARP: an answer to nobody, from nobody")
             return Drop(DropReason.ANNOUNCEMENT)
         steps.append(f"ARP: announces {packet.address_text(ask.sender)}: a hint, for the agent")
-        return Drop(DropReason.ANNOUNCEMENT, Announced(ask.sender_mac, ask.sender))
+        announced = Announced(ask.sender_mac, ask.sender)
+        if _goes_on(subnet, ask):
+            return bridge.message(lookups, port, subnet, ask, announced, steps)
+        return Drop(DropReason.ANNOUNCEMENT, announced)
     if ask.opcode != packet.ARP_REQUEST:
         steps.append(f"ARP: operation {ask.opcode} is neither request nor reply")
         return Drop(DropReason.MALFORMED)
     probe = ask.source_mac if packet.is_unspecified(ask.sender) else None
     found = _who_has(lookups, port, subnet, ask.target, probe, steps)
-    return found if isinstance(found, Drop) else Answer(packet.arp_reply(ask, found[0]))
+    if isinstance(found, Drop):
+        return _unanswered(lookups, port, subnet, ask, found, steps)
+    return Answer(packet.arp_reply(ask, found[0]))
 
 
 def discovery(lookups: Lookups, port: Port, subnet: Subnet, ip: Ip, kind: int, steps: list[str]) -> Verdict:
@@ -42,13 +47,29 @@ def discovery(lookups: Lookups, port: Port, subnet: Subnet, ip: Ip, kind: int, s
         return Drop(fault)
     if not solicited:
         steps.append(f"neighbour discovery: announces {packet.address_text(target)}: a hint, for the agent")
-        return Drop(DropReason.ANNOUNCEMENT, Announced(ip.source_mac, target))
+        announced = Announced(ip.source_mac, target)
+        if _goes_on(subnet, ip):
+            return bridge.message(lookups, port, subnet, ip, announced, steps)
+        return Drop(DropReason.ANNOUNCEMENT, announced)
     probe = ip.source_mac if packet.is_unspecified(ip.source) else None
     found = _who_has(lookups, port, subnet, target, probe, steps)
     if isinstance(found, Drop):
-        return found
+        return _unanswered(lookups, port, subnet, ip, found, steps)
     mac, router = found
     return Answer(packet.neighbour_advertisement(ip.source_mac, ip.source, target, mac, router=router))
+
+
+def _goes_on(subnet: Subnet, parsed: Arp | Ip) -> bool:
+    """Whether others in the subnet's VLAN may be concerned."""
+    return subnet.bridged and parsed.frame[:6] != subnet.router_mac
+
+
+def _unanswered(
+    lookups: Lookups, port: Port, subnet: Subnet, parsed: Arp | Ip, verdict: Drop, steps: list[str]
+) -> Verdict:
+    if verdict.reason is DropReason.NO_RECORD and _goes_on(subnet, parsed):
+        return bridge.message(lookups, port, subnet, parsed, None, steps)
+    return verdict
 
 
 def _fault(ip: Ip, target: bytes, link_layer: int) -> DropReason | None:

@@ -39,6 +39,7 @@ UNSPECIFIED4, UNSPECIFIED6 = bytes(4), bytes(16)
 ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
 ALL_NODES_MAC = bytes.fromhex("333300000001")
 BROADCAST_MAC = b"\xff" * 6
+NOBODYS_MAC = b"\x01" + bytes(5)  # a group's, of which there is none
 MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 LINK_LOCAL_PREFIX = b"\xfe\x80" + bytes(6)
 

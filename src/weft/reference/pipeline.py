@@ -8,7 +8,8 @@ from typing import assert_never
 
 from weft.policy.drop import DropReason
 from weft.reference import antispoof, dhcp, flood, guard, neighbour, packet, rewrite, tunnel
-from weft.reference.forwarding import Forwarding, admitted, to_local
+from weft.reference.forwarding import Forwarding
+from weft.reference.local import admitted, to_local
 from weft.reference.lookups import Location, Lookups, Port, Subnet
 from weft.reference.packet import Arp, Ip
 from weft.reference.qos import Direction

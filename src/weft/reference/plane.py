@@ -10,18 +10,21 @@ from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Sam
 from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
-from weft.reference import packet, pipeline, trunk
-from weft.reference.lookups import Lookups
+from weft.reference import bridge, packet, pipeline, trunk
+from weft.reference.lookups import Lookups, Wire
 from weft.reference.verdict import (
     Announced,
+    Announcing,
     Answer,
     Copies,
+    Delivery,
     Drop,
     Result,
     ToAgent,
     ToPort,
     ToStack,
     ToUnderlay,
+    ToWire,
     Verdict,
 )
 
@@ -34,7 +37,7 @@ UNLIMITED = 2**63 - 1
 
 def _upcall(port: str, verdict: Verdict) -> Iterator[Upcall]:
     match verdict:
-        case Drop(announced=Announced(mac, address)):
+        case Drop(announced=Announced(mac, address)) | Announcing(announced=Announced(mac, address)):
             yield Announcement(port, packet.mac_text(mac), packet.address_text(address))
         case ToAgent(kind, frame):
             yield Handed(port, kind, frame)
@@ -250,6 +253,13 @@ class ReferenceDataPlane:
         steps: list[str] = []
         if count is None:
             return Result(ToStack(), (f"{interface} is no uplink of this host: to the host's own stack",))
+        tag = trunk.vlan_of(frame)
+        subnet = self._lookups.segment(Wire(interface, tag)) if tag else None
+        if subnet is not None:
+            frame = trunk.untagged(frame)
+            steps.append(f"from {interface}, in VLAN {tag}: VSID {subnet.vsid}, {len(frame)} bytes")
+            verdict = bridge.from_wire(self._lookups, subnet, interface, frame, steps)
+            return self._counted(count, frame, verdict, steps)
         vlan = self._lookups.host.vlans.get(interface)
         if vlan is not None:
             untagged = packet.without_tag(frame, vlan)
@@ -260,11 +270,11 @@ class ReferenceDataPlane:
 
     def _counted(self, source: _Count, frame: bytes, verdict: Verdict, steps: list[str]) -> Result:
         """Count one packet that came in by ``source``."""
-        match verdict:
+        match verdict.verdict if isinstance(verdict, Announcing) else verdict:
             case ToStack():
                 return Result(verdict, tuple(steps))
-            case ToPort() | ToUnderlay():
-                self._count_delivery(verdict)
+            case (ToPort() | ToUnderlay() | ToWire()) as one:
+                self._count_delivery(one)
             case Copies(copies):
                 for delivery in copies:
                     self._count_delivery(delivery)
@@ -276,15 +286,19 @@ class ReferenceDataPlane:
             case Drop(reason):
                 source.dropped(reason)
                 steps.append(f"dropped: {reason.label}")
+            case ToAgent(besides=ToWire() as copy):
+                self._count_delivery(copy)
             case ToAgent():
                 pass
-            case _:
-                assert_never(verdict)
+            case _ as never:
+                assert_never(never)
         source.received(frame)
         return Result(verdict, tuple(steps))
 
-    def _count_delivery(self, delivery: ToPort | ToUnderlay) -> None:
+    def _count_delivery(self, delivery: Delivery) -> None:
         match delivery:
+            case ToWire(interface, tagged):
+                self._counts[uplink_counters(interface)].sent(len(tagged) - trunk.TAG_BYTES)
             case ToPort(port, frame):
                 self._counts[port].sent(len(frame))
             case ToUnderlay(_, outer):

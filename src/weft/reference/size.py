@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.model.features import overhead_bytes
+from weft.model.features import Rule, overhead_bytes
 from weft.reference import packet
 from weft.reference.lookups import Host, Location, Subnet, Way
 from weft.reference.packet import Ip
@@ -22,7 +22,8 @@ def limit(host: Host, target: Subnet, location: Location, way: Way | None) -> in
     if target.mtu_bytes:
         limits.append(target.mtu_bytes)
     if location.pa not in host.pas and host.mtu_bytes is not None:
-        outer = host.mtu_bytes if way is None or not way.mtu_bytes else min(host.mtu_bytes, way.mtu_bytes)
+        by_itself = way is None or not way.mtu_bytes or location.rule is Rule.VLAN
+        outer = host.mtu_bytes if way is None or by_itself else min(host.mtu_bytes, way.mtu_bytes)
         limits.append(outer - overhead)
     return min(limits, default=None)
 

@@ -15,11 +15,25 @@ from weft.kit.errors import Missing, Rejected
 from weft.policy import delta
 from weft.policy.drop import DropReason
 from weft.policy.rows import Port, Row
+from weft.policy.rows import Subnet as SubnetRow
 from weft.policy.upcall import UpcallKind
 from weft.reference import packet
 from weft.reference.lookups import Port as BoundPort
+from weft.reference.lookups import Wire
 from weft.reference.plane import ReferenceDataPlane
-from weft.reference.verdict import Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay
+from weft.reference.trunk import vlan_of
+from weft.reference.verdict import (
+    Announcing,
+    Answer,
+    Copies,
+    Delivery,
+    Drop,
+    ToAgent,
+    ToPort,
+    ToStack,
+    ToUnderlay,
+    ToWire,
+)
 
 #: A port of a probe's own choice (RFC 6335: dynamic), and where it goes when nobody says.
 SOURCE_PORT, DEFAULT_PORT = 49_152, 80
@@ -84,7 +98,16 @@ class LeftToAgent:
     kind: UpcallKind
 
 
-Outcome: TypeAlias = Delivered | Answered | Dropped | LeftToStack | LeftForPa | LeftToAgent
+@dataclass(frozen=True, slots=True)
+class LeftForWire:
+    """It is out by an uplink, in a VLAN: for a machine behind the physical switch, as far as policy knows."""
+
+    host: str
+    interface: str
+    vlan: int
+
+
+Outcome: TypeAlias = Delivered | Answered | Dropped | LeftToStack | LeftForPa | LeftForWire | LeftToAgent
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +137,14 @@ def trace(planes: Mapping[str, ReferenceDataPlane], host: str, port: str, frame:
         raise Missing(f"{port} is not bound on {host}")
     result = plane.from_port(interface, plane.as_sent(port, frame))
     steps = tuple(Step(host, text) for text in result.steps)
-    match result.verdict:
+    found = result.verdict
+    match found.verdict if isinstance(found, Announcing) else found:
         case ToPort(to, delivered):
             return Trace(steps, Delivered(host, to, delivered))
         case Copies(copies):
             return _all(planes, host, copies, steps)
+        case ToWire(uplink, tagged):
+            return _behind(planes, host, uplink, tagged, steps)
         case Answer(answer, reason):
             return Trace(steps, Answered(host, answer, reason))
         case Drop(reason):
@@ -129,14 +155,14 @@ def trace(planes: Mapping[str, ReferenceDataPlane], host: str, port: str, frame:
             return Trace(steps, LeftToAgent(host, kind))
         case ToUnderlay(pa, outer):
             return _beyond(planes, host, pa, outer, steps)
-        case _:
-            assert_never(result.verdict)
+        case _ as never:
+            assert_never(never)
 
 
 def _all(
     planes: Mapping[str, ReferenceDataPlane],
     host: str,
-    copies: tuple[ToPort | ToUnderlay, ...],
+    copies: tuple[Delivery, ...],
     steps: tuple[Step, ...],
 ) -> Trace:
     """Every copy to its end."""
@@ -147,6 +173,10 @@ def _all(
                 outcomes.append(Delivered(host, to, delivered))
             case ToUnderlay(pa, outer):
                 found = _beyond(planes, host, pa, outer, steps)
+                steps = found.steps
+                outcomes.append(found.outcome)
+            case ToWire(uplink, tagged):
+                found = _behind(planes, host, uplink, tagged, steps)
                 steps = found.steps
                 outcomes.append(found.outcome)
             case _:
@@ -163,7 +193,30 @@ def _beyond(
     if host is None:
         return Trace((*steps, Step(sender, f"no host here has the PA {pa}")), LeftForPa(sender, pa))
     plane = planes[host]
-    result = plane.from_uplink(*plane.on_wire(outer))
+    return _arrived(planes, host, *plane.on_wire(outer), steps)
+
+
+def _behind(
+    planes: Mapping[str, ReferenceDataPlane], sender: str, interface: str, tagged: bytes, steps: tuple[Step, ...]
+) -> Trace:
+    """The frame has left the sender in a VLAN: what the host does that policy places its destination at."""
+    vlan, lookups = vlan_of(tagged), planes[sender].lookups
+    subnet = lookups.segment(Wire(interface, vlan))
+    place = None if subnet is None else lookups.mac_record(subnet.vsid, tagged[:6])
+    if subnet is None or place is None:
+        return Trace(steps, LeftForWire(sender, interface, vlan))
+    pa = packet.address_text(place.pa)
+    host = next((name for name, plane in planes.items() if plane.has_pa(pa)), None)
+    there = None if host is None else planes[host].lookups.wire(subnet)
+    if host is None or there is None:
+        return Trace((*steps, Step(sender, f"policy places it at PA {pa}")), LeftForPa(sender, pa))
+    return _arrived(planes, host, there.interface, tagged, steps)
+
+
+def _arrived(
+    planes: Mapping[str, ReferenceDataPlane], host: str, interface: str, frame: bytes, steps: tuple[Step, ...]
+) -> Trace:
+    result = planes[host].from_uplink(interface, frame)
     steps += tuple(Step(host, text) for text in result.steps)
     match result.verdict:
         case ToPort(to, delivered):
@@ -174,7 +227,7 @@ def _beyond(
             return Trace(steps, LeftToStack(host))
         case Copies(copies):
             return _all(planes, host, copies, steps)
-        case Answer() | ToUnderlay() | ToAgent():
+        case Answer() | ToUnderlay() | ToWire() | ToAgent() | Announcing():
             raise TypeError("nothing goes back to the underlay")
         case _:
             assert_never(result.verdict)
@@ -203,8 +256,18 @@ def probe(
         if version == 4:
             return packet.arp_request(me.mac, source, destination)
         return packet.neighbour_solicitation(me.mac, source, destination)
+    if router and packet.is_group(subnet.router_mac):  # a machine in the VLAN: the guest asks for it first
+        gateway = next((each for each in _gateways(rows.rows["subnets", me.vsid]) if len(each) == len(source)), None)
+        if gateway is None:
+            raise Rejected(f"{port} has no gateway of the family of {to}", "to")
+        ask = packet.arp_request if version == 4 else packet.neighbour_solicitation
+        return ask(me.mac, source, gateway)
     mac = subnet.router_mac if router or location is None else location.mac
     return packet.ethernet(mac, me.mac, packet.ETH_IPV4 if version == 4 else packet.ETH_IPV6, body)
+
+
+def _gateways(row: Row) -> list[bytes]:
+    return [packet.address_bytes(gateway) for gateway in row.gateways] if isinstance(row, SubnetRow) else []
 
 
 def _plane(planes: Mapping[str, ReferenceDataPlane], host: str) -> ReferenceDataPlane:

@@ -85,8 +85,8 @@ def _around(source: bytes, pa: bytes, rule: Rule, vsid: int, flow: int, frame: b
             return packet.UDP, _datagram(flow, GENEVE_PORT, b"\0\0" + ETHERNET_INSIDE + vni + frame)
         case Rule.STT:
             return packet.TCP, stt.around(source, pa, vsid, flow, frame)
-        case Rule.REWRITE:
-            raise TypeError("what is rewritten is not encapsulated")
+        case Rule.REWRITE | Rule.VLAN:
+            raise TypeError(f"what travels by {rule} is not encapsulated")
         case _:
             assert_never(rule)
 

@@ -27,23 +27,36 @@ class ToUnderlay:
 
 
 @dataclass(frozen=True, slots=True)
+class ToWire:
+    """Sent by an uplink as it is, in a VLAN: bridged. frame: with the tag."""
+
+    interface: str
+    frame: bytes
+
+
+Delivery: TypeAlias = ToPort | ToUnderlay | ToWire
+
+
+@dataclass(frozen=True, slots=True)
 class Copies:
     """Delivered to several places, each once."""
 
-    deliveries: tuple[ToPort | ToUnderlay, ...]
+    deliveries: tuple[Delivery, ...]
 
     @classmethod
-    def of(cls, deliveries: Iterable[ToPort | ToUnderlay]) -> Copies:
+    def of(cls, deliveries: Iterable[Delivery]) -> Copies:
         """Where their order tells nothing: broadcast and multicast."""
         return cls(tuple(sorted(deliveries, key=_order)))
 
 
-def _order(delivery: ToPort | ToUnderlay) -> tuple[int, str, bytes]:
+def _order(delivery: Delivery) -> tuple[int, str, bytes]:
     match delivery:
         case ToPort(port, frame):
             return 0, port, frame
         case ToUnderlay(pa, packet):
             return 1, pa, packet
+        case ToWire(interface, frame):
+            return 2, interface, frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +74,11 @@ class ToStack:
 
 @dataclass(frozen=True, slots=True)
 class ToAgent:
-    """Handed to the agent of the host, which answers or decides; it goes nowhere else."""
+    """Handed to the agent of the host, which answers or decides; it goes nowhere else, but perhaps to the wire."""
 
     kind: UpcallKind
     frame: bytes
+    besides: ToWire | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,15 @@ class Drop:
     announced: Announced | None = None
 
 
-Verdict: TypeAlias = ToPort | ToUnderlay | Copies | Answer | ToStack | ToAgent | Drop
+@dataclass(frozen=True, slots=True)
+class Announcing:
+    """It goes on, and the agent hears of what it says."""
+
+    verdict: ToPort | ToWire | Copies
+    announced: Announced
+
+
+Verdict: TypeAlias = ToPort | ToUnderlay | ToWire | Copies | Answer | ToStack | ToAgent | Announcing | Drop
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,13 @@ class VirtualSubnetSpec(_Spec, frozen=True):
     ) = None
     flood_limit_pps: _FloodLimit | None = None
     dhcp: DhcpSpec | None = None
+    vlan: Annotated[int, msgspec.Meta(description="of rule vlan: the 802.1Q VLAN, 1..4094")] | None = None
+    provider_network: (
+        Annotated[str, msgspec.Meta(description="of rule vlan: the provider network that has the VLAN")] | None
+    ) = None
+    external_gateway: (
+        Annotated[bool, msgspec.Meta(description="of rule vlan: the gateway is a machine behind the switch")] | None
+    ) = None
 
 
 class AddressPairSpec(_Spec, frozen=True):
@@ -317,6 +324,9 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 provider_group=spec.provider_group,
                 flood_limit_pps=spec.flood_limit_pps,
                 dhcp=None if spec.dhcp is None else _dhcp_draft(spec.dhcp),
+                vlan=spec.vlan,
+                provider_network=spec.provider_network,
+                external_gateway=spec.external_gateway,
             )
         case CustomerRouteSpec():
             return drafts.CustomerRoute(name, spec.prefix, spec.next_hop, spec.virtual_subnet, spec.metric)
@@ -399,6 +409,9 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 provider_group=None if spec.provider_group is None else Ip(spec.provider_group),
                 flood_limit_pps=FLOOD_LIMIT_PPS if spec.flood_limit_pps is None else spec.flood_limit_pps,
                 dhcp=objects.Dhcp() if spec.dhcp is None else _dhcp(spec.dhcp),
+                vlan=spec.vlan or 0,
+                provider_network=None if spec.provider_network is None else Name(spec.provider_network),
+                external_gateway=spec.external_gateway is True,
             )
         case CustomerRouteSpec():
             return objects.CustomerRoute(
@@ -476,6 +489,9 @@ def _spec_of(value: objects.Object) -> Spec:
                 provider_group=value.provider_group,
                 flood_limit_pps=value.flood_limit_pps,
                 dhcp=_dhcp_spec(value.dhcp),
+                vlan=value.vlan or None,
+                provider_network=value.provider_network,
+                external_gateway=value.external_gateway or None,
             )
         case objects.CustomerRoute():
             return CustomerRouteSpec(value.prefix, value.next_hop, value.virtual_subnet, value.metric)

@@ -48,7 +48,15 @@ MARK = COPY = 0x80  # DSCP_*
 DIRECTIONS = (0, 1)  # DIRECTION_*
 FAMILY4, FAMILY6 = 4, 6
 MOVING = 0x8000  # RECORD_MOVING, beside the rule's number
-RULES: Mapping[Rule, int] = {Rule.NVGRE: 1, Rule.VXLAN: 2, Rule.GENEVE: 3, Rule.GRE: 4, Rule.STT: 5, Rule.REWRITE: 6}
+RULES: Mapping[Rule, int] = {
+    Rule.NVGRE: 1,
+    Rule.VXLAN: 2,
+    Rule.GENEVE: 3,
+    Rule.GRE: 4,
+    Rule.STT: 5,
+    Rule.REWRITE: 6,
+    Rule.VLAN: 7,
+}
 RULE_NAMES: Mapping[int, Rule] = {number: rule for rule, number in RULES.items()}
 
 

@@ -1,0 +1,51 @@
+"""Who is in a VLAN behind an uplink, as far as it was heard. Reads no clock: the time comes in by argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from weft.reference import packet
+
+#: IEEE 802.1Q section 8.8.3: how long a bridge remembers, by default.
+AGE_NS = 300 * 10**9
+#: Who was heard outside so lately cannot be a guest of this host: what says so has gone round.
+LOOP_NS = 10**9
+
+
+@dataclass(slots=True)
+class Learned:
+    """By VSID and MAC: by which uplink, and when it was heard last. most: no more of one subnet are remembered."""
+
+    age_ns: int = AGE_NS
+    most: int = 4096
+    refused: int = 0  # how often there was no room
+    _heard: dict[int, dict[bytes, tuple[str, int]]] = field(default_factory=dict)
+
+    def learn(self, vsid: int, mac: bytes, interface: str, now_ns: int) -> None:
+        heard = self._heard.setdefault(vsid, {})
+        if mac in heard or len(heard) < self.most:
+            heard[mac] = interface, now_ns
+        else:
+            self.refused += 1
+
+    def forget(self, vsid: int, mac: bytes) -> None:
+        self._heard.get(vsid, {}).pop(mac, None)
+
+    def clear(self) -> None:
+        self._heard.clear()
+
+    def is_outside(self, vsid: int, mac: bytes, now_ns: int) -> bool:
+        """Whether the MAC was heard behind the uplink, and not too long ago."""
+        return self._is_younger(vsid, mac, now_ns, self.age_ns)
+
+    def looped(self, vsid: int, mac: bytes, now_ns: int, steps: list[str]) -> bool:
+        """Whether a guest's source MAC, not its port's own, is outside at the same time; if it was before, it moved."""
+        if self._is_younger(vsid, mac, now_ns, LOOP_NS):
+            steps.append(f"{packet.mac_text(mac)} was heard behind the uplink just now: it has gone round")
+            return True
+        self.forget(vsid, mac)
+        return False
+
+    def _is_younger(self, vsid: int, mac: bytes, now_ns: int, age_ns: int) -> bool:
+        found = self._heard.get(vsid, {}).get(mac)
+        return found is not None and now_ns - found[1] < age_ns
