@@ -22,6 +22,13 @@
 #include <unistd.h>
 
 #define BATCH 64
+/* What TCP's ends give the kernel and take from it at a time. No multiple of a page: the CPUs of one maker copy some ten
+ * times slower where the target begins a few bytes after the source, modulo 4096, and a stream whose pieces were all whole
+ * pages would keep for good whichever of the two ways it has come upon. And large: the short segment that the remainder of
+ * a write makes is another share of it at each MTU.
+ */
+#define WRITE_BYTES 1000000
+#define READ_BYTES 250000
 #define WARM_UP_NS 100000000ULL
 #define SILENCE_MS 500 /* after the last packet: the run is over */
 #define PATIENCE_MS 10000 /* for the first one */
@@ -79,7 +86,7 @@ static int readable(int s, int wait_ms)
 
 static int tcp_receive(char **argv)
 {
-	static char buffer[1 << 18];
+	static char buffer[READ_BYTES];
 	int listener = listening(SOCK_STREAM, argv[2]), s;
 	uint64_t begin, from = 0, last = 0, bytes = 0;
 	ssize_t got;
@@ -104,13 +111,22 @@ static int tcp_receive(char **argv)
 	return 0;
 }
 
+/* A path is to be measured, and not what a congestion control that has a model of it (BBR, a default of some kernels)
+ * believes of it. Reno, since every kernel has it, and in every namespace.
+ */
+static void use_reno(int s)
+{
+	check(setsockopt(s, IPPROTO_TCP, TCP_CONGESTION, "reno", 4) == 0, "TCP_CONGESTION");
+}
+
 static int tcp_send(char **argv)
 {
-	static char buffer[1 << 17];
+	static char buffer[WRITE_BYTES];
 	struct sockaddr_in to = address(argv[2], argv[3]);
 	uint64_t until = now_ns() + atof(argv[4]) * 1e9 + WARM_UP_NS;
 	int s = socket(AF_INET, SOCK_STREAM, 0);
 
+	use_reno(s);
 	check(connect(s, (void *)&to, sizeof(to)) == 0, "connect");
 	while (now_ns() < until)
 		check(send(s, buffer, sizeof(buffer), 0) > 0, "send");

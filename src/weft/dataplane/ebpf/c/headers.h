@@ -23,6 +23,7 @@
 #define GRE_BYTES 8
 #define ICMP_BYTES 8
 #define UDP_BYTES 8
+#define TCP_BYTES 20 /* without options */
 
 struct ethernet {
 	__u8 destination[6];

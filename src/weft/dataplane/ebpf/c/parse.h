@@ -41,13 +41,80 @@ struct {
 	__type(value, struct packet);
 } packets SEC(".maps");
 
-/* Make the headers linear; without it direct access sees less than there is. */
+/* How far the headers of a frame go that has some of its bytes in fragments: Ethernet, IP, and TCP with its options; 0:
+ * what is linear does not say.
+ */
+INLINE __u32 header_bytes(struct __sk_buff *skb)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethernet *eth = (void *)(long)skb->data;
+	__u32 l4 = ETHERNET_BYTES;
+	__u8 protocol, *tcp;
+
+	if ((void *)(eth + 1) > end)
+		return 0;
+	if (eth->type == ETHERTYPE_IPV4) {
+		struct ipv4 *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > end)
+			return 0;
+		l4 += (ip->version_ihl & 15) * 4;
+		protocol = ip->protocol;
+	} else if (eth->type == ETHERTYPE_IPV6) {
+		struct ipv6 *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > end)
+			return 0;
+		l4 += IPV6_BYTES;
+		protocol = ip->next_header;
+	} else {
+		return 0;
+	}
+	if (protocol == IPPROTO_UDP)
+		return l4 + UDP_BYTES;
+	if (protocol != IPPROTO_TCP)
+		return 0;
+	tcp = (__u8 *)eth + l4;
+	return (void *)(tcp + TCP_BYTES) <= end ? l4 + (tcp[12] >> 4) * 4 : 0;
+}
+
+/* Slow way: of frames that are not all linear. */
+static __noinline int pull_from_fragments(struct __sk_buff *skb)
+{
+	__u32 linear = skb->data_end - skb->data, headers = header_bytes(skb);
+	__u32 need = skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES;
+
+	return (headers && headers <= linear) || need <= linear ? 0 : bpf_skb_pull_data(skb, need);
+}
+
+/* Make a guest's headers linear; without it direct access sees less than there is. No more than they: a payload of which
+ * some bytes are moved out of its pages has to be copied before it is written on, and is copied slowly by its reader,
+ * since it no longer begins where its page does.
+ */
 INLINE void pull(struct __sk_buff *skb)
 {
-	__u32 need = skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES;
+	if (skb->data_end - skb->data < skb->len)
+		pull_from_fragments(skb);
+}
+
+/* So many bytes, where that much is not linear yet: no more than the headers of what is read there. */
+INLINE void pull_bytes(struct __sk_buff *skb, __u32 bytes)
+{
+	__u32 need = skb->len < bytes ? skb->len : bytes;
 
 	if ((__u64)skb->data + need > skb->data_end)
 		bpf_skb_pull_data(skb, need);
+}
+
+/* What parse() looks at of the frame at an offset, whose Ethernet header is linear. */
+INLINE void pull_frame(struct __sk_buff *skb, __u32 at)
+{
+	struct ethernet *eth = (void *)(long)skb->data + at;
+	__u32 bytes = at + ETHERNET_BYTES + IPV4_BYTES;
+
+	if ((void *)(eth + 1) <= (void *)(long)skb->data_end && eth->type == ETHERTYPE_IPV6)
+		bytes = at + ETHERNET_BYTES + IPV6_BYTES;
+	pull_bytes(skb, bytes);
 }
 
 INLINE bool is_icmp(const struct packet *p)

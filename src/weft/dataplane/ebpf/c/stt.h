@@ -8,7 +8,6 @@
 #include "scratch.h"
 
 #define STT_PORT 7471
-#define TCP_BYTES 20
 #define STT_BYTES 18
 #define STT_FLAGS_WINDOW bpf_htonl(0x5018ffff) /* 5 words, ACK and PSH, the largest window */
 #define STT_PARTIAL 0x02 /* the inner transport checksum is of the pseudo-header only */

@@ -312,6 +312,15 @@ INLINE __u16 is_for_us(struct __sk_buff *skb, const struct host *me)
 	return rule && is_local_pa(me, &pa) ? rule : 0;
 }
 
+/* The headers around a frame, and its own Ethernet header. */
+INLINE void pull_outer(struct __sk_buff *skb, __u16 rule)
+{
+	const __u32 ip_bytes = skb->protocol == ETHERTYPE_IPV4 ? IPV4_BYTES : IPV6_BYTES;
+	const __u32 tunnel = rule == RULE_STT ? TCP_BYTES + STT_BYTES : UDP_BYTES + VXLAN_BYTES;
+
+	pull_bytes(skb, ETHERNET_BYTES + ip_bytes + tunnel + ETHERNET_BYTES);
+}
+
 /* What the rule's own header says; payload: of the outer IP header. at: where it starts. 0 or the reason to drop it. */
 INLINE enum drop_reason read_tunnel(struct __sk_buff *skb, struct outer *o, __u32 at, __u32 payload)
 {
@@ -360,7 +369,7 @@ INLINE enum drop_reason read_tunnel(struct __sk_buff *skb, struct outer *o, __u3
 	 */
 	if (bpf_skb_adjust_room(skb, -(__s32)options, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return DROP_ENCAP_FAILED;
-	pull(skb);
+	pull_outer(skb, o->rule);
 	o->length -= options;
 	return 0;
 }

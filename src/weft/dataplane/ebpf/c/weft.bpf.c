@@ -284,15 +284,16 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return to_stack(skb);
 	if (skb->protocol != ETHERTYPE_IPV4 && skb->protocol != ETHERTYPE_IPV6)
 		return to_stack(skb);
-	pull(skb);
 	if (!me)
 		return to_stack(skb);
+	pull_bytes(skb, ETHERNET_BYTES + (skb->protocol == ETHERTYPE_IPV4 ? IPV4_BYTES : IPV6_BYTES) + GRE_BYTES);
 	o.rule = is_for_us(skb, me);
 	if (!o.rule) {
 		if (accepts(me->accepts, RULE_REWRITE))
 			bpf_tail_call(skb, &programs, PROGRAM_REWRITTEN);
 		return to_stack(skb);
 	}
+	pull_outer(skb, o.rule);
 
 	c = counters_of(skb->ifindex);
 	packets = count_received(skb, c);
@@ -306,6 +307,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, why);
 	if (o.bytes + o.length < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, o.bytes + o.length, 0))
 		return drop(skb, c, DROP_ENCAP_FAILED);
+	pull_frame(skb, below_128(o.bytes));
 	why = parse(skb, &p, below_128(o.bytes), o.length);
 	if (!why && p.type == ETHERTYPE_ARP)
 		why = DROP_ETHERTYPE;
