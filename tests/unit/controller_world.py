@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from weft.client import AsyncClient
-from weft.contracts.store import Store
+from weft.contracts.store import Guard, Store
 from weft.controller.api import create_app
 from weft.controller.callers import Callers
 from weft.controller.doors import PEER, Door, Peer
@@ -52,13 +52,17 @@ class UnsureStore(MemoryStore):
         self.entered = asyncio.Event()
 
     async def commit(
-        self, preconditions: Mapping[str, int], puts: Mapping[str, bytes], deletes: Collection[str]
+        self,
+        preconditions: Mapping[str, int],
+        puts: Mapping[str, bytes],
+        deletes: Collection[str],
+        guard: Guard | None = None,
     ) -> int:
         self.entered.set()
         await self.going_on.wait()
         if self.failing:
             raise Retry("the disk is full")
-        return await super().commit(preconditions, puts, deletes)
+        return await super().commit(preconditions, puts, deletes, guard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,16 @@ class Guard:
 class Store(Protocol):
     """Revisions are positive and grow by one a commit; an empty store is at 0."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether others may write to it, too."""
+        ...
+
     async def snapshot(self) -> Snapshot: ...
+
+    async def head(self) -> int:
+        """The revision of the newest commit of all that were made before this was called."""
+        ...
 
     async def commit(
         self,

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from weft.contracts.store import Batch, Compacted
+from weft.contracts.store import Batch, Compacted, Unsure
 from weft.controller import authorisation, merge, moves, openapi, rules, streams, tenants, tracing
 from weft.controller.authorisation import Action, Caller, Denied, Verdict
 from weft.controller.callers import Callers
@@ -418,6 +418,8 @@ async def _answered(handler: Callable[[str, Request], Awaitable[Response]], verb
         return _problem(412, str(error))
     except (Gone, Compacted) as error:
         return _problem(410, str(error), "revision")
+    except Unsure as error:
+        return _problem(504, f"{error}; look before you write it again")
     except Retry as error:
         return _problem(503, str(error), headers={"retry-after": "1"})
     except _TooLarge as error:

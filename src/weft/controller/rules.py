@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from weft.contracts.clock import Clock
-from weft.contracts.store import PreconditionFailed
+from weft.contracts.store import Overtaken, PreconditionFailed
 from weft.controller.service import Held, Service
 from weft.kit.errors import Retry
 from weft.model import drafts, rules
@@ -84,7 +84,7 @@ class RuleChanges:
                 try:
                     await self._service.carry_on(self._due)
                     continue
-                except PreconditionFailed:
+                except (PreconditionFailed, Overtaken):
                     continue  # the service is broken by now, and says so
                 except Retry as fault:
                     _log.warning("a change of rule is held up", reason=str(fault))

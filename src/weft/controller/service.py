@@ -4,22 +4,27 @@ The write path: catalog.apply -> store.commit -> compiler.apply -> feed.publish.
 durable, the others cannot fail but by a bug. Rows, the feed and what readers see move in one step of the event loop.
 Nobody is ever shown what a failed commit would have to take back: while one is under way the catalog is ahead, and
 whoever looks at what is compiled from it looks through ``_as_committed``.
+
+A store may be shared with other controllers. What they commit is taken in as it comes (``run``), in the same step and
+the same order; a write that they have overtaken is judged again on what they wrote. Whoever is refused is refused by
+the newest state there is.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
+import structlog
 
 from weft.compiler.compiler import EDITION, Compiler
-from weft.contracts.store import Batch, PreconditionFailed, Store
+from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Store
 from weft.controller.names import Names, first_of
 from weft.controller.statuses import Statuses
 from weft.feed.log import FeedLog
@@ -28,6 +33,7 @@ from weft.model.announcements import Announcement, Heard, Unheeded
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
+from weft.model.marks import marks_of
 from weft.model.names import Kind, Name, find_kind, kind_of
 from weft.model.objects import KINDS, Host, Object, Port, VirtualSubnet
 from weft.policy.rows import Row, Scope
@@ -38,6 +44,16 @@ _T = TypeVar("_T")
 
 #: What a put is to be, from what was asked for (JSON values) and the present spec; both as they are in that moment.
 Rework: TypeAlias = Callable[[Name, Any, bytes | None], bytes]
+
+_log = structlog.stdlib.get_logger("weft.service")
+
+# A write that others overtake so often is given up: whoever wrote is told to try again.
+_TRIES = 20
+
+# A reader who has seen more than this controller has waits this long for it to catch up.
+_REACH_S = 2.0
+
+_RETRY_S = 0.5
 
 # Specs decoded or encoded in one go in the event loop (a few milliseconds); more of them go to a thread.
 _INLINE = 1_000
@@ -123,6 +139,7 @@ class Service:
         #: Set by whatever may let one of them go on; whoever waits for it clears it.
         self.stirred = asyncio.Event()
         self._ahead: tuple[Change, ...] = ()  # what the catalog holds and the store may yet refuse
+        self.history = history
         self.feed = FeedLog(self.rows, self._scopes_of, revision, history=history)
         self.statuses = Statuses(self.feed.listening)
         self.timings = Timings()
@@ -130,6 +147,7 @@ class Service:
         self.announcements: Counter[str] = Counter(taken=0, **{reason.value: 0 for reason in Unheeded})
         self.broken = asyncio.Event()
         self._revision = revision
+        self._moved = asyncio.Event()
         self._writer = asyncio.Lock()
         self._writes: set[asyncio.Task[Outcome]] = set()
 
@@ -147,6 +165,27 @@ class Service:
         history = f"{snapshot.identity}.{EDITION}"
         return cls(store, catalog, Compiler(catalog), held, snapshot.revision, history)
 
+    async def run(self) -> None:
+        """Follows what others write to the store, until cancelled. Over at once when nobody else can."""
+        while self._store.shared and not self.broken.is_set():
+            try:
+                await self._follow()
+            except Compacted as error:
+                _log.warning("the store has gone on without this controller", reason=str(error))
+                async with self._writer:
+                    await self._start_over()
+            except Retry as error:
+                _log.warning("the store cannot be followed", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return  # the store is closed
+
+    async def _follow(self) -> None:
+        async with aclosing(self._store.watch(self._revision)) as batches:
+            async for batch in batches:
+                async with self._writer:
+                    await self._take(batch)
+
     async def stop(self) -> None:
         """Lets writes that have begun come to their end."""
         while self._writes:
@@ -157,6 +196,17 @@ class Service:
     @property
     def revision(self) -> int:
         return self._revision
+
+    async def reach(self, revision: int) -> None:
+        """Raises Retry when this controller does not know a revision within a short while."""
+        try:
+            async with asyncio.timeout(_REACH_S):
+                while self._revision < revision:
+                    await self._moved.wait()
+        except TimeoutError as error:
+            raise Retry(
+                f"this controller is at revision {self._revision}, and revision {revision} is wanted"
+            ) from error
 
     def get(self, name: str) -> Held:
         held = self._held.get(Name(name))
@@ -201,7 +251,9 @@ class Service:
         return self._store.watch(revision)
 
     async def follow(self, host: Name, revision: int | None, history: str = "") -> AsyncGenerator[bytes, None]:
-        """The feed of a host. Raises Gone at its first step; ends when the host is deleted."""
+        """The feed of a host. Raises Gone or Retry at its first step; ends when the host is deleted."""
+        if revision is not None and history == self.history and self._store.shared:
+            await self.reach(revision)
         async with aclosing(self.feed.stream(host, revision, history)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -263,8 +315,11 @@ class Service:
         return await self._write(drafts, name, condition)
 
     async def delete(self, name: Name, condition: Condition) -> Outcome:
-        self.get(name)
-        return await self._write(lambda: ([], [name]), name, condition)
+        def deletes() -> tuple[list[Draft], list[Name]]:
+            self.get(name)
+            return [], [name]
+
+        return await self._write(deletes, name, condition)
 
     async def apply(
         self, puts: Sequence[Put], deletes: Sequence[Name], *, dry_run: bool, rework: Rework | None = None
@@ -279,6 +334,7 @@ class Service:
         if dry_run:
             async with self._writer:
                 self._refuse_when_broken()
+                await self._was_behind()
                 changes = self._catalog.apply(reworked(), deletes)
                 self._catalog.revert(changes)
                 revision = self._revision
@@ -328,57 +384,154 @@ class Service:
     ) -> Outcome:
         async with self._writer:
             began = perf_counter()
-            self._refuse_when_broken()
+            for _ in range(_TRIES):
+                outcome = await self._write_once(drafts, name, condition)
+                if outcome is not None:
+                    self.timings.write(perf_counter() - began)
+                    return outcome
+            raise Retry("others were quicker each time; nothing was written")
+
+    async def _write_once(
+        self,
+        drafts: Callable[[], tuple[Sequence[Draft], Sequence[Name]]],
+        name: Name | None,
+        condition: Condition | None,
+    ) -> Outcome | None:
+        """None: others have written meanwhile what this was judged by, or would have been."""
+        self._refuse_when_broken()
+        try:
             if name is not None and condition is not None:
                 _check(name, self._held.get(name), condition)
             puts, deletes = drafts()
-            try:
-                changes = self._catalog.apply(puts, deletes)
-            except Rejected as error:
-                if name is None:
-                    raise
-                raise _of_the_one(error) from error
-            if not changes:
-                return Outcome(self._revision, ())
-            self._ahead = changes
-            try:
-                differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
-                revision = await self._commit(differences)
-            except BaseException as error:
-                self._ahead = ()
-                self._catalog.revert(changes)
-                if isinstance(error, PreconditionFailed):
-                    # Somebody else writes to our store: what we hold is no copy of it any more.
-                    self.broken.set()
+            changes = self._catalog.apply(puts, deletes)
+        except (Rejected, ConditionFailed) as error:
+            if await self._was_behind():
+                return None
+            if name is None or not isinstance(error, Rejected):
                 raise
-            try:
-                self._publish(revision, changes)
-            except BaseException:
-                # It is in the store and not in the rows. Whoever runs us starts again, from the store.
+            raise _of_the_one(error) from error
+        if not changes:
+            return None if await self._was_behind() else Outcome(self._revision, ())
+        self._ahead = changes
+        try:
+            differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
+            revision = await self._commit(differences, self._guard(changes))
+        except BaseException as error:
+            self._ahead = ()
+            self._catalog.revert(changes)
+            if not isinstance(error, PreconditionFailed | Overtaken):
+                raise
+            if not self._store.shared:
+                # Somebody else writes to our store: what we hold is no copy of it any more.
                 self.broken.set()
                 raise
-            self.timings.write(perf_counter() - began)
-            return Outcome(revision, differences)
+            await self._was_behind()
+            return None
+        if revision == self._revision + 1:
+            self._publish(revision, changes)
+        else:
+            # Others came in between who had nothing to do with this: theirs first, and ours as all others read it.
+            self._ahead = ()
+            self._catalog.revert(changes)
+            await self._advance(revision)
+        return Outcome(revision, differences)
 
-    async def _commit(self, differences: Sequence[Difference]) -> int:
+    def _guard(self, changes: Sequence[Change]) -> Guard | None:
+        if not self._store.shared:
+            return None
+        marks = marks_of(changes, self._catalog)
+        return Guard(self._revision, marks.reads, marks.writes)
+
+    async def _commit(self, differences: Sequence[Difference], guard: Guard | None) -> int:
         preconditions: dict[str, int] = {
             each.name: held.revision if (held := self._held.get(each.name)) else 0 for each in differences
         }
         puts: dict[str, bytes] = {each.name: each.after for each in differences if each.after is not None}
         deletes = [each.name for each in differences if each.after is None]
         began = perf_counter()
-        revision = await self._store.commit(preconditions, puts, deletes)
+        revision = await self._store.commit(preconditions, puts, deletes, guard)
         self.timings.commit(perf_counter() - began)
         return revision
 
-    def _publish(self, revision: int, changes: tuple[Change, ...]) -> None:
-        """One step of the event loop: rows, feed and what readers see move together."""
-        self._ahead = ()
-        delta = self._compiler.apply(changes)
-        for change in changes:
-            self._settle(change, revision)
-        self._revision = revision
-        self.feed.publish(revision, delta)
+    # -- what others write --
+
+    async def _was_behind(self) -> bool:
+        """Whether others had written what was not known here; it is now. Only whoever holds the writer's lock asks."""
+        if not self._store.shared:
+            return False
+        head = await self._store.head()
+        if head <= self._revision:
+            return False
+        await self._advance(head)
+        return True
+
+    async def _advance(self, revision: int) -> None:
+        try:
+            async with aclosing(self._store.watch(self._revision)) as batches:
+                while self._revision < revision:
+                    await self._take(await anext(batches))
+        except Compacted:
+            await self._start_over()
+        except StopAsyncIteration as error:
+            raise Retry("the store is closed") from error
+
+    async def _take(self, batch: Batch) -> None:
+        if batch.revision <= self._revision:
+            return
+        values = await _inline_or_thread(len(batch.puts), lambda: _load_all(batch.puts))
+        self._publish(batch.revision, self._changes_to(values, batch.deletes), taken=True)
+
+    def _changes_to(self, values: Mapping[Name, Object], deletes: Iterable[str]) -> tuple[Change, ...]:
+        changes = [
+            Change(name, held.value if (held := self._held.get(name)) else None, value)
+            for name, value in values.items()
+        ]
+        gone = [Name(name) for name in deletes if name not in values]
+        changes.extend(Change(name, held.value, None) for name in gone if (held := self._held.get(name)))
+        return tuple(changes)
+
+    async def _start_over(self) -> None:
+        """The difference to all that is there now, as one change."""
+        snapshot = await self._store.snapshot()
+        if f"{snapshot.identity}.{EDITION}" != self.history or snapshot.revision < self._revision:
+            _log.error("the store is not the one it was")
+            self.broken.set()
+            return
+        wanted: dict[str, bytes] = {
+            name: stored.value
+            for name, stored in snapshot.objects.items()
+            if (held := self._held.get(Name(name))) is None or held.revision != stored.revision
+        }
+        values = await _inline_or_thread(len(wanted), lambda: _load_all(wanted))
+        changes = self._changes_to(values, self._held.keys() - snapshot.objects.keys())
+        if snapshot.revision > self._revision:
+            self._publish(snapshot.revision, changes, taken=True, written=snapshot)
+
+    def _publish(
+        self, revision: int, changes: tuple[Change, ...], *, taken: bool = False, written: Snapshot | None = None
+    ) -> None:
+        """One step of the event loop: rows, feed and what readers see move together.
+
+        taken: the catalog does not have them yet. written: they are of several commits, those that it says.
+        """
+        try:
+            self._ahead = ()
+            if taken:
+                self._catalog.take(changes)
+            delta = self._compiler.apply(changes)
+            for change in changes:
+                self._settle(change, written.objects[change.name].revision if written and change.new else revision)
+            self._revision = revision
+            if written:
+                self.feed.jump(revision, delta)
+            else:
+                self.feed.publish(revision, delta)
+        except BaseException:
+            # It is in the store and not in the rows. Whoever runs us starts again, from the store.
+            self.broken.set()
+            raise
+        self._moved.set()
+        self._moved = asyncio.Event()
         self.stirred.set()
 
     def _settle(self, change: Change, revision: int) -> None:
@@ -447,6 +600,10 @@ def _decode_all(puts: Iterable[Put]) -> list[Draft]:
         except Rejected as error:
             raise error.at(f"puts[{n}]") from error
     return drafts
+
+
+def _load_all(values: Mapping[str, bytes]) -> dict[Name, Object]:
+    return {Name(name): load(Name(name), value) for name, value in values.items() if is_intent(name)}
 
 
 def _differences(changes: Iterable[Change]) -> tuple[Difference, ...]:

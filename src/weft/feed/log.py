@@ -114,6 +114,13 @@ class FeedLog:
             for listener in self._by_scope.get(scope, ()):
                 self._owe(listener, change, len(what.puts) + len(what.deletes))
 
+    def jump(self, revision: int, delta: ScopedDelta) -> None:
+        """Several commits at once, of which only the difference is known: nobody can resume from before it."""
+        self.publish(revision, delta)
+        self._history.clear()
+        self._history_rows = 0
+        self._floor = revision
+
     async def stream(self, host: str, revision: int | None = None, history: str = "") -> AsyncGenerator[bytes, None]:
         """Everything the host is to have, then what changes; or what changed since ``revision``, and on from there.
 

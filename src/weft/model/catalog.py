@@ -122,6 +122,10 @@ class Catalog:
         ix.settle()
         self._note([Change(change.name, change.new, change.old) for change in changes])
 
+    def take(self, changes: Sequence[Change]) -> None:
+        """What another catalog has made of the same objects, unjudged: it was judged there."""
+        self.revert([Change(change.name, change.new, change.old) for change in changes])
+
     def hear(self, announced: Iterable[Announcement]) -> Heard:
         """What to put so that guests' announcements come true, as far as they may. Changes nothing itself."""
         try:

@@ -159,6 +159,15 @@ class EtcdStore:
 
     # -- the contract --
 
+    @property
+    def shared(self) -> bool:
+        return True
+
+    async def head(self) -> int:
+        await self._ready()
+        await self._catch_up()
+        return self._known().head
+
     async def snapshot(self) -> Snapshot:
         self._refuse_when_closed()
         if self._state is None:

@@ -15,7 +15,9 @@ from weft.store.marks import Marks
 class MemoryStore:
     """Objects in a dict, the log in a deque of bounded length."""
 
-    def __init__(self, log_commits: int = 10_000) -> None:
+    def __init__(self, log_commits: int = 10_000, *, shared: bool = False) -> None:
+        """shared: as if others could have it, too: several controllers of one test."""
+        self._shared = shared
         self._objects: dict[str, Stored] = {}
         self._log: deque[Batch] = deque(maxlen=log_commits)
         self._revision = 0
@@ -24,9 +26,16 @@ class MemoryStore:
         self._closed = False
         self._moved = asyncio.Event()
 
+    @property
+    def shared(self) -> bool:
+        return self._shared
+
     async def snapshot(self) -> Snapshot:
         self._refuse_when_closed()
         return Snapshot(dict(self._objects), self._revision, self._identity)
+
+    async def head(self) -> int:
+        return self._revision
 
     async def commit(
         self,

@@ -112,6 +112,8 @@ class SqliteStore:
         self._log_commits = log_commits
         self._log_bytes = log_bytes
         self._db = _open(path)
+        self._revision: int
+        self._identity: str
         self._revision, self._identity = self._db.execute("SELECT revision, identity FROM head").fetchone()
         self._log: deque[tuple[int, int]] = deque(
             self._db.execute("SELECT revision, length(batch) FROM log ORDER BY revision")
@@ -124,8 +126,15 @@ class SqliteStore:
         self._thread = threading.Thread(target=self._serve, name="weft-store", daemon=True)
         self._thread.start()
 
+    @property
+    def shared(self) -> bool:
+        return False
+
     async def snapshot(self) -> Snapshot:
         return await self._call(self._read_all)
+
+    async def head(self) -> int:
+        return self._revision
 
     async def commit(
         self,

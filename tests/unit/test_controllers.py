@@ -1,0 +1,214 @@
+"""Several controllers over one store: what one writes the others show, and nothing is given twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from unit.controller_world import BASE, port
+from weft.client import ApiError, AsyncClient
+from weft.compiler.full import compile_all
+from weft.controller.api import create_app
+from weft.controller.service import Service
+from weft.feed.reflector import Reflector
+from weft.model.names import Name
+from weft.policy.rows import Row
+from weft.store.memory import MemoryStore
+
+SOON_S = 10.0
+
+
+@asynccontextmanager
+async def controllers(
+    count: int = 2, *, store: MemoryStore | None = None, following: bool = True
+) -> AsyncIterator[list[tuple[Service, AsyncClient]]]:
+    """following: false: they hear of each other by nothing but their own writes."""
+    store = store or MemoryStore(shared=True)
+    services = [await Service.start(store) for _ in range(count)]
+    tasks = [asyncio.ensure_future(service.run()) for service in services if following]
+    clients = [
+        AsyncClient("http://weft", transport=httpx2.ASGITransport(create_app(service, asyncio.Event())))
+        for service in services
+    ]
+    try:
+        yield list(zip(services, clients, strict=True))
+    finally:
+        for client in clients:
+            await client.close()
+        for service in services:
+            await service.stop()
+        await store.close()
+        await asyncio.gather(*tasks)
+
+
+def rows(service: Service) -> dict[str, frozenset[Row]]:
+    return {scope: frozenset(service.rows(scope)) for scope in scopes(service)}
+
+
+def scopes(service: Service) -> set[str]:
+    return {scope for host in service._catalog.hosts for scope in service._compiler.scopes_of(host)}
+
+
+async def test_what_one_controller_takes_the_other_shows_and_compiles_to_the_same_rows() -> None:
+    async with controllers() as ((one, writer), (other, reader)):
+        await writer.apply(BASE)
+        await writer.apply([port(n, f"h{1 + n % 2}") for n in range(20)])
+        await writer.delete("tenants/blue/ports/p3")
+        await writer.patch("tenants/blue/ports/p4", {"host": "h1"})
+        await other.reach(one.revision)
+        assert {each.name: each.spec for each in [item async for item in reader.list("tenants/blue/ports")]} == {
+            each.name: each.spec for each in [item async for item in writer.list("tenants/blue/ports")]
+        }
+        assert rows(one) == rows(other)
+        assert rows(other) == {
+            scope: frozenset(table.values()) for scope, table in compile_all(other._catalog)[0].items()
+        }
+
+
+@pytest.mark.parametrize("following", [True, False])
+async def test_no_address_is_given_twice_by_two_controllers_that_choose_at_once(following: bool) -> None:
+    async with controllers(3, following=following) as world:
+        await world[0][1].apply(BASE)
+        await asyncio.gather(
+            *(client.apply([port(10 * n + which)]) for n in range(10) for which, (_, client) in enumerate(world))
+        )
+        await world[0][0]._was_behind()
+        items = [item async for item in world[0][1].list("tenants/blue/ports")]
+        assert len(items) == 30
+        taken = Counter(address for item in items for address in item.spec["addresses"])
+        assert max(taken.values()) == 1
+        assert max(Counter(item.spec["mac"] for item in items).values()) == 1
+
+
+async def test_pas_and_vsids_of_different_tenants_are_given_once() -> None:
+    async with controllers(2, following=False) as ((_one, a), (_other, b)):
+        await a.apply(BASE)
+
+        def host(name: str) -> tuple[str, dict[str, Any]]:
+            return f"hosts/{name}", {"uplinks": [{"interface": "eth1", "provider_network": "phys"}]}
+
+        def tenant(name: str, vsid: int | None) -> list[tuple[str, dict[str, Any]]]:
+            spec: dict[str, Any] = {"prefixes": ["10.0.1.0/24"]} | ({} if vsid is None else {"vsid": vsid})
+            return [
+                (f"tenants/{name}", {}),
+                (f"tenants/{name}/routing-domains/d", {}),
+                (f"tenants/{name}/routing-domains/d/virtual-subnets/s", spec),
+            ]
+
+        await asyncio.gather(
+            *(client.apply([host(f"x{n}{which}")]) for n in range(8) for which, client in (("a", a), ("b", b)))
+        )
+        hosts = [item async for item in a.list("hosts")]
+        hosts += [item async for item in b.list("hosts")]
+        by_pa: dict[str, set[str]] = {}
+        for item in hosts:
+            by_pa.setdefault(item.spec["uplinks"][0]["pas"][0], set()).add(item.name)
+        assert {len(names) for names in by_pa.values()} == {1}
+        outcomes = await asyncio.gather(
+            a.apply(tenant("t1", 5000)), b.apply(tenant("t2", 5000)), return_exceptions=True
+        )
+        refused = [each for each in outcomes if isinstance(each, ApiError)]
+        assert [each.status for each in refused] == [409]
+
+
+async def test_a_port_is_not_put_on_a_host_that_another_controller_deletes() -> None:
+    async with controllers(2, following=False) as ((_one, a), (other, b)):
+        await a.apply(BASE)
+        await other._was_behind()
+        outcomes = await asyncio.gather(a.apply([port(1, "h2")]), b.delete("hosts/h2"), return_exceptions=True)
+        assert sum(isinstance(each, ApiError) for each in outcomes) == 1
+
+
+async def test_writes_that_have_nothing_to_do_with_each_other_do_not_judge_each_other_again() -> None:
+    async with controllers(2, following=False) as ((one, a), (other, b)):
+        await a.apply(BASE)
+        await a.apply([("tenants/red", {}), ("tenants/red/routing-domains/prod", {})])
+        await other._was_behind()
+        judged = 0
+        apply = other._catalog.apply
+
+        def counting(*arguments: Any) -> Any:
+            nonlocal judged
+            judged += 1
+            return apply(*arguments)
+
+        other._catalog.apply = counting  # type: ignore[method-assign]
+        await a.apply([port(1)])
+        await b.put("tenants/red/routing-domains/test", {})
+        assert judged == 1
+        assert other.revision == 4
+        assert other.get("tenants/blue/ports/p1") == one.get("tenants/blue/ports/p1")
+
+
+async def test_a_refusal_is_by_the_newest_state_there_is() -> None:
+    async with controllers(2, following=False) as ((_one, a), (_other, b)):
+        await a.apply(BASE)
+        await b.put("tenants/blue/ports/p1", dict(port(1)[1]))
+        await a.delete("tenants/blue/ports/p1")
+        with pytest.raises(ApiError) as refused:
+            await b.delete("tenants/blue/ports/p1")
+        assert refused.value.status == 404
+        await a.put("tenants/blue/ports/p2", {**port(2)[1], "addresses": ["10.0.1.9"]})
+        await a.delete("tenants/blue/ports/p2")
+        assert (await b.put("tenants/blue/ports/p3", {**port(3)[1], "addresses": ["10.0.1.9"]})).revision == 6
+
+
+async def test_a_host_resumes_at_another_controller_where_it_was() -> None:
+    async with controllers() as ((one, a), (other, _b)):
+        await a.apply(BASE)
+        await a.apply([port(1), port(2, "h2")])
+        host = Name("hosts/h1")
+        reflector = Reflector(host=host)
+        reflector.connected()
+        async with aclosing(one.follow(host, None)) as stream:
+            while reflector.revision is None:
+                for line in (await anext(stream)).splitlines():
+                    reflector.feed(line + b"\n")
+        await a.apply([port(3, "h2")])
+        await a.delete("tenants/blue/ports/p2")
+        reflector.connected()
+        async with aclosing(other.follow(host, reflector.revision, reflector.history)) as stream:
+            async with asyncio.timeout(SOON_S):
+                while reflector.revision != one.revision:
+                    for line in (await anext(stream)).splitlines():
+                        reflector.feed(line + b"\n")
+        assert frozenset(reflector.tables.rows()) == frozenset(one.rows_of(host))
+        assert other.feed.counters.streams_resumed == 1
+
+
+async def test_a_host_that_is_ahead_of_a_controller_is_waited_for() -> None:
+    async with controllers(2, following=False) as ((one, a), (other, _b)):
+        await a.apply(BASE)
+        follow = other.follow(Name("hosts/h1"), one.revision, one.history)
+        step = asyncio.ensure_future(anext(follow))
+        await asyncio.sleep(0)
+        running = asyncio.ensure_future(other.run())
+        async with asyncio.timeout(SOON_S):
+            assert b'"resume"' in await step
+        await follow.aclose()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_controller_that_the_log_has_left_behind_takes_the_difference_and_lets_nobody_resume_over_it() -> None:
+    store = MemoryStore(log_commits=2, shared=True)
+    async with controllers(2, store=store, following=False) as ((one, a), (other, b)):
+        await a.apply(BASE)
+        await other._was_behind()
+        before = other.revision
+        for n in range(6):
+            await a.apply([port(n)])
+        await a.delete("tenants/blue/ports/p0")
+        await b.apply([port(9)])
+        assert other.revision == one.revision + 1
+        assert set(other._held) - {Name("tenants/blue/ports/p9")} == set(one._held)
+        assert other.feed._floor > before
+        assert rows(other) == {
+            scope: frozenset(table.values()) for scope, table in compile_all(other._catalog)[0].items()
+        }
