@@ -21,6 +21,7 @@ from unit.controller_world import BASE, port
 from weft.apps import controller
 from weft.client import AsyncClient, Client
 from weft.kit.errors import Rejected, Retry
+from weft.store.address import etcd_address, sqlite_path
 
 RUN = "import sys; from weft.apps.controller import run; run(sys.argv[1], sys.argv[2:])"
 ENDS_WITHIN_S = 10.0
@@ -151,7 +152,7 @@ def test_what_is_no_address_is_refused(at: str) -> None:
         ("x.db", "x.db"),
         ("sqlite:///var/lib/a b.db", "/var/lib/a b.db"),
         ("sqlite:///var/a%20b.db", "/var/a b.db"),
-        ("etcd://127.0.0.1:2379", None),
+        ("postgres://127.0.0.1:2379", None),
         ("sqlite://", None),
         ("sqlite://x.db", None),
     ],
@@ -159,9 +160,35 @@ def test_what_is_no_address_is_refused(at: str) -> None:
 def test_a_store_is_a_path_or_a_url(store: str, path: str | None) -> None:
     if path is None:
         with pytest.raises(Rejected, match="is not a store such as"):
-            controller.store_path(store)
+            sqlite_path(store)
     else:
-        assert controller.store_path(store) == Path(path)
+        assert sqlite_path(store) == Path(path)
+
+
+def test_an_etcd_store_is_a_url_with_all_its_nodes(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hidden\n")
+    address = etcd_address(
+        f"etcds://10.0.0.1,10.0.0.2:4001,[fd00::1]:2379/weft/?ca=/ca.pem&cert=/c.pem&key=/k.pem"
+        f"&user=weft&password-file={tmp_path}/secret"
+    )
+    assert address.endpoints == ("https://10.0.0.1:2379", "https://10.0.0.2:4001", "https://[fd00::1]:2379")
+    assert (address.prefix, address.ca, address.certificate) == ("/weft", Path("/ca.pem"), Path("/c.pem"))
+    assert (address.user, address.password) == ("weft", "hidden")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("etcd://", "is not a store such as"),
+        ("etcd://user:secret@10.0.0.1:2379", "is not a store such as"),
+        ("etcd://10.0.0.1?ca=/ca.pem", "without TLS"),
+        ("etcds://10.0.0.1?cipher=x", "there is no 'cipher'"),
+        ("etcds://10.0.0.1?user=weft&password-file=/nowhere/secret", "cannot be read"),
+    ],
+)
+def test_an_etcd_url_that_says_something_else_is_refused(url: str, why: str) -> None:
+    with pytest.raises(Rejected, match=why):
+        etcd_address(url)
 
 
 def test_a_store_that_cannot_be_opened_is_refused_and_the_socket_let_go(tmp_path: Path) -> None:

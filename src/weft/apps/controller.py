@@ -30,10 +30,9 @@ from weft.controller.rules import RuleChanges
 from weft.controller.service import Service
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
-from weft.store.sqlite import SqliteStore
+from weft.store.address import open_store, shown
 from weft.tls.contexts import Files, ServerTls
 
-DEFAULT_STORE = "sqlite:///var/lib/weft/controller.db"
 NO_FILES = Files()
 DEFAULT_LISTEN = ("http://127.0.0.1:8640", "unix:///run/weft/controller.sock")
 
@@ -75,15 +74,14 @@ async def serve(
     insecure: bool = False,
 ) -> None:
     """Serve until ``stopping`` is set. ready: called once requests are answered."""
-    path = store_path(store)
     tls = ServerTls(files) if any(url.startswith("https:") for url in listen) else None
     with contextlib.ExitStack() as opened_doors:
         # Listening first: a second controller on one machine is told of the address, not of a locked file.
         listeners = [opened_doors.enter_context(_door(url, tls, insecure)) for url in listen]
-        opened = await asyncio.to_thread(SqliteStore, path)
+        opened = await asyncio.to_thread(open_store, store)
         try:
             service = await Service.start(opened)
-            _log.info("started", store=str(path), revision=service.revision, listen=list(listen))
+            _log.info("started", store=shown(store), revision=service.revision, listen=list(listen))
             await _serve(service, listeners, stopping, ready)
             await service.stop()
         finally:
@@ -117,6 +115,7 @@ async def _serve(
     )
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve())
+        following = tasks.create_task(service.run())
         changes = tasks.create_task(RuleChanges(service, MonotonicClock()).run())
         stopped, broken = tasks.create_task(stopping.wait()), tasks.create_task(service.broken.wait())
         await asyncio.wait((serving, stopped, broken), return_when=asyncio.FIRST_COMPLETED)
@@ -124,16 +123,7 @@ async def _serve(
         server.should_exit = True
         broken.cancel()
         changes.cancel()
-
-
-def store_path(store: str) -> Path:
-    """The file of ``sqlite:///path`` or of a path alone."""
-    parts = urlsplit(store)
-    if not parts.scheme:
-        return Path(store)
-    if parts.scheme == "sqlite" and not parts.netloc and parts.path not in ("", "/"):
-        return Path(unquote(parts.path))
-    raise Rejected(f"'{store}' is not a store such as {DEFAULT_STORE} or a path", "store")
+        following.cancel()
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
     envvar="WEFT_STORE",
     default="sqlite:///var/lib/weft/controller.db",
     show_default=True,
-    help="Where intent is kept: sqlite:///PATH, or the path alone.",
+    help="Where intent is kept: sqlite:///PATH, a path alone, or etcd://HOST:PORT,HOST:PORT/PREFIX for several of us.",
 )
 @click.option("--certificate", type=FILE, envvar="WEFT_CERTIFICATE", help="Of https: a file in PEM.")
 @click.option("--key", type=FILE, envvar="WEFT_KEY", help="Its key.  [default: in the certificate's file]")

@@ -24,6 +24,11 @@ def open_store(url: str) -> Store:
     return SqliteStore(sqlite_path(url))
 
 
+def shown(url: str) -> str:
+    """For logs: without what only etcd is to know."""
+    return url.partition("?")[0]
+
+
 def is_etcd(url: str) -> bool:
     return urlsplit(url).scheme in ("etcd", "etcds")
 

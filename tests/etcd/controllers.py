@@ -1,0 +1,76 @@
+"""Controllers as processes over one etcd: started, killed, paused and stopped by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etcd_nodes import Cluster
+from polling import eventually
+
+RUN = "import sys; from weft.apps.controller import run; run(sys.argv[1], sys.argv[2:])"
+
+
+@dataclass
+class Controller:
+    store: str
+    listen: tuple[str, ...]
+    log: Path
+    wrapper: Sequence[str] = ()
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+
+    @property
+    def url(self) -> str:
+        return self.listen[0]
+
+    def start(self) -> None:
+        self.starts += 1
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.wrapper, sys.executable, "-c", RUN, self.store, *self.listen],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+
+    def answers(self) -> bool:
+        """By its log: it listens before it says so."""
+        return self.log.read_text().count('"event": "started"') == self.starts
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def etcd_url(nodes: Cluster, prefix: str | None = None) -> str:
+    return (
+        "etcd://"
+        + ",".join(each.removeprefix("http://") for each in nodes.endpoints)
+        + (prefix or nodes.fresh_prefix())
+    )
+
+
+@contextlib.contextmanager
+def controllers(store: str, directory: Path, count: int = 2) -> Iterator[list[Controller]]:
+    made = [Controller(store, (f"unix://{directory}/{n}.sock",), directory / f"{n}.log") for n in range(count)]
+    try:
+        for each in made:
+            each.start()
+        for each in made:
+            eventually(each.answers, f"{each.url} answers", within_s=20.0)
+        yield made
+    finally:
+        for each in made:
+            each.stop()
