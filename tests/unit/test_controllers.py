@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from unit.controller_world import BASE, port
+from unit.controller_world import BASE, LOCAL, CameIn, port
 from weft.client import ApiError, AsyncClient
 from weft.compiler.full import compile_all
 from weft.controller.api import create_app
@@ -33,7 +33,7 @@ async def controllers(
     services = [await Service.start(store) for _ in range(count)]
     tasks = [asyncio.ensure_future(service.run()) for service in services if following]
     clients = [
-        AsyncClient("http://weft", transport=httpx2.ASGITransport(create_app(service, asyncio.Event())))
+        AsyncClient("http://weft", transport=httpx2.ASGITransport(CameIn(create_app(service, asyncio.Event()), LOCAL)))
         for service in services
     ]
     try:
