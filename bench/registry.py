@@ -45,7 +45,7 @@ BENCHES: dict[str, Bench] = {
         ),
         Bench(
             "rules",
-            "VXLAN, Geneve and GRE : plain Linux routing",
+            "VXLAN, Geneve, GRE and STT : plain Linux routing",
             "As tcp and pps, which measure NVGRE; a subnet for each rule, between the same guests and hosts. The "
             "guests' MTU is what the rule leaves of the uplink's 1500.",
             network.rules,

@@ -40,7 +40,12 @@ GUEST2 = "10.64.0.2"  # in FAR
 OWN_RECORDS = 4  # of the guests themselves
 
 #: A subnet on both hosts for each rule beside NVGRE: its VSID, and the second byte of its addresses.
-BY_RULE: Mapping[Rule, tuple[int, int]] = {Rule.VXLAN: (5010, 20), Rule.GENEVE: (5011, 21), Rule.GRE: (5012, 22)}
+BY_RULE: Mapping[Rule, tuple[int, int]] = {
+    Rule.VXLAN: (5010, 20),
+    Rule.GENEVE: (5011, 21),
+    Rule.GRE: (5012, 22),
+    Rule.STT: (5013, 23),
+}
 
 _numbers = itertools.count()
 

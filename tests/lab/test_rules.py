@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,8 +16,11 @@ from lab.scenes import RULES, address, connected, dropped, fabric_wire, set_rule
 from polling import eventually
 from weft.lab import capture
 from weft.lab.lab import Lab
-from weft.lab.traffic import Stream
+from weft.lab.traffic import Stream, udp
 from weft.model.features import Rule
+
+#: linux/udp.h, which Python's socket does not name.
+UDP_SEGMENT = 103
 
 HERE = Path(__file__).parent
 CHANGING = "tenants/t/routing-domains/d/virtual-subnets/changing"
@@ -113,11 +117,13 @@ def test_tshark_decodes_each_rule_without_a_warning_beside_a_subnet_of_another(
     assert capture.decode(file, *AS_IT_IS, "-Y", "_ws.malformed || _ws.expert.severity >= 6291456") == ""
 
 
-def test_by_stt_bulk_tcp_arrives_whole_from_guests_that_finish_their_packets_themselves(ruled: Lab) -> None:
+@pytest.mark.parametrize("offloading", ["on", "off"])
+def test_by_stt_bulk_tcp_arrives_whole(ruled: Lab, offloading: str) -> None:
+    """Whether guests leave segments and checksums to a network card, as they do unless told otherwise, or not."""
     left, right = ruled.guest("t/left"), ruled.guest("t/right")
     sent = bytes(range(256)) * 4096  # 1 MiB
     set_rule(ruled, CHANGING, Rule.STT)
-    offload(ruled, "off")
+    offload(ruled, offloading)
     try:
         for version in (4, 6):
             with connected(ruled, left.namespace, right.namespace, address(right, version)) as (ours, theirs):
@@ -132,14 +138,13 @@ def test_by_stt_bulk_tcp_arrives_whole_from_guests_that_finish_their_packets_the
         offload(ruled, "on")
 
 
-def test_by_stt_what_is_to_be_segmented_is_dropped_by_name(ruled: Lab) -> None:
+def test_by_stt_datagrams_that_are_to_be_segmented_are_dropped_by_name(ruled: Lab) -> None:
     left, right = ruled.guest("t/left"), ruled.guest("t/right")
     set_rule(ruled, CHANGING, Rule.STT)
-    with (
-        connected(ruled, left.namespace, right.namespace, address(right)) as (ours, _),
-        dropped(ruled, "h1", left.port, "encap_failed"),
-    ):
-        ours.send(bytes(8000))
+    with udp(left.namespace, 4) as sender, dropped(ruled, "h1", left.port, "encap_failed"):
+        sender.connect((address(right), 7011))
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+        sender.send(bytes(8000))
 
 
 def offload(lab: Lab, state: str) -> None:

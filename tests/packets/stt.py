@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from packets import build as b
 from packets import policy as p
+from packets.moving import MOVING, MOVING_OVER_IPV6
 from packets.policy import MAIN, OVER_IPV6, Policy
-from packets.table import GW, WEB1_PORT, Case, W, ca, guest, uplink
+from packets.table import FW_PORT, GW, WEB1_PORT, WEB2_PORT, Case, W, ca, guest, uplink
 from packets.tunnels import MALFORMED, PA_1, PA_2, changed, inner, with_rules
 from weft.policy.drop import DropReason
 from weft.policy.rows import Rule
-from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay
+from weft.reference.verdict import Answer, Copies, Drop, ToPort, ToStack, ToUnderlay
 
 POLICIES = {4: with_rules(MAIN, Rule.STT), 6: with_rules(OVER_IPV6, Rule.STT)}
+MOVING_POLICIES = {4: with_rules(MOVING, Rule.STT), 6: with_rules(MOVING_OVER_IPV6, Rule.STT)}
 MORE = {4: 72, 6: 92}
 CSUM_VERIFIED, CSUM_PARTIAL, IS_IPV4, IS_TCP = 1, 2, 4, 8
 
@@ -85,6 +87,8 @@ def everywhere() -> Iterator[Case]:
             marked = inner(version, ecn=3)
             yield uplink(v + "congestion", wire.arriving(head + good, ecn=3), ToPort(WEB1_PORT, marked), policy)
             yield from unfinished(v, wire, policy, version)
+        yield from left_to_a_card(f"STT over IPv{outer}: ", wire, policy)
+        yield from to_many(f"STT over IPv{outer}: ", wire, policy)
         yield from refused(f"STT over IPv{outer}: ", wire, policy)
 
 
@@ -106,9 +110,49 @@ def unfinished(v: str, wire: Wire, policy: Policy, version: int) -> Iterator[Cas
         said = CSUM_PARTIAL | flags | (IS_IPV4 if version == 4 else 0)
         frame = wire.arriving(header(p.BLUE_1, said, l4_at) + partial)
         yield uplink(v + f"{name} whose checksum is unfinished", frame, ToPort(WEB1_PORT, whole), policy)
+        wrong = changed(frame, wire.behind_ip + 16, bytes((frame[wire.behind_ip + 16] ^ 1,)))
+        yield uplink(v + f"{name} unfinished, and the outer checksum wrong", wrong, MALFORMED, policy)
         for place in (0, 13, len(whole) - sum_at - 1, 255):
             bad = wire.arriving(header(p.BLUE_1, said, place) + partial)
             yield uplink(v + f"{name} unfinished, and to be at {place}", bad, MALFORMED, policy)
+
+
+def left_to_a_card(v: str, wire: Wire, policy: Policy) -> Iterator[Case]:
+    """What a guest's TCP or UDP checksum is, whoever makes it in the end, the outer one is of the right one."""
+    for version in (4, 6):
+        to = ca(version, 1, 20)
+        for name, number, layer, at in (
+            ("TCP", 6, b.TCP(sport=1, dport=2, options=[("MSS", 500)]), 16),
+            ("UDP", 17, b.UDP(sport=1, dport=2), 6),
+        ):
+            for payload in (b"", b"odd", b"even"):
+                frame = b.eth(p.WEB3, b.network(W[version], to) / layer / b.Raw(payload))
+                flow = b.flow32(W[version], to, number, (1, 2))
+                place = 14 + (20 if version == 4 else 40) + at
+                for trail in (b"", b"t", b"tr"):
+                    left = changed(frame, place, b"\x12\x34") + trail
+                    right = wire.sent(p.BLUE_1, flow, frame + trail).packet
+                    wanted = changed(right, len(right) - len(left) + place, b"\x12\x34")
+                    what = f"{v}IPv{version} {name} of {len(payload)} bytes, {len(trail)} behind it, not summed up"
+                    yield guest(what, left, ToUnderlay(PA_2[wire.outer], wanted), policy=policy)
+            if name == "UDP":
+                none = changed(frame, place, bytes(2))
+                yield guest(
+                    f"{v}IPv{version} UDP without a checksum", none, wire.sent(p.BLUE_1, flow, none), policy=policy
+                )
+
+
+def to_many(v: str, wire: Wire, policy: Policy) -> Iterator[Case]:
+    """Each copy has the checksum of its own ends."""
+    hosts = (p.PA2, p.PA3) if wire.outer == 4 else (p.PA2_6,)
+    for version in (4, 6):
+        mac, to = ("01:00:5e:00:00:fb", "224.0.0.251") if version == 4 else ("33:33:00:00:00:fb", "ff02::fb")
+        frame = b.eth(mac, b.network(W[version], to) / b.UDP(sport=5353, dport=5353) / b.Raw(b"who"))
+        flow = b.flow32(W[version], to, 17, (5353, 5353))
+        body = header(p.BLUE_1) + frame
+        away = [ToUnderlay(pa, wire.packet(PA_1[wire.outer], pa, flow, body)) for pa in hosts]
+        here = [ToPort(port, frame) for port in (WEB2_PORT, FW_PORT)]
+        yield guest(f"{v}IPv{version} to many", frame, Copies.of([*here, *away]), policy=policy)
 
 
 def refused(v: str, wire: Wire, policy: Policy) -> Iterator[Case]:
@@ -148,4 +192,17 @@ def refused(v: str, wire: Wire, policy: Policy) -> Iterator[Case]:
     yield uplink(v + "STT is nothing that this host accepts", frame, ToStack(), alien)
 
 
-CASES: tuple[Case, ...] = tuple(everywhere())
+def to_a_moving_port() -> Iterator[Case]:
+    """Both hosts' packets have checksums of their own."""
+    for outer, policy in MOVING_POLICIES.items():
+        wire, there = Wire(outer), (p.PA3 if outer == 4 else "2001:db8:f::13", PA_2[outer])
+        for version in (4, 6):
+            to = ca(version, 1, 30)
+            frame = b.eth(p.FAR, b.network(W[version], to) / b.UDP(sport=1, dport=2) / b.Raw(b"odd"))
+            flow = b.flow32(W[version], to, 17, (1, 2))
+            body = header(p.BLUE_1) + frame
+            both = Copies.of(ToUnderlay(pa, wire.packet(PA_1[outer], pa, flow, body)) for pa in there)
+            yield guest(f"STT over IPv{outer}: IPv{version} to a port that is moving", frame, both, policy=policy)
+
+
+CASES: tuple[Case, ...] = (*everywhere(), *to_a_moving_port())

@@ -13,7 +13,7 @@ from packets import policy as p
 from packets.policy import MAIN, OVER_IPV6, Policy
 from packets.table import GW, WEB1_PORT, Case, W, ca, guest, uplink
 from weft.policy.drop import DropReason
-from weft.policy.rows import MacRecord, Record, Row, Rule, Subnet
+from weft.policy.rows import MacRecord, Member, Record, Row, Rule, Subnet
 from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay
 
 PA_1, PA_2 = {4: p.PA1, 6: p.PA1_6}, {4: p.PA2, 6: p.PA2_6}
@@ -29,7 +29,7 @@ def with_rules(policy: Policy, sending: Rule, accepts: dict[int, tuple[Rule, ...
         match row:
             case Subnet(vsid=vsid):
                 return replace(row, accepts=(accepts or {}).get(vsid, (sending,)))
-            case Record() | MacRecord():
+            case Record() | MacRecord() | Member():
                 return replace(row, rule=sending)
             case _:
                 return row

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, assert_never
 
 from weft.policy.drop import DropReason
@@ -116,7 +117,7 @@ class Reading:
     subnets: Mapping[int, Subnet]
     accepts: Collection[Rule]
 
-    def of(self, protocol: int, payload: bytes) -> Callable[[bytes], _Said] | None:
+    def of(self, protocol: int, payload: bytes, source: bytes, pa: bytes) -> Callable[[bytes], _Said] | None:
         """Who reads such a payload; None: it is not ours. Looks at no more than its first 8 bytes."""
         if len(payload) < 8:
             return None
@@ -129,7 +130,7 @@ class Reading:
                 case Rule.GENEVE if Rule.GENEVE in self.accepts:
                     return self._geneve
         if protocol == packet.TCP and payload[2:4] == stt.PORT.to_bytes(2, "big") and Rule.STT in self.accepts:
-            return self._stt
+            return partial(_stt, source, pa)
         return None
 
     def _gre(self, gre: bytes) -> _Said:
@@ -161,9 +162,10 @@ class Reading:
             return DropReason.CRITICAL_OPTION
         return Rule.GENEVE, int.from_bytes(payload[4:7], "big"), payload[behind:]
 
-    def _stt(self, segment: bytes) -> _Said:
-        said = stt.read(segment)
-        return said if isinstance(said, DropReason) else (Rule.STT, *said)
+
+def _stt(source: bytes, pa: bytes, segment: bytes) -> _Said:
+    said = stt.read(source, pa, segment)
+    return said if isinstance(said, DropReason) else (Rule.STT, *said)
 
 
 def _udp_payload(datagram: bytes) -> bytes | None:
@@ -178,7 +180,7 @@ def _take4(host: Host, read: Reading, frame: bytes) -> Outer:
     fragment = int.from_bytes(head[6:8], "big")
     behind = frame[packet.ETHERNET_BYTES + (head[0] & 15) * 4 :]
     # A later fragment begins with no header of anybody's.
-    reader = None if fragment & 0x1FFF else read.of(head[9], behind)
+    reader = None if fragment & 0x1FFF else read.of(head[9], behind, head[12:16], head[16:20])
     if reader is None or head[16:20] not in host.pas:
         return NOT_OURS
     total = int.from_bytes(head[2:4], "big")
@@ -198,7 +200,7 @@ def _take6(host: Host, read: Reading, frame: bytes) -> Outer:
     if len(head) < packet.IPV6_BYTES or head[0] >> 4 != 6:
         return NOT_OURS
     behind = frame[packet.ETHERNET_BYTES + packet.IPV6_BYTES :]
-    reader = read.of(head[6], behind)
+    reader = read.of(head[6], behind, head[8:24], head[24:40])
     if reader is None or head[24:40] not in host.pas:
         return NOT_OURS
     length = int.from_bytes(head[4:6], "big")

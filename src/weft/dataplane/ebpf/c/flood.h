@@ -165,35 +165,13 @@ static long find_member(__u32 number, struct flood_loop *loop)
 /* The ends of the outer header; the rest is the same in every copy. */
 static __noinline int address_copy(struct __sk_buff *skb, const struct addr *source, const struct addr *destination)
 {
-	void *end = (void *)(long)skb->data_end;
 	struct ethernet *eth = (void *)(long)skb->data;
 
-	if (!source || !destination || (void *)(eth + 1) > end)
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return -1;
 	/* bpf_redirect_neigh drops what is still to a group's MAC. */
 	__builtin_memset(eth->destination, 0, 6);
-	if (addr_is4(destination)) {
-		struct ipv4 *ip = (void *)(eth + 1);
-		__u64 sum;
-
-		if ((void *)(ip + 1) > end)
-			return -1;
-		/* RFC 1624 equation 3, by words of 32 bits. */
-		sum = (__u16)~ip->check;
-		sum += (__u64)(__u32)~ip->source + (__u32)~ip->destination;
-		sum += (__u64)source->w[3] + destination->w[3];
-		ip->check = csum_fold(sum);
-		ip->source = source->w[3];
-		ip->destination = destination->w[3];
-	} else {
-		struct ipv6 *ip = (void *)(eth + 1);
-
-		if ((void *)(ip + 1) > end)
-			return -1;
-		ip->source = *source;
-		ip->destination = *destination;
-	}
-	return 0;
+	return readdress(skb, source, destination);
 }
 
 /* To each member on another host, by way of weft_to_port: the kernel's neighbour states take one packet of a program. */
@@ -247,7 +225,7 @@ INLINE void copy_to_receivers(struct __sk_buff *skb, const struct packet *p, str
 	bpf_loop(RECEIVERS_MAX, copy_to_receiver, &loop, 0);
 }
 
-/* The outer header goes on once; what differs between copies is written into it. */
+/* The outer header goes on once; what differs between copies is written into it. Not 0: it could not be put on. */
 static __noinline int copy_to_members(struct __sk_buff *skb, const struct packet *p, struct flood *f, const struct host *h)
 {
 	struct flood_loop loop = { .skb = skb, .f = f };
@@ -257,8 +235,7 @@ static __noinline int copy_to_members(struct __sk_buff *skb, const struct packet
 	if (!p || !f || !h)
 		return 0;
 	rule = f->rule;
-	/* Not by STT: its checksum is of the addresses, too, which differ between copies. */
-	if (rule < RULE_NVGRE || rule > RULE_GRE)
+	if (!is_known_rule(rule))
 		return 0;
 	e.source = addr_is4(&f->first) ? &h->source4 : &h->source6;
 	if (addr_is_zero(e.source))
@@ -271,8 +248,8 @@ static __noinline int copy_to_members(struct __sk_buff *skb, const struct packet
 	e.vsid = f->vsid;
 	e.rule = rule;
 	e.tos = p->outer_tos;
-	if (tunnel_push(skb, p, &e))
-		return 0;
+	if (tunnel_push(skb, p, &e) || (rule == RULE_STT && stt_seal(skb, p, addr_is4(&f->first))))
+		return -1;
 	bpf_loop(MEMBERS_MAX, copy_to_member, &loop, 0);
 	return 0;
 }
@@ -329,8 +306,8 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 			mark(skb, p);
 	}
 	copy_to_receivers(skb, p, f);
-	if (f->rule)
-		copy_to_members(skb, p, f, h);
+	if (f->rule && copy_to_members(skb, p, f, h) && !f->copies)
+		return drop(skb, c, DROP_ENCAP_FAILED);
 	return copied(skb, f, c);
 }
 

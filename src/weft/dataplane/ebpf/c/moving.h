@@ -140,48 +140,16 @@ static __noinline int push_for(struct __sk_buff *skb, const struct packet *p, co
 	return tunnel_push(skb, p, &e);
 }
 
-/* Another's outer addresses and next hop, on a packet that has been encapsulated: the rest is the same. */
+/* Another's outer addresses and next hop, on a packet that has been encapsulated. */
 static __noinline int address_for(struct __sk_buff *skb, const struct crossing *x)
 {
-	void *end = (void *)(long)skb->data_end;
 	struct ethernet *eth = (void *)(long)skb->data;
 
-	if (!x || (void *)(eth + 1) > end)
+	if (!x || (void *)(eth + 1) > (void *)(long)skb->data_end)
 		return -1;
 	__builtin_memcpy(eth->destination, x->to, 6);
 	__builtin_memcpy(eth->source, x->from, 6);
-	if (addr_is4(&x->destination)) {
-		struct ipv4 *ip = (void *)(eth + 1);
-		__u64 sum;
-
-		if ((void *)(ip + 1) > end)
-			return -1;
-		/* RFC 1624 equation 3, by words of 32 bits. */
-		sum = (__u16)~ip->check;
-		sum += (__u64)(__u32)~ip->source + (__u32)~ip->destination;
-		sum += (__u64)x->source.w[3] + x->destination.w[3];
-		ip->check = csum_fold(sum);
-		ip->source = x->source.w[3];
-		ip->destination = x->destination.w[3];
-	} else {
-		struct ipv6 *ip = (void *)(eth + 1);
-
-		if ((void *)(ip + 1) > end)
-			return -1;
-		ip->source = x->source;
-		ip->destination = x->destination;
-	}
-	return 0;
-}
-
-/* What is to be done once the outer addresses are there. */
-static __noinline int seal_for(struct __sk_buff *skb, const struct target *t, const struct crossing *x)
-{
-	if (!t || !x)
-		return -1;
-	if (record_rule(t->record) != RULE_STT)
-		return 0;
-	return addr_is4(&x->destination) ? stt_seal(skb, true) : stt_seal(skb, false);
+	return readdress(skb, &x->source, &x->destination);
 }
 
 INLINE void count_crossing(struct __sk_buff *skb, const struct crossing *x, __u32 packets)
@@ -224,21 +192,24 @@ INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct tar
 		copy_to_port(skb, to->ifindex, to->vlan);
 		copies = 1;
 	}
-	if (push_for(skb, p, t, last) || seal_for(skb, t, last))
+	if (push_for(skb, p, t, last) ||
+	    (record_rule(t->record) == RULE_STT && stt_seal(skb, p, addr_is4(&last->destination))))
 		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (record_rule(t->record) == RULE_STT)
+		segments = packets_in(skb); /* it has segments of its own */
 	/* A copy cannot wait for a neighbour: one without a MAC goes last, and is asked for. If neither has one, the other
 	 * is known by the time that the next packet comes.
 	 */
 	if (copy && copy->ifindex && (copy->known || last->known)) {
 		struct crossing *first = copy->known ? copy : last;
 
-		if (address_for(skb, first) || seal_for(skb, t, first))
+		if (address_for(skb, first))
 			return drop(skb, c, DROP_ENCAP_FAILED);
 		count_crossing(skb, first, segments);
 		bpf_clone_redirect(skb, first->ifindex, 0);
 		copies = 1;
 		last = copy->known ? last : copy;
-		if (address_for(skb, last) || seal_for(skb, t, last))
+		if (address_for(skb, last))
 			return drop(skb, c, DROP_ENCAP_FAILED);
 	}
 	count_crossing(skb, last, segments);

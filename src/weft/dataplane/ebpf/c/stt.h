@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* STT (draft-davie-stt-08): what looks like TCP and is none, its checksum, and what it says on receipt. One frame is one
- * segment: what came in several is not joined, and what is to be segmented goes through the segmenter first.
+/* STT (draft-davie-stt-08): what looks like TCP and is none, its checksum, and what it says on receipt. A packet that is
+ * yet to be segmented is one frame over several segments, which whoever segments TCP makes of it, and whoever merges
+ * TCP's segments on receipt (GRO) joins: what is not joined by then is not joined here.
  */
 #pragma once
 
 #include "drop.h"
+#include "parse.h"
 #include "scratch.h"
 
 #define STT_PORT 7471
 #define STT_BYTES 18
+#define TCP_CHECK_AT 16
 #define STT_FLAGS_WINDOW bpf_htonl(0x5018ffff) /* 5 words, ACK and PSH, the largest window */
 #define STT_PARTIAL 0x02 /* the inner transport checksum is of the pseudo-header only */
+#define STT_IPV4 0x04
 #define STT_TCP 0x08
 #define STT_TAGGED 0x10 /* the V bit */
+#define SOURCE_PORT_FIRST 49152 /* RFC 7348 section 5: of the dynamic ones (RFC 6335); of STT likewise */
+#define STT_LONGEST 65535 /* frame with all of its headers: what an IPv4 header can say */
+#define STT_SAVED (ETHERNET_BYTES + 60 + 2) /* more than is before the longest TCP header */
 #define SUM_CHUNK 512 /* what bpf_csum_diff takes at a time */
 #define SUM_CHUNKS 20 /* 10 KiB: more than any MTU of Ethernet leaves */
 
@@ -50,44 +57,150 @@ __noinline __u32 sum_of(struct __sk_buff *skb, __u32 at, __u32 length)
 	return sum;
 }
 
-/* Everything but the checksum, which stt_seal() sets once the rest is there. payload: of the outer IP header. */
-INLINE void stt_fill(struct stt_tunnel *t, __u32 vsid, __u32 hash, __u32 port, __u32 payload)
+/* Everything but the checksum, which stt_seal() sets once the rest is there, or whoever segments. payload: of the outer
+ * IP header. segment: of a packet yet to be segmented, so much TCP is in each; its checksum is then unfinished.
+ */
+INLINE void stt_fill(struct stt_tunnel *t, const struct packet *p, __u32 vsid, __u32 hash, __u32 payload, __u32 segment)
 {
-	t->tcp[0] = bpf_htonl(port << 16 | STT_PORT);
+	t->tcp[0] = bpf_htonl((SOURCE_PORT_FIRST | hash >> 18) << 16 | STT_PORT);
 	t->tcp[1] = bpf_htonl((payload - TCP_BYTES) << 16); /* the frame's length; the segment is its first */
 	t->tcp[2] = bpf_htonl(hash);
 	t->tcp[3] = STT_FLAGS_WINDOW;
 	t->tcp[4] = 0;
 	__builtin_memset(t->head, 0, sizeof(t->head));
+	if (segment) {
+		t->head[1] = STT_PARTIAL | STT_TCP | (p->type == ETHERTYPE_IPV4 ? STT_IPV4 : 0);
+		t->head[2] = ETHERNET_BYTES + p->l4_offset;
+		t->head[4] = segment >> 8;
+		t->head[5] = segment;
+	}
 	t->context_high = 0;
 	t->context = bpf_htonl(vsid);
 	t->pad = 0;
 }
 
-/* TCP's checksum, of an outer packet of this family. The addresses of its pseudo-header are what is before it. 0 or an
- * errno.
- */
-INLINE int stt_seal(struct __sk_buff *skb, bool is4)
+/* Whether a packet has a checksum of its own over all that is behind its network header. frame: its Ethernet header. */
+INLINE bool sums_itself(struct __sk_buff *skb, const struct packet *p, __u32 frame)
 {
-	const __u32 at = ETHERNET_BYTES + (is4 ? IPV4_BYTES : IPV6_BYTES), addresses = is4 ? 8 : 32;
-	const __u32 length = skb->len - at;
+	const __u32 l4 = ETHERNET_BYTES + p->l4_offset;
 	__u16 check = 0;
 
-	/* What is there may be of a former copy's addresses. */
-	if (length > SUM_CHUNK * SUM_CHUNKS - 32 || bpf_skb_store_bytes(skb, at + 16, &check, sizeof(check), 0))
-		return -1;
-	check = csum_fold((__u64)bpf_htonl(IPPROTO_TCP) + bpf_htonl(length) +
-			  sum_of(skb, at - addresses, addresses + length));
-	return bpf_skb_store_bytes(skb, at + 16, &check, sizeof(check), 0);
+	if (p->fragment || p->l4_offset > p->ip_length)
+		return false;
+	if (p->protocol == IPPROTO_TCP)
+		return p->ip_length - p->l4_offset >= TCP_BYTES;
+	return p->protocol == IPPROTO_UDP && p->ip_length - p->l4_offset >= UDP_BYTES &&
+	       !bpf_skb_load_bytes(skb, frame + l4 + 6, &check, sizeof(check)) && check;
 }
 
-/* Sets the inner transport checksum that the sender left to its network card. Returns 0 or the reason to drop it. */
-static __noinline enum drop_reason stt_finish(struct __sk_buff *skb, __u32 frame, __u32 length, __u32 transport, __u32 tcp)
+/* Sets the outer TCP checksum of what travels by STT, once its headers are on. What the guest's TCP or UDP header says of itself
+ * counts as right, whatever it is: a checksum that the guest has left to a network card is made after this one. So all
+ * from that header on adds up to the complement of its pseudo-header, and need not be read. 0 or an errno.
+ */
+static __noinline int stt_seal(struct __sk_buff *skb, const struct packet *p, __u32 is4)
 {
-	const __u32 sum_at = tcp ? 16 : 6;
+	const __u32 at = ETHERNET_BYTES + (is4 ? IPV4_BYTES : IPV6_BYTES), addresses = is4 ? 8 : 32;
+	const __u32 frame = at + TCP_BYTES + STT_BYTES, network = frame + ETHERNET_BYTES;
+	__u32 length = skb->len - at;
+	__u64 sum = (__u64)bpf_htonl(IPPROTO_TCP) + bpf_htonl(length);
 	__u16 check;
 
-	if (transport < ETHERNET_BYTES || transport + sum_at + 2 > length || length - transport > SUM_CHUNK * SUM_CHUNKS)
+	if (!p)
+		return -1;
+	if (skb->gso_size) /* whoever segments sets it */
+		return 0;
+	if (sums_itself(skb, p, frame)) {
+		__u64 pseudo = (__u64)bpf_htonl(p->protocol) + bpf_htonl(p->ip_length - p->l4_offset);
+		int i;
+
+#pragma unroll
+		for (i = 0; i < 4; i++) /* of IPv4, the mapped prefix adds nothing: it is all ones */
+			pseudo += (__u64)p->source.w[i] + p->destination.w[i];
+		sum += csum_fold(pseudo);
+		if (skb->len > network + p->ip_length) {
+			check = ~csum_fold(sum_of(skb, network + p->ip_length, skb->len - network - p->ip_length));
+			sum += p->ip_length & 1 ? (__u16)(check << 8 | check >> 8) : check;
+		}
+		length = network - at + p->l4_offset;
+	}
+	if (length > SUM_CHUNK * SUM_CHUNKS - 32)
+		return -1;
+	check = csum_fold(sum + sum_of(skb, at - addresses, addresses + length));
+	return bpf_skb_store_bytes(skb, at + TCP_CHECK_AT, &check, sizeof(check), 0);
+}
+
+/* Room for an outer IP header, STT's and the inner Ethernet's before a TCP packet that is yet to be segmented, which
+ * becomes one whose outer header is what is segmented. So it may not be known any more as one whose inner checksum is
+ * unfinished, or that one would be taken for the outer one: taking off the headers up to where that checksum begins, and
+ * putting them back, makes the kernel forget it. And the kernel goes by what family the segments are. 0 or an errno.
+ */
+static __noinline int stt_room_for_segments(struct __sk_buff *skb, const struct packet *p, __u32 is4)
+{
+	const __u32 headers = (is4 ? IPV4_BYTES : IPV6_BYTES) + sizeof(struct stt_tunnel);
+	const __be16 outer = is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6;
+	struct scratch *s = scratch_of_this_cpu();
+	__s32 more;
+	__u32 n;
+
+	if (!p || !s || p->protocol != IPPROTO_TCP || p->fragment || skb->len + headers > STT_LONGEST)
+		return -1;
+	n = ETHERNET_BYTES + p->l4_offset + 2;
+	BOUND(n, STT_SAVED, return -1);
+	if (bpf_skb_load_bytes(skb, ETHERNET_BYTES, s->frame, n))
+		return -1;
+	if (bpf_skb_adjust_room(skb, -(__s32)n, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return -1;
+	/* A change of family takes off or puts on the difference of the headers, besides. */
+	more = p->type == outer ? 0 : is4 ? IPV6_BYTES - IPV4_BYTES : IPV4_BYTES - IPV6_BYTES;
+	if (bpf_skb_adjust_room(skb, (__s32)(n + headers) + more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return -1;
+	if (more && bpf_skb_change_proto(skb, outer, 0))
+		return -1;
+	BOUND(n, STT_SAVED, return -1);
+	return bpf_skb_store_bytes(skb, ETHERNET_BYTES + headers, s->frame, n, 0);
+}
+
+/* Of a frame that came in several segments, its outer headers off, so that the kernel knows of no checksum any more: TCP
+ * whose checksum is unfinished is several segments of its own, whose bytes the outer checksum has vouched for. Anything
+ * else is one packet. 0 or an errno.
+ */
+static __noinline int stt_joined(struct __sk_buff *skb, const struct packet *p, __u32 vouched)
+{
+	if (!p)
+		return -1;
+	if (!vouched || p->protocol != IPPROTO_TCP || p->fragment)
+		return bpf_skb_change_tail(skb, skb->len, 0); /* which makes the kernel forget the segments */
+	bpf_csum_level(skb, BPF_CSUM_LEVEL_INC);
+	return 0;
+}
+
+/* Whether the kernel holds a packet for one whose checksum is unfinished: then what this helper writes is not written,
+ * since it would be in that checksum. The urgent pointer of STT's TCP header means nothing.
+ */
+INLINE bool is_unfinished(struct __sk_buff *skb, __u32 tcp)
+{
+	const __u32 urgent = tcp + TCP_CHECK_AT + 2;
+	__u16 before = 0, after = 0;
+
+	if (bpf_skb_load_bytes(skb, urgent, &before, sizeof(before)) || bpf_l4_csum_replace(skb, urgent, 0, 1, 4) ||
+	    bpf_skb_load_bytes(skb, urgent, &after, sizeof(after)))
+		return false;
+	return before == after || bpf_skb_store_bytes(skb, urgent, &before, sizeof(before), 0);
+}
+
+/* Sets the inner transport checksum that the sender left to its network card. Nothing but the outer checksum speaks for
+ * the bytes, so it has to be right. tcp: where the outer header is. Returns 0 or the reason to drop it.
+ */
+static __noinline enum drop_reason stt_finish(struct __sk_buff *skb, __u32 tcp, __u32 length, __u32 transport, __u32 is_tcp)
+{
+	const __u32 sum_at = is_tcp ? 16 : 6, frame = tcp + TCP_BYTES + STT_BYTES;
+	const __u32 addresses = tcp == ETHERNET_BYTES + IPV4_BYTES ? 8 : 32, payload = length + TCP_BYTES + STT_BYTES;
+	__u16 check;
+
+	if (transport < ETHERNET_BYTES || transport + sum_at + 2 > length || payload > SUM_CHUNK * SUM_CHUNKS - 32)
+		return DROP_OUTER_MALFORMED;
+	if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0 && !is_unfinished(skb, tcp) &&
+	    csum_fold((__u64)bpf_htonl(IPPROTO_TCP) + bpf_htonl(payload) + sum_of(skb, tcp - addresses, addresses + payload)))
 		return DROP_OUTER_MALFORMED;
 	check = csum_fold(sum_of(skb, frame + transport, length - transport));
 	if (!check)

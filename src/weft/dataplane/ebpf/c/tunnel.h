@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Outer headers, on and off: NVGRE (RFC 7637), GRE with a key (RFC 2890), VXLAN (RFC 7348), Geneve (RFC 8926), over
- * IPv4 and IPv6; and STT (stt.h). GSO packets cross whole, but by STT.
+ * IPv4 and IPv6; and STT (stt.h). GSO packets cross whole.
  */
 #pragma once
 
@@ -17,7 +17,6 @@
 #define GENEVE_VERSION_CONTROL bpf_htonl(0xc0800000)
 #define GENEVE_CRITICAL bpf_htonl(0x00400000)
 #define GENEVE_PROTOCOL bpf_htonl(0x00006558)
-#define SOURCE_PORT_FIRST 49152 /* RFC 7348 section 5: of the dynamic ones (RFC 6335) */
 /* BPF_F_ADJ_ROOM_DECAP_L3_*, which Debian 12's headers lack */
 #define ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7)
 #define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
@@ -196,42 +195,98 @@ INLINE int push(struct __sk_buff *skb, const struct packet *p, const struct enve
 	return 0;
 }
 
-/* The same for STT, whose frames are sent one by one: what is to be segmented does not come here. The marks of a GRE
- * tunnel mean nothing to a packet that is finished, but make the kernel correct skb->protocol.
+/* The same for STT. The marks of a GRE tunnel mean nothing to a packet that is finished, but make the kernel correct
+ * skb->protocol, and a checksum that is left to a network card the inner one.
  */
-INLINE int push_stt(struct __sk_buff *skb, const struct packet *p, const struct envelope *e, bool is4)
+static __noinline int push_stt(struct __sk_buff *skb, const struct packet *p, const struct envelope *e)
 {
-	const __u32 ip_bytes = is4 ? IPV4_BYTES : IPV6_BYTES;
-	const __u32 hash = flow_hash(p);
 	struct stt_tunnel *t;
+	__u32 is4, segment, ip_bytes;
 	int rc;
 
-	if (skb->gso_size)
+	if (!p || !e)
 		return -1;
-	rc = tunnel_room(skb, ip_bytes + sizeof(*t), is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6, false);
+	is4 = addr_is4(e->destination);
+	ip_bytes = is4 ? IPV4_BYTES : IPV6_BYTES;
+	segment = skb->gso_size;
+	rc = segment ? stt_room_for_segments(skb, p, is4)
+		     : tunnel_room(skb, ip_bytes + sizeof(*t), is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6, false);
 	if (rc)
 		return rc;
 	t = is4 ? put_outer4(skb, e->tos, IPPROTO_TCP, e->source->w[3], e->destination->w[3])
 		: put_outer6(skb, e->tos, IPPROTO_TCP, e->source, e->destination);
 	if (!t || (void *)(t + 1) > (void *)(long)skb->data_end)
 		return -1;
-	stt_fill(t, e->vsid, hash, SOURCE_PORT_FIRST | hash >> 18, skb->len - ETHERNET_BYTES - ip_bytes);
+	stt_fill(t, p, e->vsid, flow_hash(p), skb->len - ETHERNET_BYTES - ip_bytes, segment);
 	__builtin_memcpy(t->inner.destination, e->inner_to, 6);
 	__builtin_memcpy(t->inner.source, e->inner_from, 6);
 	t->inner.type = p->type;
 	return 0;
 }
 
-/* On the frame in place; its Ethernet header moves inside, and the outer one is the kernel's to fill. 0 or an errno. */
+/* On the frame in place; its Ethernet header moves inside, and the outer one is the kernel's to fill. What is not segmented
+ * later is to be sealed, then. 0 or an errno.
+ */
 INLINE int tunnel_push(struct __sk_buff *skb, const struct packet *p, const struct envelope *e)
 {
 	const bool udp = is_udp_rule(e->rule);
 
 	if (e->rule == RULE_STT)
-		return addr_is4(e->destination) ? push_stt(skb, p, e, true) : push_stt(skb, p, e, false);
+		return push_stt(skb, p, e);
 	if (addr_is4(e->destination))
 		return udp ? push(skb, p, e, true, true) : push(skb, p, e, true, false);
 	return udp ? push(skb, p, e, false, true) : push(skb, p, e, false, false);
+}
+
+/* Another's outer addresses, on a packet that has been encapsulated: the rest is the same. STT's checksum is of them, too.
+ * 0 or an errno.
+ */
+static __noinline int readdress(struct __sk_buff *skb, const struct addr *source, const struct addr *destination)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethernet *eth = (void *)(long)skb->data;
+	__u64 sum; /* RFC 1624 equation 3, by words of 32 bits: what is added to a checksum */
+	__u32 at = ETHERNET_BYTES + IPV4_BYTES;
+	bool stt;
+	__u16 check;
+
+	if (!source || !destination)
+		return -1;
+	if (addr_is4(destination)) {
+		struct ipv4 *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		sum = (__u64)(__u32)~ip->source + (__u32)~ip->destination;
+		sum += (__u64)source->w[3] + destination->w[3];
+		ip->check = csum_fold(sum + (__u16)~ip->check);
+		ip->source = source->w[3];
+		ip->destination = destination->w[3];
+		stt = ip->protocol == IPPROTO_TCP;
+	} else {
+		struct ipv6 *ip = (void *)(eth + 1);
+		int i;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		sum = 0;
+#pragma unroll
+		for (i = 0; i < 4; i++) {
+			sum += (__u64)(__u32)~ip->source.w[i] + (__u32)~ip->destination.w[i];
+			sum += (__u64)source->w[i] + destination->w[i];
+		}
+		ip->source = *source;
+		ip->destination = *destination;
+		stt = ip->next_header == IPPROTO_TCP;
+		at = ETHERNET_BYTES + IPV6_BYTES;
+	}
+	at += TCP_CHECK_AT;
+	if (!stt || skb->gso_size)
+		return 0;
+	if (bpf_skb_load_bytes(skb, at, &check, sizeof(check)))
+		return -1;
+	check = csum_fold(sum + (__u16)~check);
+	return bpf_skb_store_bytes(skb, at, &check, sizeof(check), 0);
 }
 
 /* What the outer headers of a frame for this host said. */
@@ -243,6 +298,7 @@ struct outer {
 	__u16 rule; /* what it came by; of GRE, until the subnet is known, NVGRE */
 	__u8 ecn;
 	__u8 is6; /* the outer header */
+	__u8 vouched; /* by STT: the inner TCP checksum is unfinished */
 };
 
 INLINE bool accepts(__u32 mask, __u16 rule)
@@ -337,7 +393,11 @@ INLINE enum drop_reason read_tunnel(struct __sk_buff *skb, struct outer *o, __u3
 		o->vsid = stt.vsid;
 		o->bytes = at + TCP_BYTES + STT_BYTES;
 		o->length = payload - TCP_BYTES - STT_BYTES;
-		return stt.unfinished ? stt_finish(skb, o->bytes, o->length, stt.transport, stt.tcp) : 0;
+		o->vouched = stt.unfinished && stt.tcp;
+		/* What came in several segments stays so, and with it that its inner checksum is unfinished. */
+		return stt.unfinished && !skb->gso_size
+			       ? stt_finish(skb, at, o->length, stt.transport, stt.tcp)
+			       : 0;
 	}
 	if (!is_udp_rule(o->rule)) {
 		if ((void *)(words + 2) > end)
@@ -458,7 +518,8 @@ INLINE int tunnel_pop(struct __sk_buff *skb, const struct packet *p, const struc
 	 * is less than a header.
 	 */
 	if ((p->type == ETHERTYPE_IPV6) != o->is6) {
-		if (weft_decap_l3) {
+		/* The segments' family is the inner one's from here on, too. */
+		if (weft_decap_l3 && !(o->rule == RULE_STT && skb->gso_size)) {
 			flags |= o->is6 ? ADJ_ROOM_DECAP_L3_IPV4 : ADJ_ROOM_DECAP_L3_IPV6;
 		} else {
 			/* It takes off or puts on the difference of the headers, besides. */
@@ -477,5 +538,5 @@ INLINE int tunnel_pop(struct __sk_buff *skb, const struct packet *p, const struc
 	__builtin_memcpy(eth->destination, p->to, 6);
 	__builtin_memcpy(eth->source, p->from, 6);
 	eth->type = p->type;
-	return 0;
+	return o->rule == RULE_STT && skb->gso_size ? stt_joined(skb, p, o->vouched) : 0;
 }

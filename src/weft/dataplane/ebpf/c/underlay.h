@@ -132,8 +132,10 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	e.source = source;
 	e.inner_from = t->routed ? t->from : p->from;
 	e.tos = p->outer_tos; /* RFC 6040 section 4.1 */
-	if (tunnel_push(skb, p, &e) || (rule == RULE_STT && stt_seal(skb, is4)))
+	if (tunnel_push(skb, p, &e) || (rule == RULE_STT && stt_seal(skb, p, is4)))
 		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (rule == RULE_STT)
+		segments = packets_in(skb); /* it has segments of its own */
 	skb->cb[0] = VERDICT_TO_UNDERLAY;
 	skb->cb[1] = fib->ifindex;
 	return leave_counted(skb, fib, segments);

@@ -336,14 +336,16 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_RATE_LIMIT);
 	if (to)
 		port = *to;
+	same_family = (p.type == ETHERTYPE_IPV4) == (skb->protocol == ETHERTYPE_IPV4);
+	if (tunnel_pop(skb, &p, &o))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (o.rule == RULE_STT)
+		packets = packets_in(skb); /* the frame's, whose segments are other ones */
 	to_counters = to ? counters_of(seat_of(port.ifindex, port.vlan)) : NULL;
 	if (to_counters) {
 		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += o.length;
 	}
-	same_family = (p.type == ETHERTYPE_IPV4) == (skb->protocol == ETHERTYPE_IPV4);
-	if (tunnel_pop(skb, &p, &o))
-		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (o.ecn == 3 && !mark_congestion(skb, &p))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (many)
