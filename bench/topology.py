@@ -26,7 +26,7 @@ from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.lab import shell
 from weft.model.features import Rule, overhead_bytes
-from weft.policy.rows import ORDER, Host, MacRecord, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import ORDER, Host, MacRecord, Port, Record, Rewrite, Route, Row, Subnet, Uplink
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ BY_RULE: Mapping[Rule, tuple[int, int]] = {
     Rule.GENEVE: (5011, 21),
     Rule.GRE: (5012, 22),
     Rule.STT: (5013, 23),
+    Rule.REWRITE: (5014, 24),
 }
 
 _numbers = itertools.count()
@@ -62,6 +63,11 @@ class Side:
 
 def pa(number: int) -> str:
     return f"100.65.{number}.2"
+
+
+def guest_pa(number: int) -> str:
+    """What stands for the guest's CA where it travels by IP rewrite."""
+    return f"100.65.{number}.20"
 
 
 def routed_mac(number: int) -> str:
@@ -82,8 +88,11 @@ def rule_rows(number: int, rules: Sequence[Rule]) -> list[Row]:
         for each in (1, 2):
             found.append(Record(vsid, f"10.{second}.0.{each + 1}", pa(each), ruled_mac(each, rule), rule))
             found.append(MacRecord(vsid, ruled_mac(each, rule), pa(each), rule))
+            if rule is Rule.REWRITE:
+                found.append(Rewrite(guest_pa(each), vsid, f"10.{second}.0.{each + 1}"))
         ca = f"10.{second}.0.{number + 1}"
-        found.append(Port(f"tenants/bench/ports/{rule}-{number}", vsid, ruled_mac(number, rule), (ca,)))
+        pas = (guest_pa(number),) if rule is Rule.REWRITE else ()
+        found.append(Port(f"tenants/bench/ports/{rule}-{number}", vsid, ruled_mac(number, rule), (ca,), pas=pas))
     return sorted(found, key=lambda row: ORDER[row.key[0]])
 
 
