@@ -5,6 +5,7 @@ Software emulation: KVM needs a machine that has it, and what is measured is the
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import re
@@ -50,11 +51,17 @@ class Image:
 
 
 def image(directory: Path) -> Image:
-    """Debian's cloud kernel and busybox, as apt has them; made once."""
-    made = Image(directory / "vmlinux", directory / "initrd.gz")
-    if made.kernel.exists() and made.initrd.exists():
-        return made
+    """Debian's cloud kernel and busybox, as apt has them; made once, whoever asks first."""
     directory.mkdir(parents=True, exist_ok=True)
+    made = Image(directory / "vmlinux", directory / "initrd.gz")
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made.kernel.exists() and made.initrd.exists()):
+            _make(made, directory)
+    return made
+
+
+def _make(made: Image, directory: Path) -> None:
     depends = _run("apt-cache", "depends", "linux-image-cloud-amd64")
     package = re.search(r"Depends: (linux-image-\S+)", depends)
     assert package, f"linux-image-cloud-amd64 depends on no kernel: {depends}"
@@ -79,11 +86,7 @@ def image(directory: Path) -> Image:
     init = tree / "init"
     init.write_text(_INIT.format(modules=" ".join(module.rpartition("/")[2] for module in _MODULES)))
     init.chmod(0o755)
-    listed = "\n".join(str(each.relative_to(tree)) for each in sorted(tree.rglob("*")))
-    archived = subprocess.run(
-        ["cpio", "-o", "-H", "newc"], input=listed.encode(), cwd=tree, capture_output=True, check=True
-    )
-    packed = gzip.compress(archived.stdout, 1)
+    packed = initrd(tree)
     [vmlinuz] = root.glob("boot/vmlinuz-*")
     raw = vmlinuz.read_bytes()
     # PVH boots the kernel proper, without the decompressor, which takes an emulated CPU seconds.
@@ -95,7 +98,15 @@ def image(directory: Path) -> Image:
     made.kernel.write_bytes(unpacked)
     shutil.rmtree(root)
     shutil.rmtree(tree)
-    return made
+
+
+def initrd(tree: Path) -> bytes:
+    """What a kernel unpacks and runs /init of."""
+    listed = "\n".join(str(each.relative_to(tree)) for each in sorted(tree.rglob("*")))
+    archived = subprocess.run(
+        ["cpio", "-o", "-H", "newc"], input=listed.encode(), cwd=tree, capture_output=True, check=True
+    )
+    return gzip.compress(archived.stdout, 1)
 
 
 def _run(*words: str, cwd: Path | None = None) -> str:

@@ -83,7 +83,7 @@ prefixes = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.builds(Record, vsids, addresses, addresses, macs))
 def test_a_record_is_read_back_as_it_was_written(row: Record) -> None:
     key, value = layout.record(row)
@@ -92,7 +92,7 @@ def test_a_record_is_read_back_as_it_was_written(row: Record) -> None:
     assert layout.record_keys(key) == [row.key]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.builds(MacRecord, vsids, macs, addresses))
 def test_a_mac_record_is_read_back_as_it_was_written(row: MacRecord) -> None:
     key, value = layout.mac_record(row)
@@ -101,7 +101,7 @@ def test_a_mac_record_is_read_back_as_it_was_written(row: MacRecord) -> None:
     assert layout.mac_record_keys(key) == [row.key]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.builds(Route, st.uuids().map(str), prefixes, vsids, st.none() | addresses))
 def test_a_route_is_read_back_as_it_was_written(row: Route) -> None:
     key, value = layout.route(row)
@@ -129,7 +129,7 @@ limits = st.none() | st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.builds(Qos, limits, limits, st.none() | st.integers(0, 63), st.none() | st.integers(0, 63)))
 def test_limits_and_marks_are_read_back_with_the_port(qos: Qos) -> None:
     row = replace(PORT_A, qos=qos)

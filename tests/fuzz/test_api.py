@@ -15,7 +15,7 @@ from unit.controller_world import WEB, World, port, world
 from weft.client import ApiError
 from weft.compiler.full import compile_all
 
-BUDGET = settings(max_examples=60, deadline=None)
+BUDGET = settings(max_examples=60)
 
 WORDS = st.sampled_from([
     "v1", "tenants", "blue", "red", "-", "ports", "p1", "p2", "hosts", "h1", "h2", "routing-domains", "prod", "web",

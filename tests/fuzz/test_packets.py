@@ -23,7 +23,7 @@ def plane_for(policy: Policy) -> ReferenceDataPlane:
 
 
 @pytest.mark.parametrize("policy", [MAIN, OVER_IPV6], ids=["over-ipv4", "over-ipv6"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(frames=st.lists(st.tuples(st.sampled_from(INTERFACES), mutated(FRAMES) | st.binary(max_size=200)), max_size=8))
 def test_any_bytes_get_a_verdict(policy: Policy, frames: list[tuple[str, bytes]]) -> None:
     plane = plane_for(policy)

@@ -510,4 +510,4 @@ def assert_unique(things: Iterable[Any]) -> None:
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestMachine.settings = settings(max_examples=60, stateful_step_count=20)

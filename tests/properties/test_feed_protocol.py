@@ -209,7 +209,7 @@ step = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(step, max_size=40),
     st.sampled_from(

@@ -12,7 +12,7 @@ from weft.reference import packet
 from weft.reference.lookups import VSID_FIRST
 from weft.reference.plane import Answer, Drop, ReferenceDataPlane, Result, ToPort, ToUnderlay
 
-BUDGET = settings(max_examples=25, deadline=None)
+BUDGET = settings(max_examples=25)
 PACKETS = 6
 #: Between the outer IP header and the inner frame: GRE; UDP with VXLAN or Geneve; STT.
 TUNNEL_BYTES = {packet.GRE: 8, packet.UDP: 16, packet.TCP: 38}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.intents import domain, everything, host, network, port, reloaded, subnet, two_tenants, without
@@ -193,7 +193,6 @@ def test_a_dry_run_chooses_what_the_apply_will_choose(catalog: Catalog) -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 19)), max_size=60))
-@settings(deadline=None)
 def test_the_lowest_free_address_is_found_whatever_was_taken_and_given_back(steps: list[tuple[bool, int]]) -> None:
     first = values.ip_number(Ip("10.0.0.2"))
     free = LowestFree(first, first + 15, ipv4_text)

@@ -94,7 +94,7 @@ def test_a_path_without_objects_is_refused(tmp_path: Path, given_path: str) -> N
         manifests.read_files([str(tmp_path / given_path)])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.one_of(st.text(max_size=60), st.text(alphabet="name: spec-{}[]&*!|>#\n'\"?,%@ax1", max_size=60)))
 def test_no_text_does_worse_than_be_refused(text: str) -> None:
     try:

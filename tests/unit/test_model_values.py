@@ -3,7 +3,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.kit.errors import Rejected
@@ -41,7 +41,6 @@ def test_what_is_no_interfaces_mac_is_refused(text: str, saying: str) -> None:
     assert saying in fault.value.message
 
 
-@settings(deadline=None)
 @given(st.ip_addresses())
 def test_every_address_is_read_as_ipaddress_writes_it(address: object) -> None:
     text = str(address)
@@ -127,7 +126,6 @@ def test_an_rdid_is_a_uuid() -> None:
             values.parse_rdid(text)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40), st.integers(0, 5))
 def test_what_is_chosen_for_a_name_is_valid_and_always_the_same(name: str, attempt: int) -> None:
     mac = values.default_mac(name, attempt)
