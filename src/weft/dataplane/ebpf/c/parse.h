@@ -33,7 +33,7 @@ struct packet {
 	__be32 l4_word; /* TCP's and UDP's ports */
 };
 
-/* packets: a program's own, and not on the stack, which is full: what weft_from_port has read of its packet. */
+/* packets: not on the stack, which is full: what weft_from_port, and whoever goes on with it, knows of its packet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

@@ -87,15 +87,13 @@ int weft_flood(struct __sk_buff *skb)
 	struct counters *c = counters_of(at);
 	struct port *port = bpf_map_lookup_elem(&ports, &at);
 	struct subnet *subnet = port ? subnet_of(port->vsid) : NULL;
-	struct packet p = {};
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero); /* as weft_from_port has left it */
 
 	/* All of it was asked before: it can only have changed since. */
-	if (!subnet)
+	if (!subnet || !p)
 		return drop(skb, c, DROP_PORT_UNBOUND);
-	if (parse(skb, &p, 0, skb->len))
-		return drop(skb, c, DROP_TRUNCATED);
-	parse_transport(skb, &p, ETHERNET_BYTES);
-	return flood(skb, &p, port, subnet, c);
+	return flood(skb, p, port, subnet, c);
 }
 
 SEC("tc")
