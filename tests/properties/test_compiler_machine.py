@@ -18,13 +18,13 @@ from weft.model import drafts, rules, values
 from weft.model.announcements import Announcement, Unheeded
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
-from weft.model.features import Rule
-from weft.model.names import Kind, Name, domain_of, tenant_of
+from weft.model.features import Action, Rule
+from weft.model.names import Kind, Name, domain_of, group_of, tenant_of
 from weft.model.objects import AnnouncedAddress, Port, VirtualSubnet
 from weft.model.values import Ip, Mac, network_of
 from weft.policy import rows
 from weft.policy.delta import ScopedDelta
-from weft.policy.rows import Key, Row, Scope, domain_scope, host_scope
+from weft.policy.rows import Key, Row, Scope, address_group_scope, domain_scope, host_scope, security_group_scope
 
 # Few names and few values, so that they meet.
 OWNERS = ("blue", "red")
@@ -38,7 +38,13 @@ PAS = (*(f"192.0.2.{n}" for n in range(1, 7)), "fd64::1", "fd64::2", "fd64::3")
 DESTINATIONS = ("0.0.0.0/0", "10.0.0.0/29", "10.9.0.0/16", "::/0")
 ANNOUNCED = (*CAS, "fe80::77", values.link_local(values.Mac(MACS[1])), values.link_local(values.ROUTER_MAC))
 VIRTUAL_MACS = ("00:00:5e:00:01:33", "00:00:5e:00:02:33")
-LIGHT = [Kind.PORT, Kind.CUSTOMER_ROUTE, Kind.VIRTUAL_SUBNET]  # what few refer to
+LIGHT = [
+    Kind.PORT,
+    Kind.CUSTOMER_ROUTE,
+    Kind.VIRTUAL_SUBNET,
+    Kind.SECURITY_GROUP,
+    Kind.SECURITY_GROUP_RULE,
+]  # what few refer to
 RDIDS = tuple(f"00000000-0000-5000-8000-00000000000{n}" for n in range(3))
 
 
@@ -77,6 +83,9 @@ ports = st.builds(
     sampling_rate=maybe(0, 9),
     mirror=maybe(drafts.Mirror("p1"), drafts.Mirror(None, "192.0.2.99", "gre")),
     allowed_address_pairs=st.none() | some(PAIRS, 0, 4),
+    security_groups=st.none() | some(("default", "g1", "g2"), 0, 2),
+    operator_groups=st.none() | some(("house",)),
+    port_security=maybe(True, False),
     announced_addresses=st.none()
     | some(
         [drafts.AnnouncedAddress(*said) for said in product(ANNOUNCED[::3], (*VIRTUAL_MACS, MACS[0], MACS[3]))], 0, 2
@@ -118,6 +127,39 @@ hosts = st.builds(
     maybe(0, 7),
     st.sampled_from(("fabric", "fabric", "elsewhere")),
 )
+groups = st.builds(
+    drafts.SecurityGroup,
+    st.builds(
+        "tenants/{}/security-groups/{}".format, st.sampled_from(OWNERS), st.sampled_from(("default", "g1", "g2"))
+    ),
+    stateful=maybe(True, True, False),
+) | st.builds(
+    drafts.AddressGroup,
+    st.builds("tenants/{}/address-groups/{}".format, st.sampled_from(OWNERS), st.sampled_from(("a1", "a2"))),
+    some(("10.0.0.0/8", "fd00::/8", "192.0.2.0/24")),
+)
+security_rules = st.builds(
+    lambda owner, group, label, remote, **more: drafts.SecurityGroupRule(
+        f"tenants/{owner}/security-groups/{group}/rules/{label}", **remote, **more
+    ),
+    st.sampled_from(OWNERS),
+    st.sampled_from(("default", "g1", "g2", "house")),
+    st.sampled_from(("r1", "r2", "egress-ipv4")),
+    st.sampled_from(
+        (
+            {},
+            {"remote_prefix": "10.0.0.0/8"},
+            {"remote_group": "g1"},
+            {"remote_group": "g2"},
+            {"remote_address_group": "a1"},
+            {"remote_address_group": "a2"},
+        )
+    ),
+    direction=st.sampled_from(("ingress", "egress")),
+    protocol=maybe("tcp", "icmp"),
+    action=maybe("allow", "allow", "deny"),
+    log=maybe(True),
+)
 others = (
     st.builds(domain, paths(OWNERS, DOMAINS), maybe(*RDIDS))
     | st.builds(tenant, st.sampled_from(OWNERS))
@@ -125,7 +167,10 @@ others = (
     | st.builds(network, st.just("192.0.2.8/29"), name=st.just("elsewhere"))
 )
 batches = st.lists(
-    ports | ports | subnets | routes | hosts | others, min_size=1, max_size=4, unique_by=lambda draft: draft.name
+    ports | ports | subnets | routes | hosts | others | groups | security_rules,
+    min_size=1,
+    max_size=4,
+    unique_by=lambda draft: draft.name,
 )
 
 
@@ -159,6 +204,12 @@ class Machine(RuleBasedStateMachine):
                 port("blue/p6", "x/s", host="h2", allowed_address_pairs=PAIRS),
                 port("red/p1", "x/s", host="h1"),
                 route("blue/x/r1", "0.0.0.0/0", next_hop="10.0.0.10"),
+                *(
+                    drafts.SecurityGroup(f"tenants/{owner}/security-groups/{label}")
+                    for owner, label in product(OWNERS, ("g1", "g2"))
+                ),
+                *(drafts.SecurityGroup(f"tenants/{owner}/security-groups/house", operator=True) for owner in OWNERS),
+                *(drafts.AddressGroup(f"tenants/{owner}/address-groups/a1", ("10.0.0.0/8",)) for owner in OWNERS),
             ]
         )
         self.take(puts)
@@ -170,6 +221,24 @@ class Machine(RuleBasedStateMachine):
     @rule(puts=st.lists(ports, min_size=1, max_size=5, unique_by=lambda draft: draft.name))
     def put_ports(self, puts: list[Draft]) -> None:
         self.take(puts)
+
+    @rule(puts=st.lists(groups | security_rules | ports, min_size=1, max_size=5, unique_by=lambda draft: draft.name))
+    def put_groups(self, puts: list[Draft]) -> None:
+        self.take(puts)
+
+    @rule(data=st.data(), several=some(("default", "g1", "g2"), 0, 2))
+    def join(self, data: st.DataObject, several: tuple[str, ...]) -> None:
+        """A port has other groups than before, wherever it is."""
+        if self.catalog.ports:
+            found = self.catalog.ports[data.draw(st.sampled_from(sorted(self.catalog.ports)))]
+            self.take(
+                [
+                    drafts.Port(
+                        found.name, found.virtual_subnet, host=found.host, destination=found.destination,
+                        security_groups=several,
+                    )
+                ]
+            )  # fmt: skip
 
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
@@ -335,7 +404,19 @@ class Machine(RuleBasedStateMachine):
             domains = {domain_of(port.virtual_subnet) for port in mine}
             rdids = {catalog.routing_domains[name].rdid for name in domains}
             vsids = {net.vsid for net in catalog.virtual_subnets.values() if domain_of(net.name) in domains}
-            assert set(scopes) == {host_scope(host), *map(domain_scope, rdids)}
+            own_groups = {catalog.security_groups[name] for port in mine for name in port.groups}
+            own_rules = [
+                rule
+                for rule in catalog.security_group_rules.values()
+                if group_of(rule.name) in {g.name for g in own_groups}
+            ]
+            named = {rule.remote_address_group for rule in own_rules} - {None}
+            assert set(scopes) == {
+                host_scope(host),
+                *map(domain_scope, rdids),
+                *(security_group_scope(each.number) for each in own_groups),
+                *(address_group_scope(catalog.address_groups[name].number) for name in named if name),
+            }
             for row in (row for scope in scopes.values() for row in scope.values()):
                 match row:
                     case rows.Host():
@@ -347,6 +428,13 @@ class Machine(RuleBasedStateMachine):
                         assert row.vsid in vsids
                     case rows.Record() | rows.MacRecord() | rows.Member():
                         assert row.vsid in vsids
+                    case rows.SecurityGroup():
+                        assert row.number in {each.number for each in own_groups}
+                        assert {each.name for each in row.rules} == {
+                            rule.name for rule in own_rules if group_of(rule.name) == row.name
+                        }
+                    case rows.AddressGroup():
+                        assert row.name in named
 
     @invariant()
     def a_port_is_found_where_it_is_and_where_it_is_moving_to(self) -> None:
@@ -376,6 +464,23 @@ class Machine(RuleBasedStateMachine):
             row.key: (row.pa, row.also, row.mac) for row in held if isinstance(row, rows.Record | rows.MacRecord)
         }
         assert found_at == places
+
+    @invariant()
+    def records_and_ports_say_which_groups_they_have(self) -> None:
+        catalog = self.catalog
+        for found in catalog.ports.values():
+            numbers = tuple(sorted(catalog.security_groups[name].number for name in found.groups))
+            for host in found.hosts:
+                mine = self.compiler.rows(host_scope(host))["ports", found.name]
+                assert isinstance(mine, rows.Port)
+                assert (mine.groups, mine.port_security) == (numbers, found.port_security)
+            if found.host is not None:
+                vsid = catalog.virtual_subnets[found.virtual_subnet].vsid
+                scope = domain_scope(catalog.routing_domains[domain_of(found.virtual_subnet)].rdid)
+                for ca in (*found.addresses, *(said.address for said in found.announced_addresses)):
+                    record = self.compiler.rows(scope)["records", vsid, ca]
+                    assert isinstance(record, rows.Record)
+                    assert record.groups == numbers
 
     @invariant()
     def routes_are_won_by_the_right_ones(self) -> None:
@@ -451,6 +556,7 @@ def assert_valid(catalog: Catalog) -> None:
     for net in catalog.virtual_subnets.values():
         assert net.provider_network is None or net.provider_network in catalog.provider_networks
         assert Rule.VLAN not in net.accepted_rules or (net.segment is not None and net.vlan)
+    assert_grouped_validly(catalog)
     for one, other in permutations(catalog.virtual_subnets.values(), 2):
         if Rule.GRE in one.accepted_rules and Rule.NVGRE in other.accepted_rules:
             assert one.vsid >> 8 != other.vsid, "a key would be of both"
@@ -484,6 +590,27 @@ def assert_valid(catalog: Catalog) -> None:
                 assert way.next_hop is None or any(
                     holds(way.next_hop)(prefix) for net in nets for prefix in net.prefixes
                 )
+
+
+def assert_grouped_validly(catalog: Catalog) -> None:
+    """Whose groups are whose, and of what kind."""
+    every = catalog.security_groups
+    assert {f"{name}/security-groups/default" for name in catalog.tenants} <= every.keys()
+    for kind in (every, catalog.address_groups, catalog.security_group_rules):
+        assert_unique(found.number for found in kind.values())
+        assert all(tenant_of(name) in catalog.tenants for name in kind)
+    for found in catalog.security_group_rules.values():
+        operator = every[group_of(found.name)].operator
+        assert operator or (found.action is Action.ALLOW and found.priority == 0)
+        assert found.remote_group is None or tenant_of(every[found.remote_group].name) == tenant_of(found.name)
+        assert found.remote_address_group is None or found.remote_address_group in catalog.address_groups
+        assert [found.remote_prefix, found.remote_group, found.remote_address_group].count(None) >= 2
+    for each in catalog.ports.values():
+        assert all(tenant_of(name) == tenant_of(each.name) for name in each.groups)
+        assert not any(every[name].operator for name in each.security_groups)
+        assert all(every[name].operator for name in each.operator_groups)
+        assert len({every[name].stateful for name in each.groups}) <= 1
+        assert each.port_security or not each.groups
 
 
 def assert_announced_validly(net: VirtualSubnet, inside: list[Port], router_macs: set[Mac]) -> None:

@@ -82,7 +82,7 @@ def two_tenants(abilities: AbilityTable = ABILITIES) -> Catalog:
 
 def reloaded(catalog: Catalog) -> Catalog:
     """Another catalog of the same objects, which has lived through nothing."""
-    fresh = Catalog()
+    fresh = Catalog(catalog._abilities)
     fresh.load(thing for kind in Kind for thing in catalog.objects(kind).values())
     return fresh
 

@@ -37,6 +37,12 @@ BASE: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+def defaults(tenant: str) -> list[str]:
+    """What comes and goes with a tenant: its default group, and that one's rules."""
+    group = f"tenants/{tenant}/security-groups/default"
+    return [group, *(f"{group}/rules/{way}-{family}" for way in ("egress", "ingress") for family in ("ipv4", "ipv6"))]
+
+
 def port(number: int, host: str | None = "h1") -> tuple[str, dict[str, Any]]:
     return f"tenants/blue/ports/p{number}", {"virtual_subnet": "prod/web", "host": host}
 

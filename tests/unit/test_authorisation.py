@@ -129,6 +129,7 @@ OWN = {"tenant": "blue", "host": "h1"}
 ANOTHERS = {"tenant": "red", "host": "h2"}
 OTHERS = {
     "provider_network": "phys", "routing_domain": "prod", "virtual_subnet": "web", "port": "p1", "customer_route": "r",
+    "address_group": "a", "security_group": "default", "rule": "egress-ipv4",
 }  # fmt: skip
 
 

@@ -130,7 +130,9 @@ def test_an_announcement_changes_nothing_else_of_a_port() -> None:
     limit = drafts.Qos(drafts.Limit(rate_bits_per_s=10**9))
     more = {"destination": "h3", "flood_limit_pps": 7, "dhcp_server": True, "allowed_address_pairs": ANY}
     more |= {"sampling_rate": 9, "mirror": drafts.Mirror("b", None, "gre", 5, "to_guest")}
+    more |= {"security_groups": ("default",), "operator_groups": ("house",)}
     off = drafts.PortDhcp(enabled=False)
+    catalog.apply([drafts.SecurityGroup("tenants/blue/security-groups/house", operator=True)])
     catalog.apply([port("blue/a", "prod/web", host="h1", admin_state="down", qos=limit, dhcp=off, **more)])
     before = catalog.ports[A]
     for field in fields(before):

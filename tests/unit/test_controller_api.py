@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.controller_world import BASE, DOMAIN, WEB, UnsureStore, World, port, world
+from unit.controller_world import BASE, DOMAIN, WEB, UnsureStore, World, defaults, port, world
 from weft.client import ApiError, FailureReport, PortReport, StatusReport
 from weft.compiler.full import compile_all
 from weft.controller import api
@@ -288,7 +288,8 @@ async def test_an_apply_is_all_or_nothing_and_its_order_does_not_matter() -> Non
             await it.client.apply([*BASE, ("tenants/red/ports/x", {"virtual_subnet": "prod/web"})])
         assert (await it.store.snapshot()).objects == {}
         applied = await it.client.apply(reversed(BASE))
-        assert {(change.name, change.action) for change in applied.changes} == {(name, "create") for name, _ in BASE}
+        made = {*(name for name, _ in BASE), *defaults("blue")}
+        assert {(change.name, change.action) for change in applied.changes} == {(name, "create") for name in made}
         unchanged = await it.client.apply(BASE)
         assert (unchanged.revision, unchanged.changes) == (applied.revision, [])
 
@@ -297,7 +298,12 @@ async def test_an_apply_says_before_and_after() -> None:
     async with world() as it:
         await it.client.put("tenants/red", {})
         applied = await it.client.apply([("tenants/blue", {"description": "new"}), ("tenants/x", {})], ["tenants/red"])
-        assert {change.name: (change.action, change.before, change.after) for change in applied.changes} == {
+        beside = {*defaults("x"), *defaults("red")}
+        told = {
+            each.name: (each.action, each.before, each.after) for each in applied.changes if each.name not in beside
+        }
+        assert len(applied.changes) == len(told) + len(beside), "default groups come and go with their tenants"
+        assert told == {
             "tenants/blue": ("update", {"description": "of the sea"}, {"description": "new"}),
             "tenants/x": ("create", None, {"description": ""}),
             "tenants/red": ("delete", {"description": ""}, None),
@@ -493,7 +499,7 @@ async def test_the_description_is_whole_and_is_of_the_routes_there_are() -> None
         assert set(schemas["PortSpec"]["properties"]) == {
             "virtual_subnet", "mac", "addresses", "host", "allowed_address_pairs", "admin_state", "qos",
             "flood_limit_pps", "dhcp", "dhcp_server", "sampling_rate", "mirror", "destination",
-            "announced_addresses", "rewrites", "trunk",
+            "announced_addresses", "rewrites", "trunk", "security_groups", "operator_groups", "port_security",
         }  # fmt: skip
         assert schemas["PortSpec"]["required"] == ["virtual_subnet"]
 

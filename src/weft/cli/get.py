@@ -10,7 +10,7 @@ import click
 from weft.cli import complete, references, session, show
 from weft.cli.references import short
 from weft.cli.session import Output
-from weft.model.names import Kind, domain_of, find_kind, kind_of, label_of
+from weft.model.names import Kind, domain_of, find_kind, group_of, kind_of, label_of
 
 if TYPE_CHECKING:
     from weft.client import Client, Item
@@ -33,6 +33,27 @@ def port_host(item: Item) -> str:
         return short(host or "")
     how = "ready" if move["ready"] else "; ".join(map(str, move["waiting_for"]))
     return f"{short(host or '')} -> {short(to)}: {how}"
+
+
+def rule_protocol(spec: dict[str, Any]) -> str:
+    """tcp 80-81, icmp 3/4, any."""
+    protocol = str(spec.get("protocol") or "any")
+    first, last = spec.get("port_min"), spec.get("port_max")
+    if first is not None:
+        return f"{protocol} {first}" if first == last else f"{protocol} {first}-{last}"
+    numbers = [str(spec[field]) for field in ("icmp_type", "icmp_code") if spec.get(field) is not None]
+    return f"{protocol} {'/'.join(numbers)}" if numbers else protocol
+
+
+def rule_remote(spec: dict[str, Any]) -> str:
+    given = (spec.get(field) for field in ("remote_prefix", "remote_group", "remote_address_group"))
+    return next((short(remote) for remote in given if remote), "anybody")
+
+
+def rule_action(spec: dict[str, Any]) -> str:
+    """An operator's rule has a priority, which is to be seen."""
+    action, priority = str(spec.get("action", "allow")), spec.get("priority")
+    return f"{action}, priority {priority}" if priority else action
 
 
 #: Columns of a kind's table: heading -> what an item has there.
@@ -63,6 +84,18 @@ COLUMNS: dict[Kind, dict[str, Callable[[Item], object]]] = {
         "host": port_host,
         "state": lambda item: port_state(item.status),
     },
+    Kind.ADDRESS_GROUP: {"prefixes": lambda item: item.spec.get("prefixes")},
+    Kind.SECURITY_GROUP: {
+        "stateful": lambda item: item.spec.get("stateful"),
+        "operator": lambda item: item.spec.get("operator", False),
+    },
+    Kind.SECURITY_GROUP_RULE: {
+        "direction": lambda item: item.spec.get("direction"),
+        "family": lambda item: item.spec.get("family"),
+        "protocol": lambda item: rule_protocol(item.spec),
+        "remote": lambda item: rule_remote(item.spec),
+        "action": lambda item: rule_action(item.spec),
+    },
     Kind.CUSTOMER_ROUTE: {
         "prefix": lambda item: item.spec.get("prefix"),
         "next hop": lambda item: item.spec.get("next_hop") or short(item.spec.get("virtual_subnet", "")),
@@ -90,10 +123,11 @@ def get(words: tuple[str, ...], output: Output, url: str) -> None:
     weft get ports                         every port
     weft get ports tenant=blue host=h1     blue's ports on h1
     weft get subnets tenant=blue domain=prod
+    weft get rules tenant=blue group=web   the rules of one security group
     weft get port blue/web-1 blue/web-2    these two
     weft get blue/web-1 -o yaml            a port, as `weft apply` reads it
 
-    A filter is tenant=, domain=, or a field of the kind's spec, such as host= or virtual_subnet=.
+    A filter is tenant=, domain=, group=, or a field of the kind's spec, such as host= or virtual_subnet=.
     """
     kind = references.kind(words[0])
     rest = words[1:] if kind else words
@@ -119,9 +153,10 @@ def _filter(word: str) -> tuple[str, str]:
 
 
 def _listed(client: Client, kind: Kind, filters: dict[str, str]) -> Iterator[Item]:
-    rest = {field: value for field, value in filters.items() if field not in {"tenant", "domain"}}
-    path = references.collection(kind, filters.get("tenant"), filters.get("domain"))
-    if ("domain" in filters and "routing-domains/" not in path) or ("tenant" in filters and "tenants/" not in path):
+    above = {"tenant": "tenants/", "domain": "routing-domains/", "group": "security-groups/"}
+    rest = {field: value for field, value in filters.items() if field not in above}
+    path = references.collection(kind, *(filters.get(field) for field in above))
+    if any(field in filters and segment not in path for field, segment in above.items()):
         raise click.UsageError(f"{references.plural(kind)} cannot be narrowed down so")
     return client.list(path, limit=1000, **rest)
 
@@ -192,13 +227,17 @@ def _provider_networks(host: Item) -> set[str]:
     return {references.full(each["provider_network"], Kind.PROVIDER_NETWORK) for each in host.spec.get("uplinks", [])}
 
 
+def _groups(port: Item) -> list[str]:
+    return [*port.spec.get("security_groups", []), *port.spec.get("operator_groups", [])]
+
+
 def _related(client: Client, item: Item) -> Iterator[tuple[str, Iterable[Item]]]:
     """What the object rests on and what rests on it."""
     name = references.full(item.name)
     match kind_of(name):
         case Kind.TENANT:
             tenant = label_of(name)
-            for kind in (Kind.ROUTING_DOMAIN, Kind.VIRTUAL_SUBNET, Kind.PORT):
+            for kind in (Kind.ROUTING_DOMAIN, Kind.VIRTUAL_SUBNET, Kind.SECURITY_GROUP, Kind.ADDRESS_GROUP, Kind.PORT):
                 yield references.plural(kind), client.list(references.collection(kind, tenant))
         case Kind.PROVIDER_NETWORK:
             hosts = client.list(references.collection(Kind.HOST))
@@ -212,8 +251,19 @@ def _related(client: Client, item: Item) -> Iterator[tuple[str, Iterable[Item]]]
         case Kind.VIRTUAL_SUBNET:
             yield "routing domain", [client.get(domain_of(name))]
             yield "ports", client.list(references.collection(Kind.PORT, name.split("/")[1]), virtual_subnet=name)
+        case Kind.SECURITY_GROUP:
+            tenant = name.split("/")[1]
+            yield "rules", client.list(f"{name}/rules")
+            ports = client.list(references.collection(Kind.PORT, tenant))
+            yield "ports", [port for port in ports if name in _groups(port)]
+        case Kind.ADDRESS_GROUP:
+            rules = client.list(f"tenants/{name.split('/')[1]}/security-groups/-/rules")
+            yield "rules", [rule for rule in rules if rule.spec.get("remote_address_group") == name]
+        case Kind.SECURITY_GROUP_RULE:
+            yield "security group", [client.get(group_of(name))]
         case Kind.PORT:
             yield "virtual subnet", [client.get(item.spec["virtual_subnet"])]
+            yield "security groups", [client.get(group) for group in _groups(item)]
             if host := item.spec.get("host"):
                 yield "host", [client.get(host)]
         case Kind.CUSTOMER_ROUTE:

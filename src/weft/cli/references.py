@@ -15,6 +15,9 @@ _WORDS = {
     Kind.HOST: ("h",),
     Kind.ROUTING_DOMAIN: ("rd", "domain", "domains"),
     Kind.VIRTUAL_SUBNET: ("vs", "subnet", "subnets"),
+    Kind.ADDRESS_GROUP: ("ag",),
+    Kind.SECURITY_GROUP: ("sg", "group", "groups"),
+    Kind.SECURITY_GROUP_RULE: ("sgr", "rule", "security-group-rules"),
     Kind.PORT: ("p",),
     Kind.CUSTOMER_ROUTE: ("cr", "route", "routes"),
 }
@@ -55,7 +58,7 @@ def short(name: str) -> str:
     return "/".join(name.split("/")[1::2]) if find_kind(name) else name
 
 
-def collection(of: Kind, tenant: str | None = None, domain: str | None = None) -> str:
-    """The path to list; ``-`` for a tenant or a domain that is not narrowed down."""
-    chosen = {"T": tenant or "-", "D": domain or "-"}
+def collection(of: Kind, tenant: str | None = None, domain: str | None = None, group: str | None = None) -> str:
+    """The path to list; ``-`` for a tenant, a domain or a security group that is not narrowed down."""
+    chosen = {"T": tenant or "-", "D": domain or "-", "G": group or "-"}
     return "/".join(chosen.get(segment, segment) for segment in PATTERNS[of].split("/")[:-1])

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from typing import TypeVar, assert_never
 
 from weft.model.catalog import Catalog, Change
-from weft.model.names import Name, domain_of
+from weft.model.names import Name, domain_of, group_of
 from weft.model.objects import (
+    AddressGroup,
     CustomerRoute,
     Host,
     Port,
     ProviderNetwork,
     RoutingDomain,
+    SecurityGroup,
+    SecurityGroupRule,
     Tenant,
     VirtualSubnet,
 )
@@ -29,6 +32,8 @@ class Affected:
     hosts: dict[Name, None] = field(default_factory=dict)
     subnets: dict[Name, None] = field(default_factory=dict)
     ports: dict[Name, None] = field(default_factory=dict)
+    security_groups: dict[Name, dict[Name, None]] = field(default_factory=dict)  # and their rules that changed
+    address_groups: dict[Name, None] = field(default_factory=dict)
     prefixes: dict[Name, dict[Prefix, None]] = field(default_factory=dict)  # by domain
     routed_anew: dict[Name, None] = field(default_factory=dict)  # domains of which every route may change
 
@@ -40,6 +45,12 @@ def affected_by(catalog: Catalog, changes: Sequence[Change]) -> Affected:
         match change.old, change.new:
             case (Port(), _) | (_, Port()):
                 found.ports[change.name] = None
+            case (SecurityGroup(), _) | (_, SecurityGroup()):
+                found.security_groups.setdefault(change.name, {})
+            case (SecurityGroupRule(), _) | (_, SecurityGroupRule()):
+                found.security_groups.setdefault(group_of(change.name), {})[change.name] = None
+            case (AddressGroup(), _) | (_, AddressGroup()):
+                found.address_groups[change.name] = None
             case VirtualSubnet() as old, VirtualSubnet() as new:
                 found.subnets[change.name] = None
                 if (old.vsid, old.prefixes, old.external_gateway) != (new.vsid, new.prefixes, new.external_gateway):

@@ -15,20 +15,39 @@ from typing import TypeVar, cast
 from weft.compiler import full, translate
 from weft.compiler.affected import Affected, affected_by
 from weft.model.catalog import Catalog, Change
-from weft.model.names import Name, domain_of
-from weft.model.objects import Host, Object, Port, RoutingDomain, VirtualSubnet
+from weft.model.names import Kind, Name, domain_of, group_of
+from weft.model.objects import (
+    AddressGroup,
+    Host,
+    Object,
+    Port,
+    RoutingDomain,
+    SecurityGroup,
+    SecurityGroupRule,
+    VirtualSubnet,
+)
 from weft.model.values import Ip, Prefix, Rdid
 from weft.policy import delta
-from weft.policy.rows import Key, Route, Row, Scope, domain_scope, host_scope
+from weft.policy.rows import (
+    Key,
+    Route,
+    Row,
+    Scope,
+    address_group_scope,
+    domain_scope,
+    host_scope,
+    security_group_scope,
+)
 
 T = TypeVar("T")
 
 _HOST, _DOMAIN = host_scope(""), domain_scope("")
+_GROUP, _ADDRESSES = (scope(0).removesuffix("0") for scope in (security_group_scope, address_group_scope))
 
 
 #: Raised when the same intent compiles to other rows than before: hosts then take everything anew, instead of what
 #: changed since.
-EDITION = 6
+EDITION = 7
 
 
 class Compiler:
@@ -40,6 +59,10 @@ class Compiler:
         self._routes: dict[Name, dict[Prefix, Route]] = {}  # the winners, by domain
         self._running: dict[Name, dict[Name, int]] = {}  # host -> domain -> how many ports, moving there or not
         self._present: Counter[_Presence] = Counter()  # how many ports of a subnet are on a host or moving there
+        self._having: dict[Name, dict[Name, int]] = {}  # host -> security group -> how many of its ports have it
+        self._naming: dict[Name, dict[Name, int]] = {}  # security group -> address group -> how many rules name it
+        for rule in catalog.security_group_rules.values():
+            self._count_rule(rule, 1)
         for port in catalog.ports.values():
             self._count(port, 1)
         for domain in catalog.routing_domains:
@@ -60,8 +83,15 @@ class Compiler:
         if name not in self._catalog.hosts:
             return frozenset()
         domains = self._catalog.routing_domains
-        running = self._running.get(name, {})
-        return frozenset({host_scope(name), *(domain_scope(domains[domain].rdid) for domain in running)})
+        groups, addresses = self._catalog.security_groups, self._catalog.address_groups
+        return frozenset(
+            {
+                host_scope(name),
+                *(domain_scope(domains[domain].rdid) for domain in self._running.get(name, ())),
+                *(security_group_scope(groups[group].number) for group in self._having.get(name, ())),
+                *(address_group_scope(addresses[each].number) for each in self._named_on(name)),
+            }
+        )
 
     def apply(self, changes: Sequence[Change]) -> delta.ScopedDelta:
         """What follows for each scope, and for who is in it. The catalog has taken the changes already.
@@ -104,6 +134,12 @@ class Compiler:
         if scope.startswith(_HOST):
             host = Name(scope.removeprefix(_HOST))
             return full.host_rows(self._catalog, host) if host in self._catalog.hosts else {}
+        if scope.startswith(_GROUP):
+            group = self._catalog.numbered(Kind.SECURITY_GROUP, int(scope.removeprefix(_GROUP)))
+            return full.security_group_rows(self._catalog, group) if group is not None else {}
+        if scope.startswith(_ADDRESSES):
+            group = self._catalog.numbered(Kind.ADDRESS_GROUP, int(scope.removeprefix(_ADDRESSES)))
+            return full.address_group_rows(self._catalog, group) if group is not None else {}
         domain = self._catalog.domain_with(Rdid(scope.removeprefix(_DOMAIN)))
         return full.domain_rows(self._catalog, domain) if domain is not None else {}
 
@@ -157,6 +193,45 @@ class Compiler:
                 del running[domain]
                 if not running:
                     del self._running[host]
+            for group in port.groups:
+                _step(self._having, host, group, step)
+
+    def _count_rule(self, rule: SecurityGroupRule, step: int) -> None:
+        if rule.remote_address_group is not None:
+            _step(self._naming, group_of(rule.name), rule.remote_address_group, step)
+
+    def _named_on(self, host: Name) -> set[Name]:
+        """The address groups that rules name of the security groups that ports on a host have."""
+        return {each for group in self._having.get(host, ()) for each in self._naming.get(group, ())}
+
+    def _held_groups(self, hosts: Iterable[Name], side: _Side) -> Iterable[tuple[str, Scope]]:
+        """Who is told of which groups, as ports and rules are counted now."""
+        for host in hosts:
+            for group in self._having.get(host, ()):
+                yield host, security_group_scope(side.group(group).number)
+            for addresses in self._named_on(host):
+                yield host, address_group_scope(side.addresses(addresses).number)
+
+    def _touched_by_groups(self, changes: Sequence[Change]) -> dict[Name, None]:
+        """The hosts that may be told of other groups than before."""
+        touched: dict[Name, None] = {}
+        naming: dict[Name, None] = {}  # security groups with rules that may name other address groups than before
+        for change in changes:
+            for thing in (change.old, change.new):
+                match thing:
+                    case Port():
+                        if thing.groups:
+                            touched.update(dict.fromkeys(thing.hosts))
+                    case SecurityGroupRule():
+                        if thing.remote_address_group is not None:
+                            naming[group_of(thing.name)] = None
+                    case _:
+                        pass
+        if naming:
+            touched.update(
+                (host, None) for host, groups in self._having.items() if not naming.keys().isdisjoint(groups)
+            )
+        return touched
 
     def _move(self, changes: Sequence[Change], before: _Side, after: _Side) -> tuple[_Pairs, _Pairs]:
         """Count ports over, and compare the memberships that this can have changed; with them go the Peer rows."""
@@ -188,11 +263,15 @@ class Compiler:
         for host, domain in touched:
             if domain in self._running.get(host, ()):
                 were.add((host, domain_scope(before.domain(domain).rdid)))
+        grouped = self._touched_by_groups(changes)
+        were.update(self._held_groups(grouped, before))
         for change in changes:
-            if isinstance(change.old, Port):
-                self._count(change.old, -1)
-            if isinstance(change.new, Port):
-                self._count(change.new, 1)
+            for thing, step in ((change.old, -1), (change.new, 1)):
+                if isinstance(thing, Port):
+                    self._count(thing, step)
+                elif isinstance(thing, SecurityGroupRule):
+                    self._count_rule(thing, step)
+        are.update(self._held_groups(grouped, after))
         for host, domain in seen:
             if domain in self._running.get(host, ()):
                 after.add_peer(host, domain)
@@ -204,6 +283,17 @@ class Compiler:
 
 _Pairs = tuple[tuple[str, Scope], ...]
 _Presence = tuple[Name, Name]  # of a subnet, on a host
+
+
+def _step(counts: dict[Name, dict[Name, int]], owner: Name, of: Name, step: int) -> None:
+    """Count one more, or one less; what comes to nothing is forgotten."""
+    mine = counts.setdefault(owner, {})
+    if count := mine.get(of, 0) + step:
+        mine[of] = count
+    else:
+        del mine[of]
+        if not mine:
+            del counts[owner]
 
 
 def _moved(old: Host, new: Host) -> bool:
@@ -223,11 +313,20 @@ class _Side:
         self._was = was
         self._networks, self._hosts, self._ports = catalog.provider_networks, catalog.hosts, catalog.ports
         self._domains, self._subnets = catalog.routing_domains, catalog.virtual_subnets
+        self._groups, self._addresses = catalog.security_groups, catalog.address_groups
+        self._rules, self._rules_of = catalog.security_group_rules, catalog.rules_of
+        self._numbers: dict[tuple[Name, ...], tuple[int, ...]] = {(): ()}  # of the security groups that ports have
         self._by_subnet: dict[Name, tuple[VirtualSubnet, dict[Key, Row]]] = {}
         self._by_host: dict[Name, tuple[Ip | None, dict[Key, Row]]] = {}
 
     def domain(self, name: Name) -> RoutingDomain:
         return self._need(self._domains, name)
+
+    def group(self, name: Name) -> SecurityGroup:
+        return self._need(self._groups, name)
+
+    def addresses(self, name: Name) -> AddressGroup:
+        return self._need(self._addresses, name)
 
     def add(self, affected: Affected) -> None:
         for name in affected.hosts:
@@ -240,6 +339,13 @@ class _Side:
                 domain = self.domain(domain_of(name))
                 row = translate.subnet_row(subnet, domain)
                 self.rows[domain_scope(domain.rdid)][row.key] = row
+        for name in affected.address_groups:
+            if (addresses := self._find(self._addresses, name)) is not None:
+                row = translate.address_group_row(addresses)
+                self.rows[address_group_scope(addresses.number)][row.key] = row
+        for name, changed in affected.security_groups.items():
+            if (group := self._find(self._groups, name)) is not None:
+                self._add_group(group, changed)
         for name in affected.ports:
             port = self._find(self._ports, name)
             if port is not None and port.host is not None:
@@ -250,9 +356,30 @@ class _Side:
         if row is not None:
             self.rows[domain_scope(row.rdid)][row.key] = row
 
+    def _add_group(self, group: SecurityGroup, changed: Iterable[Name]) -> None:
+        """changed: rules of it that may not be among those that it has now, or not have been."""
+        names = dict.fromkeys((*self._rules_of(group.name), *changed))
+        rules = [rule for name in names if (rule := self._find(self._rules, name)) is not None]
+        named = [rule.remote_group for rule in rules if rule.remote_group is not None]
+        addresses = [rule.remote_address_group for rule in rules if rule.remote_address_group is not None]
+        row = translate.security_group_row(
+            group,
+            rules,
+            {name: self.group(name).number for name in named},
+            {name: self.addresses(name).number for name in addresses},
+        )
+        self.rows[security_group_scope(group.number)][row.key] = row
+
+    def _numbers_of(self, groups: tuple[Name, ...]) -> tuple[int, ...]:
+        numbers = self._numbers.get(groups)
+        if numbers is None:
+            numbers = self._numbers[groups] = tuple(sorted(self.group(name).number for name in groups))
+        return numbers
+
     def _add_port(self, port: Port) -> None:
         subnet, domain_rows = self._by_subnet.get(port.virtual_subnet) or self._ground(port.virtual_subnet)
-        row: Row = translate.port_row(port, subnet)
+        groups = self._numbers_of(port.groups)
+        row: Row = translate.port_row(port, subnet, groups)
         pas: list[Ip | None] = []
         for host in port.hosts:
             pa, host_rows = self._by_host.get(host) or self._abode(host)
@@ -261,7 +388,7 @@ class _Side:
             pas.append(pa)
         pa, *others = pas
         if pa is not None:
-            for row in translate.record_rows(port, subnet, pa, *others):
+            for row in translate.record_rows(port, subnet, groups, pa, *others):
                 domain_rows[row.key] = row
 
     def add_member(self, subnet_name: Name, host: Name) -> None:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from weft.compiler import translate
 from weft.model.catalog import Catalog
 from weft.model.names import Name, domain_of
+from weft.model.objects import Port
 from weft.model.values import Prefix
-from weft.policy.rows import Key, Route, Row, Scope, domain_scope, host_scope
+from weft.policy.rows import (
+    Key,
+    Route,
+    Row,
+    Scope,
+    address_group_scope,
+    domain_scope,
+    host_scope,
+    security_group_scope,
+)
 
 
 def compile_all(catalog: Catalog) -> tuple[dict[Scope, dict[Key, Row]], dict[str, frozenset[Scope]]]:
@@ -15,10 +25,40 @@ def compile_all(catalog: Catalog) -> tuple[dict[Scope, dict[Key, Row]], dict[str
     scopes: dict[str, frozenset[Scope]] = {}
     for host in catalog.hosts:
         rows[host_scope(host)] = host_rows(catalog, host)
-        scopes[host] = frozenset({host_scope(host)} | _domain_scopes(catalog, host))
+        scopes[host] = frozenset({host_scope(host)} | _domain_scopes(catalog, host) | _group_scopes(catalog, host))
     for name, domain in catalog.routing_domains.items():
         rows[domain_scope(domain.rdid)] = domain_rows(catalog, name)
+    for name, group in catalog.security_groups.items():
+        rows[security_group_scope(group.number)] = security_group_rows(catalog, name)
+    for name, addresses in catalog.address_groups.items():
+        rows[address_group_scope(addresses.number)] = address_group_rows(catalog, name)
     return rows, scopes
+
+
+def security_group_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
+    """A security group's one row."""
+    rules = [catalog.security_group_rules[rule] for rule in catalog.rules_of(name)]
+    groups, sets = catalog.security_groups, catalog.address_groups
+    named = [rule.remote_group for rule in rules if rule.remote_group is not None]
+    sets_named = [rule.remote_address_group for rule in rules if rule.remote_address_group is not None]
+    row = translate.security_group_row(
+        groups[name],
+        rules,
+        {each: groups[each].number for each in named},
+        {each: sets[each].number for each in sets_named},
+    )
+    return {row.key: row}
+
+
+def address_group_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
+    """An address group's one row."""
+    row = translate.address_group_row(catalog.address_groups[name])
+    return {row.key: row}
+
+
+def group_numbers(catalog: Catalog, port: Port) -> tuple[int, ...]:
+    """Of the security groups that a port has, rising."""
+    return tuple(sorted(catalog.security_groups[group].number for group in port.groups))
 
 
 def host_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
@@ -29,7 +69,7 @@ def host_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
     ports, subnets = catalog.ports, catalog.virtual_subnets
     for port_name in catalog.ports_on(name):
         port = ports[port_name]
-        row = translate.port_row(port, subnets[port.virtual_subnet])
+        row = translate.port_row(port, subnets[port.virtual_subnet], group_numbers(catalog, port))
         found[row.key] = row
     return found
 
@@ -55,7 +95,7 @@ def domain_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
                     if each is not None:
                         member = translate.member_row(subnet, each)
                         found[member.key] = member
-                for row in translate.record_rows(port, subnet, pa, also):
+                for row in translate.record_rows(port, subnet, group_numbers(catalog, port), pa, also):
                     found[row.key] = row
     for host in running:
         if (peer := translate.peer_row(hosts[host], domain)) is not None:
@@ -90,6 +130,17 @@ def winner(catalog: Catalog, domain: Name, prefix: Prefix) -> Route | None:
     if via is None:
         raise AssertionError(f"the catalog let {best.name} lead nowhere")
     return translate.route_row(catalog.routing_domains[domain], best, subnets[via])
+
+
+def _group_scopes(catalog: Catalog, host: Name) -> set[Scope]:
+    """Of the security groups that its ports have, and of the address groups that rules of these name."""
+    found = set()
+    for group in {group for port in catalog.ports_on(host) for group in catalog.ports[port].groups}:
+        found.add(security_group_scope(catalog.security_groups[group].number))
+        for rule in catalog.rules_of(group):
+            if (addresses := catalog.security_group_rules[rule].remote_address_group) is not None:
+                found.add(address_group_scope(catalog.address_groups[addresses].number))
+    return found
 
 
 def _domain_scopes(catalog: Catalog, host: Name) -> set[Scope]:

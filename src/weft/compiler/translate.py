@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from weft.model import objects
-from weft.model.features import FALLBACK, Rule
+from weft.model.features import FALLBACK, Action, Rule
 from weft.model.names import Name
 from weft.model.values import AdminState, Ip, ip_version
 from weft.policy import rows
@@ -59,7 +59,51 @@ def dhcp_of(subnet: objects.VirtualSubnet) -> rows.Dhcp | None:
     )
 
 
-def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
+def address_group_row(group: objects.AddressGroup) -> rows.AddressGroup:
+    return rows.AddressGroup(group.number, group.name, group.prefixes)
+
+
+def security_group_row(
+    group: objects.SecurityGroup,
+    rules: Iterable[objects.SecurityGroupRule],
+    groups: Mapping[Name, int],
+    address_groups: Mapping[Name, int],
+) -> rows.SecurityGroup:
+    """groups, address_groups: the numbers of those that the rules name."""
+    found = (_security_rule(rule, groups, address_groups) for rule in rules)
+    return rows.SecurityGroup(
+        group.number, group.name, group.stateful, tuple(sorted(found, key=lambda rule: rule.number))
+    )
+
+
+def _security_rule(
+    rule: objects.SecurityGroupRule, groups: Mapping[Name, int], address_groups: Mapping[Name, int]
+) -> rows.SecurityRule:
+    first, last = 0, rows.PORT_LAST
+    if rule.icmp_type is not None:
+        codes = (0, 255) if rule.icmp_code is None else (rule.icmp_code, rule.icmp_code)
+        first, last = (rule.icmp_type << 8 | code for code in codes)
+    elif rule.port_min is not None and rule.port_max is not None:
+        first, last = rule.port_min, rule.port_max
+    return rows.SecurityRule(
+        rule.number,
+        rule.name,
+        rule.direction,
+        rule.family.version,
+        rule.protocol,
+        first,
+        last,
+        rule.remote_prefix,
+        None if rule.remote_group is None else groups[rule.remote_group],
+        None if rule.remote_address_group is None else address_groups[rule.remote_address_group],
+        rule.action is Action.ALLOW,
+        rule.priority,
+        rule.log,
+    )
+
+
+def port_row(port: objects.Port, subnet: objects.VirtualSubnet, groups: tuple[int, ...] = ()) -> rows.Port:
+    """groups: the numbers of its security groups, rising."""
     pairs = port.allowed_address_pairs
     return rows.Port(
         port.name,
@@ -79,21 +123,25 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet) -> rows.Port:
         pas=tuple(each.pa for each in port.rewrites) if port.rewrites else (),
         parent=None if port.trunk is None else port.trunk.parent,
         vlan=0 if port.trunk is None else port.trunk.vlan,
+        groups=groups,
+        port_security=port.port_security,
     )
 
 
-def record_rows(port: objects.Port, subnet: objects.VirtualSubnet, pa: Ip, also: Ip | None = None) -> Iterator[Row]:
+def record_rows(
+    port: objects.Port, subnet: objects.VirtualSubnet, groups: tuple[int, ...], pa: Ip, also: Ip | None = None
+) -> Iterator[Row]:
     """Where a port, its CAs and what it has announced live; a port that is down lives there all the same.
 
-    also: of where it is moving to.
+    groups: as for its own row. also: of where it is moving to.
     """
     rule, bare = subnet.sending_rule, _of_what_has_no_pa(subnet)
     for ca in port.addresses:
-        yield rows.Record(subnet.vsid, ca, pa, port.mac, rule, also)
+        yield rows.Record(subnet.vsid, ca, pa, port.mac, rule, also, groups)
     yield rows.MacRecord(subnet.vsid, port.mac, pa, bare, also)
     if port.announced_addresses:
         for said in port.announced_addresses:
-            yield rows.Record(subnet.vsid, said.address, pa, said.mac, rule, also)
+            yield rows.Record(subnet.vsid, said.address, pa, said.mac, rule, also, groups)
         for mac in port.further_macs:
             yield rows.MacRecord(subnet.vsid, mac, pa, bare, also)
     if port.rewrites:

@@ -28,7 +28,7 @@ from weft.controller.service import Condition, ConditionFailed, Difference, Held
 from weft.feed.log import Gone
 from weft.kit.errors import Conflict, Missing, Rejected, Retry
 from weft.model.announcements import Announcement, Unheeded
-from weft.model.names import Kind, Name, find_kind, kind_of, label_of
+from weft.model.names import Kind, Name, find_kind, group_of, kind_of, label_of
 from weft.model.objects import AnnouncedAddress, Host, Port, VirtualSubnet
 from weft.model.puts import read
 from weft.model.values import parse_ip, parse_mac
@@ -193,7 +193,7 @@ class Api:
         if tenant is None:
             outcome = await self._service.put(name, body.spec, condition)
         else:
-            tenants.check_write(tenant, name)
+            self._check_write(tenant, name)
             tenants.check_said(tenant, name, msgspec.json.decode(body.spec))
             outcome = await self._service.put(name, body.spec, condition, tenants.kept)
         created = any(each.name == name and each.action == "create" for each in outcome.differences)
@@ -205,14 +205,23 @@ class Api:
         patch = merge.parse(await _read(request))
         tenant = _tenant(request)
         if tenant is not None:
-            tenants.check_write(tenant, name)
+            self._check_write(tenant, name)
             tenants.check_said(tenant, name, patch)
         outcome = await self._service.patch(name, partial(merge.merge, patch=patch), condition)
         return self._written(name, outcome, tenant, 200)
 
     async def _delete(self, resource: Resource, request: Request) -> Response:
-        await self._service.delete(resource.name(request.path_params), _condition(request))
+        name = resource.name(request.path_params)
+        if (tenant := _tenant(request)) is not None:
+            self._check_write(tenant, name)
+        await self._service.delete(name, _condition(request))
         return Response(status_code=204)
+
+    def _check_write(self, tenant: Name, name: Name, field: str = "name") -> None:
+        tenants.check_write(tenant, name, field)
+        if kind_of(name) in (Kind.SECURITY_GROUP, Kind.SECURITY_GROUP_RULE):
+            held = self._service.find(group_of(name))
+            tenants.check_group(None if held is None else held.value, name, field)
 
     async def _apply(self, request: Request) -> Response:
         query = _query(request)
@@ -223,10 +232,10 @@ class Api:
         tenant = _tenant(request)
         if tenant is not None:
             for n, put in enumerate(puts):
-                tenants.check_write(tenant, put.name, f"puts[{n}].name")
+                self._check_write(tenant, put.name, f"puts[{n}].name")
                 tenants.check_said(tenant, put.name, msgspec.json.decode(put.spec), f"puts[{n}].spec")
             for n, name in enumerate(deletes):
-                tenants.check_write(tenant, name, f"deletes[{n}]")
+                self._check_write(tenant, name, f"deletes[{n}]")
         outcome = await self._service.apply(puts, deletes, dry_run=dry_run, rework=tenants.kept if tenant else None)
         size = sum(len(each.after or b"") for each in outcome.differences)
         return await _inline_or_thread(size, lambda: _json(_applied(outcome, tenant)))

@@ -15,6 +15,7 @@ import msgspec
 from weft.controller.authorisation import Denied, Verdict
 from weft.kit.errors import Missing, Rejected
 from weft.model.names import PATTERNS, Kind, Name, find_kind, kind_of, tenant_of
+from weft.model.objects import Object, SecurityGroup
 from weft.wire import api as wire
 
 #: Of each kind that tenants write: what they may say. Whatever is in neither table is the operator's.
@@ -25,9 +26,15 @@ THEIRS: Mapping[Kind, frozenset[str]] = {
     }),
     Kind.PORT: frozenset({
         "virtual_subnet", "mac", "addresses", "allowed_address_pairs", "admin_state", "dhcp", "dhcp_server",
-        "announced_addresses", "trunk",
+        "announced_addresses", "trunk", "security_groups", "port_security",
     }),
     Kind.CUSTOMER_ROUTE: frozenset({"prefix", "next_hop", "virtual_subnet", "metric"}),
+    Kind.ADDRESS_GROUP: frozenset({"prefixes"}),
+    Kind.SECURITY_GROUP: frozenset({"stateful"}),
+    Kind.SECURITY_GROUP_RULE: frozenset({
+        "direction", "family", "protocol", "port_min", "port_max", "icmp_type", "icmp_code", "remote_prefix",
+        "remote_group", "remote_address_group", "log",
+    }),
 }  # fmt: skip
 
 #: What is the operator's: where things are, how they travel, and what costs others something.
@@ -46,9 +53,12 @@ OPERATORS: Mapping[Kind, frozenset[str]] = {
         }
     ),
     Kind.PORT: frozenset({
-        "host", "destination", "rewrites", "qos", "flood_limit_pps", "sampling_rate", "mirror",
+        "host", "destination", "rewrites", "qos", "flood_limit_pps", "sampling_rate", "mirror", "operator_groups",
     }),
     Kind.CUSTOMER_ROUTE: frozenset(),
+    Kind.ADDRESS_GROUP: frozenset({"number"}),
+    Kind.SECURITY_GROUP: frozenset({"operator", "number"}),
+    Kind.SECURITY_GROUP_RULE: frozenset({"action", "priority", "number"}),
 }  # fmt: skip
 
 _decode = msgspec.json.decode
@@ -89,6 +99,12 @@ def check_write(tenant: Name, name: Name, field: str = "name") -> None:
         raise Missing(f"there is no {name}", field)
     if kind not in THEIRS:
         raise Denied(Verdict.FORBIDDEN, f"a {kind.value} is the operator's to change", field)
+
+
+def check_group(group: Object | None, name: Name, field: str = "name") -> None:
+    """Whether the tenant may change a security group, or a rule of it. group: as it is, if it is."""
+    if isinstance(group, SecurityGroup) and group.operator:
+        raise Denied(Verdict.FORBIDDEN, f"{name} is the operator's to change", field)
 
 
 def check_said(tenant: Name, name: Name, spec: Any, field: str = "spec") -> None:

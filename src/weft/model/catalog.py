@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from weft.kit.errors import Conflict, Missing, Rejected
-from weft.model import announcements, domains, drafts, ports, rewrite, routes, subnets, trunk, underlay
+from weft.model import announcements, domains, drafts, ports, rewrite, routes, security, subnets, trunk, underlay
 from weft.model.announcements import Announcement, Heard
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
@@ -20,12 +20,15 @@ from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, find_kind, parse_name_of
 from weft.model.objects import (
     KINDS,
+    AddressGroup,
     CustomerRoute,
     Host,
     Object,
     Port,
     ProviderNetwork,
     RoutingDomain,
+    SecurityGroup,
+    SecurityGroupRule,
     Tenant,
     VirtualSubnet,
 )
@@ -54,6 +57,9 @@ class _Batch:
     hosts: list[underlay.HostPut] = field(default_factory=list)
     routing_domains: list[domains.DomainPut] = field(default_factory=list)
     virtual_subnets: list[subnets.SubnetPut] = field(default_factory=list)
+    address_groups: list[security.AddressGroupPut] = field(default_factory=list)
+    security_groups: list[security.GroupPut] = field(default_factory=list)
+    security_group_rules: list[security.RulePut] = field(default_factory=list)
     ports: list[ports.PortPut] = field(default_factory=list)
     customer_routes: list[routes.RoutePut] = field(default_factory=list)
     deletes: list[tuple[int, Object]] = field(default_factory=list)
@@ -81,6 +87,7 @@ class Catalog:
         for put in trunk.followers(ix, batch.ports, {old.name for _, old in batch.deletes}):
             batch.before[put.name] = put.old
             batch.ports.append(put)
+        self._add_defaults(batch)
         try:
             for old in batch.before.values():
                 if old is not None:
@@ -92,6 +99,9 @@ class Catalog:
             underlay.admit(ix, batch.hosts, self._abilities)
             domains.admit(ix, batch.routing_domains)
             subnets.admit(ix, batch.virtual_subnets, self._abilities)
+            security.admit_address_groups(ix, batch.address_groups)
+            security.admit_groups(ix, batch.security_groups)
+            security.admit_rules(ix, batch.security_group_rules)
             ports.admit(ix, batch.ports, self._abilities)
             bereft = announcements.admit(ix, batch.ports, batch.virtual_subnets)
             # As they were before either.
@@ -159,6 +169,12 @@ class Catalog:
                 return self.routing_domains
             case Kind.VIRTUAL_SUBNET:
                 return self.virtual_subnets
+            case Kind.ADDRESS_GROUP:
+                return self.address_groups
+            case Kind.SECURITY_GROUP:
+                return self.security_groups
+            case Kind.SECURITY_GROUP_RULE:
+                return self.security_group_rules
             case Kind.PORT:
                 return self.ports
             case Kind.CUSTOMER_ROUTE:
@@ -189,6 +205,18 @@ class Catalog:
     @property
     def virtual_subnets(self) -> Mapping[Name, VirtualSubnet]:
         return MappingProxyType(self._ix.virtual_subnets)
+
+    @property
+    def address_groups(self) -> Mapping[Name, AddressGroup]:
+        return MappingProxyType(self._ix.address_groups)
+
+    @property
+    def security_groups(self) -> Mapping[Name, SecurityGroup]:
+        return MappingProxyType(self._ix.security_groups)
+
+    @property
+    def security_group_rules(self) -> Mapping[Name, SecurityGroupRule]:
+        return MappingProxyType(self._ix.security_group_rules)
 
     @property
     def ports(self) -> Mapping[Name, Port]:
@@ -247,6 +275,20 @@ class Catalog:
         holder = index.cas.get(address) if index is not None else None
         return holder if holder in self._ix.ports else None
 
+    def rules_of(self, group: Name) -> Collection[Name]:
+        """The rules of a security group."""
+        index = self._ix.groups.get(group)
+        return index.rules.keys() if index is not None else ()
+
+    def ports_with(self, group: Name) -> Collection[Name]:
+        """The ports that have a security group."""
+        index = self._ix.groups.get(group)
+        return index.ports.keys() if index is not None else ()
+
+    def numbered(self, kind: Kind, number: int) -> Name | None:
+        """The group, or the rule, that hosts know by a number."""
+        return self._ix.numbers[kind].get(number)
+
     # How a batch is judged
 
     def _sort(self, puts: Iterable[Draft], deletes: Iterable[str]) -> _Batch:
@@ -264,6 +306,15 @@ class Catalog:
                 case drafts.Port():
                     before[name] = port = ix.ports.get(name)
                     batch.ports.append(Put(rank, name, draft, port))
+                case drafts.SecurityGroupRule():
+                    before[name] = rule = ix.security_group_rules.get(name)
+                    batch.security_group_rules.append(Put(rank, name, draft, rule))
+                case drafts.SecurityGroup():
+                    before[name] = group = ix.security_groups.get(name)
+                    batch.security_groups.append(Put(rank, name, draft, group))
+                case drafts.AddressGroup():
+                    before[name] = addresses = ix.address_groups.get(name)
+                    batch.address_groups.append(Put(rank, name, draft, addresses))
                 case drafts.VirtualSubnet():
                     before[name] = subnet = ix.virtual_subnets.get(name)
                     batch.virtual_subnets.append(Put(rank, name, draft, subnet))
@@ -294,17 +345,34 @@ class Catalog:
                 raise Rejected(f"{text} is {also} in the same request", f"deletes[{rank}]")
             going.add(text)
             batch.deletes.append((rank, old))
+        for rank, old in tuple(batch.deletes):
+            for more in security.goes_with(ix, old):
+                if more.name not in going and more.name not in before:
+                    going.add(more.name)
+                    batch.deletes.append((rank, more))
         return batch
+
+    def _add_defaults(self, batch: _Batch) -> None:
+        """The default groups of tenants that have none."""
+        for put in tuple(security.made_with(self._ix, batch.tenants, batch.before.keys())):
+            batch.before[put.name] = None
+            if isinstance(put.draft, drafts.SecurityGroup):
+                batch.security_groups.append(put)
+            else:
+                batch.security_group_rules.append(put)
 
     def _check_untouched(self, batch: _Batch) -> None:
         """What the batch left alone still has what it needs."""
         ix = self._ix
         for rank, old in batch.deletes:
+            if isinstance(old, SecurityGroup) and (why := security.why_to_stay(ix, old)) is not None:
+                raise Conflict(why, f"deletes[{rank}]")
             if (user := self._user_of(old)) is not None:
                 raise Conflict(f"{old.name} cannot go: {user} refers to it", f"deletes[{rank}]")
         for put in batch.hosts:
             underlay.check_ports_of(ix, put, self._abilities)
         underlay.check_families(ix, batch.hosts, batch.ports)
+        security.check_changed(ix, batch.security_groups)
         # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
         blamed: dict[Name, str] = {}
         for subnet_put in batch.virtual_subnets:
@@ -328,13 +396,18 @@ class Catalog:
         match old:
             case Port():
                 return next(iter(ix.trunks.get(old.name, {}).values()), None)
-            case CustomerRoute():
+            case CustomerRoute() | SecurityGroupRule():
                 return None
+            case SecurityGroup() | AddressGroup():
+                return security.user_of(ix, old)
             case Tenant():
                 if not ix.tenant_uses[old.name]:
                     return None
                 below = f"{old.name}/"
-                for table in (ix.routing_domains, ix.ports):
+                tables: tuple[Iterable[Name], ...] = (
+                    ix.routing_domains, ix.ports, ix.security_groups, ix.address_groups,
+                )  # fmt: skip
+                for table in tables:
                     for name in table:
                         if name.startswith(below):
                             return name
@@ -364,6 +437,9 @@ class Catalog:
             (Kind.HOST, batch.hosts),
             (Kind.ROUTING_DOMAIN, batch.routing_domains),
             (Kind.VIRTUAL_SUBNET, batch.virtual_subnets),
+            (Kind.ADDRESS_GROUP, batch.address_groups),
+            (Kind.SECURITY_GROUP, batch.security_groups),
+            (Kind.SECURITY_GROUP_RULE, batch.security_group_rules),
             (Kind.PORT, batch.ports),
             (Kind.CUSTOMER_ROUTE, batch.customer_routes),
         ):

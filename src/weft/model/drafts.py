@@ -118,6 +118,39 @@ class VirtualSubnet:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressGroup:
+    name: str
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroup:
+    name: str
+    stateful: bool | None = None
+    operator: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroupRule:
+    """None is any, or nobody in particular, whether it was said or left out; nothing is kept of what was before."""
+
+    name: str
+    direction: str
+    family: str | None = None
+    protocol: int | str | None = None
+    port_min: int | None = None
+    port_max: int | None = None
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    remote_prefix: str | None = None
+    remote_group: str | None = None
+    remote_address_group: str | None = None
+    action: str | None = None
+    priority: int | None = None
+    log: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AddressPair:
     prefix: str
     mac: str | None = None
@@ -194,6 +227,9 @@ class Port:
     mirror: Mirror | None = None
     rewrites: tuple[Rewrite, ...] | None = None
     trunk: Trunk | None = None
+    security_groups: tuple[str, ...] | None = None
+    operator_groups: tuple[str, ...] | None = None
+    port_security: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +241,18 @@ class CustomerRoute:
     metric: int | None = None
 
 
-Draft: TypeAlias = Tenant | ProviderNetwork | Host | RoutingDomain | VirtualSubnet | Port | CustomerRoute
+Draft: TypeAlias = (
+    Tenant
+    | ProviderNetwork
+    | Host
+    | RoutingDomain
+    | VirtualSubnet
+    | AddressGroup
+    | SecurityGroup
+    | SecurityGroupRule
+    | Port
+    | CustomerRoute
+)
 
 KINDS: dict[type[Draft], Kind] = {
     Tenant: Kind.TENANT,
@@ -213,6 +260,9 @@ KINDS: dict[type[Draft], Kind] = {
     Host: Kind.HOST,
     RoutingDomain: Kind.ROUTING_DOMAIN,
     VirtualSubnet: Kind.VIRTUAL_SUBNET,
+    AddressGroup: Kind.ADDRESS_GROUP,
+    SecurityGroup: Kind.SECURITY_GROUP,
+    SecurityGroupRule: Kind.SECURITY_GROUP_RULE,
     Port: Kind.PORT,
     CustomerRoute: Kind.CUSTOMER_ROUTE,
 }

@@ -61,6 +61,24 @@ class Direction(StrEnum):
     EGRESS = "egress"  # from it
 
 
+class Family(StrEnum):
+    """A version of IP, as rules name it."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+    @property
+    def version(self) -> int:
+        return 4 if self is Family.IPV4 else 6
+
+
+class Action(StrEnum):
+    """What becomes of a packet that a security group's rule matches."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
 class SamplingProtocol(StrEnum):
     """How samples travel to a collector."""
 

@@ -12,8 +12,9 @@ from typing import NamedTuple, assert_never
 
 from weft.model.allocation import LowestFree
 from weft.model.journal import Journal
-from weft.model.names import Kind, Name, domain_of, tenant_of
+from weft.model.names import Kind, Name, domain_of, group_of, tenant_of
 from weft.model.objects import (
+    AddressGroup,
     AnnouncedAddress,
     CustomerRoute,
     Host,
@@ -22,6 +23,8 @@ from weft.model.objects import (
     ProviderNetwork,
     Rewrite,
     RoutingDomain,
+    SecurityGroup,
+    SecurityGroupRule,
     Tenant,
     VirtualSubnet,
 )
@@ -37,6 +40,9 @@ from weft.model.values import (
     ipv6_text,
     network_of,
 )
+
+#: Kinds that hosts know by number.
+NUMBERED = (Kind.ADDRESS_GROUP, Kind.SECURITY_GROUP, Kind.SECURITY_GROUP_RULE)
 
 
 class Span(NamedTuple):
@@ -134,6 +140,15 @@ class SubnetIndex:
         return net.complaint(address, number)
 
 
+@dataclass(slots=True)
+class GroupIndex:
+    """Who rests on a security group."""
+
+    ports: dict[Name, None] = field(default_factory=dict)  # that have it
+    rules: dict[Name, None] = field(default_factory=dict)  # its own
+    named_by: dict[Name, None] = field(default_factory=dict)  # rules whose remote it is, its own among them
+
+
 class Indexes:
     """Objects by kind and by everything that is unique. An inserted object's references are there already."""
 
@@ -146,11 +161,17 @@ class Indexes:
         self.ports: dict[Name, Port] = {}
         self.trunks: dict[Name, dict[int, Name]] = {}  # by parent: the sub-ports by VLAN
         self.customer_routes: dict[Name, CustomerRoute] = {}
+        self.address_groups: dict[Name, AddressGroup] = {}
+        self.security_groups: dict[Name, SecurityGroup] = {}
+        self.security_group_rules: dict[Name, SecurityGroupRule] = {}
 
         self.rdids: dict[Rdid, Name] = {}
         self.vsids: dict[Vsid, Name] = {}
         self.pas: dict[Ip, Name] = {}
-        self.tenant_uses: dict[Name, int] = {}  # how many domains and ports a tenant has
+        self.tenant_uses: dict[Name, int] = {}  # how many domains, groups and ports a tenant has
+        self.numbers: dict[Kind, dict[int, Name]] = {kind: {} for kind in NUMBERED}
+        self.groups: dict[Name, GroupIndex] = {}
+        self.address_group_named_by: dict[Name, dict[Name, None]] = {}
         self.hosts_on: dict[Name, dict[Name, None]] = {}  # by provider network
         self.subnets_on: dict[Name, dict[Name, None]] = {}  # likewise: those that name it
         self.segments: dict[tuple[Name, int], Name] = {}  # by provider network and VLAN: the subnet that is bridged
@@ -179,6 +200,12 @@ class Indexes:
                 return self.ports.get(name)
             case Kind.CUSTOMER_ROUTE:
                 return self.customer_routes.get(name)
+            case Kind.ADDRESS_GROUP:
+                return self.address_groups.get(name)
+            case Kind.SECURITY_GROUP:
+                return self.security_groups.get(name)
+            case Kind.SECURITY_GROUP_RULE:
+                return self.security_group_rules.get(name)
             case _:
                 assert_never(kind)
 
@@ -273,6 +300,16 @@ class Indexes:
                 put(domain.routes, thing.name, None)
                 rivals = domain.claims.get(thing.prefix, ())
                 put(domain.claims, thing.prefix, tuple(sorted((*rivals, thing.name))))
+            case AddressGroup() | SecurityGroup():
+                self._insert_group(thing)
+            case SecurityGroupRule():
+                put(self.security_group_rules, thing.name, thing)
+                put(self.numbers[Kind.SECURITY_GROUP_RULE], thing.number, thing.name)
+                put(self.groups[group_of(thing.name)].rules, thing.name, None)
+                if thing.remote_group is not None:
+                    put(self.groups[thing.remote_group].named_by, thing.name, None)
+                if thing.remote_address_group is not None:
+                    put(self.address_group_named_by[thing.remote_address_group], thing.name, None)
             case _:
                 assert_never(thing)
 
@@ -291,10 +328,26 @@ class Indexes:
         for host in port.hosts:
             put(self.ports_on[host], port.name, None)
             put(hosts, host, hosts.get(host, 0) + 1)
+        for group in port.groups:
+            put(self.groups[group].ports, port.name, None)
         tenant = tenant_of(port.name)
         put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
 
         self._note_announced(port, subnet)
+
+    def _insert_group(self, group: AddressGroup | SecurityGroup) -> None:
+        put, tenant = self._journal.put, tenant_of(group.name)
+        put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
+        if isinstance(group, SecurityGroup):
+            put(self.security_groups, group.name, group)
+            put(self.numbers[Kind.SECURITY_GROUP], group.number, group.name)
+            if group.name not in self.groups:
+                put(self.groups, group.name, GroupIndex())
+        else:
+            put(self.address_groups, group.name, group)
+            put(self.numbers[Kind.ADDRESS_GROUP], group.number, group.name)
+            if group.name not in self.address_group_named_by:
+                put(self.address_group_named_by, group.name, {})
 
     def announce(self, port: Port, announced: tuple[AnnouncedAddress, ...]) -> None:
         """Give a port that is there these announced addresses in place of those it has."""
@@ -390,10 +443,29 @@ class Indexes:
                         put(hosts, host, hosts[host] - 1)
                     else:
                         drop(hosts, host)
+                for group in thing.groups:
+                    drop(self.groups[group].ports, thing.name)
                 tenant = tenant_of(thing.name)
                 put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
             case Tenant():
                 drop(self.tenants, thing.name)
+            case AddressGroup() | SecurityGroup():
+                if isinstance(thing, SecurityGroup):
+                    drop(self.security_groups, thing.name)
+                    drop(self.numbers[Kind.SECURITY_GROUP], thing.number)
+                else:
+                    drop(self.address_groups, thing.name)
+                    drop(self.numbers[Kind.ADDRESS_GROUP], thing.number)
+                tenant = tenant_of(thing.name)
+                put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
+            case SecurityGroupRule():
+                drop(self.security_group_rules, thing.name)
+                drop(self.numbers[Kind.SECURITY_GROUP_RULE], thing.number)
+                drop(self.groups[group_of(thing.name)].rules, thing.name)
+                if thing.remote_group is not None:
+                    drop(self.groups[thing.remote_group].named_by, thing.name)
+                if thing.remote_address_group is not None:
+                    drop(self.address_group_named_by[thing.remote_address_group], thing.name)
             case ProviderNetwork():
                 drop(self.provider_networks, thing.name)
             case Host():
@@ -458,7 +530,11 @@ class Indexes:
                 self._journal.drop(self.domains, thing.name)
             case VirtualSubnet():
                 self._journal.drop(self.subnets, thing.name)
-            case Port() | CustomerRoute():
+            case SecurityGroup():
+                self._journal.drop(self.groups, thing.name)
+            case AddressGroup():
+                self._journal.drop(self.address_group_named_by, thing.name)
+            case Port() | CustomerRoute() | SecurityGroupRule():
                 pass
             case _:
                 assert_never(thing)

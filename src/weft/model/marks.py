@@ -4,8 +4,8 @@ Two batches that were judged at the same time, by two catalogs, may both stand i
 judged by. So what a rule looks at beyond the objects of the batch must be among ``reads``, and what it may have looked
 at elsewhere among ``writes``: too many words cost a second judgement, too few would let a thing be given twice.
 
-- All that is a tenant's is judged within the tenant: routing domains, ports, mirrors, trunks.
-- VSIDs, RDIDs and PAs are everybody's: each value is a word of its own.
+- All that is a tenant's is judged within the tenant: routing domains, groups, ports, mirrors, trunks.
+- VSIDs, RDIDs, PAs and numbers of groups and rules are everybody's: each value is a word of its own.
 - A host, and what is placed on it; a provider network, and what is in it.
 """
 
@@ -19,12 +19,16 @@ from weft.model.catalog import Catalog, Change
 from weft.model.features import Rule
 from weft.model.names import tenant_of
 from weft.model.objects import (
+    KINDS,
+    AddressGroup,
     CustomerRoute,
     Host,
     Object,
     Port,
     ProviderNetwork,
     RoutingDomain,
+    SecurityGroup,
+    SecurityGroupRule,
     Tenant,
     VirtualSubnet,
 )
@@ -75,6 +79,8 @@ def _mark(marks: Marks, value: Object, catalog: Catalog) -> None:
             marks.both(tenant_of(value.name), f"rdid:{value.rdid}")
         case CustomerRoute():
             marks.both(tenant_of(value.name))
+        case AddressGroup() | SecurityGroup() | SecurityGroupRule():
+            marks.both(tenant_of(value.name), f"{KINDS[type(value)]}:{value.number}")
         case Tenant():
             marks.both(value.name)
         case Host():

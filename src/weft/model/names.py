@@ -22,6 +22,9 @@ class Kind(StrEnum):
     HOST = "host"
     ROUTING_DOMAIN = "routing-domain"
     VIRTUAL_SUBNET = "virtual-subnet"
+    ADDRESS_GROUP = "address-group"
+    SECURITY_GROUP = "security-group"
+    SECURITY_GROUP_RULE = "security-group-rule"
     PORT = "port"
     CUSTOMER_ROUTE = "customer-route"
 
@@ -33,6 +36,9 @@ PATTERNS: dict[Kind, str] = {
     Kind.HOST: "hosts/H",
     Kind.ROUTING_DOMAIN: "tenants/T/routing-domains/D",
     Kind.VIRTUAL_SUBNET: "tenants/T/routing-domains/D/virtual-subnets/S",
+    Kind.ADDRESS_GROUP: "tenants/T/address-groups/A",
+    Kind.SECURITY_GROUP: "tenants/T/security-groups/G",
+    Kind.SECURITY_GROUP_RULE: "tenants/T/security-groups/G/rules/R",
     Kind.PORT: "tenants/T/ports/P",
     Kind.CUSTOMER_ROUTE: "tenants/T/routing-domains/D/customer-routes/R",
 }
@@ -45,6 +51,10 @@ _GROUPS: dict[str, Kind] = {kind.name: kind for kind in Kind}
 _name_matches = re.compile(
     rf"tenants/{_LABEL}(?:"
     rf"/ports/{_LABEL}(?P<PORT>)"
+    rf"|/address-groups/{_LABEL}(?P<ADDRESS_GROUP>)"
+    rf"|/security-groups/{_LABEL}(?:"
+    rf"/rules/{_LABEL}(?P<SECURITY_GROUP_RULE>)"
+    rf"|(?P<SECURITY_GROUP>))"
     rf"|/routing-domains/{_LABEL}(?:"
     rf"/virtual-subnets/{_LABEL}(?P<VIRTUAL_SUBNET>)"
     rf"|/customer-routes/{_LABEL}(?P<CUSTOMER_ROUTE>)"
@@ -105,6 +115,11 @@ def tenant_of(name: Name) -> Name:
 
 def domain_of(name: Name) -> Name:
     """The routing domain of a virtual subnet or a customer route."""
+    return Name("/".join(name.split("/", 4)[:4]))
+
+
+def group_of(name: Name) -> Name:
+    """The security group of a rule."""
     return Name("/".join(name.split("/", 4)[:4]))
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from weft.model.features import FALLBACK, LACKING, DataPlaneKind, Ipv6Mode, MirrorProtocol, Rule, SamplingProtocol
+from weft.model.features import (
+    FALLBACK,
+    LACKING,
+    Action,
+    DataPlaneKind,
+    Direction,
+    Family,
+    Ipv6Mode,
+    MirrorProtocol,
+    Rule,
+    SamplingProtocol,
+)
 from weft.model.names import Kind, Name
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
@@ -196,6 +207,52 @@ class VirtualSubnet:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressGroup:
+    """Prefixes that rules name together. number: what hosts know it by; never changed."""
+
+    name: Name
+    number: int
+    prefixes: tuple[Prefix, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroup:
+    """What ports that have it may send and receive: its rules. number: what hosts know it by; never changed.
+
+    operator: it is the operator's, and is given to ports by the operator; its rules may deny, and have a priority.
+    """
+
+    name: Name
+    number: int
+    stateful: bool = True
+    operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroupRule:
+    """What may pass. Of the remotes at most one is given; none: whoever it is. number: as a group's.
+
+    port_min, port_max: both or neither; None: any, as of icmp_type and icmp_code.
+    """
+
+    name: Name
+    number: int
+    direction: Direction
+    family: Family
+    protocol: int | None = None  # None: any
+    port_min: int | None = None
+    port_max: int | None = None
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    remote_prefix: Prefix | None = None
+    remote_group: Name | None = None
+    remote_address_group: Name | None = None
+    action: Action = Action.ALLOW
+    priority: int = 0
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AddressPair:
     """A further source that a port may use. mac None: the port's own, whatever that is."""
 
@@ -264,6 +321,8 @@ class Port:
     """A guest's virtual NIC. host None: it runs nowhere. destination: the host that it is moving to.
 
     dhcp_server: it may answer DHCP, and say it is a router. trunk: of a sub-port, which is where its parent is.
+    security_groups, operator_groups: in the order of their names. port_security: packets are held to these, or, if
+    there are none, to what answers the guest; with groups it is always on.
     """
 
     name: Name
@@ -283,6 +342,9 @@ class Port:
     mirror: Mirror | None = None
     rewrites: tuple[Rewrite, ...] = ()
     trunk: Trunk | None = None
+    security_groups: tuple[Name, ...] = ()
+    operator_groups: tuple[Name, ...] = ()
+    port_security: bool = False
 
     @property
     def hosts(self) -> tuple[Name, ...]:
@@ -290,6 +352,11 @@ class Port:
         if self.host is None:
             return ()
         return (self.host,) if self.destination is None else (self.host, self.destination)
+
+    @property
+    def groups(self) -> tuple[Name, ...]:
+        """Every security group that it has."""
+        return self.security_groups + self.operator_groups
 
     @property
     def further_macs(self) -> tuple[Mac, ...]:
@@ -308,7 +375,18 @@ class CustomerRoute:
     metric: int
 
 
-Object: TypeAlias = Tenant | ProviderNetwork | Host | RoutingDomain | VirtualSubnet | Port | CustomerRoute
+Object: TypeAlias = (
+    Tenant
+    | ProviderNetwork
+    | Host
+    | RoutingDomain
+    | VirtualSubnet
+    | AddressGroup
+    | SecurityGroup
+    | SecurityGroupRule
+    | Port
+    | CustomerRoute
+)
 
 KINDS: dict[type[Object], Kind] = {
     Tenant: Kind.TENANT,
@@ -316,6 +394,9 @@ KINDS: dict[type[Object], Kind] = {
     Host: Kind.HOST,
     RoutingDomain: Kind.ROUTING_DOMAIN,
     VirtualSubnet: Kind.VIRTUAL_SUBNET,
+    AddressGroup: Kind.ADDRESS_GROUP,
+    SecurityGroup: Kind.SECURITY_GROUP,
+    SecurityGroupRule: Kind.SECURITY_GROUP_RULE,
     Port: Kind.PORT,
     CustomerRoute: Kind.CUSTOMER_ROUTE,
 }

@@ -7,7 +7,7 @@ from itertools import count
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import announcements, dhcp, domains, drafts, qos, taps, trunk, underlay, values
+from weft.model import announcements, dhcp, domains, drafts, qos, security, taps, trunk, underlay, values
 from weft.model.features import AbilityTable
 from weft.model.indexes import Indexes, SubnetIndex
 from weft.model.names import Kind, Name, resolve, tenant_of
@@ -24,9 +24,22 @@ class _Plan:
     """A port in the making. mac, addresses None: still to be chosen."""
 
     __slots__ = (
-        "addresses", "destination", "dhcp", "dhcp_server", "flood_limit_pps", "host", "mac", "mirror",
-        "pairs", "put", "qos", "sampling_rate",
-        "state", "subnet", "trunk",
+        "addresses",
+        "destination",
+        "dhcp",
+        "dhcp_server",
+        "flood_limit_pps",
+        "groups",
+        "host",
+        "mac",
+        "mirror",
+        "pairs",
+        "put",
+        "qos",
+        "sampling_rate",
+        "state",
+        "subnet",
+        "trunk",
     )  # fmt: skip
 
     def __init__(self, put: PortPut, subnet: SubnetIndex, host: Name | None, destination: Name | None) -> None:
@@ -45,6 +58,7 @@ class _Plan:
         self.dhcp = dhcp.USUAL_OF_PORT
         self.dhcp_server = False
         self.trunk: Trunk | None = None
+        self.groups = security.NONE
 
     def port(self) -> Port:
         if self.mac is None or self.addresses is None:
@@ -65,6 +79,9 @@ class _Plan:
             sampling_rate=self.sampling_rate,
             mirror=self.mirror,
             trunk=self.trunk,
+            security_groups=self.groups.tenants,
+            operator_groups=self.groups.operators,
+            port_security=self.groups.port_security,
         )
 
 
@@ -83,6 +100,7 @@ def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None
             plan = _Plan(put, *answer)
             plans.append(plan)
             _read(plan)
+            plan.groups = security.of_port(ix, put)
             _check_host(ix, plan, abilities)
             _claim_known(ix, plan)
         except Rejected as fault:
@@ -216,6 +234,8 @@ def _check_host(ix: Indexes, plan: _Plan, abilities: AbilityTable) -> None:
             raise Conflict(why, "spec.qos" if host == plan.host else "spec.destination")
         if (why := taps.why_not_on(ix.hosts[host], plan.sampling_rate, plan.mirror, abilities)) is not None:
             raise Conflict(why, "spec.host" if host == plan.host else "spec.destination")
+        if (why := security.why_not_on(ix.hosts[host], plan.groups.port_security, abilities)) is not None:
+            raise Conflict(why, "spec.security_groups")
         if plan.trunk is not None and (why := trunk.why_not_on(ix.hosts[host], abilities)) is not None:
             raise Conflict(why, "spec.trunk")
 

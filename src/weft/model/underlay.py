@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import bridge, drafts, qos, taps, values
+from weft.model import bridge, drafts, qos, security, taps, values
 from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, Feature, underlay_feature
 from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, resolve
@@ -202,6 +202,8 @@ def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
         if (why := qos.why_not_on(host, ix.ports[name].qos, abilities)) is not None:
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.spec.data_plane")
         port = ix.ports[name]
+        if (why := security.why_not_on(host, port.port_security, abilities)) is not None:
+            raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.spec.data_plane")
         if (why := taps.why_not_on(host, port.sampling_rate, port.mirror, abilities)) is not None:
             raise Conflict(f"{why}, but {name} runs there; move it first", f"{put.field}.spec.data_plane")
 

@@ -23,6 +23,7 @@ Vsid = NewType("Vsid", int)
 Rdid = NewType("Rdid", str)  #: a UUID, lower case with hyphens
 
 VSID_FIRST, VSID_LAST = 4096, 16_777_214  # RFC 7637 3.3 reserves 0..0xFFF and 0xFFFFFF
+NUMBER_LAST = 2**31 - 1  #: of groups and their rules; data planes have use for the other half of 32 bits
 ROUTER_MAC = Mac("02:57:45:46:54:01")
 METRIC_LAST = 4_294_967_295
 MTU_LAST = 65_535
@@ -234,6 +235,11 @@ def default_vsid(name: str) -> Vsid:
 
 def next_vsid(vsid: Vsid) -> Vsid:
     return Vsid(vsid + 1 if vsid < VSID_LAST else VSID_FIRST)
+
+
+def default_number(name: str, attempt: int = 0) -> int:
+    """What hosts know a group or a rule by; attempt: how many before it were taken."""
+    return 1 + (_hash(name, 8) + attempt) % NUMBER_LAST
 
 
 def default_mac(name: str, attempt: int = 0) -> Mac:

@@ -208,7 +208,7 @@ class Route:
 class AddressGroup:
     """Prefixes that security groups' rules name together. Scope: itself, for hosts with a group that names it."""
 
-    number: int  # 1..2^31-1, which no other address group, security group or rule has
+    number: int  # 1..2^31-1, for as long as it lives; no other address group has it
     name: str  # tenants/blue/address-groups/offices
     prefixes: tuple[str, ...]
 
@@ -226,7 +226,7 @@ class SecurityRule:
     remote_group and remote_addresses at most one is given; none: whoever it is.
     """
 
-    number: int  # 1..2^31-1, as AddressGroup's
+    number: int  # 1..2^31-1, for as long as it lives; no other rule has it
     name: str  # tenants/blue/security-groups/web/rules/http
     direction: Direction
     version: int  # of IP: 4 or 6
@@ -248,7 +248,7 @@ class SecurityGroup:
     Scope: itself, for hosts with ports that have it.
     """
 
-    number: int  # 1..2^31-1, as AddressGroup's
+    number: int  # 1..2^31-1, for as long as it lives; no other security group has it
     name: str  # tenants/blue/security-groups/web
     stateful: bool = True  # answers pass; all groups of a port are, or none
     rules: tuple[SecurityRule, ...] = ()

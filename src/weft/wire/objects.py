@@ -13,8 +13,8 @@ from typing import Annotated, TypeAlias, TypeVar, assert_never
 import msgspec
 
 from weft.kit.errors import Rejected
-from weft.model import drafts, objects, qos, taps
-from weft.model.features import DataPlaneKind, Ipv6Mode, Rule
+from weft.model import drafts, objects, qos, security, taps
+from weft.model.features import Action, DataPlaneKind, Direction, Family, Ipv6Mode, Rule
 from weft.model.names import Kind, Name, kind_of
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
@@ -141,6 +141,54 @@ class VirtualSubnetSpec(_Spec, frozen=True):
     ) = None
 
 
+_Number = Annotated[
+    int, msgspec.Meta(description="what hosts know it by: the controller's own, and not heeded in a PUT")
+]
+_SecurityGroup = Annotated[str, _reference("tenants/T/security-groups/G of the same tenant, or G")]
+
+
+class AddressGroupSpec(_Spec, frozen=True):
+    """Prefixes that rules of security groups name together."""
+
+    prefixes: tuple[_Prefix, ...]
+    number: _Number | None = None
+
+
+class SecurityGroupSpec(_Spec, frozen=True):
+    """What ports that have it may send and receive is what its rules say, and nothing else."""
+
+    stateful: Annotated[bool, msgspec.Meta(description="what answers passes, too; default: true")] | None = None
+    operator: (
+        Annotated[bool, msgspec.Meta(description="the operator's: its rules may deny; for good; default: false")] | None
+    ) = None
+    number: _Number | None = None
+
+
+class SecurityGroupRuleSpec(_Spec, frozen=True):
+    direction: Annotated[str, msgspec.Meta(description="ingress (to the guest) or egress (from it)")]
+    family: Annotated[str, msgspec.Meta(description="ipv4 or ipv6; default: remote_prefix's, or ipv4")] | None = None
+    protocol: (
+        Annotated[int | str, msgspec.Meta(description="tcp, udp, icmp, icmpv6, sctp, any, or 1..255; default: any")]
+        | None
+    ) = None
+    port_min: Annotated[int, msgspec.Meta(description="of the destination port, 0..65535")] | None = None
+    port_max: Annotated[int, msgspec.Meta(description="default: port_min")] | None = None
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    remote_prefix: _Prefix | None = None
+    remote_group: _SecurityGroup | None = None
+    remote_address_group: Annotated[str, _reference("tenants/T/address-groups/A of the same tenant, or A")] | None = (
+        None
+    )
+    action: Annotated[str, msgspec.Meta(description="allow (the default), or an operator's deny")] | None = None
+    priority: (
+        Annotated[int, msgspec.Meta(description="of an operator's rule, 0..65535; the highest decides; default: 100")]
+        | None
+    ) = None
+    log: Annotated[bool, msgspec.Meta(description="what it decides is logged, sampled")] | None = None
+    number: _Number | None = None
+
+
 class AddressPairSpec(_Spec, frozen=True):
     prefix: _Prefix
     mac: _Mac | None = None
@@ -227,6 +275,22 @@ class PortSpec(_Spec, frozen=True):
         | None
     ) = None
     trunk: TrunkSpec | None = None
+    security_groups: (
+        Annotated[tuple[_SecurityGroup, ...], msgspec.Meta(description="left out: as they are; of a new port none")]
+        | None
+    ) = None
+    operator_groups: (
+        Annotated[tuple[_SecurityGroup, ...], msgspec.Meta(description="those with operator: true; likewise")] | None
+    ) = None
+    port_security: (
+        Annotated[
+            bool,
+            msgspec.Meta(
+                description="with groups: true; without: true lets in what answers the guest, false lets in everything"
+            ),
+        ]
+        | None
+    ) = None
 
 
 class CustomerRouteSpec(_Spec, frozen=True):
@@ -237,7 +301,16 @@ class CustomerRouteSpec(_Spec, frozen=True):
 
 
 Spec: TypeAlias = (
-    TenantSpec | ProviderNetworkSpec | HostSpec | RoutingDomainSpec | VirtualSubnetSpec | PortSpec | CustomerRouteSpec
+    TenantSpec
+    | ProviderNetworkSpec
+    | HostSpec
+    | RoutingDomainSpec
+    | VirtualSubnetSpec
+    | AddressGroupSpec
+    | SecurityGroupSpec
+    | SecurityGroupRuleSpec
+    | PortSpec
+    | CustomerRouteSpec
 )
 
 SPECS: Mapping[Kind, type[Spec]] = {
@@ -246,6 +319,9 @@ SPECS: Mapping[Kind, type[Spec]] = {
     Kind.HOST: HostSpec,
     Kind.ROUTING_DOMAIN: RoutingDomainSpec,
     Kind.VIRTUAL_SUBNET: VirtualSubnetSpec,
+    Kind.ADDRESS_GROUP: AddressGroupSpec,
+    Kind.SECURITY_GROUP: SecurityGroupSpec,
+    Kind.SECURITY_GROUP_RULE: SecurityGroupRuleSpec,
     Kind.PORT: PortSpec,
     Kind.CUSTOMER_ROUTE: CustomerRouteSpec,
 }
@@ -290,7 +366,18 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 if spec.rewrites is None
                 else tuple(drafts.Rewrite(each.address, each.pa) for each in spec.rewrites),
                 trunk=None if spec.trunk is None else drafts.Trunk(spec.trunk.parent, spec.trunk.vlan),
+                security_groups=spec.security_groups,
+                operator_groups=spec.operator_groups,
+                port_security=spec.port_security,
             )
+        case SecurityGroupRuleSpec():
+            said = msgspec.structs.asdict(spec)
+            del said["number"]
+            return drafts.SecurityGroupRule(name, **said)
+        case SecurityGroupSpec():
+            return drafts.SecurityGroup(name, spec.stateful, spec.operator)
+        case AddressGroupSpec():
+            return drafts.AddressGroup(name, spec.prefixes)
         case TenantSpec():
             return drafts.Tenant(name, spec.description)
         case ProviderNetworkSpec():
@@ -369,7 +456,16 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 ),
                 rewrites=tuple(objects.Rewrite(Ip(each.address), Ip(each.pa)) for each in spec.rewrites or ()),
                 trunk=None if spec.trunk is None else objects.Trunk(Name(spec.trunk.parent), spec.trunk.vlan),
+                security_groups=tuple(map(Name, spec.security_groups or ())),
+                operator_groups=tuple(map(Name, spec.operator_groups or ())),
+                port_security=bool(spec.port_security),
             )
+        case SecurityGroupRuleSpec():
+            return _security_group_rule(name, spec)
+        case SecurityGroupSpec():
+            return objects.SecurityGroup(name, _said(spec.number), _said(spec.stateful), bool(spec.operator))
+        case AddressGroupSpec():
+            return objects.AddressGroup(name, _said(spec.number), tuple(map(Prefix, spec.prefixes)))
         case TenantSpec():
             return objects.Tenant(name, _said(spec.description))
         case ProviderNetworkSpec():
@@ -459,7 +555,16 @@ def _spec_of(value: objects.Object) -> Spec:
                 or None,
                 rewrites=tuple(RewriteSpec(each.address, each.pa) for each in value.rewrites) or None,
                 trunk=None if value.trunk is None else TrunkSpec(value.trunk.parent, value.trunk.vlan),
+                security_groups=value.security_groups or None,
+                operator_groups=value.operator_groups or None,
+                port_security=value.port_security or None,
             )
+        case objects.SecurityGroupRule():
+            return _security_group_rule_spec(value)
+        case objects.SecurityGroup():
+            return SecurityGroupSpec(value.stateful, value.operator or None, value.number)
+        case objects.AddressGroup():
+            return AddressGroupSpec(value.prefixes, value.number)
         case objects.Tenant():
             return TenantSpec(value.description)
         case objects.ProviderNetwork():
@@ -497,6 +602,48 @@ def _spec_of(value: objects.Object) -> Spec:
             return CustomerRouteSpec(value.prefix, value.next_hop, value.virtual_subnet, value.metric)
         case _:
             assert_never(value)
+
+
+def _security_group_rule(name: Name, spec: SecurityGroupRuleSpec) -> objects.SecurityGroupRule:
+    protocol = spec.protocol
+    return objects.SecurityGroupRule(
+        name,
+        _said(spec.number),
+        Direction(spec.direction),
+        Family(_said(spec.family)),
+        security.PROTOCOLS[protocol] if isinstance(protocol, str) else protocol,
+        spec.port_min,
+        spec.port_max,
+        spec.icmp_type,
+        spec.icmp_code,
+        None if spec.remote_prefix is None else Prefix(spec.remote_prefix),
+        None if spec.remote_group is None else Name(spec.remote_group),
+        None if spec.remote_address_group is None else Name(spec.remote_address_group),
+        Action(spec.action or Action.ALLOW),
+        spec.priority or 0,
+        bool(spec.log),
+    )
+
+
+def _security_group_rule_spec(value: objects.SecurityGroupRule) -> SecurityGroupRuleSpec:
+    protocol = value.protocol
+    return SecurityGroupRuleSpec(
+        direction=value.direction,
+        family=value.family,
+        protocol=None if protocol is None else security.PROTOCOL_NAMES.get(protocol, protocol),
+        port_min=value.port_min,
+        port_max=value.port_max,
+        icmp_type=value.icmp_type,
+        icmp_code=value.icmp_code,
+        remote_prefix=value.remote_prefix,
+        remote_group=value.remote_group,
+        remote_address_group=value.remote_address_group,
+        action=value.action,
+        # What is a tenant's rule has none; an operator's may have 0, which is not what one has that says nothing.
+        priority=value.priority,
+        log=value.log or None,
+        number=value.number,
+    )
 
 
 def _sampling(spec: SamplingSpec | None) -> objects.Sampling | None:
