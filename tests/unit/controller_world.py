@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,14 @@ from starlette.types import Receive, Scope, Send
 
 from weft.client import AsyncClient
 from weft.contracts.store import Guard, Store
+from weft.controller.access import Access
+from weft.controller.access_api import AccessApi
 from weft.controller.api import create_app
+from weft.controller.audit import Audit
 from weft.controller.callers import Callers
 from weft.controller.doors import PEER, Door, Peer
 from weft.controller.service import Service
+from weft.controller.signing import Signer
 from weft.kit.errors import Retry
 from weft.model.features import ABILITIES, AbilityTable
 from weft.model.names import Name
@@ -93,6 +98,22 @@ class CameIn:
         await self.app({**scope, PEER: self.peer}, receive, send)
 
 
+def assembled(
+    service: Service,
+    stopping: asyncio.Event | None = None,
+    *,
+    callers: Callers | None = None,
+    now_s: Callable[[], float] = time.time,
+    signer: Signer | None = None,
+) -> Starlette:
+    """The whole application, as weft.apps.controller puts it together."""
+    access, log = Access(service, now_s), Audit(service)
+    stopping = stopping or asyncio.Event()
+    more = AccessApi(service, access, log, stopping, signer).routes()
+    known = callers or Callers([access.bearer], revoked=access.is_revoked, now_s=now_s)
+    return create_app(service, stopping, known, more)
+
+
 @asynccontextmanager
 async def world(
     store: Store | None = None,
@@ -102,12 +123,14 @@ async def world(
     abilities: AbilityTable = ABILITIES,
     peer: Peer = LOCAL,
     callers: Callers | None = None,
+    now_s: Callable[[], float] = time.time,
+    signer: Signer | None = None,
 ) -> AsyncIterator[World]:
     """keep: the store stays open. Answers come whole: streams need a real server, as in test_controller_streams."""
     store = store or MemoryStore()
     service = await Service.start(store, abilities)
     # raise_app_exceptions: a bug behind a 500 ends the test with its own traceback.
-    transport = httpx2.ASGITransport(CameIn(create_app(service, asyncio.Event(), callers), peer))
+    transport = httpx2.ASGITransport(CameIn(assembled(service, callers=callers, now_s=now_s, signer=signer), peer))
     async with (
         httpx2.AsyncClient(transport=transport, base_url="http://weft") as http,
         AsyncClient("http://weft", transport=transport) as client,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from unit.controller_world import DOMAIN, WEB, CameIn, World, port, world
+from unit.controller_world import DOMAIN, WEB, CameIn, World, assembled, port, world
 from weft.controller import authorisation, tenants
 from weft.controller.api import create_app
 from weft.controller.authorisation import Action, Caller, Role, Verdict, decide
@@ -80,6 +80,19 @@ POST   /v1/hosts/{host}/announcements                     401    .   403 403 403
 POST   /v1/apply                                          401    .   .   .   403 403  401  | .   .   .   403 403
 GET    /v1/watch                                          401    .   .   .   .   403  401  | .   .   .   .   403
 POST   /v1/trace                                          401    .   .   403 403 403  401  | .   .   403 403 403
+POST   /v1/hosts/{host}/certificate                       401    .   403 403 403 .    401  | .   403 403 403 403
+POST   /v1/hosts/{host}/join-tokens                       401    .   .   403 403 403  401  | .   .   403 403 403
+POST   /v1/join                                           .      .   .   .   .   .    .    | .   .   .   .   .
+GET    /v1/ca                                             .      .   .   .   .   .    .    | .   .   .   .   .
+GET    /v1/tokens                                         401    .   403 403 403 403  401  | .   403 403 403 403
+POST   /v1/tokens                                         401    .   403 403 403 403  401  | .   403 403 403 403
+DELETE /v1/tokens/{token}                                 401    .   403 403 403 403  401  | .   403 403 403 403
+POST   /v1/revocations                                    401    .   403 403 403 403  401  | .   403 403 403 403
+GET    /v1/quotas                                         401    .   .   403 403 403  401  | .   .   403 403 403
+GET    /v1/quotas/{tenant}                                401    .   .   .   .   403  401  | .   .   404 404 403
+PUT    /v1/quotas/{tenant}                                401    .   403 403 403 403  401  | .   403 404 404 403
+GET    /v1/audit                                          401    .   .   403 403 403  401  | .   .   403 403 403
+GET    /v1/audit/follow                                   401    .   .   403 403 403  401  | .   .   403 403 403
 GET    /v1/whoami                                         401    .   .   .   .   .    401  | .   .   .   .   .
 GET    /healthz                                           .      .   .   .   .   .    .    | .   .   .   .   .
 GET    /metrics                                           401    .   .   403 403 403  401  | .   .   403 403 403
@@ -115,7 +128,7 @@ def expected() -> dict[tuple[str, str], tuple[list[str], list[str]]]:
 @asynccontextmanager
 async def asked(it: World, who: str) -> AsyncIterator[httpx2.AsyncClient]:
     peer, headers = WHO[who]
-    application = create_app(it.service, STOPPING, callers())
+    application = assembled(it.service, STOPPING, callers=callers())
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(CameIn(application, peer)), base_url="http://weft", headers=headers
     ) as client:
@@ -128,6 +141,7 @@ STOPPING.set()  # streams end at once
 OWN = {"tenant": "blue", "host": "h1"}
 ANOTHERS = {"tenant": "red", "host": "h2"}
 OTHERS = {
+    "token": "0011",
     "provider_network": "phys", "routing_domain": "prod", "virtual_subnet": "web", "port": "p1", "customer_route": "r",
     "address_group": "a", "security_group": "default", "rule": "egress-ipv4",
 }  # fmt: skip
@@ -151,7 +165,7 @@ async def test_every_route_is_open_to_those_it_is_for_and_to_nobody_else() -> No
     async with world() as it:
         await it.client.apply([port(1), ("tenants/red", {})])
         table = expected()
-        application = create_app(it.service, STOPPING)
+        application = assembled(it.service, STOPPING)
         routes = {(method, route.path) for route in application.routes for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
         assert routes == table.keys()
         wrong = []

@@ -44,7 +44,11 @@ async def running(directory: Path) -> AsyncIterator[Running]:
     url = f"https://127.0.0.1:{free_port()}"
     stopping, ready = asyncio.Event(), asyncio.Event()
     serving = controller.serve(
-        str(directory / "weft.db"), [url], stopping, ready=ready.set, files=files_of(ca, CONTROLLER)
+        str(directory / "weft.db"),
+        [url],
+        stopping,
+        ready=ready.set,
+        security=controller.Security(files_of(ca, CONTROLLER)),
     )
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         tasks.create_task(serving)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -25,6 +26,7 @@ class _Figures(Collector):
         active_ports: int,
         answers: dhcp.Figures,
         announcements: announce.Figures,
+        certificate_ends: datetime | None,
     ) -> None:
         self._progress = progress
         self._connected = connected
@@ -33,9 +35,15 @@ class _Figures(Collector):
         self._active_ports = active_ports
         self._answers = answers
         self._announcements = announcements
+        self._certificate_ends = certificate_ends
 
     def collect(self) -> Iterator[Metric]:
         progress = self._progress
+        if self._certificate_ends is not None:
+            yield GaugeMetricFamily(
+                "weft_certificate_expiry_timestamp_seconds", "When the certificate of this host ends (Unix time).",
+                value=self._certificate_ends.timestamp(),
+            )  # fmt: skip
         yield GaugeMetricFamily(
             "weft_agent_connected", "1 while the feed of the controller is open.", value=float(self._connected)
         )
@@ -109,6 +117,7 @@ def render(
     active_ports: int,
     answers: dhcp.Figures | None = None,
     announcements: announce.Figures | None = None,
+    certificate_ends: datetime | None = None,
 ) -> bytes:
     registry = CollectorRegistry()
     registry.register(
@@ -120,6 +129,7 @@ def render(
             active_ports,
             answers or dhcp.Figures(),
             announcements or announce.Figures(),
+            certificate_ends,
         )
     )
     return generate_latest(registry)

@@ -101,6 +101,7 @@ class Api:
             active_ports=active,
             answers=agent.responder.figures,
             announcements=agent.announcer.figures,
+            certificate_ends=agent.certificate_ends(),
         )
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -83,6 +84,8 @@ class Agent:
         self.host = host
         self.controller = controller
         self.links = links
+        #: When the certificate that is shown to the controller ends.
+        self.certificate_ends: Callable[[], datetime | None] = lambda: None
         self.connection = Connection(False, "not tried yet")
         self.plan = Plan()
         self.attachments = Attachments(state / "bindings.json")

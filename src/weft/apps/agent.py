@@ -15,6 +15,7 @@ from random import Random, SystemRandom
 
 import structlog
 
+from weft.agent import joining
 from weft.agent.links import NetlinkLinks
 from weft.agent.paths import Paths
 from weft.agent.process import live, locked
@@ -39,6 +40,7 @@ def run(
     pins: Path | None = None,
     sizes: Sizes | None = None,
     credentials: Credentials = NONE,
+    join: str = "",
 ) -> None:
     """Until SIGTERM or SIGINT. Raises Rejected or Conflict, saying why, when it cannot start.
 
@@ -47,7 +49,7 @@ def run(
     name = _host_name(host)
     label = name.rpartition("/")[2]
     directory = pins or Path("/sys/fs/bpf/weft") / label
-    serve(name, controller, state, run, lambda: EbpfDataPlane(directory, sizes or Sizes()), credentials)
+    serve(name, controller, state, run, lambda: EbpfDataPlane(directory, sizes or Sizes()), credentials, join)
 
 
 def serve(
@@ -57,23 +59,39 @@ def serve(
     run: Path,
     make_plane: Callable[[], DataPlane],
     credentials: Credentials = NONE,
+    join: str = "",
 ) -> None:
-    """The same for any data plane. It is made once the lock is held."""
+    """The same for any data plane. It is made once the lock is held.
+
+    join: a token by which the host gets a certificate, if it has none yet.
+    """
     for directory, mode in ((state, 0o700), (run, 0o755)):
         try:
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as fault:
             raise Rejected(f"{directory} cannot be made: {fault.strerror}") from fault
     with locked(state, host):
+        renewed_in = None
+        if credentials.files.certificate is None and not credentials.token and controller.startswith("https:"):
+            renewed_in = state / "tls"
+            if join:
+                joining.join(host, controller, join, renewed_in)
+            credentials = Credentials(joining.files_in(renewed_in))
         plane = make_plane()
         try:
-            asyncio.run(_main(host, controller, state, run / "agent.sock", plane, credentials))
+            asyncio.run(_main(host, controller, state, run / "agent.sock", plane, credentials, renewed_in))
         finally:
             plane.close()
 
 
 async def _main(
-    host: str, controller: str, state: Path, socket: Path, plane: DataPlane, credentials: Credentials
+    host: str,
+    controller: str,
+    state: Path,
+    socket: Path,
+    plane: DataPlane,
+    credentials: Credentials,
+    renewed_in: Path | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -87,7 +105,12 @@ async def _main(
             secret = SystemRandom()
             paths = Paths(random.random, lambda: secret.getrandbits(64))
             agent = Agent(host, plane, client, state, links, MonotonicClock(), random, paths)
-            await live(agent, socket, stop)
+            keeper = joining.Keeper(host, client, credentials.files, MonotonicClock(), renewed_in=renewed_in)
+            agent.certificate_ends = keeper.ends
+            async with asyncio.TaskGroup() as tasks:
+                keeping = tasks.create_task(keeper.run(), name="certificates")
+                await live(agent, socket, stop)
+                keeping.cancel()
     _log.info("stopped; what is programmed stays", host=host)
 
 

@@ -16,6 +16,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -23,17 +24,20 @@ import structlog
 import uvicorn
 
 from weft.client.credentials import is_loopback
+from weft.controller.access import Access
+from weft.controller.access_api import AccessApi
 from weft.controller.api import create_app
+from weft.controller.audit import Audit
 from weft.controller.callers import Callers
-from weft.controller.doors import Crowd, Door, Listener, Patience, Server
+from weft.controller.doors import Crowd, Door, Listener, Patience, Server, figures
 from weft.controller.rules import RuleChanges
 from weft.controller.service import Service
+from weft.controller.signing import Signer
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
 from weft.store.address import open_store, shown
 from weft.tls.contexts import Files, ServerTls
 
-NO_FILES = Files()
 DEFAULT_LISTEN = ("http://127.0.0.1:8640", "unix:///run/weft/controller.sock")
 
 # After SIGTERM: requests that are being answered get this long; streams are told at once.
@@ -42,26 +46,49 @@ _GRACE_S = 1
 # A full page of objects is small; what is large comes as a stream of its own. Waiting connections beyond are refused.
 _BACKLOG = 1024
 
+# How often the certificates' files are looked at.
+_LOOK_S = 2.0
+
 _log = structlog.stdlib.get_logger("weft.controller")
 
 
-def run(store: str, listen: Sequence[str] = DEFAULT_LISTEN, files: Files = NO_FILES, *, insecure: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT. Rejected: something cannot be opened; Retry: starting again would help.
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What a controller shows and whom it believes. files: of https, None: there is none.
 
-    files: of https. insecure: plain HTTP is served elsewhere than on the loopback, too.
+    insecure: plain HTTP is served elsewhere than on the loopback, too. issuer: certificate and key to sign hosts with.
     """
+
+    files: Files | None = None
+    insecure: bool = False
+    issuer: tuple[Path, Path] | None = None
+
+    def signer(self) -> Signer | None:
+        if self.issuer is None:
+            return None
+        if self.files is None or self.files.ca is None:
+            raise Rejected("who signs hosts has to say whom they are to trust: --ca", "ca")
+        return Signer(*self.issuer, self.files.ca)
+
+
+#: Plain HTTP on this machine, and nothing else.
+OPEN = Security()
+
+
+def run(store: str, listen: Sequence[str] = DEFAULT_LISTEN, security: Security = OPEN) -> None:
+    """Serve until SIGTERM or SIGINT. Rejected: something cannot be opened; Retry: starting again would help."""
     configure_logs()
     # What the model holds is long-lived and without cycles: at the default thresholds a fifth of a large apply, and
     # most of a large delete, went into looking through it again and again.
     gc.set_threshold(50_000, 20, 1_000)
-    asyncio.run(_until_signalled(store, listen, files, insecure))
+    asyncio.run(_until_signalled(store, listen, security))
 
 
-async def _until_signalled(store: str, listen: Sequence[str], files: Files, insecure: bool) -> None:
+async def _until_signalled(store: str, listen: Sequence[str], security: Security) -> None:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await serve(store, listen, stopping, files=files, insecure=insecure)
+    await serve(store, listen, stopping, security=security)
 
 
 async def serve(
@@ -70,19 +97,19 @@ async def serve(
     stopping: asyncio.Event,
     *,
     ready: Callable[[], None] = lambda: None,
-    files: Files = NO_FILES,
-    insecure: bool = False,
+    security: Security = OPEN,
 ) -> None:
     """Serve until ``stopping`` is set. ready: called once requests are answered."""
-    tls = ServerTls(files) if any(url.startswith("https:") for url in listen) else None
+    tls = ServerTls(security.files or Files()) if any(url.startswith("https:") for url in listen) else None
+    signer = security.signer()
     with contextlib.ExitStack() as opened_doors:
         # Listening first: a second controller on one machine is told of the address, not of a locked file.
-        listeners = [opened_doors.enter_context(_door(url, tls, insecure)) for url in listen]
+        listeners = [opened_doors.enter_context(_door(url, tls, security.insecure)) for url in listen]
         opened = await asyncio.to_thread(open_store, store)
         try:
             service = await Service.start(opened)
             _log.info("started", store=shown(store), revision=service.revision, listen=list(listen))
-            await _serve(service, listeners, stopping, ready)
+            await _serve(service, listeners, stopping, ready, signer)
             await service.stop()
         finally:
             await opened.close()
@@ -92,14 +119,25 @@ async def serve(
 
 
 async def _serve(
-    service: Service, listeners: Sequence[Listener], stopping: asyncio.Event, ready: Callable[[], None]
+    service: Service,
+    listeners: Sequence[Listener],
+    stopping: asyncio.Event,
+    ready: Callable[[], None],
+    signer: Signer | None,
 ) -> None:
     patience = Patience()
-    # Where there is TLS, a process on this machine has to say who it is like any other.
-    callers = Callers(trusts_loopback=all(each.door is not Door.TLS for each in listeners))
+    access, log = Access(service), Audit(service)
+    callers = Callers(
+        [access.bearer],
+        # Where there is TLS, a process on this machine has to say who it is like any other.
+        trusts_loopback=all(each.door is not Door.TLS for each in listeners),
+        revoked=access.is_revoked,
+    )
+    more = AccessApi(service, access, log, stopping, signer).routes()
+    crowd = Crowd(patience)
     server = Server(
         uvicorn.Config(
-            create_app(service, stopping, callers),
+            create_app(service, stopping, callers, more, lambda: figures(crowd, listeners)),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -110,12 +148,13 @@ async def _serve(
             timeout_graceful_shutdown=_GRACE_S,
         ),
         listeners,
-        Crowd(patience),
+        crowd,
         ready,
     )
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve())
         following = tasks.create_task(service.run())
+        keeping = tasks.create_task(_keep_certificates(listeners))
         changes = tasks.create_task(RuleChanges(service, MonotonicClock()).run())
         stopped, broken = tasks.create_task(stopping.wait()), tasks.create_task(service.broken.wait())
         await asyncio.wait((serving, stopped, broken), return_when=asyncio.FIRST_COMPLETED)
@@ -124,6 +163,19 @@ async def _serve(
         broken.cancel()
         changes.cancel()
         following.cancel()
+        keeping.cancel()
+
+
+async def _keep_certificates(listeners: Sequence[Listener]) -> None:
+    """Takes up certificates that were replaced. What goes wrong is logged, and tried again."""
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        for tls in {each.tls for each in listeners if each.tls is not None}:
+            try:
+                if tls.check():
+                    _log.info("certificates were replaced")
+            except Rejected as fault:
+                _log.warning("certificates cannot be used; the former ones are", reason=str(fault))
 
 
 @contextlib.contextmanager

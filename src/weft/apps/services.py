@@ -31,15 +31,27 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 @click.option("--certificate", type=FILE, envvar="WEFT_CERTIFICATE", help="Of https: a file in PEM.")
 @click.option("--key", type=FILE, envvar="WEFT_KEY", help="Its key.  [default: in the certificate's file]")
 @click.option("--ca", type=FILE, envvar="WEFT_CA", help="The authorities that callers' certificates have to be of.")
+@click.option("--issuer-certificate", type=FILE, envvar="WEFT_ISSUER_CERTIFICATE", help="To let hosts join with.")
+@click.option("--issuer-key", type=FILE, envvar="WEFT_ISSUER_KEY", help="Its key.")
 @click.option("--insecure", is_flag=True, envvar="WEFT_INSECURE", help="Serve plain HTTP off the loopback, too.")
 def controller(
-    listen: tuple[str, ...], store: str, certificate: Path | None, key: Path | None, ca: Path | None, insecure: bool
+    listen: tuple[str, ...],
+    store: str,
+    certificate: Path | None,
+    key: Path | None,
+    ca: Path | None,
+    issuer_certificate: Path | None,
+    issuer_key: Path | None,
+    insecure: bool,
 ) -> None:
     """Run the controller."""
-    from weft.apps.controller import run
+    from weft.apps.controller import Security, run
     from weft.tls.contexts import Files
 
-    run(store, listen, Files(certificate, key, ca), insecure=insecure)
+    if (issuer_certificate is None) != (issuer_key is None):
+        raise click.UsageError("--issuer-certificate and --issuer-key go together")
+    issuer = (issuer_certificate, issuer_key) if issuer_certificate and issuer_key else None
+    run(store, listen, Security(Files(certificate, key, ca), insecure, issuer))
 
 
 @click.command()
@@ -65,11 +77,17 @@ def controller(
     "--size", "sizes", multiple=True, envvar="WEFT_SIZE", metavar="TABLE=ENTRIES",
     help="Room in a map of the data plane, such as records=1000000. May be given again.",
 )  # fmt: skip
-def agent(host: str, url: str, state: Path, run_directory: Path, pins: Path | None, sizes: tuple[str, ...]) -> None:
+@click.option(
+    "--join", default="", envvar="WEFT_JOIN", metavar="TOKEN",
+    help="Get a certificate by this token (weft host token), where there is none yet.",
+)  # fmt: skip
+def agent(
+    host: str, url: str, state: Path, run_directory: Path, pins: Path | None, sizes: tuple[str, ...], join: str
+) -> None:
     """Run the agent of a host."""
     from weft.apps.agent import parse_sizes, run
 
     run(
         host=host, controller=url, state=state, run=run_directory, pins=pins, sizes=parse_sizes(sizes),
-        credentials=credentials(),
+        credentials=credentials(), join=join,
     )  # fmt: skip

@@ -47,9 +47,10 @@ def init(directory: Path, name: str, output: Output) -> None:
 @session.with_output()
 def issue(directory: Path, name: str, addresses: tuple[str, ...], days: int, output: Output) -> None:
     """Make a key and a certificate: DIRECTORY/ROLEs/NAME.crt and .key."""
-    from weft.tls.authority import Authority, parse_name
+    from weft.tls.authority import Authority
+    from weft.tls.identity import parse_holder
 
-    held = Authority(directory).issue(parse_name(name), addresses, datetime.now(UTC), timedelta(days=days))
+    held = Authority(directory).issue(parse_holder(name), addresses, datetime.now(UTC), timedelta(days=days))
     _list([held], output)
 
 

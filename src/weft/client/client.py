@@ -238,6 +238,13 @@ class Client:
     def health(self) -> dict[str, Any]:
         return _decode(self._call("GET", "/healthz"), dict[str, Any])
 
+    def ask(self, method: str, path: str, answer: type[_T], body: object = None, **params: str) -> _T:
+        """Any other request; what a path means is its module's to know (``weft.client.access``)."""
+        content = b"" if body is None else _body(body)
+        headers = {} if body is None else {"content-type": "application/json"}
+        found = self._call(method, path, content=content, headers=headers, params=params)
+        return _decode(found or b"null", answer)
+
     def watch(self, revision: int | None = None, prefix: str = "") -> Iterator[Event]:
         """Every change after ``revision`` (None: from now), and bookmarks. Ends with the connection.
 
@@ -248,6 +255,13 @@ class Client:
             lines, pending = _lines(pending, chunk)
             for line in lines:
                 yield _decode(line, Event)
+
+    def lines(self, path: str, **params: str) -> Iterator[bytes]:
+        """The lines of any other stream."""
+        pending = b""
+        for chunk in self._stream(path, params):
+            lines, pending = _lines(pending, chunk)
+            yield from lines
 
     def feed(self, host: str, revision: int | None = None, history: str = "") -> Iterator[bytes]:
         """The bytes of a host's feed, in pieces as they come. history: of the bookmark that ``revision`` is from."""
@@ -369,6 +383,13 @@ class AsyncClient:
 
     async def health(self) -> dict[str, Any]:
         return _decode(await self._call("GET", "/healthz"), dict[str, Any])
+
+    async def ask(self, method: str, path: str, answer: type[_T], body: object = None, **params: str) -> _T:
+        """Any other request; what a path means is its module's to know (``weft.client.access``)."""
+        content = b"" if body is None else _body(body)
+        headers = {} if body is None else {"content-type": "application/json"}
+        found = await self._call(method, path, content=content, headers=headers, params=params)
+        return _decode(found or b"null", answer)
 
     async def watch(self, revision: int | None = None, prefix: str = "") -> AsyncIterator[Event]:
         """Every change after ``revision`` (None: from now), and bookmarks. Ends with the connection.

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import parse_qsl
 
 import msgspec
 import structlog
@@ -19,12 +17,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from weft.contracts.store import Batch, Compacted, Unsure
-from weft.controller import authorisation, merge, moves, openapi, rules, streams, tenants, tracing
+from weft.controller import authorisation, merge, moves, openapi, requests, rules, streams, tenants, tracing
+from weft.controller.audit import CALLER
 from weft.controller.authorisation import Action, Caller, Denied, Verdict
+from weft.controller.beside import is_intent
 from weft.controller.callers import Callers
 from weft.controller.kinds import RESOURCES, Resource, continue_after, filter_by, read_continue
-from weft.controller.metrics import Metrics
-from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service, is_intent
+from weft.controller.metrics import Figures, Metrics
+from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service
 from weft.feed.log import Gone
 from weft.kit.errors import Conflict, Missing, Rejected, Retry
 from weft.model.announcements import Announcement, Unheeded
@@ -49,20 +49,16 @@ _T = TypeVar("_T")
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 _Status: TypeAlias = wire.PortStatus | wire.HostStatus | wire.SubnetStatus | dict[str, str]
 
+Handlers: TypeAlias = Mapping[str, Handler]
+
 _CALLER = "weft.caller"
+_NO_HANDLERS: Mapping[str, Handlers] = {}
 
 _APPLY = msgspec.json.Decoder(wire.ApplyRequest)
 _SPEC = msgspec.json.Decoder(wire.Spec)
 _STATUS = msgspec.json.Decoder(wire.StatusReport)
 _ANNOUNCEMENTS = msgspec.json.Decoder(wire.Announcements)
 _TRACE = msgspec.json.Decoder(wire.TraceRequest)
-_encode = msgspec.json.Encoder().encode
-
-
-class _TooLarge(Exception):
-    def __init__(self, most_bytes: int) -> None:
-        super().__init__(most_bytes)
-        self.most_bytes = most_bytes
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -102,12 +98,22 @@ class _Event(msgspec.Struct, frozen=True):
 class Api:
     """The handlers, around one service. stopping: set, it ends every stream, so that the server can end."""
 
-    def __init__(self, service: Service, stopping: asyncio.Event, callers: Callers, *, bookmark_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        service: Service,
+        stopping: asyncio.Event,
+        callers: Callers,
+        more: Mapping[str, Handlers],
+        figures: Figures,
+        *,
+        bookmark_s: float = 5.0,
+    ) -> None:
         self._service = service
         self._callers = callers
+        self._more = more
         self._stopping = stopping
         self._bookmark_s = bookmark_s
-        self._metrics = Metrics(service)
+        self._metrics = Metrics(service, figures)
 
     def routes(self) -> list[Route]:
         return [
@@ -118,6 +124,7 @@ class Api:
             self._route("/v1/hosts/{host}/feed", GET=self._feed),
             self._route("/v1/hosts/{host}/status", POST=self._report),
             self._route("/v1/hosts/{host}/announcements", POST=self._announce),
+            *(self._route(path, None, **handlers) for path, handlers in self._more.items()),
             self._route("/v1/whoami", GET=self._whoami),
             self._route("/healthz", GET=self._health),
             self._route("/metrics", GET=self._scrape),
@@ -149,6 +156,7 @@ class Api:
 
         async def admitted(verb: str, request: Request) -> Response:
             caller = request.scope[_CALLER] = await self._callers.of(request.scope)
+            CALLER.set(caller)
             _admit(caller, actions[verb] if resource is None else _action(resource, verb, path, request), request)
             return await verbs[verb](request)
 
@@ -161,8 +169,8 @@ class Api:
         return self._object(name, self._service.get(name), _tenant(request))
 
     async def _list(self, resource: Resource, request: Request) -> Response:
-        query = _query(request)
-        limit = _number(query.pop("limit", str(PAGE)), "limit", 1, MAX_PAGE)
+        query = requests.query(request)
+        limit = requests.number(query.pop("limit", str(PAGE)), "limit", 1, MAX_PAGE)
         token = query.pop("continue", None)
         after = "" if token is None else read_continue(token)
         tenant = _tenant(request)
@@ -183,12 +191,12 @@ class Api:
         listed = await self._service.page(resource.kind, prefix, limit, after=after, wanted=wanted)
         items = [self._item(name, held, tenant) for name, held in listed.items]
         token = continue_after(listed.items[-1][0]) if listed.more and listed.items else None
-        return _json(_Page(items, listed.revision, token))
+        return requests.json_answer(_Page(items, listed.revision, token))
 
     async def _put(self, resource: Resource, request: Request) -> Response:
         name = resource.name(request.path_params)
         condition = _condition(request)
-        body = decode_body(await _read(request), _SPEC)
+        body = decode_body(await requests.body(request, MAX_BODY_BYTES), _SPEC)
         tenant = _tenant(request)
         if tenant is None:
             outcome = await self._service.put(name, body.spec, condition)
@@ -202,7 +210,7 @@ class Api:
     async def _patch(self, resource: Resource, request: Request) -> Response:
         name = resource.name(request.path_params)
         condition = _condition(request)
-        patch = merge.parse(await _read(request))
+        patch = merge.parse(await requests.body(request, MAX_BODY_BYTES))
         tenant = _tenant(request)
         if tenant is not None:
             self._check_write(tenant, name)
@@ -224,10 +232,10 @@ class Api:
             tenants.check_group(None if held is None else held.value, name, field)
 
     async def _apply(self, request: Request) -> Response:
-        query = _query(request)
-        dry_run = _boolean(query.pop("dry_run", "false"), "dry_run")
-        _nothing_else(query)
-        raw = await _read(request)
+        query = requests.query(request)
+        dry_run = requests.boolean(query.pop("dry_run", "false"), "dry_run")
+        requests.nothing_else(query)
+        raw = await requests.body(request, MAX_BODY_BYTES)
         puts, deletes = await _inline_or_thread(len(raw), lambda: _read_apply(raw))
         tenant = _tenant(request)
         if tenant is not None:
@@ -238,7 +246,7 @@ class Api:
                 self._check_write(tenant, name, f"deletes[{n}]")
         outcome = await self._service.apply(puts, deletes, dry_run=dry_run, rework=tenants.kept if tenant else None)
         size = sum(len(each.after or b"") for each in outcome.differences)
-        return await _inline_or_thread(size, lambda: _json(_applied(outcome, tenant)))
+        return await _inline_or_thread(size, lambda: requests.json_answer(_applied(outcome, tenant)))
 
     def _written(self, name: Name, outcome: Outcome, tenant: Name | None, status: int) -> Response:
         # What was written, not what is there by now: the next writer may have been quicker than this answer.
@@ -281,11 +289,11 @@ class Api:
     # -- streams --
 
     async def _watch(self, request: Request) -> Response:
-        query = _query(request)
+        query = requests.query(request)
         now = self._service.revision
-        since = _number(query.pop("revision", str(now)), "revision", 0)
+        since = requests.number(query.pop("revision", str(now)), "revision", 0)
         prefix = query.pop("prefix", "").strip("/")
-        _nothing_else(query)
+        requests.nothing_else(query)
         tenant = _tenant(request)
         chunks = streams.watch(
             self._service.watch(since),
@@ -294,7 +302,7 @@ class Api:
             now,
             bookmark_s=self._bookmark_s,
         )
-        return await self._stream(chunks)
+        return await requests.stream(chunks, self._stopping)
 
     def _event(self, prefix: str, tenant: Name | None, batch: Batch) -> bytes | None:
         def wanted(name: str) -> bool:
@@ -306,36 +314,28 @@ class Api:
             if wanted(name) and is_intent(name)
         ]
         deletes = [name for name in batch.deletes if wanted(name) and is_intent(name)]
-        return _encode(_Event(batch.revision, puts, deletes)) + b"\n" if puts or deletes else None
+        return requests.encode(_Event(batch.revision, puts, deletes)) + b"\n" if puts or deletes else None
 
     async def _feed(self, request: Request) -> Response:
-        query = _query(request)
-        since = None if "revision" not in query else _number(query.pop("revision"), "revision", 0)
+        query = requests.query(request)
+        since = None if "revision" not in query else requests.number(query.pop("revision"), "revision", 0)
         history = query.pop("history", "")
-        _nothing_else(query)
+        requests.nothing_else(query)
         host = RESOURCES[Kind.HOST].name(request.path_params)
         self._service.get(host)
-        return await self._stream(self._service.follow(host, since, history))
-
-    async def _stream(self, chunks: streams.Chunks) -> Response:
-        try:
-            first = await anext(chunks, b"")
-        except BaseException:
-            await chunks.aclose()
-            raise
-        return streams.Stream(first, chunks, self._stopping)
+        return await requests.stream(self._service.follow(host, since, history), self._stopping)
 
     # -- the rest --
 
     async def _report(self, request: Request) -> Response:
         host = RESOURCES[Kind.HOST].name(request.path_params)
-        self._service.report(host, decode_body(await _read(request), _STATUS))
+        self._service.report(host, decode_body(await requests.body(request, MAX_BODY_BYTES), _STATUS))
         return Response(status_code=204)
 
     async def _announce(self, request: Request) -> Response:
         host = RESOURCES[Kind.HOST].name(request.path_params)
         self._service.get(host)
-        body = decode_body(await _read(request, MAX_ANNOUNCEMENTS_BYTES), _ANNOUNCEMENTS)
+        body = decode_body(await requests.body(request, MAX_ANNOUNCEMENTS_BYTES), _ANNOUNCEMENTS)
         heard = await self._service.hear([_announcement(host, n, each) for n, each in enumerate(body.announcements)])
         for each in heard.ignored:
             if each.reason not in (Unheeded.NO_NEWS, Unheeded.ELSEWHERE):
@@ -344,30 +344,43 @@ class Api:
         return Response(status_code=204)
 
     async def _trace(self, request: Request) -> Response:
-        return _json(await tracing.run(self._service, decode_body(await _read(request), _TRACE)))
+        return requests.json_answer(
+            await tracing.run(self._service, decode_body(await requests.body(request, MAX_BODY_BYTES), _TRACE))
+        )
 
     async def _whoami(self, request: Request) -> Response:
         caller: Caller = request.scope[_CALLER]
-        return _json({"name": caller.name, "role": caller.role.value, "of": caller.of, "where": caller.where})
+        return requests.json_answer(
+            {"name": caller.name, "role": caller.role.value, "of": caller.of, "where": caller.where}
+        )
 
     async def _health(self, _request: Request) -> Response:
         if self._service.broken.is_set():
             raise Retry("the controller is about to start over")
-        return _json({"status": "ok", "revision": self._service.revision})
+        return requests.json_answer({"status": "ok", "revision": self._service.revision})
 
     async def _scrape(self, _request: Request) -> Response:
         return Response(self._metrics.exposition(), media_type=self._metrics.content_type)
 
     async def _describe(self, _request: Request) -> Response:
-        return _json(openapi.document())
+        return requests.json_answer(openapi.document())
 
 
 def create_app(
-    service: Service, stopping: asyncio.Event, callers: Callers | None = None, *, bookmark_s: float = 5.0
+    service: Service,
+    stopping: asyncio.Event,
+    callers: Callers | None = None,
+    more: Mapping[str, Handlers] = _NO_HANDLERS,
+    figures: Figures = tuple,
+    *,
+    bookmark_s: float = 5.0,
 ) -> Starlette:
-    """The ASGI application. callers: by default, whoever comes in by this machine's own doors is let in."""
+    """The ASGI application. callers: by default, whoever comes in by this machine's own doors is let in.
+
+    more: further paths with their handlers by method, which have to be decided on like all others.
+    """
     return Starlette(
-        routes=list(Api(service, stopping, callers or Callers(), bookmark_s=bookmark_s).routes()),
+        routes=list(Api(service, stopping, callers or Callers(), more, figures, bookmark_s=bookmark_s).routes()),
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
 
@@ -431,7 +444,7 @@ async def _answered(handler: Callable[[str, Request], Awaitable[Response]], verb
         return _problem(504, f"{error}; look before you write it again")
     except Retry as error:
         return _problem(503, str(error), headers={"retry-after": "1"})
-    except _TooLarge as error:
+    except requests.TooLarge as error:
         return _problem(413, f"the body is larger than {error.most_bytes} bytes; send it in parts")
     except ClientDisconnect:
         return Response(status_code=400)  # to nobody
@@ -472,50 +485,6 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 
 
 # -- requests --
-
-
-async def _read(request: Request, most_bytes: int | None = None) -> bytes:
-    limit = MAX_BODY_BYTES if most_bytes is None else most_bytes
-    size = 0
-    chunks: list[bytes] = []
-    async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            size += len(chunk)
-            if size > limit:
-                raise _TooLarge(limit)
-            chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _query(request: Request) -> dict[str, str]:
-    """Starlette's own would keep the last of two; a caller who says two things is asked which."""
-    query: dict[str, str] = {}
-    for key, value in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True):
-        if key in query:
-            raise Rejected(f"{key!r} is given twice", key)
-        query[key] = value
-    return query
-
-
-def _nothing_else(query: Mapping[str, str]) -> None:
-    for key in query:
-        raise Rejected(f"there is no query parameter {key!r} here", key)
-
-
-def _number(text: str, field: str, first: int, last: int = 2**63 - 1) -> int:
-    if not re.fullmatch("[0-9]{1,19}", text) or not first <= int(text) <= last:
-        raise Rejected(f"{text!r} is not a number from {first} to {last}", field)
-    return int(text)
-
-
-def _boolean(text: str, field: str) -> bool:
-    match text:
-        case "true" | "":
-            return True
-        case "false":
-            return False
-        case _:
-            raise Rejected(f"{text!r} is neither true nor false", field)
 
 
 _ETAG = re.compile(r'\s*"([0-9]{1,19})"\s*')
@@ -567,12 +536,8 @@ def _name(text: str, field: str) -> Name:
 # -- answers --
 
 
-def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_encode(value), status, dict(headers or {}), media_type="application/json")
-
-
 def _object_answer(item: _Item, status: int) -> Response:
-    return _json(item, status, {"etag": f'"{item.revision}"'})
+    return requests.json_answer(item, status, {"etag": f'"{item.revision}"'})
 
 
 def _applied(outcome: Outcome, tenant: Name | None) -> _Applied:

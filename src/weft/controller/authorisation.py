@@ -63,6 +63,8 @@ class Action(Enum):
     SPEAK_AS_HOST = auto()
     ADMIT_HOST = auto()
     MANAGE_USERS = auto()
+    READ_QUOTAS = auto()  # of everybody
+    SET_QUOTA = auto()
     AUDIT = auto()
 
 
@@ -86,7 +88,7 @@ class Denied(Exception):
 #: What each role may do with what is its own; admin and operator own everything, a host itself, tenants their tenant.
 MAY: Mapping[Role, frozenset[Action]] = {
     Role.ADMIN: frozenset(Action),
-    Role.OPERATOR: frozenset(Action) - {Action.MANAGE_USERS, Action.SPEAK_AS_HOST},
+    Role.OPERATOR: frozenset(Action) - {Action.MANAGE_USERS, Action.SET_QUOTA, Action.SPEAK_AS_HOST},
     Role.TENANT_ADMIN: frozenset({
         Action.GREET, Action.KNOW, Action.READ_TENANT, Action.READ_INTENT, Action.WRITE_INTENT, Action.LIST_INTENT,
         Action.APPLY, Action.WATCH,
@@ -99,7 +101,9 @@ MAY: Mapping[Role, frozenset[Action]] = {
 }  # fmt: skip
 
 #: What is some tenant's own, so that another tenant must not learn whether it is there.
-OF_A_TENANT = frozenset({Action.READ_TENANT, Action.WRITE_TENANT, Action.READ_INTENT, Action.WRITE_INTENT})
+OF_A_TENANT = frozenset({
+    Action.READ_TENANT, Action.WRITE_TENANT, Action.READ_INTENT, Action.WRITE_INTENT, Action.SET_QUOTA,
+})  # fmt: skip
 #: What is one host's.
 OF_A_HOST = frozenset({Action.READ_FEED, Action.SPEAK_AS_HOST})
 
@@ -127,6 +131,19 @@ _ROUTES: Mapping[tuple[str, str], Action] = {
     ("GET", "/v1/hosts/{host}/feed"): Action.READ_FEED,
     ("POST", "/v1/hosts/{host}/status"): Action.SPEAK_AS_HOST,
     ("POST", "/v1/hosts/{host}/announcements"): Action.SPEAK_AS_HOST,
+    ("POST", "/v1/hosts/{host}/certificate"): Action.SPEAK_AS_HOST,
+    ("POST", "/v1/hosts/{host}/join-tokens"): Action.ADMIT_HOST,
+    ("POST", "/v1/join"): Action.GREET,
+    ("GET", "/v1/ca"): Action.GREET,
+    ("GET", "/v1/tokens"): Action.MANAGE_USERS,
+    ("POST", "/v1/tokens"): Action.MANAGE_USERS,
+    ("DELETE", "/v1/tokens/{token}"): Action.MANAGE_USERS,
+    ("POST", "/v1/revocations"): Action.MANAGE_USERS,
+    ("GET", "/v1/quotas"): Action.READ_QUOTAS,
+    ("GET", "/v1/quotas/{tenant}"): Action.READ_TENANT,
+    ("PUT", "/v1/quotas/{tenant}"): Action.SET_QUOTA,
+    ("GET", "/v1/audit"): Action.AUDIT,
+    ("GET", "/v1/audit/follow"): Action.AUDIT,
     ("GET", "/v1/whoami"): Action.KNOW,
     ("GET", "/healthz"): Action.GREET,
     ("GET", "/metrics"): Action.MEASURE,
@@ -172,7 +189,9 @@ _WHY: Mapping[Action, str] = {
     Action.READ_FEED: "read this host's feed",
     Action.SPEAK_AS_HOST: "speak for this host",
     Action.ADMIT_HOST: "let hosts join",
-    Action.MANAGE_USERS: "manage users and quotas",
+    Action.MANAGE_USERS: "manage users",
+    Action.READ_QUOTAS: "see everybody's quotas",
+    Action.SET_QUOTA: "set quotas",
     Action.AUDIT: "see who did what",
 }
 

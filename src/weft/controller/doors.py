@@ -19,9 +19,11 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from weft.tls.contexts import ServerTls
+from weft.tls.expiry import ends
 from weft.tls.identity import Identity
 
 #: Where a request's scope holds its Peer.
@@ -234,3 +236,19 @@ def _local_user(transport: asyncio.Transport) -> str:
     except OSError:
         return "uid unknown"
     return f"uid {_CREDENTIALS.unpack(raw)[1]}"
+
+
+def figures(crowd: Crowd, listeners: Sequence[Listener]) -> Iterator[Metric]:
+    """For /metrics."""
+    yield GaugeMetricFamily("weft_connections", "Connections that are open", value=crowd.all)
+    ended = CounterMetricFamily("weft_connections_ended", "Connections that were not served", labels=["reason"])
+    ended.add_metric(["too many"], crowd.turned_away)
+    ended.add_metric(["too slow"], crowd.timed_out)
+    yield ended
+    expiry = GaugeMetricFamily(
+        "weft_certificate_expiry_timestamp_seconds", "When a certificate ends (Unix time)", labels=["certificate"]
+    )
+    for tls in {each.tls for each in listeners if each.tls is not None}:
+        for name, end in ends(tls.files).items():
+            expiry.add_metric([name], end.timestamp())
+    yield expiry

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import TypeAlias
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,6 +13,9 @@ from prometheus_client.registry import Collector
 
 from weft.controller.service import Service, Timings
 from weft.model.names import Kind
+
+#: What is so at the moment of being asked, of something beside the service.
+Figures: TypeAlias = Callable[[], Iterable[Metric]]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -21,7 +25,8 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, figures: Figures = tuple) -> None:
+        """figures: what else there is to say, by whoever knows."""
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "weft_http_requests", "Requests answered", ["method", "path", "status"], registry=self._registry
@@ -40,7 +45,7 @@ class Metrics:
             "weft_write_seconds", "A write: checked, durable, compiled", buckets=_SECONDS, registry=self._registry
         )
         service.timings = Timings(commit.observe, write.observe)
-        self._registry.register(_Present(service))
+        self._registry.register(_Present(service, figures))
 
     @contextmanager
     def request(self, method: str, path: str) -> Iterator[Callable[[int], None]]:
@@ -65,14 +70,16 @@ class Metrics:
 class _Present(Collector):
     """What is so at the moment of being asked."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, figures: Figures) -> None:
         self._service = service
+        self._figures = figures
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterable[Metric]:
         service = self._service
+        yield from self._figures()
         yield GaugeMetricFamily("weft_revision", "Of the last commit", value=service.revision)
         objects = GaugeMetricFamily("weft_objects", "Objects there are", labels=["kind"])
         for kind in Kind:

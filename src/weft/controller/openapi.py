@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from weft.controller.kinds import RESOURCES, Resource
+from weft.wire import access, problem
 from weft.wire import api as wire
-from weft.wire import problem
 from weft.wire.objects import SPECS
 
 _JSON, _LINES = "application/json", "application/x-ndjson"
@@ -34,6 +34,19 @@ def document() -> dict[str, Any]:
         wire.MoveStatus,
         wire.HostStatus,
         wire.SubnetStatus,
+        access.Token,
+        access.Tokens,
+        access.NewToken,
+        access.Quota,
+        access.TenantQuota,
+        access.Quotas,
+        access.NewJoinToken,
+        access.JoinToken,
+        access.Join,
+        access.Renewal,
+        access.Issued,
+        access.Trust,
+        access.Revocation,
     ]
     _, components = msgspec.json.schema_components(structs, ref_template=_REF)
     components["Problem"] = _problem()
@@ -52,7 +65,7 @@ def document() -> dict[str, Any]:
             "version": _version(),
             "description": "What tenants want of their networks, and what hosts need to know of it.",
         },
-        "paths": {**paths, **_others()},
+        "paths": {**paths, **_others(), **_access()},
         "components": {"schemas": components},
     }
 
@@ -257,5 +270,72 @@ def _others() -> dict[str, Any]:
         },
         "/openapi.json": {
             "get": _operation("describe", "This document", {"200": _answer("OpenAPI", {"type": "object"})})
+        },
+    }  # fmt: skip
+
+
+def _access() -> dict[str, Any]:
+    host, tenant, token = _labels(("host",)), _labels(("tenant",)), _labels(("token",))
+    limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "the newest so many")
+    return {
+        "/v1/tokens": {
+            "get": _operation("listTokens", "The tokens that are good", {"200": _answer("them", _ref("Tokens"))}),
+            "post": _operation(
+                "createToken", "A token for a user; its secret is in this answer only",
+                {"201": _answer("the token", _ref("Token"))}, body=_ref("NewToken"),
+            ),
+        },
+        "/v1/tokens/{token}": {
+            "delete": _operation("revokeToken", "End a token now", {"204": _answer("it is gone")}, parameters=token)
+        },
+        "/v1/quotas": {
+            "get": _operation("listQuotas", "Every tenant's that has one", {"200": _answer("them", _ref("Quotas"))})
+        },
+        "/v1/quotas/{tenant}": {
+            "get": _operation(
+                "getQuota", "What a tenant may have, and has", {"200": _answer("it", _ref("TenantQuota"))},
+                parameters=tenant,
+            ),
+            "put": _operation(
+                "setQuota", "How many of each kind a tenant may have", {"200": _answer("it", _ref("TenantQuota"))},
+                parameters=tenant, body=_ref("Quota"),
+            ),
+        },
+        "/v1/audit": {
+            "get": _operation(
+                "listAudit", "What was done last, by whom and from where",
+                {"200": _answer("entries, oldest first", {"type": "object"})}, parameters=[limit],
+            )
+        },
+        "/v1/audit/follow": {
+            "get": _operation(
+                "followAudit", "What is done, as it is done; 410 when the revision is too old",
+                {"200": _answer("lines", {"type": "object"}, _LINES)}, parameters=[_REVISION],
+            )
+        },
+        "/v1/revocations": {
+            "post": _operation(
+                "revokeCertificates", "A holder's certificates until now are not good any more",
+                {"204": _answer("noted")}, body=_ref("Revocation"),
+            )
+        },
+        "/v1/ca": {"get": _operation("trust", "What the deployment trusts", {"200": _answer("PEM", _ref("Trust"))})},
+        "/v1/join": {
+            "post": _operation(
+                "join", "A host's first certificate, for a token", {"200": _answer("it", _ref("Issued"))},
+                body=_ref("Join"),
+            )
+        },
+        "/v1/hosts/{host}/join-tokens": {
+            "post": _operation(
+                "createJoinToken", "A token by which a host joins, once", {"201": _answer("it", _ref("JoinToken"))},
+                parameters=host, body=_ref("NewJoinToken"),
+            )
+        },
+        "/v1/hosts/{host}/certificate": {
+            "post": _operation(
+                "renewCertificate", "A host's next certificate", {"200": _answer("it", _ref("Issued"))},
+                parameters=host, body=_ref("Renewal"),
+            )
         },
     }  # fmt: skip

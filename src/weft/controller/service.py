@@ -25,6 +25,7 @@ import structlog
 
 from weft.compiler.compiler import EDITION, Compiler
 from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Store
+from weft.controller.beside import Beside, Extra, is_intent
 from weft.controller.names import Names, first_of
 from weft.controller.statuses import Statuses
 from weft.feed.log import FeedLog
@@ -34,7 +35,7 @@ from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
 from weft.model.marks import marks_of
-from weft.model.names import Kind, Name, find_kind, kind_of
+from weft.model.names import Kind, Name, kind_of
 from weft.model.objects import KINDS, Host, Object, Port, VirtualSubnet
 from weft.policy.rows import Row, Scope
 from weft.wire.api import Action, StatusReport
@@ -124,13 +125,26 @@ class Service:
     """Everything there is on one controller. ``broken`` is set when memory and store may differ: stop then."""
 
     def __init__(
-        self, store: Store, catalog: Catalog, compiler: Compiler, held: dict[Name, Held], revision: int, history: str
+        self,
+        store: Store,
+        catalog: Catalog,
+        compiler: Compiler,
+        held: dict[Name, Held],
+        revision: int,
+        history: str,
+        beside: Beside,
     ) -> None:
         """history: names the store and the compiler that revisions are of; hosts resume within one only."""
         self._store = store
         self._catalog = catalog
         self._compiler = compiler
         self._held = held
+        #: What the store keeps that is no intent, as it is committed.
+        self.beside = beside
+        #: Refuses changes for what they are together; says what it was judged by.
+        self.admit: Callable[[Sequence[Change], Extra], None] = lambda _changes, _extra: None
+        #: Adds to a commit what is to be remembered of it.
+        self.record: Callable[[Extra, Sequence[Difference]], None] = lambda _extra, _differences: None
         self._names = {kind: Names() for kind in Kind}
         for name in held:
             self._names[kind_of(name)].add(name)
@@ -149,7 +163,7 @@ class Service:
         self._revision = revision
         self._moved = asyncio.Event()
         self._writer = asyncio.Lock()
-        self._writes: set[asyncio.Task[Outcome]] = set()
+        self._writes: set[asyncio.Task[Any]] = set()
 
     @classmethod
     async def start(cls, store: Store, abilities: AbilityTable = ABILITIES) -> Service:
@@ -163,7 +177,8 @@ class Service:
         catalog = Catalog(abilities)
         catalog.load(each.value for each in held.values())
         history = f"{snapshot.identity}.{EDITION}"
-        return cls(store, catalog, Compiler(catalog), held, snapshot.revision, history)
+        beside = Beside(snapshot.objects)
+        return cls(store, catalog, Compiler(catalog), held, snapshot.revision, history, beside)
 
     async def run(self) -> None:
         """Follows what others write to the store, until cancelled. Over at once when nobody else can."""
@@ -219,6 +234,9 @@ class Service:
 
     def count(self, kind: Kind) -> int:
         return len(self._names[kind])
+
+    def count_below(self, kind: Kind, prefix: str) -> int:
+        return len(self._names[kind].below(prefix))
 
     async def page(
         self,
@@ -336,7 +354,10 @@ class Service:
                 self._refuse_when_broken()
                 await self._was_behind()
                 changes = self._catalog.apply(reworked(), deletes)
-                self._catalog.revert(changes)
+                try:
+                    self.admit(changes, Extra())
+                finally:
+                    self._catalog.revert(changes)
                 revision = self._revision
             differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
             return Outcome(revision, differences)
@@ -413,12 +434,17 @@ class Service:
         if not changes:
             return None if await self._was_behind() else Outcome(self._revision, ())
         self._ahead = changes
+        extra = Extra()
         try:
+            self.admit(changes, extra)
             differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
-            revision = await self._commit(differences, self._guard(changes))
+            await _inline_or_thread(len(changes), lambda: self.record(extra, differences))
+            revision = await self._commit(differences, extra, self._guard(changes, extra))
         except BaseException as error:
             self._ahead = ()
             self._catalog.revert(changes)
+            if isinstance(error, Rejected) and await self._was_behind():
+                return None
             if not isinstance(error, PreconditionFailed | Overtaken):
                 raise
             if not self._store.shared:
@@ -428,7 +454,7 @@ class Service:
             await self._was_behind()
             return None
         if revision == self._revision + 1:
-            self._publish(revision, changes)
+            self._publish(revision, changes, extra)
         else:
             # Others came in between who had nothing to do with this: theirs first, and ours as all others read it.
             self._ahead = ()
@@ -436,18 +462,40 @@ class Service:
             await self._advance(revision)
         return Outcome(revision, differences)
 
-    def _guard(self, changes: Sequence[Change]) -> Guard | None:
+    async def keep(self, extra: Extra, preconditions: Mapping[str, int], done: Sequence[Difference]) -> None:
+        """Commit what is beside intent. Raises PreconditionFailed when a name is not at its revision."""
+        write = asyncio.create_task(self._keep_alone(extra, preconditions, done))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        await asyncio.shield(write)
+
+    async def _keep_alone(self, extra: Extra, preconditions: Mapping[str, int], done: Sequence[Difference]) -> None:
+        async with self._writer:
+            self._refuse_when_broken()
+            self.record(extra, done)
+            try:
+                revision = await self._store.commit(preconditions, extra.puts, extra.deletes)
+            except PreconditionFailed:
+                await self._was_behind()
+                raise
+            if revision == self._revision + 1:
+                self._publish(revision, (), extra)
+            else:
+                await self._advance(revision)
+
+    def _guard(self, changes: Sequence[Change], extra: Extra) -> Guard | None:
         if not self._store.shared:
             return None
         marks = marks_of(changes, self._catalog)
-        return Guard(self._revision, marks.reads, marks.writes)
+        return Guard(self._revision, marks.reads | extra.reads, marks.writes)
 
-    async def _commit(self, differences: Sequence[Difference], guard: Guard | None) -> int:
+    async def _commit(self, differences: Sequence[Difference], extra: Extra, guard: Guard | None) -> int:
         preconditions: dict[str, int] = {
             each.name: held.revision if (held := self._held.get(each.name)) else 0 for each in differences
         }
         puts: dict[str, bytes] = {each.name: each.after for each in differences if each.after is not None}
-        deletes = [each.name for each in differences if each.after is None]
+        puts |= extra.puts
+        deletes = [*(each.name for each in differences if each.after is None), *extra.deletes]
         began = perf_counter()
         revision = await self._store.commit(preconditions, puts, deletes, guard)
         self.timings.commit(perf_counter() - began)
@@ -479,7 +527,8 @@ class Service:
         if batch.revision <= self._revision:
             return
         values = await _inline_or_thread(len(batch.puts), lambda: _load_all(batch.puts))
-        self._publish(batch.revision, self._changes_to(values, batch.deletes), taken=True)
+        beside = Extra(dict(batch.puts), list(batch.deletes))
+        self._publish(batch.revision, self._changes_to(values, batch.deletes), beside, taken=True)
 
     def _changes_to(self, values: Mapping[Name, Object], deletes: Iterable[str]) -> tuple[Change, ...]:
         changes = [
@@ -508,7 +557,13 @@ class Service:
             self._publish(snapshot.revision, changes, taken=True, written=snapshot)
 
     def _publish(
-        self, revision: int, changes: tuple[Change, ...], *, taken: bool = False, written: Snapshot | None = None
+        self,
+        revision: int,
+        changes: tuple[Change, ...],
+        extra: Extra | None = None,
+        *,
+        taken: bool = False,
+        written: Snapshot | None = None,
     ) -> None:
         """One step of the event loop: rows, feed and what readers see move together.
 
@@ -522,7 +577,10 @@ class Service:
             for change in changes:
                 self._settle(change, written.objects[change.name].revision if written and change.new else revision)
             self._revision = revision
+            if extra:
+                self.beside.take(revision, extra.puts, extra.deletes)
             if written:
+                self.beside.start_over(written.objects)
                 self.feed.jump(revision, delta)
             else:
                 self.feed.publish(revision, delta)
@@ -567,11 +625,6 @@ class Service:
         self.get(host)
         self.statuses.report(host, report)
         self.stirred.set()
-
-
-def is_intent(name: str) -> bool:
-    """Whether a name in the store is an object's. What is kept beside intent has no such name."""
-    return find_kind(name) is not None
 
 
 def _is_changing(value: Object | None) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from weft.kit.errors import Conflict, Missing, Rejected
+from weft.kit.errors import Conflict, Missing
 from weft.tls import files
 from weft.tls.certificates import Certificate, Issuer, issue, key_pem, make_issuer, make_key, make_root, read_key
 from weft.tls.identity import Identity, Role
@@ -164,12 +164,3 @@ class Authority:
 
 def _name(identity: Identity) -> str:
     return f"{identity.role.value}/{identity.label}"
-
-
-def parse_name(text: str) -> Identity:
-    """``role/label``, as in controller/c1."""
-    role, _, label = text.partition("/")
-    if role not in {each.value for each in Role}:
-        roles = ", ".join(each.value for each in Role)
-        raise Rejected(f"{text!r} is not a role and a name such as controller/c1; roles are {roles}", "name")
-    return Identity(Role(role), label)

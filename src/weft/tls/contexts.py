@@ -36,8 +36,8 @@ class ServerTls:
         """Raises Rejected when a file cannot be read, or is not what it should be."""
         if files.certificate is None or files.ca is None:
             raise Rejected("https needs a certificate and the authority that callers are to be of", "certificate")
-        self._files = Watched(files.all)
-        self._made_of = files
+        self._watched = Watched(files.all)
+        self.files = files
         self._current = self._make()
         # What a listener holds for its whole life; each handshake is by what is current then.
         self.context = self._make()
@@ -45,7 +45,7 @@ class ServerTls:
 
     def check(self) -> bool:
         """Whether the files were replaced, and are in use from now on. Raises Rejected; what was, stays in use."""
-        return self._files.check(self._take)
+        return self._watched.check(self._take)
 
     def _take(self) -> None:
         self._current = self._make()
@@ -60,7 +60,7 @@ class ServerTls:
         context.num_tickets = 0
         context.verify_mode = ssl.CERT_OPTIONAL
         context.set_alpn_protocols(["http/1.1"])
-        _load(context, self._made_of)
+        _load(context, self.files)
         return context
 
 
