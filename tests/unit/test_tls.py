@@ -43,13 +43,9 @@ async def running(directory: Path) -> AsyncIterator[Running]:
     ca = authority(directory / "ca")
     url = f"https://127.0.0.1:{free_port()}"
     stopping, ready = asyncio.Event(), asyncio.Event()
-    serving = controller.serve(
-        str(directory / "weft.db"),
-        [url],
-        stopping,
-        ready=ready.set,
-        security=controller.Security(files_of(ca, CONTROLLER)),
-    )
+    issuer = (ca.directory / "hosts.crt", ca.directory / "hosts.key")
+    security = controller.Security(files_of(ca, CONTROLLER), issuer=issuer)
+    serving = controller.serve(str(directory / "weft.db"), [url], stopping, ready=ready.set, security=security)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         tasks.create_task(serving)
         await ready.wait()
