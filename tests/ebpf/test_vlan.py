@@ -15,7 +15,7 @@ from ebpf.harness import SMALL, Netns, eventually, netns, pin_directory, run
 from weft.dataplane.ebpf import attach
 from weft.dataplane.ebpf.clsact import Clsact
 from weft.dataplane.ebpf.plane import EbpfDataPlane
-from weft.policy.rows import Host, MacRecord, Port, Record, Route, Row, Subnet, Uplink
+from weft.policy.rows import Host, MacRecord, Port, Record, Rewrite, Route, Row, Rule, Subnet, Uplink
 
 pytestmark = pytest.mark.root
 
@@ -23,6 +23,7 @@ VLAN = 100
 VSID, RDID = 5000, "0b1e0000-0000-4000-8000-000000000001"
 PAS = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}
 CAS = ("10.0.0.4", "10.0.0.5")
+GUESTS_PAS = ("192.0.2.104", "192.0.2.105")  # where their subnet travels by IP rewrite
 MACS = ("02:00:00:00:00:04", "02:00:00:00:00:05")
 WAYS: dict[str, Callable[[], attach.Attacher]] = {"tcx": attach.Tcx, "clsact": lambda: Clsact("test")}
 
@@ -40,19 +41,23 @@ class Site:
     planes: tuple[EbpfDataPlane, EbpfDataPlane]
     version: int
 
-    def tell(self, number: int, vlan: int) -> None:
-        assert self.planes[number].update(rows(self.version, number, vlan)) == []
+    def tell(self, number: int, vlan: int, rule: Rule = Rule.NVGRE) -> None:
+        assert self.planes[number].update(rows(self.version, number, vlan, rule)) == []
 
 
-def rows(version: int, number: int, vlan: int) -> list[Row]:
+def rows(version: int, number: int, vlan: int, rule: Rule) -> list[Row]:
     pas = PAS[version]
     found: list[Row] = [
         Host(f"hosts/h{number}", (pas[number],), (Uplink("up0", 1500, vlan=vlan),)),
-        Subnet(VSID, RDID, ("10.0.0.0/24",), ("10.0.0.1",), "02:57:45:46:54:01", 0),
+        Subnet(VSID, RDID, ("10.0.0.0/24",), ("10.0.0.1",), "02:57:45:46:54:01", 0, (rule,)),
     ]
     for ca, mac, pa in zip(CAS, MACS, pas, strict=True):
-        found += [Record(VSID, ca, pa, mac), MacRecord(VSID, mac, pa)]
-    return [*found, Route(RDID, "10.0.0.0/24", VSID), Port(f"p{number}", VSID, MACS[number], (CAS[number],))]
+        found += [Record(VSID, ca, pa, mac, rule), MacRecord(VSID, mac, pa)]
+    own: tuple[str, ...] = ()
+    if rule is Rule.REWRITE:
+        found += [Rewrite(pa, VSID, ca) for ca, pa in zip(CAS, GUESTS_PAS, strict=True)]
+        own = (GUESTS_PAS[number],)
+    return [*found, Route(RDID, "10.0.0.0/24", VSID), Port(f"p{number}", VSID, MACS[number], (CAS[number],), pas=own)]
 
 
 @pytest.fixture(params=[(4, "tcx"), (6, "clsact")], ids=["IPv4, TCX", "IPv6, clsact"])
@@ -91,10 +96,10 @@ def _remove(host: Netns, plane: EbpfDataPlane) -> None:
         plane.remove()
 
 
-def tell_both(site: Site, *vlans: int) -> None:
+def tell_both(site: Site, *vlans: int, rule: Rule = Rule.NVGRE) -> None:
     for number, vlan in enumerate(vlans):
         with site.hosts[number].enter():
-            site.tell(number, vlan)
+            site.tell(number, vlan, rule)
 
 
 def ping(source: Netns, target: str) -> bool:
@@ -136,6 +141,16 @@ def test_hosts_and_guests_reach_each_other_and_all_that_is_on_the_wire_is_in_the
     # Multicast listener reports of the kernel's are no provider address's.
     assert found - {None} == {VLAN}
     assert None not in found or site.version == 6
+
+
+@pytest.mark.parametrize("site", [(4, "tcx"), (4, "clsact")], indirect=True, ids=["TCX", "clsact"])
+def test_what_is_rewritten_is_in_the_vlan_and_neighbours_find_the_guests_addresses_there(site: Site) -> None:
+    tell_both(site, VLAN, VLAN, rule=Rule.REWRITE)
+    with listen(site.hosts[1]) as wire:
+        eventually(lambda: ping(site.guests[0], CAS[1]), "a guest's ping crosses, once neighbours are found")
+        assert tags(wire) == {VLAN}
+    tell_both(site, VLAN, VLAN + 1, rule=Rule.REWRITE)
+    assert not ping(site.guests[0], CAS[1])
 
 
 def test_hosts_of_two_vlans_do_not_hear_each_other_until_they_are_in_one(site: Site) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from packets import build as b
 from packets import policy as p
-from packets.policy import MAIN, Policy
-from packets.table import GW, WEB1_PORT, Case, W, ca, guest, outer, uplink
+from packets.policy import MAIN, UPLINK, Policy
+from packets.table import GW, WEB1_PORT, Case, W, ca, guest, in_vlan, outer, uplink
 from weft.policy.drop import DropReason
-from weft.policy.rows import MacRecord, Record, Rewrite, Row, Rule, Subnet
+from weft.policy.rows import Host, MacRecord, Record, Rewrite, Row, Rule, Subnet
 from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay
 
 #: (VSID, address) -> PA
@@ -45,6 +45,16 @@ POLICY = Policy(
     (*map(_rewritten, MAIN.rows), *(Rewrite(pa, vsid, address) for (vsid, address), pa in PAS.items())),
     MAIN.bindings,
     MAIN.unreachable | {UNREACHABLE},
+)
+
+
+#: The uplink's PAs, those of guests too, are in a VLAN.
+TAGGED = replace(
+    POLICY,
+    rows=tuple(
+        replace(row, uplinks=tuple(replace(up, vlan=p.VLAN) for up in row.uplinks)) if isinstance(row, Host) else row
+        for row in POLICY.rows
+    ),
 )
 
 
@@ -199,6 +209,11 @@ def into() -> Iterator[Case]:
         )
         yield group
         yield uplink(v + "where nothing is rewritten it is the stack's", wire(good, version), ToStack())
+        arrived = ToPort(WEB1_PORT, b.eth(p.WEB1, _ip(version, peer, mine, 61) / echo, p.WEB3))
+        tagged = in_vlan(wire(good, version), p.VLAN)
+        yield Case("uplink: " + v + "in the VLAN of the PAs", UPLINK, tagged, arrived, TAGGED, tag_bytes=4)
+        yield uplink(v + "outside the VLAN of the PAs", wire(good, version), ToStack(), TAGGED)
+        yield uplink(v + "in the VLAN, to another host's", in_vlan(wire(elsewhere, version), p.VLAN), ToStack(), TAGGED)
     lost = bytes(_ip(4, pa(p.BLUE_1, "10.0.1.20"), pa(p.BLUE_1, "10.0.1.66"), 61) / b.echo(4))
     yield uplink("rewritten back: to a port without an interface", wire(lost, 4), Drop(DropReason.VSID_ACL), POLICY)
     body = b.eth(p.WEB1, b.network("10.0.1.30", W[4]) / b.echo(4), p.FAR)

@@ -138,8 +138,6 @@ def _pools(ix: Indexes, host: Host, version: int) -> Iterator[Pool]:
     """From where a host's guests may have PAs; that in which the host itself is comes first."""
     found: dict[Pool, bool] = {}
     for uplink in host.uplinks:
-        if uplink.vlan:
-            continue  # in a VLAN of its own only the host's PAs are known
         for pool in ix.provider_networks[uplink.provider_network].pools:
             if ip_version(pool.prefix) == version and uplink.pool in (None, pool.prefix):
                 near = any(values.within(pa, pool.prefix) for pa in uplink.pas)

@@ -9,6 +9,11 @@ INLINE struct subnet *subnet_of(__u32 vsid)
 	return bpf_map_lookup_elem(&subnets, &vsid);
 }
 
+INLINE bool accepts(__u32 mask, __u16 rule)
+{
+	return mask >> rule & 1;
+}
+
 INLINE __u16 record_rule(const struct record *record)
 {
 	return record->rule & ~RECORD_MOVING;

@@ -301,11 +301,6 @@ struct outer {
 	__u8 vouched; /* by STT: the inner TCP checksum is unfinished */
 };
 
-INLINE bool accepts(__u32 mask, __u16 rule)
-{
-	return mask >> rule & 1;
-}
-
 /* What a header behind the outer IP header is, by its first 8 bytes; 0: nothing of ours. */
 INLINE __u16 rule_of(const struct host *me, __u8 protocol, const __be32 *words)
 {

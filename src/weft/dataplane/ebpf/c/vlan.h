@@ -10,6 +10,23 @@
 #define VLAN_TAG_BYTES 4
 #define VLAN_ID 0x0fff
 
+/* Whether it is this host's: its own, or what stands for a guest that runs here (IP rewrite). */
+static __noinline int is_pa_here(const struct host *me, const struct addr *pa)
+{
+	const struct record_key *place;
+	const struct record *record;
+
+	if (!me || !pa)
+		return false;
+	if (is_local_pa(me, pa))
+		return true;
+	if (!accepts(me->accepts, RULE_REWRITE))
+		return false;
+	place = bpf_map_lookup_elem(&rewrites, pa);
+	record = place ? bpf_map_lookup_elem(&records, place) : NULL;
+	return record && is_local_pa(me, &record->pa);
+}
+
 /* Whether an ARP or IP packet is from (ends: SOURCE) or for (DESTINATION) one of this host's PAs, or speaks of who has one.
  * at: where its network header starts.
  */
@@ -41,11 +58,11 @@ static __noinline int concerns_pa(struct __sk_buff *skb, const struct host *me, 
 		if (bpf_skb_load_bytes(skb, at + offset, &four, sizeof(four)))
 			return false;
 		pa = addr_of4(four);
-		return is_local_pa(me, &pa);
+		return is_pa_here(me, &pa);
 	}
 	if (type != ETHERTYPE_IPV6 || bpf_skb_load_bytes(skb, at + (end == SOURCE ? 8 : 24), &pa, sizeof(pa)))
 		return false;
-	if (is_local_pa(me, &pa))
+	if (is_pa_here(me, &pa))
 		return true;
 	/* Neighbour discovery, and no more, between link-local and multicast addresses. */
 	if (bpf_skb_load_bytes(skb, at + 6, &kind, 1) || kind != IPPROTO_ICMPV6 ||
@@ -55,7 +72,8 @@ static __noinline int concerns_pa(struct __sk_buff *skb, const struct host *me, 
 		return is_link_local(&pa) || addr_is_multicast(&pa);
 	if (kind == 133) /* a question for routers: those of the PAs' network */
 		return !addr_is_zero(&me->source6);
-	return !bpf_skb_load_bytes(skb, at + IPV6_BYTES + ICMP_BYTES, &pa, sizeof(pa)) && has_local_prefix(me, &pa);
+	return !bpf_skb_load_bytes(skb, at + IPV6_BYTES + ICMP_BYTES, &pa, sizeof(pa)) &&
+	       (has_local_prefix(me, &pa) || is_pa_here(me, &pa));
 }
 
 /* A frame from an uplink of a host that has VLANs: false when it is none that the data plane, or the stack untagged, is to
