@@ -13,15 +13,31 @@ from typing import Protocol
 from ebpf.harness import Harness, Netns, Wires, eventually, netns, pin_directory, run, send
 from weft.contracts.dataplane import Announcement, Handed, Traffic, Way
 from weft.dataplane.ebpf.interfaces import interfaces
-from weft.dataplane.ebpf.maps import Sizes
+from weft.dataplane.ebpf.maps import Sizes, Times
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
-from weft.policy.rows import Member, Peer, Port, Row
-from weft.reference.verdict import Announced, Answer, Copies, Drop, ToAgent, ToPort, ToStack, ToUnderlay, Verdict
+from weft.policy.rows import Member, Peer, Port, Row, Subnet
+from weft.reference.trunk import tagged
+from weft.reference.verdict import (
+    Announced,
+    Announcing,
+    Answer,
+    Copies,
+    Delivery,
+    Drop,
+    ToAgent,
+    ToPort,
+    ToStack,
+    ToUnderlay,
+    ToWire,
+    Verdict,
+)
 
 ETHERNET_BYTES = 14
 TC_ACT_REDIRECT = 7
 ON_LINK = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8:f::/64"))
+#: Every upcall comes up, and who was heard has just been heard, however slow the machine is.
+TIMES = Times(upcall_interval_ns=0, learned_ns=3600 * 10**9, loop_ns=3600 * 10**9)
 SIZES = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512)
 
 
@@ -56,9 +72,11 @@ class EbpfDriver:
         self._names: dict[tuple[int, int], str] = {}  # (ifindex, VLAN) -> port
         self._unreachable: set[str] = set()
         self._met: set[str] = set()
+        self._segments: set[int] = set()  # VLANs that subnets are
         self._wires = Wires({f"{name}p": name for name in self._ifindexes if f"{name}p" in self._ifindexes})
 
     def load(self, told: Told) -> None:
+        self.forget()
         assert self.plane.update(told.rows) == []
         assert self.plane.prune({row.key for row in told.rows}) == []
         failed = self.plane.bind(told.bindings)
@@ -71,6 +89,7 @@ class EbpfDriver:
             self._harness.maps["counters"].update(key, bytes(len(value)))
         self._meet({row.pa for row in told.rows if isinstance(row, Member)})
         self._meet({way.destination for ways in told.ways.values() for way in ways})
+        self._segments = {row.vlan for row in told.rows if isinstance(row, Subnet) and row.vlan}
         self._names = {(self._ifindexes[name], 0): port for port, name in told.bindings.items()}
         for row in told.rows:
             if isinstance(row, Port) and row.parent in told.bindings:
@@ -87,7 +106,10 @@ class EbpfDriver:
         self._met |= pas
 
     def forget(self) -> None:
-        """There is nothing that packets have taught it."""
+        for key, _ in list(self._harness.maps["learned"].items()):
+            self._harness.maps["learned"].delete(key)
+        for key, value in list(self._harness.maps["hearing"].items()):
+            self._harness.maps["hearing"].update(key, bytes(len(value)))
 
     def inject(self, interface: str, frame: bytes) -> Verdict:
         self._wires.frames()
@@ -101,11 +123,13 @@ class EbpfDriver:
             return self._over_the_wire(interface, frame)
         match out.verdict:
             case 1:
-                return ToPort(self._names[out.target, out.vlan], out.data)
+                return self._with_hint(interface, ToPort(self._names[out.target, out.vlan], out.data))
             case 2:
                 return _to_underlay(out.data)
             case 3:
                 return Answer(out.data, _new_drop(before, self._counters_at(interface)))
+            case 8:
+                return self._with_hint(interface, ToWire(self._interface(out.target), tagged(out.data, out.vlan)))
             case 4:
                 return ToStack()
             case 5:
@@ -114,29 +138,48 @@ class EbpfDriver:
                 match self.plane.upcalls():
                     case [Handed(port, kind, frame)] if port == self._name_at(interface, out.vlan):
                         assert kind == out.target
-                        return ToAgent(kind, frame)
+                        besides = list(self._copied(out.besides))
+                        assert all(isinstance(copy, ToWire) for copy in besides)
+                        return ToAgent(kind, frame, *besides)  # type: ignore[arg-type]
                     case others:
                         raise AssertionError(f"handed up: {others}")
             case 7:
                 last = [_to_underlay(out.data)] if out.retval == TC_ACT_REDIRECT else []
-                return Copies.of([*self._copied(out.target), *last])
+                return self._with_hint(interface, Copies.of([*self._copied(out.target), *last]))
             case other:
                 raise AssertionError(f"verdict {other}, {out}")
 
-    def _copied(self, count: int) -> Iterator[ToPort | ToUnderlay]:
+    def _with_hint(self, interface: str, verdict: ToPort | ToWire | Copies) -> Verdict:
+        """What the agent has heard besides."""
+        match self.plane.upcalls():
+            case []:
+                return verdict
+            case [Announcement(_, mac, address)]:
+                said = Announced(bytes.fromhex(mac.replace(":", "")), ipaddress.ip_address(address).packed)
+                return Announcing(verdict, said)
+            case others:
+                raise AssertionError(f"handed up at {interface}: {others}")
+
+    def _interface(self, ifindex: int) -> str:
+        return next(name for name, each in self._ifindexes.items() if each == ifindex)
+
+    def _copied(self, count: int) -> Iterator[Delivery]:
         """What the program has sent by itself: it comes out at the other ends."""
         found: list[tuple[str, int, bytes]] = []
 
         def come() -> bool:
             fresh = self._wires.frames()
-            found.extend(each for each in fresh if each[0] != self._uplink or not _is_chatter(each[2]))
+            found.extend(each for each in fresh if each[0] != self._uplink or each[1] or not _is_chatter(each[2]))
             return len(found) >= count
 
         eventually(come, f"{count} copies")
         assert len(found) == count, [(name, vlan, frame.hex()) for name, vlan, frame in found]
         for name, vlan, frame in found:
             port = self._name_at(name, vlan)
-            yield _to_underlay(frame) if port is None else ToPort(port, frame)
+            if name == self._uplink and vlan in self._segments:
+                yield ToWire(name, tagged(frame, vlan))
+            else:
+                yield _to_underlay(frame) if port is None else ToPort(port, frame)
 
     def close(self) -> None:
         self._wires.close()
@@ -225,7 +268,7 @@ def ebpf_driver(source: Path, names: Collection[str], uplink: str) -> Iterator[E
         for pa in ("192.0.2.11", "2001:db8:f::11", "2001:db8:f::13"):
             there.ip(f"neigh add {pa} lladdr 02:00:00:00:ff:13 dev {uplink} nud permanent")
         with there.enter():
-            plane = EbpfDataPlane(pins, SIZES, source=source, upcall_interval_ns=0)
+            plane = EbpfDataPlane(pins, SIZES, source=source, times=TIMES)
             made = EbpfDriver(plane, there, uplink)
             try:
                 yield made

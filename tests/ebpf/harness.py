@@ -118,7 +118,7 @@ def emptied(pins: Path, source: Path, attacher: attach.Attacher | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program did to a frame. verdict, target, vlan: skb->cb[0] to cb[2], as in c/drop.h."""
+    """What a program did to a frame. verdict, target, vlan, besides: skb->cb[0] to cb[3], as in c/drop.h."""
 
     retval: int
     data: bytes
@@ -126,6 +126,7 @@ class Outcome:
     target: int
     mark: int
     vlan: int
+    besides: int = 0
 
 
 @dataclass(slots=True)
@@ -150,7 +151,7 @@ class Harness:
         """
         ran = self._runs[program](frame, ifindex, mark=mark, gso_size=gso_size)
         context = ran.context
-        return Outcome(ran.retval, ran.data, context.cb[0], context.cb[1], context.mark, context.cb[2])
+        return Outcome(ran.retval, ran.data, context.cb[0], context.cb[1], context.mark, context.cb[2], context.cb[3])
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from weft.lab import plan, shell
 from weft.lab.capture import Wire
 from weft.lab.lab import Lab
 from weft.lab.plan import Guest
-from weft.model.features import ABILITIES, RULE_NEEDS, DataPlaneKind, Rule
+from weft.model.features import ABILITIES, LACKING, RULE_NEEDS, DataPlaneKind, Rule
 
 ROUTER_MAC = "02:57:45:46:54:01"
 UPLINK = "uplink:eth0"
@@ -26,9 +26,7 @@ WEB, DB, RED_WEB, RED_DB = 5001, 5002, 6001, 6002
 
 
 #: Every encapsulation that is carried.
-RULES = [
-    rule for rule in Rule if RULE_NEEDS[rule] in ABILITIES[DataPlaneKind.EBPF].features and rule is not Rule.REWRITE
-]
+RULES = [rule for rule in Rule if RULE_NEEDS[rule] in ABILITIES[DataPlaneKind.EBPF].features and rule not in LACKING]
 
 
 def set_rule(lab: Lab, subnet: str, rule: Rule) -> None:

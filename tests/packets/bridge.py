@@ -24,7 +24,7 @@ from packets.table import (
 )
 from packets.trunk import tagged
 from weft.policy.drop import DropReason
-from weft.policy.rows import Host, MacRecord, Member, Record, Row, Rule, Subnet, Uplink
+from weft.policy.rows import Host, MacRecord, Member, Record, Row, Rule, Subnet
 from weft.policy.upcall import UpcallKind
 from weft.reference.verdict import (
     Announced,
@@ -52,8 +52,7 @@ RED_PORT = RED1_PORT
 def _bridged(row: Row) -> Row:
     match row:
         case Host():
-            uplinks = (replace(row.uplinks[0], network=NETWORK), Uplink("wup9", 9000, NETWORK))
-            return replace(row, uplinks=uplinks)
+            return replace(row, uplinks=(replace(row.uplinks[0], network=NETWORK),))
         case Subnet(vsid=vsid) if vsid in VLANS:
             return replace(row, accepts=(Rule.NVGRE, Rule.VLAN), vlan=VLANS[vsid], network=NETWORK, bridged=True)
         case Record(vsid=vsid) | MacRecord(vsid=vsid) | Member(vsid=vsid) if vsid in VLANS:

@@ -5,6 +5,6 @@ from __future__ import annotations
 from packets import bridge, rewriting, stt, table, trunk, tunnels
 from packets.table import Case
 
-CASES: tuple[Case, ...] = (*table.CASES, *tunnels.CASES, *stt.CASES, *rewriting.CASES, *trunk.CASES)
-#: Rows that only the reference runs yet.
-BRIDGED: tuple[Case, ...] = bridge.CASES
+CASES: tuple[Case, ...] = (
+    *table.CASES, *tunnels.CASES, *stt.CASES, *rewriting.CASES, *trunk.CASES, *bridge.CASES,
+)  # fmt: skip

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from packets.driver import run
-from packets.everything import BRIDGED
-from packets.everything import CASES as EVERYWHERE
+from packets.everything import CASES
 from packets.moving import MOVES
 from packets.policy import UPLINK, Policy
 from packets.table import NOT_BY_PACKETS, Case
@@ -16,8 +15,6 @@ from weft.contracts.dataplane import Traffic
 from weft.policy.drop import DropReason
 from weft.reference.plane import ReferenceDataPlane
 from weft.reference.verdict import Answer, Drop, Verdict
-
-CASES = (*EVERYWHERE, *BRIDGED)
 
 
 class ReferenceDriver:

@@ -130,7 +130,14 @@ def test_what_comes_from_the_uplink_reaches_only_a_port_of_its_own_vsid(data: st
         if isinstance(verdict, ToPort):
             assert vsids[verdict.port] >= VSID_FIRST
             rewritten = stands.get(_destination(frame))  # no VSID is on the wire: the PA says it
-            assert vsids[verdict.port] in (rewritten, *_vsids_said(frame))
+            assert vsids[verdict.port] in (rewritten, _bridged(policy, host, frame), *_vsids_said(frame))
+
+
+def _bridged(policy: Policy, host: str, frame: bytes) -> int | None:
+    """Whose VLAN a frame is in."""
+    vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if frame[12:14] == b"\x81\x00" else 0
+    rows = (row for row in policy.rows[host] if isinstance(row, Subnet))
+    return next((row.vsid for row in rows if vlan and row.vlan == vlan), None)
 
 
 def _destination(frame: bytes) -> bytes:

@@ -7,7 +7,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from strategies.policies import HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, RULES, VRRP_MAC, Policy
+from strategies.policies import BEHIND, HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, RULES, VRRP_MAC, Policy
 from weft.policy.rows import Host, Port, Rewrite, Rule, Subnet
 from weft.reference import packet, rewrite, trunk
 
@@ -31,6 +31,8 @@ MACS = (
     "02:00:00:00:00:77",
     "00:00:00:00:00:00",
     VRRP_MAC,
+    BEHIND,
+    BEHIND,
 )
 #: Ports: of clients that ask about addresses, and of servers that answer.
 DHCP_ENDS = (
@@ -47,6 +49,8 @@ def frames_from(policy: Policy, host: str, port: Port) -> st.SearchStrategy[byte
 def frames_from_underlay(policy: Policy, host: str) -> st.SearchStrategy[bytes]:
     """What may come in by the host's uplink."""
     good = _in_vlan(policy, host, _outer_frames(policy, host))
+    if bridged := [row for row in policy.of(host, Subnet) if isinstance(row, Subnet) and row.vlan]:
+        good = st.one_of(good, _wire_frames(policy, host, bridged))
     (uplink,) = next(row for row in policy.rows[host] if isinstance(row, Host)).uplinks
     if not uplink.vlan and any(isinstance(row, Rewrite) for row in policy.rows[host]):
         return _spoilt(st.one_of(good, _rewritten_frames(policy, host)))
@@ -65,6 +69,22 @@ def _in_vlan(draw: st.DrawFn, policy: Policy, host: str, frames: st.SearchStrate
         tag = draw(st.sampled_from((uplink.vlan,) * 9 + (uplink.vlan | 0xA000, uplink.vlan ^ 1, 0)))
         frame = frame[:12] + kind + tag.to_bytes(2, "big") + frame[12:]
     return frame
+
+
+@st.composite
+def _wire_frames(draw: st.DrawFn, policy: Policy, host: str, bridged: list[Subnet]) -> bytes:
+    """In a VLAN that a subnet is: from machines behind the switch, and from ports, wherever they are."""
+    subnet = draw(st.sampled_from(bridged))
+    index = subnet.vsid % 10
+    behind = Port("behind", subnet.vsid, BEHIND, (f"10.0.{index}.200", f"2001:db8:{index}::200"))
+    ports = [port for each in HOSTS for port in policy.ports(each) if port.vsid == subnet.vsid]
+    frame = draw(_guest_frames(policy, host, draw(st.sampled_from([behind, behind, *ports]))))
+    if ports and not frame[0] & 1 and draw(st.booleans()):
+        frame = packet.mac_bytes(draw(st.sampled_from(ports)).mac) + frame[6:]
+    if draw(st.integers(0, 15)) == 0:
+        frame = frame[:6] + packet.mac_bytes(draw(st.sampled_from(_macs(policy, host)))) + frame[12:]
+    tagged = trunk.tagged(frame, draw(st.sampled_from((subnet.vlan,) * 9 + (7,))))
+    return trunk.tagged(tagged, subnet.vlan) if draw(st.integers(0, 30)) == 0 else tagged
 
 
 @st.composite
@@ -278,7 +298,9 @@ def _arp(draw: st.DrawFn, policy: Policy, port: Port, mac: bytes) -> bytes:
     opcode = draw(st.sampled_from((1, 1, 1, 1, 1, 1, 2, 3)))
     kind = draw(st.sampled_from((b"\x00\x01\x08\x00\x06\x04",) * 9 + (b"\x00\x06\x08\x00\x06\x04",)))
     body = kind + struct.pack("!H6s4s6x4s", opcode, sender_mac, sender, target)
-    to = draw(st.sampled_from((b"\xff" * 6, packet.mac_bytes(ROUTER_MAC))))
+    to = packet.mac_bytes(
+        draw(st.sampled_from(("ff:ff:ff:ff:ff:ff",) * 4 + (ROUTER_MAC, ROUTER_MAC, port.mac, BEHIND)))
+    )
     return packet.ethernet(to, mac, 0x0806, body + bytes(draw(st.sampled_from((0, 18)))))
 
 
@@ -301,7 +323,8 @@ def _nd(draw: st.DrawFn, policy: Policy, port: Port, mac: bytes) -> bytes:
         source, destination, kind, draw(st.sampled_from((0, 0, 0, 0, 1))), bytes(4), target + options
     )
     whole = packet.ipv6(source, destination, 58, message, hop_limit=draw(st.sampled_from((255,) * 7 + (64,))))
-    return packet.ethernet(b"\x33\x33" + destination[12:], mac, 0x86DD, whole)
+    to = draw(st.sampled_from((b"\x33\x33" + destination[12:],) * 6 + tuple(map(packet.mac_bytes, (port.mac, BEHIND)))))
+    return packet.ethernet(to, mac, 0x86DD, whole)
 
 
 @st.composite

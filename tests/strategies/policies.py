@@ -45,6 +45,9 @@ QOS = (
 )
 VLAN = 100
 RULES = tuple(rule for rule in Rule if rule is not Rule.VLAN)
+NETWORK = "provider-networks/fabric"
+#: A machine behind the switch.
+BEHIND = "02:99:00:00:00:01"
 VRRP_MAC = "00:00:5e:00:01:07"
 
 
@@ -113,6 +116,9 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
             vsid = 5000 + 10 * domain + index
             subnet = _subnet(draw, rdid, vsid, index)
             rule = draw(st.sampled_from(subnet.accepts))
+            if subnet.vlan and draw(st.booleans()):
+                rule = Rule.VLAN
+            subnet = replace(subnet, bridged=rule is Rule.VLAN)
             rows.append(subnet)
             rows += [Route(rdid, prefix, vsid) for prefix in subnet.prefixes]
             for host in draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=3)):
@@ -143,7 +149,7 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
     return Policy(
         {
             host: (
-                Host(host, pas[host], (Uplink("eth0", mtu_bytes, vlan=vlan),)),
+                Host(host, pas[host], (Uplink("eth0", mtu_bytes, NETWORK, vlan=vlan),)),
                 *(row for rdid in RDIDS if rdid in domains_of[host] for row in shared[rdid]),
                 *ports[host],
             )
@@ -197,6 +203,9 @@ def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:
     router_mac = draw(st.sampled_from((ROUTER_MAC, "02:57:45:46:54:02")))
     mtu_bytes = draw(st.sampled_from((0, 0, 0, 576, 1300, 9000)))
     accepts = draw(st.sampled_from((*((rule,) for rule in RULES), (Rule.NVGRE,), (Rule.VXLAN, Rule.GRE), RULES)))
+    segment = draw(st.integers(0, 2)) == 0
+    if segment:
+        accepts = (Rule.NVGRE, Rule.VLAN)
     if Rule.REWRITE in accepts:  # what cannot be rewritten travels all the same
         accepts = tuple(rule for rule in Rule if rule in accepts or rule is FALLBACK)
     dhcp = draw(st.sampled_from((None, Dhcp(), Dhcp(ipv6_mode=Ipv6Mode.SLAAC), Dhcp(ipv6_mode=Ipv6Mode.NONE))))
@@ -211,6 +220,9 @@ def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:
         dhcp=dhcp,
         broadcast=draw(st.integers(0, 9)) != 0,
         snooping=draw(st.integers(0, 3)) != 0,
+        vlan=vsid % 1000 if segment else 0,
+        network=draw(st.sampled_from((NETWORK,) * 7 + ("provider-networks/another",))) if segment else "",
+        external_gateway=segment and draw(st.integers(0, 3)) == 0,
     )
 
 

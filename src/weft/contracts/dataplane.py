@@ -18,6 +18,8 @@ __all__ = [
     "Failure",
     "Feature",
     "Handed",
+    "Heard",
+    "Learned",
     "Sample",
     "Samples",
     "Traffic",
@@ -84,6 +86,24 @@ class Way:
     source: str
     destination: str
     mtu_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """One who was heard in a subnet's VLAN behind an uplink, and how long ago."""
+
+    vsid: int
+    mac: str
+    interface: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """All of those; refused: for how many more, ever, there was no room, so that what is for them goes everywhere."""
+
+    learned: Sequence[Learned] = ()
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +211,10 @@ class DataPlane(Protocol):
 
     def samples(self) -> Samples:
         """What was sampled; never waits for more."""
+        ...
+
+    def heard(self) -> Heard:
+        """Who is in the VLANs behind the uplinks."""
         ...
 
     def send(self, port: str, frame: bytes) -> None:

@@ -127,6 +127,7 @@ ABILITIES: AbilityTable = MappingProxyType(
                     Feature.SAMPLING,
                     Feature.MIRRORING,
                     Feature.TRUNK,
+                    Feature.VLAN,
                 }
             ),
             max_pas=8,  # MAX_PAS in the eBPF program's maps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from weft.reference import packet
@@ -45,6 +46,13 @@ class Learned:
             return True
         self.forget(vsid, mac)
         return False
+
+    def entries(self, now_ns: int) -> Iterator[tuple[int, bytes, str, int]]:
+        """VSID, MAC, interface and age in ns of who is remembered."""
+        for vsid, heard in self._heard.items():
+            for mac, (interface, seen_ns) in heard.items():
+                if now_ns - seen_ns < self.age_ns:
+                    yield vsid, mac, interface, now_ns - seen_ns
 
     def _is_younger(self, vsid: int, mac: bytes, now_ns: int, age_ns: int) -> bool:
         found = self._heard.get(vsid, {}).get(mac)

@@ -6,7 +6,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Samples, Traffic, Upcall, Way
+from weft.contracts.dataplane import (
+    Announcement,
+    Failure,
+    Feature,
+    Handed,
+    Heard,
+    Learned,
+    Samples,
+    Traffic,
+    Upcall,
+    Way,
+)
 from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
@@ -211,6 +222,14 @@ class ReferenceDataPlane:
     def samples(self) -> Samples:
         """None: what is sampled is left to chance, and nothing is in here."""
         return Samples()
+
+    def heard(self) -> Heard:
+        learned = self._lookups.learned
+        found = (
+            Learned(vsid, packet.mac_text(mac), interface, age_ns / 1e9)
+            for vsid, mac, interface, age_ns in learned.entries(self._lookups.now_ns)
+        )
+        return Heard(sorted(found, key=lambda each: (each.vsid, each.mac)), learned.refused)
 
     def send(self, port: str, frame: bytes) -> None:
         if self._lookups.interface_of(port) is None:

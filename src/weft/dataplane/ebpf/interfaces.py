@@ -17,6 +17,7 @@ class Interface:
     kind: str
     mtu_bytes: int
     has_link_elsewhere: bool  # its other end is in another network namespace
+    has_link: bool = True  # it is up, and so is its carrier
 
     @property
     def takes_peer_redirect(self) -> bool:
@@ -42,4 +43,4 @@ def _interface(link: rtnetlink.LinkMessage) -> Interface:
             for inner, words in rtnetlink.attributes(value):
                 if inner == rtnetlink.IFLA_INFO_KIND:
                     kind = rtnetlink.text(words)
-    return Interface(name, link.index, kind, mtu_bytes, elsewhere)
+    return Interface(name, link.index, kind, mtu_bytes, elsewhere, bool(link.flags & rtnetlink.IFF_RUNNING))

@@ -39,8 +39,8 @@ from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
-DHCP4, DHCP6, BROADCAST, SNOOPING = 4, 8, 16, 32  # SUBNET_*
-HOST_PATHS, HOST_SAMPLED, HOST_VLANS = 1, 2, 4
+DHCP4, DHCP6, BROADCAST, SNOOPING, BRIDGED = 4, 8, 16, 32, 64  # SUBNET_*
+HOST_PATHS, HOST_SAMPLED, HOST_VLANS, HOST_BRIDGES = 1, 2, 4, 8
 ACCEPTS_SHIFT = 8  # SUBNET_ACCEPTS
 ENABLED, PEER, HAS_QOS, SAMPLED, MIRRORED = 1, 2, 4, 8, 16  # PORT_*
 DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
@@ -99,6 +99,9 @@ SAMPLING = struct.Struct("=IIII")
 SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
 MIRROR = struct.Struct("=16sIHBB")
 COUNT = struct.Struct("=Q")
+SEGMENT = struct.Struct("=IHH")
+LEARNED = struct.Struct("=QII")  # when it was heard last, ifindex
+HEARING = struct.Struct("=QQ")  # how many were learned, how often there was no room
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
 LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
@@ -107,6 +110,10 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "aliases": (ADDRESS, ADDRESS),
     "paths": (ADDRESS, PATH),
     "subnets": (NUMBER, SUBNET),
+    "segments": (NUMBER, SEGMENT),
+    "segment_vsids": (SEAT, NUMBER),
+    "learned": (MAC_KEY, LEARNED),
+    "hearing": (NUMBER, HEARING),
     "records": (RECORD_KEY, RECORD),
     "rewrites": (ADDRESS, RECORD_KEY),
     "pas": (RECORD_KEY, ADDRESS),
@@ -140,6 +147,8 @@ ALLOWED = NUMBER.pack(1)  # value of sources
 NONE = bytes(16)
 _MAPPED = bytes(10) + b"\xff\xff"
 _ZEROS = bytes(8)
+#: The router's where the router is a machine in the VLAN: a group's, so that no packet is for it.
+NOBODYS_MAC = b"\x01" + bytes(5)
 
 _record_key, _record, _mac_key = RECORD_KEY.pack, RECORD.pack, MAC_KEY.pack
 
@@ -237,8 +246,11 @@ def moving(row: MacRecord) -> tuple[bytes, bytes | None]:
 def subnet(row: Subnet) -> tuple[bytes, bytes]:
     """Entry of the map subnets."""
     gateway4, gateway6, flags = bytes(4), NONE, accepts_mask(row.accepts) << ACCEPTS_SHIFT
-    flags |= (BROADCAST if row.broadcast else 0) | (SNOOPING if row.snooping else 0)
-    for text in row.gateways:
+    flags |= (BROADCAST if row.broadcast else 0) | (SNOOPING if row.snooping else 0) | (BRIDGED if row.bridged else 0)
+    router_mac = NOBODYS_MAC if row.external_gateway else mac(row.router_mac)
+    if not 0 <= row.vlan <= 4094:
+        raise Rejected(f"VLAN {row.vlan} is outside 1..4094 (or 0: none)")
+    for text in () if row.external_gateway else row.gateways:
         packed = address(text)
         if ":" in text:
             gateway6, flags = packed, flags | HAS6
@@ -246,7 +258,7 @@ def subnet(row: Subnet) -> tuple[bytes, bytes]:
             gateway4, flags = packed[12:], flags | HAS4
     flags |= (DHCP4 if row.answers_dhcp4 else 0) | (DHCP6 if row.answers_dhcp6 else 0)
     return NUMBER.pack(_number(row.vsid)), SUBNET.pack(
-        _rdid(row.rdid), gateway6, gateway4, mac(row.router_mac), flags, _number(row.mtu_bytes)
+        _rdid(row.rdid), gateway6, gateway4, router_mac, flags, _number(row.mtu_bytes)
     )
 
 
@@ -261,10 +273,24 @@ def route_key(rdid: str, prefix: str) -> bytes:
     return ROUTE_KEY.pack(ROUTE_BITS + length, _rdid(rdid), family, packed)
 
 
-def host(row: Host, kernel_mtus: Mapping[str, int], accepts: int, *, paths: bool = False) -> bytes:
+def segment(ifindex: int, vlan: int) -> bytes:
+    """Value of the map segments."""
+    return SEGMENT.pack(ifindex, vlan, 0)
+
+
+def read_learned(key: bytes, value: bytes) -> tuple[int, str, int, int]:
+    """VSID, MAC, ifindex of the uplink, and when it was heard last, in ns of the kernel's clock since it started."""
+    vsid, packed, _ = MAC_KEY.unpack(key)
+    seen_ns, ifindex, _ = LEARNED.unpack(value)
+    return vsid, packed.hex(":"), ifindex, seen_ns
+
+
+def host(
+    row: Host, kernel_mtus: Mapping[str, int], accepts: int, *, paths: bool = False, bridges: bool = False
+) -> bytes:
     """Value of the map host. kernel_mtus: of the uplinks that exist; where one is smaller, it is the truth.
 
-    accepts: the mask of all subnets. paths: there is something in the map of them.
+    accepts: the mask of all subnets. paths, bridges: there is something in the map of them, and of segments.
     """
     if len(row.pas) > MAX_PAS:
         raise Rejected(f"{len(row.pas)} PAs on {row.host}: the eBPF data plane takes {MAX_PAS}")
@@ -273,7 +299,7 @@ def host(row: Host, kernel_mtus: Mapping[str, int], accepts: int, *, paths: bool
     source6 = next((pa for pa in pas if not pa.startswith(_MAPPED)), NONE)
     flags = (HOST_PATHS if paths else 0) | (HOST_VLANS if any(u.vlan for u in row.uplinks) else 0)
     mtus = [min(u.mtu_bytes, kernel_mtus.get(u.interface, u.mtu_bytes)) for u in row.uplinks]
-    flags |= HOST_SAMPLED if row.sampling is not None else 0
+    flags |= (HOST_SAMPLED if row.sampling is not None else 0) | (HOST_BRIDGES if bridges else 0)
     return HOST.pack(b"".join(pas), source4, source6, _number(min(mtus, default=0)), accepts, flags)
 
 

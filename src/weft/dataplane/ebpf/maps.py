@@ -20,7 +20,8 @@ _DIGITS = 16
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
 PROGRAMS = (
-    "weft_from_port", "weft_flood", "weft_rewrite", "weft_to_port", "weft_from_uplink", "weft_rewritten",
+    "weft_from_port", "weft_flood", "weft_rewrite", "weft_bridge", "weft_to_port", "weft_from_uplink", "weft_rewritten",
+    "weft_from_wire",
     "weft_to_uplink",
 )  # fmt: skip
 
@@ -38,6 +39,7 @@ class Sizes:
     peers: int = 4096
     members: int = 65536
     listeners: int = 16384
+    learned: int = 65536
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -66,6 +68,10 @@ class Sizes:
             "members": self.members,
             "receivers": self.ports,
             "listeners": self.listeners,
+            "segments": self.subnets,
+            "segment_vsids": self.subnets,
+            "hearing": self.subnets,
+            "learned": self.learned,
             "sampling": self.ports + 16,
             "mirrors": self.ports,
             "counters": self.ports + 16,  # uplinks, and the entry of those that have none
@@ -89,7 +95,23 @@ class Loaded:
 UPCALL_INTERVAL_NS = 50_000_000
 
 
-def load(source: Path, sizes: Sizes, pins: Path | None, *, upcall_interval_ns: int = UPCALL_INTERVAL_NS) -> Loaded:
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What the programs are told of time, before they are loaded.
+
+    learned_ns: how long one who was heard in a VLAN behind an uplink is believed to be there. loop_ns: for how long he
+    cannot be a guest here as well.
+    """
+
+    upcall_interval_ns: int = UPCALL_INTERVAL_NS
+    learned_ns: int = 300 * 10**9
+    loop_ns: int = 10**9
+
+
+TIMES = Times()
+
+
+def load(source: Path, sizes: Sizes, pins: Path | None, times: Times = TIMES) -> Loaded:
     """The object's maps and programs: those pinned below ``pins`` that fit, and new ones, pinned, for the rest."""
     try:
         digest = hashlib.sha256(source.read_bytes())
@@ -100,7 +122,9 @@ def load(source: Path, sizes: Sizes, pins: Path | None, *, upcall_interval_ns: i
         check_layouts(opened, btf)
         constants = {
             "weft_decap_l3": int(libbpf.has_decap_l3()),
-            "weft_upcall_interval_ns": upcall_interval_ns,
+            "weft_upcall_interval_ns": times.upcall_interval_ns,
+            "weft_learned_ns": times.learned_ns,
+            "weft_loop_ns": times.loop_ns,
         }
         for name, value in constants.items():
             place = btf.constant(name)

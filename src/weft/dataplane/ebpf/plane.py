@@ -19,8 +19,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from weft.contracts.dataplane import Announcement, Failure, Feature, Handed, Samples, Traffic, Upcall, UpcallKind, Way
+from weft.contracts.dataplane import (
+    Announcement,
+    Failure,
+    Feature,
+    Handed,
+    Heard,
+    Samples,
+    Traffic,
+    Upcall,
+    UpcallKind,
+    Way,
+)
 from weft.dataplane.ebpf import attach, bpffs, build, layout, libbpf, maps
+from weft.dataplane.ebpf.bridges import Bridges, quieten
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
 from weft.dataplane.ebpf.maps import Sizes
@@ -129,7 +141,7 @@ class EbpfDataPlane:
         *,
         source: Path = build.OBJECT,
         attacher: attach.Attacher | None = None,
-        upcall_interval_ns: int = maps.UPCALL_INTERVAL_NS,
+        times: maps.Times = maps.TIMES,
     ) -> None:
         self._pins = pins
         try:
@@ -137,7 +149,7 @@ class EbpfDataPlane:
             bpffs.make(pins / "links")
             self._lock = bpffs.hold(pins)
             try:
-                self._loaded = maps.load(source, sizes, pins, upcall_interval_ns=upcall_interval_ns)
+                self._loaded = maps.load(source, sizes, pins, times)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -155,6 +167,7 @@ class EbpfDataPlane:
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
         self._sources, self._qos, self._sampling = Table(of["sources"]), Table(of["qos"]), Table(of["sampling"])
         self._vlans = Table(of["vlans"])
+        self._bridges = Bridges(of, pins, times.learned_ns)
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
         self._listeners = Table(of["listeners"])
@@ -712,6 +725,7 @@ class EbpfDataPlane:
         row = self._known.host
         if row is None:
             return 0
+        self._bridges.build(row, self._known.subnets.values(), present, everything=self._known.everything)
         if present is not None:
             self._mtus_bytes = {
                 up.interface: present[up.interface].mtu_bytes for up in row.uplinks if up.interface in present
@@ -721,7 +735,7 @@ class EbpfDataPlane:
         if there is not None and not self._known.everything:
             # What a former agent was told, and this one may yet be.
             accepts |= layout.read_host(there).accepts
-        value = layout.host(row, self._mtus_bytes, accepts, paths=self._ways.in_use)
+        value = layout.host(row, self._mtus_bytes, accepts, paths=self._ways.in_use, bridges=self._bridges.in_use)
         self._host_value = value
         if there == value:
             return 0
@@ -738,6 +752,7 @@ class EbpfDataPlane:
         for port in self._bound:
             self._open(port)  # it is sampled no more
         self._vlans.drop([key for key, _ in self._vlans.entries()])
+        self._bridges.remove()
         for attachment in self._attachments():
             if attachment.on_uplink:
                 self._detach(attachment)
@@ -998,7 +1013,7 @@ class EbpfDataPlane:
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
         mended += self._moving.repair(prune=all_told) + self._pas.repair(prune=all_told)
         self._give_pas(mend=True)
-        mended += self._vlans.repair(prune=all_told)
+        mended += self._vlans.repair(prune=all_told) + self._bridges.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
         mended += self._members.table.repair(prune=all_told)
         bindings_told = all_told and self._known.bindings is not None
@@ -1063,6 +1078,7 @@ class EbpfDataPlane:
                     ("listeners", self._listeners),
                 )
             },
+            "learned": self._bridges.usage(),
         }
 
     # What guests ask of the agent, and what it answers.
@@ -1095,6 +1111,9 @@ class EbpfDataPlane:
         names |= {interface.ifindex: f"uplink:{name}" for name, interface in self._uplinks.items()}
         return Samples([layout.read_sample(data) for data in self._samples.read()], lost, names)
 
+    def heard(self) -> Heard:
+        return self._bridges.heard()
+
     def send(self, port: str, frame: bytes) -> None:
         bound = self._bound.get(port)
         if bound is None:
@@ -1116,6 +1135,7 @@ class EbpfDataPlane:
             os.close(self._lock)
 
     def remove(self) -> None:
+        quieten(self._pins)
         if (self._pins / "pas").exists():
             from weft.dataplane.ebpf import addresses  # with it comes pyroute2
 
@@ -1168,4 +1188,5 @@ def remove(pins: Path) -> None:
         digits, _, who = path.name.partition("-")
         for direction in Attachment(int(digits), who).programs:
             attacher.detach(path, int(digits), direction)
+    quieten(pins)
     bpffs.remove(pins)

@@ -4,6 +4,7 @@
 
 #include "mirror.h"
 #include "moving.h"
+#include "neighbour.h"
 #include "rewrite.h"
 #include "size.h"
 #include "underlay.h"
@@ -84,7 +85,7 @@ static __noinline int to_both(struct __sk_buff *skb, const struct packet *p, con
 		if (limit > headers && is_syn(skb, p))
 			clamp_mss(skb, p, limit - headers);
 	}
-	rule = record_rule(t->record);
+	rule = t->rule;
 	if (!is_known_rule(rule))
 		return drop(skb, c, DROP_UNSUPPORTED_RULE);
 	if (!here)
@@ -123,15 +124,22 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 
 	if (!h)
 		return drop(skb, c, DROP_NO_UNDERLAY);
+	t->rule = record_rule(t->record);
+	/* The router's MAC, which every host has, is for no switch to see. */
+	if (t->rule == RULE_VLAN && t->routed)
+		t->rule = RULE_FALLBACK;
 	if (t->record->rule & RECORD_MOVING) {
 		also = moving_to(h, t);
 		if (also)
-			return to_both(skb, p, t, also, own);
+			return t->rule == RULE_VLAN ? TO_BRIDGE : to_both(skb, p, t, also, own);
 	}
 	local_pa = is_local_pa(h, &t->record->pa);
-	t->rule = record_rule(t->record);
-	if (t->rule == RULE_REWRITE && !local_pa && !have_pas(p, t))
-		t->rule = RULE_FALLBACK;
+	if (t->rule >= RULE_REWRITE && !local_pa) {
+		if (t->rule == RULE_VLAN)
+			return TO_BRIDGE;
+		if (!have_pas(p, t))
+			t->rule = RULE_FALLBACK;
+	}
 	if (!local_pa && h->uplink_mtu) {
 		__u32 left = h->uplink_mtu;
 

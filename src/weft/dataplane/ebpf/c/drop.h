@@ -7,7 +7,8 @@
 #include "maps.h"
 
 /* What became of a packet, in skb->cb[0], and to which interface, in cb[1]: tests read it, nothing else does. In cb[2] is the
- * VLAN of the guest's frame, whose tag is off: of a sub-port that sends it, and in the end of one that it goes to.
+ * VLAN of the guest's frame, whose tag is off: of a sub-port that sends it, and in the end of one that it goes to. In cb[3]:
+ * whether a copy of what is the agent's went out in the subnet's VLAN.
  */
 enum verdict {
 	VERDICT_TO_PORT = 1,
@@ -16,6 +17,7 @@ enum verdict {
 	VERDICT_TO_STACK = 4,
 	VERDICT_DROP = 5,
 	VERDICT_TO_AGENT = 6,
+	VERDICT_TO_WIRE = 8, /* cb[2]: the VLAN */
 	VERDICT_COPIES = 7, /* cb[1]: how many were sent; the packet itself goes on besides, if it does */
 };
 

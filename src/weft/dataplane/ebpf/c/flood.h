@@ -6,6 +6,7 @@
 
 #include "deliver.h"
 #include "qos.h"
+#include "segment.h"
 #include "upcall.h"
 
 #define MEMBERS_MAX 1024 /* hosts of a subnet that a packet is copied to */
@@ -155,7 +156,7 @@ static long find_member(__u32 number, struct flood_loop *loop)
 
 	if (!m || !h)
 		return 1;
-	if (!m->rule || is_local_pa(h, &m->pa))
+	if (!m->rule || m->rule == RULE_VLAN || is_local_pa(h, &m->pa))
 		return 0;
 	f->rule = m->rule;
 	f->first = m->pa;
@@ -271,17 +272,26 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	struct flood *f = flood_of_this_cpu();
 	struct host *h = this_host();
 	struct flood_loop loop = { .skb = skb, .f = f };
-	bool group;
+	bool group, bridged = subnet->flags & SUBNET_BRIDGED;
 	__u32 kind, limit;
 
 	if (!f || !h)
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	if (!may_flood(p, subnet))
 		return drop(skb, c, DROP_MULTICAST);
+	if (bridged && has_gone_round(p, port))
+		return drop(skb, c, DROP_LOOP);
 	group = subnet->flags & SUBNET_SNOOPING && is_group(&p->destination);
 	kind = group ? membership_kind(skb, p) : 0;
-	if (kind)
+	limit = subnet->mtu;
+	if (bridged && h->uplink_mtu && (!limit || h->uplink_mtu < limit))
+		limit = h->uplink_mtu;
+	if (kind) {
+		/* A switch that keeps who listens to what wants to hear it, too. */
+		if (bridged && (!limit || p->l3_length <= limit))
+			skb->cb[3] = copy_to_wire(skb, port->vsid);
 		return hand_up(skb, port->vsid, kind, c);
+	}
 	__builtin_memset(f, 0, sizeof(*f));
 	f->packets = packets_in(skb);
 	if (!flood_within_rate(sender_seat(skb), port->flood_pps, f->packets))
@@ -291,7 +301,6 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	f->group = p->destination;
 	f->snooped = group && !is_link_local_group(&p->destination);
 	bpf_loop(MEMBERS_MAX, find_member, &loop, 0);
-	limit = subnet->mtu;
 	if (f->rule && h->uplink_mtu) {
 		__u32 left = h->uplink_mtu - tunnel_bytes(f->rule, &f->first);
 
@@ -306,6 +315,8 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 			mark(skb, p);
 	}
 	copy_to_receivers(skb, p, f);
+	if (bridged)
+		f->copies += copy_to_wire(skb, port->vsid);
 	if (f->rule && copy_to_members(skb, p, f, h) && !f->copies)
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	return copied(skb, f, c);

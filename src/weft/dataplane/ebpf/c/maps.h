@@ -30,6 +30,7 @@ struct host {
 #define HOST_PATHS 1 /* there is something in paths */
 #define HOST_SAMPLED 2 /* uplinks have entries in sampling */
 #define HOST_VLANS 4 /* there is something in vlans */
+#define HOST_BRIDGES 8 /* there is something in segments */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -91,6 +92,7 @@ struct {
 #define SUBNET_DHCP6 8 /* the agent answers DHCPv6 and router solicitations */
 #define SUBNET_BROADCAST 16 /* broadcast and multicast are carried */
 #define SUBNET_SNOOPING 32 /* a group reaches only who listens to it */
+#define SUBNET_BRIDGED 64 /* what is for all, and for whom policy does not know, goes out in its VLAN */
 #define SUBNET_ACCEPTS 8 /* from this bit on: 1 << RULE_* */
 struct subnet {
 	__u8 rdid[16];
@@ -109,6 +111,33 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } subnets SEC(".maps");
 
+/* segments, segment_vsids: written by the agent from Subnet rows and the Host row: the VLAN of an uplink that a subnet is,
+ * and back; read for what is bridged. Nothing in them until a subnet is.
+ */
+struct segment {
+	__u32 ifindex;
+	__u16 vlan;
+	__u16 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32); /* VSID */
+	__type(value, struct segment);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} segments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, seat); /* of the uplink */
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} segment_vsids SEC(".maps");
+
 /* records: written by the agent from Record rows; read on every packet. */
 #define RULE_NVGRE 1
 #define RULE_VXLAN 2
@@ -116,7 +145,8 @@ struct {
 #define RULE_GRE 4
 #define RULE_STT 5
 #define RULE_REWRITE 6
-#define RULE_FALLBACK RULE_NVGRE /* of what cannot be rewritten */
+#define RULE_VLAN 7
+#define RULE_FALLBACK RULE_NVGRE /* of what cannot be rewritten, and what is routed into a VLAN */
 struct record_key {
 	__u32 vsid;
 	struct addr ca;
@@ -171,6 +201,40 @@ struct {
 	__type(value, struct record);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } macs SEC(".maps");
+
+/* learned: the programs' own: who was heard behind an uplink. The agent takes out those who have not been for too long. */
+#define LEARNED_MAX 4096 /* of one subnet, so that none takes the others' room */
+struct learned {
+	__u64 seen_ns;
+	__u32 ifindex;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mac_key);
+	__type(value, struct learned);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} learned SEC(".maps");
+
+/* hearing: made by the agent for each segment, by VSID: how many learned has of it, which the agent sets right now and
+ * then, and how often there was no room for one more.
+ */
+struct hearing {
+	__u64 learned;
+	__u64 refused;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct hearing);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} hearing SEC(".maps");
 
 /* moving: written by the agent from MacRecord rows: the PA that a port is moving to; read where a record has the flag. */
 struct {

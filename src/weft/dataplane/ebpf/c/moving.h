@@ -51,7 +51,7 @@ INLINE __u32 limit_to(const struct host *h, const struct packet *p, const struct
 	way = way_of(h, p, pa);
 	if (way && way->mtu && way->mtu < left)
 		left = way->mtu;
-	left -= tunnel_bytes(record_rule(t->record), pa);
+	left -= tunnel_bytes(t->rule, pa);
 	return limit && limit < left ? limit : left;
 }
 
@@ -135,7 +135,7 @@ static __noinline int push_for(struct __sk_buff *skb, const struct packet *p, co
 	e.inner_to = t->record->mac;
 	e.inner_from = t->routed ? t->from : p->from;
 	e.vsid = t->vsid;
-	e.rule = record_rule(t->record);
+	e.rule = t->rule;
 	e.tos = p->outer_tos;
 	return tunnel_push(skb, p, &e);
 }
@@ -193,9 +193,9 @@ INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct tar
 		copies = 1;
 	}
 	if (push_for(skb, p, t, last) ||
-	    (record_rule(t->record) == RULE_STT && stt_seal(skb, p, addr_is4(&last->destination))))
+	    (t->rule == RULE_STT && stt_seal(skb, p, addr_is4(&last->destination))))
 		return drop(skb, c, DROP_ENCAP_FAILED);
-	if (record_rule(t->record) == RULE_STT)
+	if (t->rule == RULE_STT)
 		segments = packets_in(skb); /* it has segments of its own */
 	/* A copy cannot wait for a neighbour: one without a MAC goes last, and is asked for. If neither has one, the other
 	 * is known by the time that the next packet comes.

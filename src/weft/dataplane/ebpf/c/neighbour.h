@@ -9,6 +9,14 @@
 #define ND_OPTIONS_MAX 4
 #define NA_FRAME_BYTES 86
 
+#define TO_BRIDGE 0x7e13 /* what weft_from_port's questions return when weft_bridge is to go on */
+
+/* What policy does not answer may be for others in the subnet's VLAN; what is to the router is not. */
+INLINE bool goes_on(const struct packet *p, const struct subnet *subnet)
+{
+	return subnet->flags & SUBNET_BRIDGED && !mac_equal(p->to, subnet->router_mac);
+}
+
 /* Whose a record's MAC is when the asker has it: silence is right (duplicate address detection). */
 INLINE bool is_askers_own(struct __sk_buff *skb, const struct port *port, const struct record *record)
 {
@@ -54,8 +62,11 @@ static __noinline int arp(struct __sk_buff *skb, const struct packet *p, const s
 			return drop(skb, c, why);
 	}
 	if (a->opcode == bpf_htons(2) || a->sender == a->target) {
-		if (a->sender != 0)
+		if (sender.w[3] != 0) {
 			hand_up_announcement(skb, port->vsid, p->from, &sender);
+			if (goes_on(p, subnet))
+				return TO_BRIDGE;
+		}
 		return drop(skb, c, DROP_ANNOUNCEMENT);
 	}
 	if (a->opcode != bpf_htons(1))
@@ -66,7 +77,7 @@ static __noinline int arp(struct __sk_buff *skb, const struct packet *p, const s
 		struct record *record = record_of(port->vsid, &target);
 
 		if (!record)
-			return drop(skb, c, DROP_NO_RECORD);
+			return goes_on(p, subnet) ? TO_BRIDGE : drop(skb, c, DROP_NO_RECORD);
 		/* A probe for what the port may use: it is about to take it over (RFC 5227 section 2.1.1). */
 		if (is_askers_own(skb, port, record) ||
 		    (sender.w[3] == 0 && check_source(skb, port, p->from, &target) == 0))
@@ -167,15 +178,18 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 		why = check_link_options(skb, p, 2);
 		if (!why)
 			why = check_source(skb, port, p->from, &target);
-		if (!why)
+		if (!why) {
 			hand_up_announcement(skb, port->vsid, p->from, &target);
+			if (goes_on(p, subnet))
+				return TO_BRIDGE;
+		}
 		return drop(skb, c, why ? why : DROP_ANNOUNCEMENT);
 	}
 	why = check_link_options(skb, p, 1);
 	if (why)
 		return drop(skb, c, why);
 	if ((subnet->flags & SUBNET_HAS6 && addr_equal(&target, &subnet->gateway6)) ||
-	    is_eui64_of(&target, subnet->router_mac)) {
+	    (!(subnet->router_mac[0] & 1) && is_eui64_of(&target, subnet->router_mac))) {
 		__builtin_memcpy(mac, subnet->router_mac, 6);
 		flags |= 0x80000000; /* router */
 	} else {
@@ -184,7 +198,7 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 		if (!record && mac_of_eui64(&target, link_mac))
 			record = record_of_mac(port->vsid, link_mac);
 		if (!record)
-			return drop(skb, c, DROP_NO_RECORD);
+			return goes_on(p, subnet) ? TO_BRIDGE : drop(skb, c, DROP_NO_RECORD);
 		/* Duplicate address detection for what the port may use: it is about to take it over (RFC 4862 5.4). */
 		if (is_askers_own(skb, port, record) ||
 		    (addr_is_unspecified(&p->source) && check_source(skb, port, p->from, &target) == 0))

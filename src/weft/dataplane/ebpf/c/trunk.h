@@ -23,17 +23,20 @@ INLINE __u32 vlan_in_frame(struct __sk_buff *skb)
 	return bpf_ntohs(tag[1]) & VLAN_MASK;
 }
 
+/* The same of a tag wherever the kernel has put it. */
+static __noinline __u32 vlan_of(struct __sk_buff *skb)
+{
+	if (!skb->vlan_present)
+		return vlan_in_frame(skb);
+	return skb->vlan_proto == ETHERTYPE_8021Q && !is_tag(skb->protocol) ? skb->vlan_tci & VLAN_MASK : 0;
+}
+
 /* Takes the tag off a frame that is a sub-port's, wherever the kernel has put it; then it is in cb[2]. */
 static __noinline int take_tag(struct __sk_buff *skb)
 {
-	__u32 vlan = 0;
-	seat at;
+	__u32 vlan = vlan_of(skb);
+	seat at = seat_of(skb->ifindex, vlan);
 
-	if (!skb->vlan_present)
-		vlan = vlan_in_frame(skb);
-	else if (skb->vlan_proto == ETHERTYPE_8021Q && !is_tag(skb->protocol))
-		vlan = skb->vlan_tci & VLAN_MASK;
-	at = seat_of(skb->ifindex, vlan);
 	if (!vlan || !bpf_map_lookup_elem(&ports, &at) || bpf_skb_vlan_pop(skb))
 		return 0;
 	skb->cb[2] = vlan;

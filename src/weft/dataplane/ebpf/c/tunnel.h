@@ -55,7 +55,7 @@ INLINE __u32 tunnel_bytes(__u16 rule, const struct addr *pa)
 {
 	__u32 tunnel = is_udp_rule(rule) ? UDP_BYTES + VXLAN_BYTES : GRE_BYTES;
 
-	if (rule == RULE_REWRITE)
+	if (rule == RULE_REWRITE || rule == RULE_VLAN)
 		return 0;
 	if (rule == RULE_STT)
 		tunnel = TCP_BYTES + STT_BYTES;

@@ -3,11 +3,14 @@
  *
  * weft_from_port    TC ingress of a port's interface: what a guest sends
  * weft_from_uplink  TC ingress of an uplink: what comes from the physical network
+ * weft_from_wire    the same of a frame in the VLAN of a subnet that is bridged
+ * weft_bridge       the rest of weft_from_port for what goes out in such a VLAN
  * weft_flood        the rest of weft_from_port for what goes to many: a program of its own has a stack of its own
  * weft_to_uplink    TC egress of an uplink whose PAs are in a VLAN: puts their tag on
  * weft_to_port      TC egress of a port's interface: lets nothing to the guest but what the other two sent
  */
 #include "antispoof.h"
+#include "bridge.h"
 #include "deliver.h"
 #include "dhcp.h"
 #include "flood.h"
@@ -22,6 +25,8 @@
 #define PROGRAM_FLOOD 0
 #define PROGRAM_REWRITTEN 1
 #define PROGRAM_REWRITE 2
+#define PROGRAM_BRIDGE 3
+#define PROGRAM_FROM_WIRE 4
 
 /* Step 8: the destination MAC is the distributed router's. */
 INLINE int route(struct __sk_buff *skb, const struct packet *p, struct target *t, const struct subnet *subnet,
@@ -73,7 +78,7 @@ INLINE int bridge(struct __sk_buff *skb, const struct packet *p, struct target *
 	if (!record)
 		record = record_of_mac(port->vsid, p->to);
 	if (!record)
-		return drop(skb, c, DROP_NO_RECORD);
+		return subnet->flags & SUBNET_BRIDGED ? TO_BRIDGE : drop(skb, c, DROP_NO_RECORD);
 	t->vsid = port->vsid;
 	t->mtu = subnet->mtu;
 	t->record = record;
@@ -108,10 +113,22 @@ int weft_rewritten(struct __sk_buff *skb)
 	return take_rewritten(skb);
 }
 
+SEC("tc")
+int weft_bridge(struct __sk_buff *skb)
+{
+	return bridge_out(skb);
+}
+
+SEC("tc")
+int weft_from_wire(struct __sk_buff *skb)
+{
+	return bridge_in(skb);
+}
+
 /* programs: what weft_from_port and weft_from_uplink go on with. Filled as the object is loaded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 3);
+	__uint(max_entries, 5);
 	__uint(key_size, sizeof(__u32));
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__array(values, int(struct __sk_buff *));
@@ -120,12 +137,20 @@ struct {
 		[PROGRAM_FLOOD] = weft_flood,
 		[PROGRAM_REWRITTEN] = weft_rewritten,
 		[PROGRAM_REWRITE] = weft_rewrite,
+		[PROGRAM_BRIDGE] = weft_bridge,
+		[PROGRAM_FROM_WIRE] = weft_from_wire,
 	},
 };
 
 INLINE int to_flood(struct __sk_buff *skb, struct counters *c)
 {
 	bpf_tail_call(skb, &programs, PROGRAM_FLOOD);
+	return drop(skb, c, DROP_ENCAP_FAILED);
+}
+
+INLINE int to_bridge(struct __sk_buff *skb, struct counters *c)
+{
+	bpf_tail_call(skb, &programs, PROGRAM_BRIDGE);
 	return drop(skb, c, DROP_ENCAP_FAILED);
 }
 
@@ -174,8 +199,10 @@ int weft_from_port(struct __sk_buff *skb)
 	why = parse(skb, p, 0, skb->len);
 	if (why)
 		return drop(skb, c, why);
-	if (p->type == ETHERTYPE_ARP)
-		return arp(skb, p, port, subnet, c);
+	if (p->type == ETHERTYPE_ARP) {
+		verdict = arp(skb, p, port, subnet, c);
+		return verdict == TO_BRIDGE ? to_bridge(skb, c) : verdict;
+	}
 	parse_transport(skb, p, ETHERNET_BYTES);
 	discovery = is_neighbour_discovery(skb, p);
 	why = is_first_pair(port, p->from, &p->source) ? 0 : check_source(skb, port, p->from, &p->source);
@@ -184,8 +211,10 @@ int weft_from_port(struct __sk_buff *skb)
 		why = 0;
 	if (why)
 		return drop(skb, c, why);
-	if (discovery)
-		return neighbour(skb, p, port, subnet, c);
+	if (discovery) {
+		verdict = neighbour(skb, p, port, subnet, c);
+		return verdict == TO_BRIDGE ? to_bridge(skb, c) : verdict;
+	}
 	why = check_hidden_discovery(p);
 	if (why)
 		return drop(skb, c, why);
@@ -206,6 +235,8 @@ int weft_from_port(struct __sk_buff *skb)
 						      : bridge(skb, p, &t, port, subnet, c);
 	if (verdict == TO_DELIVER && t.record)
 		verdict = deliver(skb, p, &t, subnet, c);
+	if (verdict == TO_BRIDGE)
+		return to_bridge(skb, c);
 	if (verdict == TO_REWRITE) {
 		bpf_tail_call(skb, &programs, PROGRAM_REWRITE);
 		return drop(skb, c, DROP_ENCAP_FAILED);
@@ -275,6 +306,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 	bool same_family, many;
 
 	me = this_host();
+	if (me && me->flags & HOST_BRIDGES && segment_at(skb))
+		bpf_tail_call(skb, &programs, PROGRAM_FROM_WIRE);
 	/* A tagged frame is of another network than the uplink's own, and its VLAN device the stack's to find; unless it is
 	 * the network of this uplink's PAs.
 	 */

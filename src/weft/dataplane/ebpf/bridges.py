@@ -1,0 +1,176 @@
+"""Subnets that are VLANs of an uplink: which is where, and who was heard there. Decides nothing about a packet.
+
+An uplink of such a subnet must take in what is for guests' MACs, so it is promiscuous: a mark beside the pins says that
+we made it so, since the flag itself does not say who did.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from weft.contracts.dataplane import Heard, Learned
+from weft.dataplane.ebpf import bpffs, layout, libbpf
+from weft.dataplane.ebpf.interfaces import Interface
+from weft.dataplane.ebpf.libbpf import NOEXIST
+from weft.dataplane.ebpf.tables import Table
+from weft.policy.rows import Host, Rule, Subnet
+
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_PROMISC = 0x8913, 0x8914, 0x100
+_IFREQ = struct.Struct("16sH22x")
+_MARKS = "promiscuous"
+
+
+class Bridges:
+    """One host's. learned_ns: how long who was heard is remembered."""
+
+    def __init__(self, maps: Mapping[str, libbpf.Map], pins: Path, learned_ns: int) -> None:
+        self._segments, self._vsids = Table(maps["segments"]), Table(maps["segment_vsids"])
+        self._learned, self._hearing = maps["learned"], maps["hearing"]
+        self._pins, self._learned_ns = pins, learned_ns
+        self._present: Mapping[str, Interface] = {}
+
+    @property
+    def in_use(self) -> bool:
+        """Whether some subnet is a VLAN here, or was to a former agent and may yet be."""
+        return bool(self._segments.told) or next(iter(self._segments.entries()), None) is not None
+
+    def build(
+        self, host: Host, subnets: Iterable[Subnet], present: Mapping[str, Interface] | None, *, everything: bool
+    ) -> None:
+        """What host and subnets say, on the interfaces that there are. everything: all subnets are told."""
+        if present is not None:
+            self._present = present
+        bridged = [row for row in subnets if row.vlan and Rule.VLAN in row.accepts]
+        if not bridged and not self._segments.told and not everything:
+            return
+        uplinks = self._uplinks(host)
+        wanted: dict[bytes, bytes] = {}
+        back: dict[bytes, bytes] = {}
+        for row in bridged:
+            if (at := uplinks.get(row.network)) is not None:
+                vsid = layout.NUMBER.pack(row.vsid)
+                wanted[vsid] = layout.segment(at.ifindex, row.vlan)
+                back[layout.Seat(at.ifindex, row.vlan).key] = vsid
+        if (self._segments.told, self._vsids.told) != (wanted, back) or everything:
+            self._write(wanted, back, everything=everything)
+        self._listen({at for name, at in uplinks.items() if any(row.network == name for row in bridged)}, everything)
+
+    def _uplinks(self, host: Host) -> dict[str, Interface]:
+        """By provider network: the first uplink that is there and has a link; else the first that is there."""
+        found: dict[str, Interface] = {}
+        for uplink in host.uplinks:
+            interface = self._present.get(uplink.interface)
+            if interface is None:
+                continue
+            held = found.get(uplink.network)
+            if held is None or (not held.has_link and interface.has_link):
+                found[uplink.network] = interface
+        return found
+
+    def _write(self, wanted: Mapping[bytes, bytes], back: Mapping[bytes, bytes], *, everything: bool) -> None:
+        for vsid in wanted:
+            with suppress(FileExistsError):
+                self._hearing.update(vsid, bytes(self._hearing.value_bytes), NOEXIST)
+        self._segments.put(wanted)
+        self._vsids.put(back)
+        for table, entries in ((self._vsids, back), (self._segments, wanted)):
+            there = (key for key, _ in table.entries()) if everything else iter(tuple(table.told))
+            gone = [key for key in there if key not in entries]
+            table.drop(gone)
+            if table is self._segments and gone:
+                for vsid in gone:
+                    self._hearing.delete(vsid)
+                self.sweep()
+
+    def sweep(self) -> None:
+        """Who was not heard for too long is forgotten, and so is who was heard in what is a VLAN no more."""
+        now_ns = time.monotonic_ns()
+        counts: Counter[bytes] = Counter()
+        hearing = dict(self._hearing.items())
+        for key, value in list(self._learned.items()):
+            seen_ns, _, _ = layout.LEARNED.unpack(value)
+            if key[:4] in hearing and now_ns - seen_ns < self._learned_ns:
+                counts[key[:4]] += 1
+            else:
+                self._learned.delete(key)
+        for vsid, value in hearing.items():
+            learned, refused = layout.HEARING.unpack(value)
+            if learned != counts[vsid]:
+                self._hearing.update(vsid, layout.HEARING.pack(counts[vsid], refused))
+
+    def repair(self, *, prune: bool) -> int:
+        if self.in_use:
+            self.sweep()
+        return self._segments.repair(prune=prune) + self._vsids.repair(prune=prune)
+
+    def heard(self) -> Heard:
+        """Who is behind the uplinks, as far as it was heard."""
+        names = {each.ifindex: each.name for each in self._present.values()}
+        now_ns = time.monotonic_ns()
+        found = []
+        for key, value in list(self._learned.items()):
+            vsid, mac, ifindex, seen_ns = layout.read_learned(key, value)
+            if now_ns - seen_ns < self._learned_ns:
+                found.append(Learned(vsid, mac, names.get(ifindex, str(ifindex)), (now_ns - seen_ns) / 1e9))
+        refused = sum(layout.HEARING.unpack(value)[1] for _, value in self._hearing.items())
+        return Heard(sorted(found, key=lambda each: (each.vsid, each.mac)), refused)
+
+    def usage(self) -> tuple[int, int]:
+        """How many were heard, and how many there is room for."""
+        learned = sum(layout.HEARING.unpack(value)[0] for _, value in self._hearing.items()) if self.in_use else 0
+        return learned, self._learned.max_entries
+
+    def remove(self) -> None:
+        for table in (self._vsids, self._segments):
+            table.drop([key for key, _ in table.entries()])
+        for key, _ in list(self._hearing.items()):
+            self._hearing.delete(key)
+        self.sweep()
+        quieten(self._pins)
+
+    def _listen(self, wanted: set[Interface], everything: bool) -> None:
+        marks = self._pins / _MARKS
+        for interface in wanted:
+            mark = marks / str(interface.ifindex)
+            if _is_promiscuous(interface.name):
+                continue  # ours, or somebody else's, who then keeps it
+            mark.mkdir(parents=True, exist_ok=True)
+            _set_promiscuous(interface.name, on=True)
+        if everything:
+            quieten(self._pins, {interface.ifindex for interface in wanted})
+
+
+def quieten(pins: Path, but: Iterable[int] = ()) -> None:
+    """Interfaces that we made promiscuous are so no more, but for these (ifindexes)."""
+    keep = {str(ifindex) for ifindex in but}
+    for mark in bpffs.entries(pins / _MARKS):
+        if mark.name not in keep:
+            with suppress(OSError):  # it is gone
+                _set_promiscuous(socket.if_indextoname(int(mark.name)), on=False)
+            bpffs.remove(mark)
+
+
+def _flags(wire: socket.socket, interface: str) -> int:
+    answer = fcntl.ioctl(wire, _SIOCGIFFLAGS, _IFREQ.pack(interface.encode(), 0))
+    flags: int = _IFREQ.unpack(answer)[1]
+    return flags
+
+
+def _is_promiscuous(interface: str) -> bool:
+    """As somebody has asked for: what only listens for a while (tcpdump) does not count."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire, suppress(OSError):
+        return bool(_flags(wire, interface) & _IFF_PROMISC)
+    return False
+
+
+def _set_promiscuous(interface: str, *, on: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+        flags = _flags(wire, interface) & ~_IFF_PROMISC | (_IFF_PROMISC if on else 0)
+        fcntl.ioctl(wire, _SIOCSIFFLAGS, _IFREQ.pack(interface.encode(), flags))
