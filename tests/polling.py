@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,3 +23,11 @@ def eventually(look: Callable[[], T], what: str = "", within_s: float = 10.0, ev
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s} s: {what or look}: {fault}")
         time.sleep(every_s)
+
+
+async def becomes(look: Callable[[], object], what: str = "", within_s: float = 10.0, every_s: float = 0.01) -> None:
+    """The same, in a loop that others need meanwhile."""
+    deadline = time.monotonic() + within_s
+    while not look():
+        assert time.monotonic() <= deadline, f"not within {within_s} s: {what or look}"
+        await asyncio.sleep(every_s)

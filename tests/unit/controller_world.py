@@ -21,6 +21,7 @@ from weft.controller.api import create_app
 from weft.controller.audit import Audit
 from weft.controller.callers import Callers
 from weft.controller.doors import PEER, Door, Peer
+from weft.controller.limits import WAITS, Limits, Waits
 from weft.controller.service import Service
 from weft.controller.signing import Signer
 from weft.kit.errors import Retry
@@ -105,13 +106,15 @@ def assembled(
     callers: Callers | None = None,
     now_s: Callable[[], float] = time.time,
     signer: Signer | None = None,
+    limits: Limits | None = None,
+    waits: Waits = WAITS,
 ) -> Starlette:
     """The whole application, as weft.apps.controller puts it together."""
     access, log = Access(service, now_s), Audit(service)
     stopping = stopping or asyncio.Event()
     more = AccessApi(service, access, log, stopping, signer).routes()
     known = callers or Callers([access.bearer], revoked=access.is_revoked, now_s=now_s)
-    return create_app(service, stopping, known, more)
+    return create_app(service, stopping, known, more, limits=limits, waits=waits)
 
 
 @asynccontextmanager

@@ -15,13 +15,14 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import structlog
 import uvicorn
+from prometheus_client.core import Metric
 
 from weft.client.credentials import is_loopback
 from weft.controller.access import Access
@@ -30,6 +31,7 @@ from weft.controller.api import create_app
 from weft.controller.audit import Audit
 from weft.controller.callers import Callers
 from weft.controller.doors import Crowd, Door, Listener, Patience, Server, figures
+from weft.controller.limits import Limits
 from weft.controller.rules import RuleChanges
 from weft.controller.service import Service
 from weft.controller.signing import Signer
@@ -133,11 +135,19 @@ async def _serve(
         trusts_loopback=all(each.door is not Door.TLS for each in listeners),
         revoked=access.is_revoked,
     )
+    limits = Limits()
     more = AccessApi(service, access, log, stopping, signer).routes()
     crowd = Crowd(patience)
+
+    def measured() -> Iterable[Metric]:
+        yield from figures(crowd, listeners)
+        yield from limits.figures()
+
     server = Server(
         uvicorn.Config(
-            create_app(service, stopping, callers, more, lambda: figures(crowd, listeners)),
+            create_app(
+                service, stopping, callers, more, lambda: [*figures(crowd, listeners), *limits.figures()], limits
+            ),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -12,9 +12,11 @@ import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from weft.contracts.store import Batch, Compacted, Unsure
 from weft.controller import authorisation, merge, moves, openapi, requests, rules, streams, tenants, tracing
@@ -22,7 +24,9 @@ from weft.controller.audit import CALLER
 from weft.controller.authorisation import Action, Caller, Denied, Verdict
 from weft.controller.beside import is_intent
 from weft.controller.callers import Callers
+from weft.controller.doors import PEER
 from weft.controller.kinds import RESOURCES, Resource, continue_after, filter_by, read_continue
+from weft.controller.limits import WAITS, Limits, Patient, TooMany, Waits
 from weft.controller.metrics import Figures, Metrics
 from weft.controller.service import Condition, ConditionFailed, Difference, Held, Outcome, Put, Service
 from weft.feed.log import Gone
@@ -105,12 +109,14 @@ class Api:
         callers: Callers,
         more: Mapping[str, Handlers],
         figures: Figures,
+        limits: Limits,
         *,
         bookmark_s: float = 5.0,
     ) -> None:
         self._service = service
         self._callers = callers
         self._more = more
+        self._limits = limits
         self._stopping = stopping
         self._bookmark_s = bookmark_s
         self._metrics = Metrics(service, figures)
@@ -155,12 +161,28 @@ class Api:
                 return answer
 
         async def admitted(verb: str, request: Request) -> Response:
-            caller = request.scope[_CALLER] = await self._callers.of(request.scope)
+            caller = request.scope[_CALLER] = await self._caller(request.scope)
             CALLER.set(caller)
-            _admit(caller, actions[verb] if resource is None else _action(resource, verb, path, request), request)
+            action = actions[verb] if resource is None else _action(resource, verb, path, request)
+            self._limits.count(caller)
+            _admit(caller, action, request)
+            self._limits.occupy(caller, action, request.scope)
             return await verbs[verb](request)
 
         return Route(path, endpoint, methods=list(verbs))
+
+    async def _caller(self, scope: Scope) -> Caller:
+        where = peer.address if (peer := scope.get(PEER)) else ""
+        self._limits.check_guesses(where)
+        try:
+            return await self._callers.of(scope)
+        except Denied:
+            self._limits.guessed_wrong(where)
+            raise
+
+    async def _body(self, request: Request, most_bytes: int | None = None) -> bytes:
+        most = MAX_BODY_BYTES if most_bytes is None else most_bytes
+        return await requests.body(request, self._limits.most_bytes(request.scope[_CALLER], most))
 
     # -- objects --
 
@@ -196,7 +218,7 @@ class Api:
     async def _put(self, resource: Resource, request: Request) -> Response:
         name = resource.name(request.path_params)
         condition = _condition(request)
-        body = decode_body(await requests.body(request, MAX_BODY_BYTES), _SPEC)
+        body = decode_body(await self._body(request), _SPEC)
         tenant = _tenant(request)
         if tenant is None:
             outcome = await self._service.put(name, body.spec, condition)
@@ -210,7 +232,7 @@ class Api:
     async def _patch(self, resource: Resource, request: Request) -> Response:
         name = resource.name(request.path_params)
         condition = _condition(request)
-        patch = merge.parse(await requests.body(request, MAX_BODY_BYTES))
+        patch = merge.parse(await self._body(request))
         tenant = _tenant(request)
         if tenant is not None:
             self._check_write(tenant, name)
@@ -235,7 +257,7 @@ class Api:
         query = requests.query(request)
         dry_run = requests.boolean(query.pop("dry_run", "false"), "dry_run")
         requests.nothing_else(query)
-        raw = await requests.body(request, MAX_BODY_BYTES)
+        raw = await self._body(request)
         puts, deletes = await _inline_or_thread(len(raw), lambda: _read_apply(raw))
         tenant = _tenant(request)
         if tenant is not None:
@@ -329,13 +351,13 @@ class Api:
 
     async def _report(self, request: Request) -> Response:
         host = RESOURCES[Kind.HOST].name(request.path_params)
-        self._service.report(host, decode_body(await requests.body(request, MAX_BODY_BYTES), _STATUS))
+        self._service.report(host, decode_body(await self._body(request), _STATUS))
         return Response(status_code=204)
 
     async def _announce(self, request: Request) -> Response:
         host = RESOURCES[Kind.HOST].name(request.path_params)
         self._service.get(host)
-        body = decode_body(await requests.body(request, MAX_ANNOUNCEMENTS_BYTES), _ANNOUNCEMENTS)
+        body = decode_body(await self._body(request, MAX_ANNOUNCEMENTS_BYTES), _ANNOUNCEMENTS)
         heard = await self._service.hear([_announcement(host, n, each) for n, each in enumerate(body.announcements)])
         for each in heard.ignored:
             if each.reason not in (Unheeded.NO_NEWS, Unheeded.ELSEWHERE):
@@ -344,9 +366,7 @@ class Api:
         return Response(status_code=204)
 
     async def _trace(self, request: Request) -> Response:
-        return requests.json_answer(
-            await tracing.run(self._service, decode_body(await requests.body(request, MAX_BODY_BYTES), _TRACE))
-        )
+        return requests.json_answer(await tracing.run(self._service, decode_body(await self._body(request), _TRACE)))
 
     async def _whoami(self, request: Request) -> Response:
         caller: Caller = request.scope[_CALLER]
@@ -372,6 +392,8 @@ def create_app(
     callers: Callers | None = None,
     more: Mapping[str, Handlers] = _NO_HANDLERS,
     figures: Figures = tuple,
+    limits: Limits | None = None,
+    waits: Waits = WAITS,
     *,
     bookmark_s: float = 5.0,
 ) -> Starlette:
@@ -379,8 +401,10 @@ def create_app(
 
     more: further paths with their handlers by method, which have to be decided on like all others.
     """
+    api = Api(service, stopping, callers or Callers(), more, figures, limits or Limits(), bookmark_s=bookmark_s)
     return Starlette(
-        routes=list(Api(service, stopping, callers or Callers(), more, figures, bookmark_s=bookmark_s).routes()),
+        routes=list(api.routes()),
+        middleware=[Middleware(Patient, waits)],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
 
@@ -432,6 +456,8 @@ async def _answered(handler: Callable[[str, Request], Awaitable[Response]], verb
         return await handler(verb, request)
     except Denied as denied:
         return _denied(denied)
+    except TooMany as error:
+        return _problem(429, error.detail, headers={"retry-after": str(error.retry_after_s)})
     except Rejected as error:
         tenant = _tenant(request)
         message = error.message if tenant is None else tenants.scrubbed(error.message, tenant)

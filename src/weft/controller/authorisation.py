@@ -66,6 +66,7 @@ class Action(Enum):
     READ_QUOTAS = auto()  # of everybody
     SET_QUOTA = auto()
     AUDIT = auto()
+    FOLLOW_AUDIT = auto()
 
 
 class Verdict(Enum):
@@ -143,7 +144,7 @@ _ROUTES: Mapping[tuple[str, str], Action] = {
     ("GET", "/v1/quotas/{tenant}"): Action.READ_TENANT,
     ("PUT", "/v1/quotas/{tenant}"): Action.SET_QUOTA,
     ("GET", "/v1/audit"): Action.AUDIT,
-    ("GET", "/v1/audit/follow"): Action.AUDIT,
+    ("GET", "/v1/audit/follow"): Action.FOLLOW_AUDIT,
     ("GET", "/v1/whoami"): Action.KNOW,
     ("GET", "/healthz"): Action.GREET,
     ("GET", "/metrics"): Action.MEASURE,
@@ -193,6 +194,7 @@ _WHY: Mapping[Action, str] = {
     Action.READ_QUOTAS: "see everybody's quotas",
     Action.SET_QUOTA: "set quotas",
     Action.AUDIT: "see who did what",
+    Action.FOLLOW_AUDIT: "see who did what",
 }
 
 

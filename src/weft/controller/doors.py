@@ -28,6 +28,8 @@ from weft.tls.identity import Identity
 
 #: Where a request's scope holds its Peer.
 PEER = "weft.peer"
+#: And what ends its connection at once.
+ABORT = "weft.abort"
 
 _CREDENTIALS = struct.Struct("3i")  # SO_PEERCRED: pid, uid, gid
 
@@ -152,6 +154,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[PEER] = self._peer  # type: ignore[literal-required]  # a key of ours
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]  # as above
 
     def on_headers_complete(self) -> None:
         self._expected()

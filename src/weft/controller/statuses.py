@@ -10,6 +10,9 @@ from weft.model.names import Kind, Name, find_kind
 from weft.policy.rows import Key
 from weft.wire.api import FailureReport, HostStatus, PortReport, PortStatus, StatusReport
 
+#: Of one host. A hostile one must not fill the controller's memory with ports that there are not.
+MOST_PORTS = 20_000
+
 
 @dataclass(slots=True)
 class _Said:
@@ -32,6 +35,9 @@ class Statuses:
             if find_kind(port) is not Kind.PORT:
                 raise Rejected(f"{port!r} is not a port's name such as tenants/T/ports/P", "ports")
         said = self._said.setdefault(host, _Said())
+        known = {} if report.complete else said.ports
+        if len(known.keys() | report.ports.keys()) > MOST_PORTS:
+            raise Rejected(f"no host runs more than {MOST_PORTS} ports", "ports")
         said.revision = report.revision
         if report.complete:
             said.ports = dict(report.ports)
