@@ -28,8 +28,8 @@ RUNS = 3
 #: How a record, a MAC record and a subnet begin on the wire, and nothing else does.
 _ROW = b'{"vsid":'
 _ACROSS = len(_ROW) - 1
-_BOOKMARK = re.compile(rb'\{"revision":(\d+),"synced":true\}\n')
-_TAIL = 100  # a bookmark fits
+_BOOKMARK = re.compile(rb'\{"revision":(\d+),"synced":true[^}]*\}\n')
+_TAIL = 200  # a bookmark fits
 _ROOM = bytearray(1 << 20)  # every connection reads into it, since none keeps what it reads
 
 

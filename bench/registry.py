@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import agent, api, controller, domain, flood, migration, network, records
+from bench import agent, api, controller, domain, flood, migration, network, records, security
 from bench.context import Bench
 
 _TRAFFIC = (
@@ -122,6 +122,16 @@ BENCHES: dict[str, Bench] = {
             "498 hosts count their rows, 2 decode and keep them as an agent does, and all must have exactly what they "
             "should. Controller and hosts share this machine.",
             domain.run,
+        ),
+        Bench(
+            "security",
+            "75,000 security group rules over 100,000 ports compiled; one member more of a group on 500 hosts",
+            "Compiling: a catalog and a compiler in a process of their own, from objects to every row of every scope "
+            "of every host; memory: VmHWM of the process. One member more: `weft controller` with 500 open feeds, "
+            "10,000 ports in one group whose rules name it; a port more, again and again, from the PUT's answer until "
+            "every host has its record and the bookmark behind it. 498 hosts count, 2 decode and keep their rows as an "
+            "agent does, and all records must bear the group.",
+            security.run,
         ),
         Bench(
             "migration",

@@ -410,3 +410,33 @@ async def test_a_tenant_makes_networks_and_ports_of_its_own() -> None:
 )
 def test_names_are_taken_out_of_messages(text: str, left: str) -> None:
     assert tenants.scrubbed(text, Name("tenants/blue")) == left
+
+
+async def test_an_operators_group_is_not_the_tenants_to_change_and_stays_where_it_is() -> None:
+    group = "tenants/blue/security-groups/house"
+    rule = {"direction": "egress", "protocol": "tcp"}
+    async with world() as it:
+        name, spec = port(1, None)
+        await it.client.apply([(group, {"operator": True}), (f"{group}/rules/no", {**rule, "action": "deny"})])
+        await it.client.put(name, {**spec, "operator_groups": ["house"]})
+        async with asked(it, "tenant admin") as client:
+            assert (await client.get(f"/v1/{group}/rules/no")).status_code == 200
+            refused = [
+                await client.put(f"/v1/{group}/rules/yes", json={"spec": rule}),
+                await client.patch(f"/v1/{group}/rules/no", json={"spec": {"log": True}}),
+                await client.delete(f"/v1/{group}/rules/no"),
+                await client.delete(f"/v1/{group}"),
+                await client.put(f"/v1/{group}", json={"spec": {}}),
+                await client.put("/v1/tenants/blue/security-groups/mine", json={"spec": {"operator": True}}),
+                await client.put(f"/v1/{name}", json={"spec": {"virtual_subnet": "prod/web", "operator_groups": []}}),
+                await client.post("/v1/apply", json={"deletes": [f"{group}/rules/no"]}),
+                await client.post("/v1/apply", json={"puts": [{"name": f"{group}/rules/yes", "spec": rule}]}),
+            ]
+            assert [each.status_code for each in refused] == [403] * len(refused)
+            mine = "tenants/blue/security-groups/mine"
+            assert (await client.put(f"/v1/{mine}", json={"spec": {}})).status_code == 201
+            assert (await client.put(f"/v1/{mine}/rules/r", json={"spec": rule})).status_code == 201
+            said = {"virtual_subnet": "prod/web", "security_groups": ["mine"]}
+            assert (await client.put(f"/v1/{name}", json={"spec": said})).status_code == 200
+        found = (await it.client.get(name)).spec
+        assert (found["security_groups"], found["operator_groups"]) == ([mine], [group])

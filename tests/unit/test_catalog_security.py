@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from strategies.intents import ABLE, port, subnet, tenant, two_tenants, without
 from weft.kit.errors import Conflict, Rejected
+from weft.lab import spec
 from weft.model import drafts, security
 from weft.model.catalog import Catalog
 from weft.model.features import Action, Family, Feature
 from weft.model.names import Name
+from weft.wire.objects import decode_spec
 
 GROUPS = "tenants/blue/security-groups"
 A = Name("tenants/blue/ports/a")
@@ -191,6 +195,14 @@ def test_a_tenant_with_groups_of_its_own_stays(catalog: Catalog) -> None:
     )
     with pytest.raises(Conflict, match="tenants/red cannot go: tenants/red/security-groups/web refers to it"):
         catalog.apply([], ["tenants/red"])
+
+
+def test_the_example_is_right() -> None:
+    file = Path(__file__).parents[2] / "examples" / "security-groups.yaml"
+    catalog = Catalog(ABLE)
+    found = spec.parse(file.read_text(), file.name, str).objects
+    catalog.apply([decode_spec(Name(each.name), msgspec.json.encode(each.spec)) for each in found])
+    assert len(catalog.ports) == 5
 
 
 # What is refused

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from packets import policy as p
 from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
-from weft.policy.rows import Host, Port, Row, Subnet, Uplink
+from weft.policy.rows import Direction, Host, Port, Row, SecurityGroup, SecurityRule, Subnet, Uplink
 from weft.reference import packet
 from weft.reference.plane import ReferenceDataPlane
 from weft.reference.trace import (
@@ -161,6 +162,35 @@ def test_a_port_without_an_address_of_the_family_cannot_send() -> None:
     plane = plane_of("hosts/h1", p.ROWS)
     with pytest.raises(Rejected, match="has no address of the family of 2001:db8:1::4"):
         probe(plane, "tenants/blue/ports/old", "2001:db8:1::4")
+
+
+def test_a_trace_names_the_rule_that_lets_a_packet_through_or_stops_it() -> None:
+    http, house = "tenants/blue/security-groups/web/rules/http", "tenants/blue/security-groups/house/rules/no-mail"
+    out = SecurityRule(1, "tenants/blue/security-groups/web/rules/out", Direction.EGRESS, 4)
+    web = SecurityGroup(
+        7, "tenants/blue/security-groups/web", rules=(out, SecurityRule(2, http, Direction.INGRESS, 4, 6, 80, 80))
+    )
+    no = SecurityRule(3, house, Direction.EGRESS, 4, 6, 25, 25, allow=False, priority=100)
+    operators = SecurityGroup(8, "tenants/blue/security-groups/house", rules=(no,))
+
+    def grouped(to_port: int) -> Trace:
+        made = planes()
+        for host, name in (("hosts/h1", WEB1), ("hosts/h2", DB2)):
+            (port,) = (row for row in made[host].read() if isinstance(row, Port) and row.port == name)
+            made[host].update([web, operators, replace(port, groups=(7, 8), port_security=True)])
+        return trace(made, "hosts/h1", WEB1, probe(made["hosts/h1"], WEB1, "10.0.2.7", Protocol.TCP, to_port))
+
+    passed = grouped(80)
+    assert isinstance(passed.outcome, Delivered)
+    assert f"hosts/h1: egress of {WEB1}" in texts(passed)
+    assert f"{out.name} allows it" in texts(passed)
+    assert f"{http} allows it" in texts(passed)
+    stopped = grouped(25)
+    assert stopped.outcome == Dropped("hosts/h1", DropReason.SECURITY_GROUP)
+    assert f"{house} denies it" in texts(stopped)
+    unheard = grouped(81)
+    assert unheard.outcome == Dropped("hosts/h2", DropReason.SECURITY_GROUP)
+    assert "no rule speaks of it" in texts(unheard)
 
 
 def test_what_is_not_there_is_missing() -> None:

@@ -37,8 +37,8 @@ async def run(service: Service, request: TraceRequest) -> Traced:
     found = trace.trace(planes, host, name, frame)
     left = {end.pa for end in (found.outcome, *found.copies) if isinstance(end, trace.LeftForPa)}
     if peers := [peer for pa in sorted(left) if (peer := service.host_with(pa))]:
-        for peer in peers:
-            planes[peer] = await asyncio.to_thread(trace.plane_of, peer, service.rows_of(peer))
+        # The first one's, too: it knows a connection by now, and would ask no rule.
+        planes = {each: await asyncio.to_thread(trace.plane_of, each, service.rows_of(each)) for each in (host, *peers)}
         found = trace.trace(planes, host, name, frame)
     return Traced(steps=[TraceStep(step.host, step.text) for step in found.steps], outcome=_outcome(found.outcome))
 

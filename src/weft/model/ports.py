@@ -88,6 +88,7 @@ class _Plan:
 def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None:
     """First what is said, or held without moving, is claimed; then movers keep what they can; then the rest choose."""
     answered: dict[_Asked, _Answer] = {}
+    groups: security.Read = {}
     plans: list[_Plan] = []
     for put in trunk.placed(ix, puts):
         draft = put.draft
@@ -100,7 +101,7 @@ def admit(ix: Indexes, puts: Sequence[PortPut], abilities: AbilityTable) -> None
             plan = _Plan(put, *answer)
             plans.append(plan)
             _read(plan)
-            plan.groups = security.of_port(ix, put)
+            plan.groups = security.of_port(ix, put, groups)
             _check_host(ix, plan, abilities)
             _claim_known(ix, plan)
         except Rejected as fault:

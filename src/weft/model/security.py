@@ -301,12 +301,16 @@ class OfPort:
 NONE = OfPort((), (), port_security=False)
 
 
-def of_port(ix: Indexes, put: Put[drafts.Port, Port]) -> OfPort:
+#: By tenant, what is written, and whether operators' groups are meant: many ports of a batch say the same.
+Read: TypeAlias = dict[tuple[Name, Sequence[str], bool], tuple[Name, ...]]
+
+
+def of_port(ix: Indexes, put: Put[drafts.Port, Port], known: Read) -> OfPort:
     """What is left out is as it was; with groups, port security is on."""
     draft, old = put.draft, put.old
     had, had_operators = ((), ()) if old is None else (old.security_groups, old.operator_groups)
-    tenants = _groups(ix, put.name, draft.security_groups, had, operator=False)
-    operators = _groups(ix, put.name, draft.operator_groups, had_operators, operator=True)
+    tenants = _groups(ix, put.name, draft.security_groups, had, known, operator=False)
+    operators = _groups(ix, put.name, draft.operator_groups, had_operators, known, operator=True)
     groups = tenants + operators
     if groups and draft.port_security is False:
         raise Rejected(
@@ -319,10 +323,20 @@ def of_port(ix: Indexes, put: Put[drafts.Port, Port]) -> OfPort:
 
 
 def _groups(
-    ix: Indexes, port: Name, given: Sequence[str] | None, had: Sequence[Name], *, operator: bool
+    ix: Indexes, port: Name, given: Sequence[str] | None, had: Sequence[Name], known: Read, *, operator: bool
 ) -> tuple[Name, ...]:
-    field = "spec.operator_groups" if operator else "spec.security_groups"
     named = had if given is None else given
+    if not named:
+        return ()
+    asked = (tenant_of(port), named, operator)
+    answer = known.get(asked)
+    if answer is None:
+        answer = known[asked] = _found(ix, port, named, operator=operator)
+    return answer
+
+
+def _found(ix: Indexes, port: Name, named: Sequence[str], *, operator: bool) -> tuple[Name, ...]:
+    field = "spec.operator_groups" if operator else "spec.security_groups"
     if len(named) > GROUPS_LAST:
         raise Rejected(f"{len(named)} groups are more than the {GROUPS_LAST} that a port may have", field)
     found: dict[Name, None] = {}
