@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from etcd_nodes import Cluster
+from etcd_nodes import Cluster, free_ports
 from polling import eventually
 
 RUN = "import sys; from weft.apps.controller import run; run(sys.argv[1], sys.argv[2:])"
@@ -64,7 +64,10 @@ def etcd_url(nodes: Cluster, prefix: str | None = None) -> str:
 
 @contextlib.contextmanager
 def controllers(store: str, directory: Path, count: int = 2) -> Iterator[list[Controller]]:
-    made = [Controller(store, (f"unix://{directory}/{n}.sock",), directory / f"{n}.log") for n in range(count)]
+    ports = free_ports(count)
+    made = [
+        Controller(store, (f"http://127.0.0.1:{number}",), directory / f"{n}.log") for n, number in enumerate(ports)
+    ]
     try:
         for each in made:
             each.start()

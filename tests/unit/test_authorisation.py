@@ -59,52 +59,53 @@ WHO: Mapping[str, tuple[Peer, dict[str, str]]] = {
 # another's (red, h2) in the second.
 TABLE = """
                                                           nobody adm op  ta  tr  host ctrl | adm op  ta  tr  host
-GET    /v1/tenants                                        401    .   .   .   .   403  401  | .   .   .   .   403
-GET    /v1/tenants/{tenant}                               401    .   .   .   .   403  401  | .   .   404 404 403
-PUT    /v1/tenants/{tenant}                               401    .   .   403 403 403  401  | .   .   404 404 403
-PATCH  /v1/tenants/{tenant}                               401    .   .   403 403 403  401  | .   .   404 404 403
-DELETE /v1/tenants/{tenant}                               401    .   .   403 403 403  401  | .   .   404 404 403
-GET    /v1/provider-networks                              401    .   .   403 403 403  401  | .   .   403 403 403
-GET    /v1/provider-networks/{provider_network}           401    .   .   403 403 403  401  | .   .   403 403 403
-PUT    /v1/provider-networks/{provider_network}           401    .   .   403 403 403  401  | .   .   403 403 403
-PATCH  /v1/provider-networks/{provider_network}           401    .   .   403 403 403  401  | .   .   403 403 403
-DELETE /v1/provider-networks/{provider_network}           401    .   .   403 403 403  401  | .   .   403 403 403
-GET    /v1/hosts                                          401    .   .   403 403 403  401  | .   .   403 403 403
-GET    /v1/hosts/{host}                                   401    .   .   403 403 403  401  | .   .   403 403 403
-PUT    /v1/hosts/{host}                                   401    .   .   403 403 403  401  | .   .   403 403 403
-PATCH  /v1/hosts/{host}                                   401    .   .   403 403 403  401  | .   .   403 403 403
-DELETE /v1/hosts/{host}                                   401    .   .   403 403 403  401  | .   .   403 403 403
-GET    /v1/hosts/{host}/feed                              401    .   .   403 403 .    401  | .   .   403 403 403
-POST   /v1/hosts/{host}/status                            401    .   403 403 403 .    401  | .   403 403 403 403
-POST   /v1/hosts/{host}/announcements                     401    .   403 403 403 .    401  | .   403 403 403 403
-POST   /v1/apply                                          401    .   .   .   403 403  401  | .   .   .   403 403
-GET    /v1/watch                                          401    .   .   .   .   403  401  | .   .   .   .   403
-POST   /v1/trace                                          401    .   .   403 403 403  401  | .   .   403 403 403
-POST   /v1/hosts/{host}/certificate                       401    .   403 403 403 .    401  | .   403 403 403 403
-POST   /v1/hosts/{host}/join-tokens                       401    .   .   403 403 403  401  | .   .   403 403 403
+GET    /v1/tenants                                        401    .   .   .   .   403  403  | .   .   .   .   403
+GET    /v1/tenants/{tenant}                               401    .   .   .   .   403  403  | .   .   404 404 403
+PUT    /v1/tenants/{tenant}                               401    .   .   403 403 403  403  | .   .   404 404 403
+PATCH  /v1/tenants/{tenant}                               401    .   .   403 403 403  403  | .   .   404 404 403
+DELETE /v1/tenants/{tenant}                               401    .   .   403 403 403  403  | .   .   404 404 403
+GET    /v1/provider-networks                              401    .   .   403 403 403  403  | .   .   403 403 403
+GET    /v1/provider-networks/{provider_network}           401    .   .   403 403 403  403  | .   .   403 403 403
+PUT    /v1/provider-networks/{provider_network}           401    .   .   403 403 403  403  | .   .   403 403 403
+PATCH  /v1/provider-networks/{provider_network}           401    .   .   403 403 403  403  | .   .   403 403 403
+DELETE /v1/provider-networks/{provider_network}           401    .   .   403 403 403  403  | .   .   403 403 403
+GET    /v1/hosts                                          401    .   .   403 403 403  403  | .   .   403 403 403
+GET    /v1/hosts/{host}                                   401    .   .   403 403 403  403  | .   .   403 403 403
+PUT    /v1/hosts/{host}                                   401    .   .   403 403 403  403  | .   .   403 403 403
+PATCH  /v1/hosts/{host}                                   401    .   .   403 403 403  403  | .   .   403 403 403
+DELETE /v1/hosts/{host}                                   401    .   .   403 403 403  403  | .   .   403 403 403
+GET    /v1/hosts/{host}/feed                              401    .   .   403 403 .    403  | .   .   403 403 403
+POST   /v1/hosts/{host}/status                            401    .   403 403 403 .    403  | .   403 403 403 403
+POST   /v1/hosts/{host}/announcements                     401    .   403 403 403 .    403  | .   403 403 403 403
+POST   /v1/apply                                          401    .   .   .   403 403  403  | .   .   .   403 403
+GET    /v1/watch                                          401    .   .   .   .   403  403  | .   .   .   .   403
+POST   /v1/trace                                          401    .   .   403 403 403  403  | .   .   403 403 403
+POST   /v1/hosts/{host}/certificate                       401    .   403 403 403 .    403  | .   403 403 403 403
+POST   /v1/hosts/{host}/join-tokens                       401    .   .   403 403 403  403  | .   .   403 403 403
 POST   /v1/join                                           .      .   .   .   .   .    .    | .   .   .   .   .
 GET    /v1/ca                                             .      .   .   .   .   .    .    | .   .   .   .   .
-GET    /v1/tokens                                         401    .   403 403 403 403  401  | .   403 403 403 403
-POST   /v1/tokens                                         401    .   403 403 403 403  401  | .   403 403 403 403
-DELETE /v1/tokens/{token}                                 401    .   403 403 403 403  401  | .   403 403 403 403
-POST   /v1/revocations                                    401    .   403 403 403 403  401  | .   403 403 403 403
-GET    /v1/quotas                                         401    .   .   403 403 403  401  | .   .   403 403 403
-GET    /v1/quotas/{tenant}                                401    .   .   .   .   403  401  | .   .   404 404 403
-PUT    /v1/quotas/{tenant}                                401    .   403 403 403 403  401  | .   403 404 404 403
-GET    /v1/audit                                          401    .   .   403 403 403  401  | .   .   403 403 403
-GET    /v1/audit/follow                                   401    .   .   403 403 403  401  | .   .   403 403 403
-GET    /v1/whoami                                         401    .   .   .   .   .    401  | .   .   .   .   .
+GET    /v1/tokens                                         401    .   403 403 403 403  403  | .   403 403 403 403
+POST   /v1/tokens                                         401    .   403 403 403 403  403  | .   403 403 403 403
+DELETE /v1/tokens/{token}                                 401    .   403 403 403 403  403  | .   403 403 403 403
+POST   /v1/revocations                                    401    .   403 403 403 403  403  | .   403 403 403 403
+GET    /v1/quotas                                         401    .   .   403 403 403  403  | .   .   403 403 403
+GET    /v1/quotas/{tenant}                                401    .   .   .   .   403  403  | .   .   404 404 403
+PUT    /v1/quotas/{tenant}                                401    .   403 403 403 403  403  | .   403 404 404 403
+GET    /v1/audit                                          401    .   .   403 403 403  403  | .   .   403 403 403
+GET    /v1/audit/follow                                   401    .   .   403 403 403  403  | .   .   403 403 403
+GET    /v1/statuses                                       401    .   403 403 403 403  .    | .   403 403 403 403
+GET    /v1/whoami                                         401    .   .   .   .   .    .    | .   .   .   .   .
 GET    /healthz                                           .      .   .   .   .   .    .    | .   .   .   .   .
-GET    /metrics                                           401    .   .   403 403 403  401  | .   .   403 403 403
-GET    /openapi.json                                      401    .   .   .   .   .    401  | .   .   .   .   .
+GET    /metrics                                           401    .   .   403 403 403  403  | .   .   403 403 403
+GET    /openapi.json                                      401    .   .   .   .   .    .    | .   .   .   .   .
 """
 # Of every kind that tenants have, as it is below tenants/{tenant}/.
 INTENT = """
-GET    COLLECTION                                         401    .   .   .   .   403  401  | .   .   404 404 403
-GET    OBJECT                                             401    .   .   .   .   403  401  | .   .   404 404 403
-PUT    OBJECT                                             401    .   .   .   403 403  401  | .   .   404 404 403
-PATCH  OBJECT                                             401    .   .   .   403 403  401  | .   .   404 404 403
-DELETE OBJECT                                             401    .   .   .   403 403  401  | .   .   404 404 403
+GET    COLLECTION                                         401    .   .   .   .   403  403  | .   .   404 404 403
+GET    OBJECT                                             401    .   .   .   .   403  403  | .   .   404 404 403
+PUT    OBJECT                                             401    .   .   .   403 403  403  | .   .   404 404 403
+PATCH  OBJECT                                             401    .   .   .   403 403  403  | .   .   404 404 403
+DELETE OBJECT                                             401    .   .   .   403 403  403  | .   .   404 404 403
 """
 
 

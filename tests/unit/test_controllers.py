@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import pytest
@@ -16,10 +16,12 @@ from weft.client import ApiError, AsyncClient
 from weft.compiler.full import compile_all
 from weft.controller.api import create_app
 from weft.controller.service import Service
+from weft.controller.statuses import Statuses
 from weft.feed.reflector import Reflector
 from weft.model.names import Name
 from weft.policy.rows import Row
 from weft.store.memory import MemoryStore
+from weft.wire.api import AT_LEAST, SEEN, PortReport, StatusReport, Told
 
 SOON_S = 10.0
 
@@ -214,3 +216,64 @@ async def test_a_controller_that_the_log_has_left_behind_takes_the_difference_an
         assert set(other._held) - {Name("tenants/blue/ports/p9")} == set(one._held)
         assert other.feed._floor > before
         assert rows(other) == all_rows(other)
+
+
+async def test_a_client_is_never_shown_less_than_it_has_seen_elsewhere() -> None:
+    async with controllers(2, following=False) as ((one, a), (other, b)):
+        await a.apply(BASE)
+        seen = {AT_LEAST: f"{one.revision}@{one.history}"}
+        asking = asyncio.ensure_future(b._https[0].get("/v1/tenants/blue", headers=seen))
+        await asyncio.sleep(0)
+        running = asyncio.ensure_future(other.run())
+        answer = await asking
+        assert (answer.status_code, answer.headers[SEEN]) == (200, seen[AT_LEAST])
+        another = {AT_LEAST: "99@another store's"}
+        assert (await b._https[0].get("/v1/tenants/blue", headers=another)).status_code == 200
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def test_what_one_controller_was_told_another_knows() -> None:
+    told: list[Told] = []
+    here = Statuses(lambda host: host == "hosts/h1")
+    there = Statuses(lambda _host: False)
+
+    async def listen() -> None:
+        lines = here.tell()
+        here.report(Name("hosts/h1"), _report(3, p1="active"))
+        told.append(await anext(lines))
+        told.append(await anext(lines))
+        here.report(Name("hosts/h1"), _report(4, p2="down"))
+        here.connection("hosts/h1", False)
+        told.append(await anext(lines))
+        told.append(await anext(lines))
+        await lines.aclose()
+
+    asyncio.run(listen())
+    for line in told[:3]:
+        there.hear("a", line)
+    assert there.port("tenants/blue/ports/p1", "hosts/h1").state == "active"
+    assert there.port("tenants/blue/ports/p2", "hosts/h1").state == "down"
+    assert there.host("hosts/h1").applied_revision == 4
+    there.hear("a", told[3])
+    assert there.port("tenants/blue/ports/p1", "hosts/h1").state == "unknown"
+
+
+def test_what_a_host_said_at_a_controller_that_it_has_left_does_not_undo_what_it_says_now() -> None:
+    statuses = Statuses(lambda _host: True)
+    statuses.report(Name("hosts/h1"), _report(9, p1="active"))
+    statuses.hear("a", Told(host="hosts/h1", report=_report(8, p1="down")))
+    assert statuses.port("tenants/blue/ports/p1", "hosts/h1").state == "active"
+
+
+def test_hosts_of_a_controller_that_is_gone_are_not_connected() -> None:
+    statuses = Statuses(lambda _host: False)
+    statuses.hear("a", Told(host="hosts/h1", connected=True, report=_report(1)))
+    assert statuses.is_connected("hosts/h1")
+    statuses.hear_no_more("a")
+    assert not statuses.is_connected("hosts/h1")
+
+
+def _report(revision: int, **ports: Literal["active", "down", "failed"]) -> StatusReport:
+    said = {f"tenants/blue/ports/{name}": PortReport(state=state) for name, state in ports.items()}
+    return StatusReport(revision=revision, ports=said)

@@ -98,9 +98,11 @@ async def _main(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with contextlib.closing(NetlinkLinks()) as links:
-        async with AsyncClient(controller, credentials=credentials) as client:
-            # Jitter, no secret: hosts that come back at the same moment should not do so again.
-            random = Random()  # noqa: S311 -- no secret: so that hosts do not all come back at once
+        # Jitter, no secret: hosts that come back at the same moment should not do so again.
+        random = Random()  # noqa: S311 -- no secret: so that hosts do not all come back at once
+        urls = controller.split(",")
+        random.shuffle(urls)  # each controller has its share of the hosts
+        async with AsyncClient(",".join(urls), credentials=credentials) as client:
             # Numbers of probes are secret until they are sent: whoever is not on the way cannot answer one.
             secret = SystemRandom()
             paths = Paths(random.random, lambda: secret.getrandbits(64))

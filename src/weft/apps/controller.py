@@ -15,16 +15,21 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import structlog
 import uvicorn
 from prometheus_client.core import Metric
 
-from weft.client.credentials import is_loopback
+from weft.client.client import AsyncClient
+from weft.client.credentials import Credentials, is_loopback
+from weft.contracts.cluster import Cluster
+from weft.controller import peers
 from weft.controller.access import Access
 from weft.controller.access_api import AccessApi
 from weft.controller.api import create_app
@@ -37,7 +42,7 @@ from weft.controller.service import Service
 from weft.controller.signing import Signer
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
-from weft.store.address import open_store, shown
+from weft.store.address import open_cluster, open_store, shown
 from weft.tls.contexts import Files, ServerTls
 
 DEFAULT_LISTEN = ("http://127.0.0.1:8640", "unix:///run/weft/controller.sock")
@@ -77,20 +82,25 @@ class Security:
 OPEN = Security()
 
 
-def run(store: str, listen: Sequence[str] = DEFAULT_LISTEN, security: Security = OPEN) -> None:
-    """Serve until SIGTERM or SIGINT. Rejected: something cannot be opened; Retry: starting again would help."""
+def run(
+    store: str, listen: Sequence[str] = DEFAULT_LISTEN, security: Security = OPEN, advertise: str | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT. Rejected: something cannot be opened; Retry: starting again would help.
+
+    advertise: where the other controllers of the store reach this one; the first of ``listen`` unless said.
+    """
     configure_logs()
     # What the model holds is long-lived and without cycles: at the default thresholds a fifth of a large apply, and
     # most of a large delete, went into looking through it again and again.
     gc.set_threshold(50_000, 20, 1_000)
-    asyncio.run(_until_signalled(store, listen, security))
+    asyncio.run(_until_signalled(store, listen, security, advertise))
 
 
-async def _until_signalled(store: str, listen: Sequence[str], security: Security) -> None:
+async def _until_signalled(store: str, listen: Sequence[str], security: Security, advertise: str | None) -> None:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await serve(store, listen, stopping, security=security)
+    await serve(store, listen, stopping, security=security, advertise=advertise)
 
 
 async def serve(
@@ -100,6 +110,7 @@ async def serve(
     *,
     ready: Callable[[], None] = lambda: None,
     security: Security = OPEN,
+    advertise: str | None = None,
 ) -> None:
     """Serve until ``stopping`` is set. ready: called once requests are answered."""
     tls = ServerTls(security.files or Files()) if any(url.startswith("https:") for url in listen) else None
@@ -111,8 +122,13 @@ async def serve(
         try:
             service = await Service.start(opened)
             _log.info("started", store=shown(store), revision=service.revision, listen=list(listen))
-            await _serve(service, listeners, stopping, ready, signer)
-            await service.stop()
+            cluster = open_cluster(store, advertise or listen[0])
+            try:
+                behind = _behind(service, cluster, Credentials(security.files or Files()))
+                await _serve(service, listeners, stopping, ready, signer, behind)
+                await service.stop()
+            finally:
+                await cluster.close()
         finally:
             await opened.close()
     if service.broken.is_set():
@@ -126,6 +142,7 @@ async def _serve(
     stopping: asyncio.Event,
     ready: Callable[[], None],
     signer: Signer | None,
+    behind: Sequence[Coroutine[Any, Any, None]],
 ) -> None:
     patience = Patience()
     access, log = Access(service), Audit(service)
@@ -163,17 +180,32 @@ async def _serve(
     )
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve())
-        following = tasks.create_task(service.run())
+        working = [tasks.create_task(each) for each in behind]
         keeping = tasks.create_task(_keep_certificates(listeners))
-        changes = tasks.create_task(RuleChanges(service, MonotonicClock()).run())
         stopped, broken = tasks.create_task(stopping.wait()), tasks.create_task(service.broken.wait())
         await asyncio.wait((serving, stopped, broken), return_when=asyncio.FIRST_COMPLETED)
         stopping.set()  # ends the streams
         server.should_exit = True
         broken.cancel()
-        changes.cancel()
-        following.cancel()
         keeping.cancel()
+        for task in working:
+            task.cancel()
+
+
+def _behind(service: Service, cluster: Cluster, credentials: Credentials) -> list[Coroutine[Any, Any, None]]:
+    """What goes on behind the doors, for as long as the controller serves."""
+    clock = MonotonicClock()
+    return [
+        service.run(),
+        cluster.run(),
+        peers.listen(service, cluster, lambda url: _peer(url, credentials), clock),
+        # Each step is judged like any other write; that one controller takes them saves the others' attempts.
+        peers.in_turn(cluster, "rules", lambda: RuleChanges(service, clock).run()),
+    ]
+
+
+def _peer(url: str, credentials: Credentials) -> AbstractAsyncContextManager[peers.Peer]:
+    return AsyncClient(url, timeout_s=peers.SILENCE_S, credentials=credentials)
 
 
 async def _keep_certificates(listeners: Sequence[Listener]) -> None:

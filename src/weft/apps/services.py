@@ -34,6 +34,12 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 @click.option("--issuer-certificate", type=FILE, envvar="WEFT_ISSUER_CERTIFICATE", help="To let hosts join with.")
 @click.option("--issuer-key", type=FILE, envvar="WEFT_ISSUER_KEY", help="Its key.")
 @click.option("--insecure", is_flag=True, envvar="WEFT_INSECURE", help="Serve plain HTTP off the loopback, too.")
+@click.option(
+    "--advertise",
+    envvar="WEFT_ADVERTISE",
+    metavar="URL",
+    help="Where the other controllers of the store reach this one.  [default: the first --listen]",
+)
 def controller(
     listen: tuple[str, ...],
     store: str,
@@ -43,6 +49,7 @@ def controller(
     issuer_certificate: Path | None,
     issuer_key: Path | None,
     insecure: bool,
+    advertise: str | None,
 ) -> None:
     """Run the controller."""
     from weft.apps.controller import Security, run
@@ -51,7 +58,7 @@ def controller(
     if (issuer_certificate is None) != (issuer_key is None):
         raise click.UsageError("--issuer-certificate and --issuer-key go together")
     issuer = (issuer_certificate, issuer_key) if issuer_certificate and issuer_key else None
-    run(store, listen, Security(Files(certificate, key, ca), insecure, issuer))
+    run(store, listen, Security(Files(certificate, key, ca), insecure, issuer), advertise)
 
 
 @click.command()

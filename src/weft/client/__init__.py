@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from weft.client.client import DEFAULT_URL, ApiError, AsyncClient, Client, Put
+from weft.client.client import ApiError, AsyncClient, Client, Put
+from weft.client.endpoints import DEFAULT_URL
 from weft.wire.api import (
     Applied,
     Change,

@@ -1,4 +1,6 @@
-"""Client and AsyncClient: /v1 as typed calls, over TCP or a unix socket. Neither retries by itself.
+"""Client and AsyncClient: /v1 as typed calls, over TCP or a unix socket. Neither repeats what may have been done.
+
+Of several controllers one is asked; the next when that one does not answer, or says that it cannot (503).
 
 A refused connection is Retry (time's turn); an answer that says no is ApiError (whose turn: its status).
 """
@@ -9,18 +11,17 @@ import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeAlias, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import httpx2
 import msgspec
 
 from weft.client.credentials import NONE, Credentials
+from weft.client.endpoints import CONNECT_S, DEFAULT_URL, KEEPALIVE, EndPoints, address
 from weft.kit.errors import Rejected, Retry
 from weft.tls.contexts import ClientTls
 from weft.wire import problem
 from weft.wire.api import MOST_ANNOUNCED, Announced, Applied, Event, Item, Page, StatusReport, Traced
-
-DEFAULT_URL = "http://127.0.0.1:8640"
 
 #: One put of an apply: the object's name and its spec.
 Put: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -50,16 +51,6 @@ def _decode(body: bytes, type_: type[_T]) -> _T:
         return msgspec.json.decode(body, type=type_)
     except msgspec.DecodeError as error:
         raise Retry(f"the answer is not one of a Weft controller: {error}") from error
-
-
-def _address(url: str) -> tuple[str, str | None]:
-    """(base URL, unix socket's path or None)."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
-        return "http://weft", unquote(parts.path)
-    if parts.scheme in ("http", "https") and parts.netloc:
-        return url.rstrip("/"), None
-    raise Rejected(f"'{url}' is not a controller's URL such as {DEFAULT_URL} or unix:///run/weft/controller.sock")
 
 
 def _path(name: str) -> str:
@@ -130,11 +121,20 @@ def _verified_by(tls: ClientTls | None) -> ssl.SSLContext | bool:
 
 
 # Any silence longer than this on a stream is a dead connection: the controller says something every 5 s.
-_STREAM_SILENCE_S = 20.0
+_STREAM_SILENCE_S = 12.0
+
+# It cannot do it now, and nothing was done.
+_CANNOT = 503
 
 
-def _timeouts(timeout_s: float, read_s: float | None = None) -> httpx2.Timeout:
-    return httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0), read=read_s or timeout_s)
+def _timeouts(timeout_s: float, ends: EndPoints, read_s: float | None = None) -> httpx2.Timeout:
+    connect_s = min(timeout_s, 10.0 if len(ends) == 1 else CONNECT_S)
+    return httpx2.Timeout(timeout_s, connect=connect_s, read=read_s or timeout_s)
+
+
+def _may_repeat(method: str, error: httpx2.HTTPError) -> bool:
+    """Whether nothing can have come of a request."""
+    return method == "GET" or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
 
 
 def _lines(pending: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
@@ -153,17 +153,28 @@ class Client:
         credentials: Credentials = NONE,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        base, socket = _address(url)
-        self.url = url
-        self._tls = credentials.tls(url)
+        self._ends = EndPoints(url)
+        self._tls = next((tls for each in self._ends.urls if (tls := credentials.tls(each))), None)
         self._timeout_s = timeout_s
-        self._http = httpx2.Client(
+        self._https = [self._open(each, credentials, transport) for each in self._ends.urls]
+
+    def _open(self, url: str, credentials: Credentials, transport: httpx2.BaseTransport | None) -> httpx2.Client:
+        base, socket = address(url)
+        return httpx2.Client(
             base_url=base,
-            transport=transport or httpx2.HTTPTransport(uds=socket, verify=_verified_by(self._tls)),
+            transport=transport
+            or httpx2.HTTPTransport(
+                uds=socket, verify=_verified_by(self._tls), socket_options=None if socket else KEEPALIVE
+            ),
             headers=credentials.headers(url),
-            timeout=_timeouts(timeout_s),
+            timeout=_timeouts(self._timeout_s, self._ends),
             trust_env=False,
         )
+
+    @property
+    def url(self) -> str:
+        """Of the controller that is asked next."""
+        return self._ends.url
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +183,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        for http in self._https:
+            http.close()
 
     def check_certificates(self) -> bool:
         """Whether the certificate's files were replaced: new connections are by the new ones. Raises Rejected."""
@@ -267,23 +279,40 @@ class Client:
         """The bytes of a host's feed, in pieces as they come. history: of the bookmark that ``revision`` is from."""
         return self._stream(_path(host) + "/feed", _feed_query(revision, history))
 
-    def _call(self, method: str, path: str, **arguments: Any) -> bytes:
-        try:
-            answer = self._http.request(method, path, **arguments)
-        except httpx2.HTTPError as error:
-            raise _fault(self.url, error) from error
-        _check(answer.status_code, answer.content)
-        return answer.content
+    def _call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any) -> bytes:
+        for left in reversed(range(len(self._ends))):
+            at = self._ends.at
+            try:
+                answer = self._https[at].request(
+                    method, path, headers={**(headers or {}), **self._ends.headers()}, **arguments
+                )
+            except httpx2.HTTPError as error:
+                self._ends.failed(at)
+                if left and _may_repeat(method, error):
+                    continue
+                raise _fault(self._ends.urls[at], error) from error
+            if answer.status_code == _CANNOT:
+                self._ends.failed(at)
+                if left:
+                    continue
+            _check(answer.status_code, answer.content)
+            self._ends.note(answer.headers)
+            return answer.content
+        raise AssertionError("the last try answers or raises")
 
     def _stream(self, path: str, params: Mapping[str, str]) -> Iterator[bytes]:
-        timeout = _timeouts(self._timeout_s, _STREAM_SILENCE_S)
+        timeout = _timeouts(self._timeout_s, self._ends, _STREAM_SILENCE_S)
+        at = self._ends.at
         try:
-            with self._http.stream("GET", path, params=params, timeout=timeout) as answer:
+            with self._https[at].stream("GET", path, params=params, timeout=timeout) as answer:
+                if answer.status_code == _CANNOT:
+                    self._ends.failed(at)
                 if answer.status_code >= 400:
                     _check(answer.status_code, answer.read())
                 yield from answer.iter_raw()
         except httpx2.HTTPError as error:
-            raise _fault(self.url, error) from error
+            self._ends.failed(at)
+            raise _fault(self._ends.urls[at], error) from error
 
 
 class AsyncClient:
@@ -297,17 +326,30 @@ class AsyncClient:
         credentials: Credentials = NONE,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        base, socket = _address(url)
-        self.url = url
-        self._tls = credentials.tls(url)
+        self._ends = EndPoints(url)
+        self._tls = next((tls for each in self._ends.urls if (tls := credentials.tls(each))), None)
         self._timeout_s = timeout_s
-        self._http = httpx2.AsyncClient(
+        self._https = [self._open(each, credentials, transport) for each in self._ends.urls]
+
+    def _open(
+        self, url: str, credentials: Credentials, transport: httpx2.AsyncBaseTransport | None
+    ) -> httpx2.AsyncClient:
+        base, socket = address(url)
+        return httpx2.AsyncClient(
             base_url=base,
-            transport=transport or httpx2.AsyncHTTPTransport(uds=socket, verify=_verified_by(self._tls)),
+            transport=transport
+            or httpx2.AsyncHTTPTransport(
+                uds=socket, verify=_verified_by(self._tls), socket_options=None if socket else KEEPALIVE
+            ),
             headers=credentials.headers(url),
-            timeout=_timeouts(timeout_s),
+            timeout=_timeouts(self._timeout_s, self._ends),
             trust_env=False,
         )
+
+    @property
+    def url(self) -> str:
+        """Of the controller that is asked next."""
+        return self._ends.url
 
     async def __aenter__(self) -> Self:
         return self
@@ -316,7 +358,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        await self._http.aclose()
+        for http in self._https:
+            await http.aclose()
 
     def check_certificates(self) -> bool:
         """Whether the certificate's files were replaced: new connections are by the new ones. Raises Rejected."""
@@ -381,6 +424,15 @@ class AsyncClient:
         for body in _announced_bodies(announced):
             await self._call("POST", _path(host) + "/announcements", content=body)
 
+    async def statuses(self) -> AsyncGenerator[bytes, None]:
+        """What hosts say to this controller, line by line: for another controller of the same store."""
+        pending = b""
+        async with contextlib.aclosing(self._stream("/v1/statuses", {})) as chunks:
+            async for chunk in chunks:
+                lines, pending = _lines(pending, chunk)
+                for line in lines:
+                    yield line
+
     async def health(self) -> dict[str, Any]:
         return _decode(await self._call("GET", "/healthz"), dict[str, Any])
 
@@ -409,21 +461,40 @@ class AsyncClient:
         """
         return self._stream(_path(host) + "/feed", _feed_query(revision, history))
 
-    async def _call(self, method: str, path: str, **arguments: Any) -> bytes:
-        try:
-            answer = await self._http.request(method, path, **arguments)
-        except httpx2.HTTPError as error:
-            raise _fault(self.url, error) from error
-        _check(answer.status_code, answer.content)
-        return answer.content
+    async def _call(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any
+    ) -> bytes:
+        for left in reversed(range(len(self._ends))):
+            at = self._ends.at
+            try:
+                answer = await self._https[at].request(
+                    method, path, headers={**(headers or {}), **self._ends.headers()}, **arguments
+                )
+            except httpx2.HTTPError as error:
+                self._ends.failed(at)
+                if left and _may_repeat(method, error):
+                    continue
+                raise _fault(self._ends.urls[at], error) from error
+            if answer.status_code == _CANNOT:
+                self._ends.failed(at)
+                if left:
+                    continue
+            _check(answer.status_code, answer.content)
+            self._ends.note(answer.headers)
+            return answer.content
+        raise AssertionError("the last try answers or raises")
 
     async def _stream(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
-        timeout = _timeouts(self._timeout_s, _STREAM_SILENCE_S)
+        timeout = _timeouts(self._timeout_s, self._ends, _STREAM_SILENCE_S)
+        at = self._ends.at
         try:
-            async with self._http.stream("GET", path, params=params, timeout=timeout) as answer:
+            async with self._https[at].stream("GET", path, params=params, timeout=timeout) as answer:
+                if answer.status_code == _CANNOT:
+                    self._ends.failed(at)
                 if answer.status_code >= 400:
                     _check(answer.status_code, await answer.aread())
                 async for chunk in answer.aiter_raw():
                     yield chunk
         except httpx2.HTTPError as error:
-            raise _fault(self.url, error) from error
+            self._ends.failed(at)
+            raise _fault(self._ends.urls[at], error) from error

@@ -44,6 +44,9 @@ MAX_BODY_BYTES = 64 << 20
 MAX_ANNOUNCEMENTS_BYTES = 1 << 20
 MAX_PAGE, PAGE = 1000, 500
 
+# A controller that has nothing to tell the others says so this often.
+_STILL_HERE_S = 1.0
+
 # Bodies up to this size are decoded in the event loop: a few milliseconds.
 _INLINE_BYTES = 256 << 10
 
@@ -131,6 +134,7 @@ class Api:
             self._route("/v1/hosts/{host}/status", POST=self._report),
             self._route("/v1/hosts/{host}/announcements", POST=self._announce),
             *(self._route(path, None, **handlers) for path, handlers in self._more.items()),
+            self._route("/v1/statuses", GET=self._tell),
             self._route("/v1/whoami", GET=self._whoami),
             self._route("/healthz", GET=self._health),
             self._route("/metrics", GET=self._scrape),
@@ -167,9 +171,20 @@ class Api:
             self._limits.count(caller)
             _admit(caller, action, request)
             self._limits.occupy(caller, action, request.scope)
-            return await verbs[verb](request)
+            await self._reach(request.headers.get(wire.AT_LEAST))
+            answer = await verbs[verb](request)
+            answer.headers[wire.SEEN] = f"{self._service.revision}@{self._service.history}"
+            return answer
 
         return Route(path, endpoint, methods=list(verbs))
+
+    async def _reach(self, seen: str | None) -> None:
+        """Whoever has seen more of this store than there is here is not shown less: it comes soon, or is at another."""
+        if seen is None:
+            return
+        revision, _, history = seen.partition("@")
+        if history == self._service.history:
+            await self._service.reach(requests.number(revision, wire.AT_LEAST, 0))
 
     async def _caller(self, scope: Scope) -> Caller:
         where = peer.address if (peer := scope.get(PEER)) else ""
@@ -353,6 +368,11 @@ class Api:
         host = RESOURCES[Kind.HOST].name(request.path_params)
         self._service.report(host, decode_body(await self._body(request), _STATUS))
         return Response(status_code=204)
+
+    async def _tell(self, request: Request) -> Response:
+        requests.nothing_else(requests.query(request))
+        lines = self._service.statuses.tell()
+        return await requests.stream(streams.told(lines, every_s=_STILL_HERE_S), self._stopping)
 
     async def _announce(self, request: Request) -> Response:
         host = RESOURCES[Kind.HOST].name(request.path_params)

@@ -21,6 +21,7 @@ class Role(StrEnum):
     TENANT_ADMIN = "tenant-admin"
     TENANT_READER = "tenant-reader"
     HOST = "host"
+    CONTROLLER = "controller"
     NOBODY = "nobody"  # has not said who it is
 
     @property
@@ -61,6 +62,7 @@ class Action(Enum):
     TRACE = auto()  # shows hosts on the way
     READ_FEED = auto()
     SPEAK_AS_HOST = auto()
+    SPEAK_AS_CONTROLLER = auto()  # what controllers tell each other
     ADMIT_HOST = auto()
     MANAGE_USERS = auto()
     READ_QUOTAS = auto()  # of everybody
@@ -89,7 +91,8 @@ class Denied(Exception):
 #: What each role may do with what is its own; admin and operator own everything, a host itself, tenants their tenant.
 MAY: Mapping[Role, frozenset[Action]] = {
     Role.ADMIN: frozenset(Action),
-    Role.OPERATOR: frozenset(Action) - {Action.MANAGE_USERS, Action.SET_QUOTA, Action.SPEAK_AS_HOST},
+    Role.OPERATOR: frozenset(Action)
+    - {Action.MANAGE_USERS, Action.SET_QUOTA, Action.SPEAK_AS_HOST, Action.SPEAK_AS_CONTROLLER},
     Role.TENANT_ADMIN: frozenset({
         Action.GREET, Action.KNOW, Action.READ_TENANT, Action.READ_INTENT, Action.WRITE_INTENT, Action.LIST_INTENT,
         Action.APPLY, Action.WATCH,
@@ -98,6 +101,7 @@ MAY: Mapping[Role, frozenset[Action]] = {
         Action.GREET, Action.KNOW, Action.READ_TENANT, Action.READ_INTENT, Action.LIST_INTENT, Action.WATCH,
     }),
     Role.HOST: frozenset({Action.GREET, Action.KNOW, Action.READ_FEED, Action.SPEAK_AS_HOST}),
+    Role.CONTROLLER: frozenset({Action.GREET, Action.KNOW, Action.SPEAK_AS_CONTROLLER}),
     Role.NOBODY: frozenset({Action.GREET}),
 }  # fmt: skip
 
@@ -145,6 +149,7 @@ _ROUTES: Mapping[tuple[str, str], Action] = {
     ("PUT", "/v1/quotas/{tenant}"): Action.SET_QUOTA,
     ("GET", "/v1/audit"): Action.AUDIT,
     ("GET", "/v1/audit/follow"): Action.FOLLOW_AUDIT,
+    ("GET", "/v1/statuses"): Action.SPEAK_AS_CONTROLLER,
     ("GET", "/v1/whoami"): Action.KNOW,
     ("GET", "/healthz"): Action.GREET,
     ("GET", "/metrics"): Action.MEASURE,
@@ -189,6 +194,7 @@ _WHY: Mapping[Action, str] = {
     Action.TRACE: "follow packets over hosts",
     Action.READ_FEED: "read this host's feed",
     Action.SPEAK_AS_HOST: "speak for this host",
+    Action.SPEAK_AS_CONTROLLER: "hear what hosts say to a controller",
     Action.ADMIT_HOST: "let hosts join",
     Action.MANAGE_USERS: "manage users",
     Action.READ_QUOTAS: "see everybody's quotas",

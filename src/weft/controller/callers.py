@@ -88,7 +88,9 @@ class Callers:
                 return Caller(authorisation.Role.OPERATOR, identity.uri, where=peer.address)
             case Role.HOST if find_kind(name := f"hosts/{identity.label}") is Kind.HOST:
                 return Caller(authorisation.Role.HOST, identity.uri, Name(name), peer.address)
-            case Role.HOST | Role.CONTROLLER | Role.ETCD_SERVER | Role.ETCD_CLIENT:
+            case Role.CONTROLLER:
+                return Caller(authorisation.Role.CONTROLLER, identity.uri, where=peer.address)
+            case Role.HOST | Role.ETCD_SERVER | Role.ETCD_CLIENT:
                 return Caller(authorisation.Role.NOBODY, where=peer.address)
             case _:
                 assert_never(identity.role)

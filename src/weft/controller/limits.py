@@ -53,13 +53,14 @@ SHARES: Mapping[Role, Share] = {
     Role.TENANT_ADMIN: Share(100, 200, 16, 32, 4 << 20),
     Role.TENANT_READER: Share(100, 200, 16, 32, 64 << 10),
     Role.HOST: Share(50, 200, 8, 4, 8 << 20),
+    Role.CONTROLLER: Share(50, 200, 8, 8, 64 << 10),
     Role.NOBODY: Share(50, 200, 64, 0, 64 << 10),
 }
 
 #: Of one address: how often it may be wrong about who it is.
 _WRONG_PER_S, _WRONG_BURST = 5.0, 50
 
-_STREAMS = frozenset({Action.WATCH, Action.READ_FEED, Action.FOLLOW_AUDIT})
+_STREAMS = frozenset({Action.WATCH, Action.READ_FEED, Action.FOLLOW_AUDIT, Action.SPEAK_AS_CONTROLLER})
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ def _who(caller: Caller) -> str:
             return f"address {caller.where}"
         case Role.TENANT_ADMIN | Role.TENANT_READER:
             return f"{caller.of}"
-        case Role.ADMIN | Role.OPERATOR | Role.HOST:
+        case Role.ADMIN | Role.OPERATOR | Role.HOST | Role.CONTROLLER:
             return caller.name
         case _:
             assert_never(caller.role)

@@ -258,6 +258,12 @@ def _others() -> dict[str, Any]:
                 {"204": _answer("heard")}, parameters=host, body=_ref("Announcements"),
             )
         },
+        "/v1/statuses": {
+            "get": _operation(
+                "statuses", "What hosts say to this controller, as NDJSON: for the other controllers of the store",
+                {"200": _answer("lines, until one of both ends it", {"type": "string"}, "application/x-ndjson")},
+            )
+        },
         "/v1/whoami": {
             "get": _operation(
                 "whoami", "Who the caller is to the controller: name, role, and of which tenant or host",

@@ -38,7 +38,7 @@ from weft.model.marks import marks_of
 from weft.model.names import Kind, Name, kind_of
 from weft.model.objects import KINDS, Host, Object, Port, VirtualSubnet
 from weft.policy.rows import Row, Scope
-from weft.wire.api import Action, StatusReport
+from weft.wire.api import Action, StatusReport, Told
 from weft.wire.objects import decode_spec, encode_spec, load
 
 _T = TypeVar("_T")
@@ -156,6 +156,7 @@ class Service:
         self.history = history
         self.feed = FeedLog(self.rows, self._scopes_of, revision, history=history)
         self.statuses = Statuses(self.feed.listening)
+        self.feed.on_listening = self.statuses.connection
         self.timings = Timings()
         #: What became of guests' announcements: "taken", or why not.
         self.announcements: Counter[str] = Counter(taken=0, **{reason.value: 0 for reason in Unheeded})
@@ -624,6 +625,11 @@ class Service:
     def report(self, host: Name, report: StatusReport) -> None:
         self.get(host)
         self.statuses.report(host, report)
+        self.stirred.set()
+
+    def was_told(self, controller: str, line: Told) -> None:
+        """Of another controller, by its hosts."""
+        self.statuses.hear(controller, line)
         self.stirred.set()
 
 

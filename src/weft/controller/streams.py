@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from weft.contracts.store import Batch, Compacted
+from weft.wire.api import Told
 
 Chunks: TypeAlias = AsyncGenerator[bytes, None]
 
@@ -99,6 +100,25 @@ async def watch(
                     yield text
         except Compacted:
             return
+        finally:
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+
+
+async def told(lines: AsyncGenerator[Told, None], *, every_s: float) -> AsyncGenerator[bytes, None]:
+    """What another controller is told, line by line; an empty one after every silence of ``every_s``."""
+    async with aclosing(lines):
+        step = asyncio.ensure_future(anext(lines, None))
+        try:
+            while True:
+                await asyncio.wait({step}, timeout=every_s)
+                if not step.done():
+                    yield b"{}\n"
+                    continue
+                if (line := step.result()) is None:
+                    return
+                step = asyncio.ensure_future(anext(lines, None))
+                yield msgspec.json.encode(line) + b"\n"
         finally:
             step.cancel()
             await asyncio.gather(step, return_exceptions=True)

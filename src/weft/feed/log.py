@@ -91,6 +91,8 @@ class FeedLog:
         self._by_scope: dict[Scope, set[_Listener]] = {}
         self._by_host: dict[str, set[_Listener]] = {}
         self.counters = Counters()
+        #: Told when a host's first stream opens, and when its last one ends.
+        self.on_listening: Callable[[str, bool], None] = lambda _host, _open: None
 
     @property
     def revision(self) -> int:
@@ -172,10 +174,13 @@ class FeedLog:
             self.counters.streams_resumed += 1
             frames = _after(wire.encode_resume(revision), self._difference(frozenset(then), now, since))
         listener = _Listener(host, set(now), now)
+        first = host not in self._by_host
         self._by_host.setdefault(host, set()).add(listener)
         for scope in now:
             self._by_scope.setdefault(scope, set()).add(listener)
         self.counters.listeners += 1
+        if first:
+            self.on_listening(host, True)
         return listener, frames
 
     def _dismiss(self, listener: _Listener) -> None:
@@ -183,6 +188,8 @@ class FeedLog:
         _discard(self._by_host, listener.host, listener)
         for scope in listener.scopes:
             _discard(self._by_scope, scope, listener)
+        if listener.host not in self._by_host:
+            self.on_listening(listener.host, False)
 
     def _move_members(self, change: _Change) -> None:
         for host, scopes in change.left.items():

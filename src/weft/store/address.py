@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from weft.contracts.cluster import Cluster
 from weft.contracts.store import Store
 from weft.kit.errors import Rejected
+from weft.store.alone import Alone
 from weft.store.etcd import EtcdStore
 from weft.store.etcd_client import Address
+from weft.store.etcd_cluster import EtcdCluster
 from weft.store.sqlite import SqliteStore
 
 DEFAULT_STORE = "sqlite:///var/lib/weft/controller.db"
@@ -22,6 +25,11 @@ def open_store(url: str) -> Store:
     if is_etcd(url):
         return EtcdStore(etcd_address(url))
     return SqliteStore(sqlite_path(url))
+
+
+def open_cluster(url: str, advertised: str) -> Cluster:
+    """Those who share the store at ``url``; they reach this one at ``advertised``."""
+    return EtcdCluster(etcd_address(url), advertised) if is_etcd(url) else Alone()
 
 
 def shown(url: str) -> str:

@@ -6,6 +6,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+#: Headers. An answer says which revision it is of, and of which store and compiler: ``<revision>@<history>``. A request
+#: says so of what its client has seen: a controller that is behind that waits, or says that it cannot answer (503).
+SEEN = "weft-revision"
+AT_LEAST = "weft-at-least"
+
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
     """One object as a client sees it."""
@@ -121,6 +126,18 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ports: dict[str, PortReport] = {}
     failures: list[FailureReport] = []
     complete: bool = False
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of what one controller tells another of its hosts. An empty one: it is still there.
+
+    connected: whether the host's feed is open there; report: what it has said; synced: all that was known was told.
+    """
+
+    host: str = ""
+    connected: bool | None = None
+    report: StatusReport | None = None
+    synced: bool = False
 
 
 class MoveStatus(msgspec.Struct, frozen=True, kw_only=True):
