@@ -573,6 +573,14 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         await here.ask("POST", "/attach", {"port": WEB, "interface": "eth7"})
         await until(here.programmed)
         here.plane.from_port("eth7", b"short")
+        here.plane.lookups.learned.learn(5001, bytes.fromhex("029900000001"), "eth0", 0)
+        assert await here.ask("GET", "/heard") == (
+            200,
+            {
+                "learned": [{"vsid": 5001, "mac": "02:99:00:00:00:01", "interface": "eth0", "age_s": 0.0}],
+                "refused": 0,
+            },
+        )
         status, counters = await here.ask("GET", "/counters")
         assert status == 200
         assert {key: value for key, value in counters[WEB].items() if not key.startswith("sent")} == {

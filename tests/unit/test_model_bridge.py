@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from strategies.intents import ABLE, host, network, port, reloaded, subnet, two_tenants, without
 from weft.compiler.full import compile_all
@@ -184,3 +187,13 @@ def test_hosts_that_share_a_routing_domain_need_no_uplink_to_it(catalog: Catalog
     catalog.apply([drafts.Host("hosts/h2", (drafts.Uplink("eth1", "other"),)), vlan()])
     catalog.apply([port("blue/a", "prod/web", host="h1"), port("blue/b", "prod/db", host="h2")])
     assert catalog.ports[Name("tenants/blue/ports/b")].host == "hosts/h2"
+
+
+def test_the_example_is_one_that_a_controller_takes() -> None:
+    catalog = Catalog(ABLE)
+    text = (Path(__file__).parents[2] / "examples" / "vlan.yaml").read_text()
+    catalog.apply(
+        [decode_spec(Name(each["name"]), json.dumps(each.get("spec") or {}).encode()) for each in yaml.safe_load(text)]
+    )
+    (made,) = (net for net in catalog.virtual_subnets.values() if net.segment is not None)
+    assert made.segment == ("provider-networks/dc1", 100)

@@ -27,6 +27,7 @@ class _Figures(Collector):
         answers: dhcp.Figures,
         announcements: announce.Figures,
         certificate_ends: datetime | None,
+        unlearned: int,
     ) -> None:
         self._progress = progress
         self._connected = connected
@@ -36,6 +37,7 @@ class _Figures(Collector):
         self._answers = answers
         self._announcements = announcements
         self._certificate_ends = certificate_ends
+        self._unlearned = unlearned
 
     def collect(self) -> Iterator[Metric]:
         progress = self._progress
@@ -70,6 +72,10 @@ class _Figures(Collector):
             if most > 1:  # the host's own row is one of one, and no lack of room
                 full.add_metric([table], float(used >= most))
         yield from (rows, capacity, full)
+        yield CounterMetricFamily(
+            "weft_dataplane_unlearned", "Machines heard behind uplinks that there was no room to remember.",
+            self._unlearned,
+        )  # fmt: skip
         packets = CounterMetricFamily(
             "weft_port_packets", "Packets, seen from the guest.", labels=["port", "direction"]
         )
@@ -118,6 +124,7 @@ def render(
     answers: dhcp.Figures | None = None,
     announcements: announce.Figures | None = None,
     certificate_ends: datetime | None = None,
+    unlearned: int = 0,
 ) -> bytes:
     registry = CollectorRegistry()
     registry.register(
@@ -130,6 +137,7 @@ def render(
             answers or dhcp.Figures(),
             announcements or announce.Figures(),
             certificate_ends,
+            unlearned,
         )
     )
     return generate_latest(registry)

@@ -85,12 +85,21 @@ class Api:
         counters = await self._agent.reconciler.ask(lambda plane: dict(plane.counters()))
         return _json({name: _traffic(traffic) for name, traffic in counters.items()})
 
+    async def heard(self, _request: Request) -> Response:
+        """Who is in the VLANs behind the uplinks."""
+        heard = await self._agent.reconciler.ask(lambda plane: plane.heard())
+        learned = [
+            {"vsid": each.vsid, "mac": each.mac, "interface": each.interface, "age_s": round(each.age_s, 3)}
+            for each in heard.learned
+        ]
+        return _json({"learned": learned, "refused": heard.refused})
+
     async def healthz(self, _request: Request) -> Response:
         return _json({"status": "ok", "revision": self._agent.reconciler.progress.revision})
 
     async def metrics(self, _request: Request) -> Response:
         agent = self._agent
-        usage, counters = await agent.reconciler.ask(_read)
+        usage, counters, unlearned = await agent.reconciler.ask(_read)
         status = agent.status()
         active = sum(port.state == "active" for port in status.ports.values()) if status else 0
         text = metrics.render(
@@ -98,6 +107,7 @@ class Api:
             connected=agent.connection.connected,
             usage=usage,
             counters=counters,
+            unlearned=unlearned,
             active_ports=active,
             answers=agent.responder.figures,
             announcements=agent.announcer.figures,
@@ -131,6 +141,7 @@ def create_app(agent: Agent) -> Starlette:
             Route("/detach", api.detach, methods=["POST"]),
             Route("/status", api.status),
             Route("/counters", api.counters),
+            Route("/heard", api.heard),
             Route("/healthz", api.healthz),
             Route("/metrics", api.metrics),
         ],
@@ -252,8 +263,8 @@ def _ways(agent: Agent) -> list[dict[str, Any]]:
     ]
 
 
-def _read(plane: DataPlane) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic]]:
-    return dict(plane.usage()), dict(plane.counters())
+def _read(plane: DataPlane) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic], int]:
+    return dict(plane.usage()), dict(plane.counters()), plane.heard().refused
 
 
 def _traffic(traffic: Traffic) -> dict[str, Any]:

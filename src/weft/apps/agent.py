@@ -23,7 +23,7 @@ from weft.agent.service import Agent
 from weft.client.client import AsyncClient
 from weft.client.credentials import NONE, Credentials
 from weft.contracts.dataplane import DataPlane
-from weft.dataplane.ebpf.maps import Sizes
+from weft.dataplane.ebpf.maps import Sizes, Times
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected
@@ -41,15 +41,20 @@ def run(
     sizes: Sizes | None = None,
     credentials: Credentials = NONE,
     join: str = "",
+    learned_age_s: int = 300,
 ) -> None:
     """Until SIGTERM or SIGINT. Raises Rejected or Conflict, saying why, when it cannot start.
 
     host: H or hosts/H. pins: where the data plane's programs and maps are pinned, one directory for each host.
+    learned_age_s: how long who was heard in a VLAN behind an uplink is remembered.
     """
     name = _host_name(host)
     label = name.rpartition("/")[2]
     directory = pins or Path("/sys/fs/bpf/weft") / label
-    serve(name, controller, state, run, lambda: EbpfDataPlane(directory, sizes or Sizes()), credentials, join)
+    times = Times(learned_ns=learned_age_s * 10**9)
+    serve(
+        name, controller, state, run, lambda: EbpfDataPlane(directory, sizes or Sizes(), times=times), credentials, join
+    )
 
 
 def serve(

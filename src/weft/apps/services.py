@@ -85,16 +85,27 @@ def controller(
     help="Room in a map of the data plane, such as records=1000000. May be given again.",
 )  # fmt: skip
 @click.option(
+    "--learned-age", "learned_age_s", type=click.IntRange(1, 1_000_000), envvar="WEFT_LEARNED_AGE", default=300,
+    show_default=True, metavar="SECONDS", help="How long a machine heard in a VLAN behind an uplink is remembered.",
+)  # fmt: skip
+@click.option(
     "--join", default="", envvar="WEFT_JOIN", metavar="TOKEN",
     help="Get a certificate by this token (weft host token), where there is none yet.",
 )  # fmt: skip
 def agent(
-    host: str, url: str, state: Path, run_directory: Path, pins: Path | None, sizes: tuple[str, ...], join: str
+    host: str,
+    url: str,
+    state: Path,
+    run_directory: Path,
+    pins: Path | None,
+    sizes: tuple[str, ...],
+    learned_age_s: int,
+    join: str,
 ) -> None:
     """Run the agent of a host."""
     from weft.apps.agent import parse_sizes, run
 
     run(
         host=host, controller=url, state=state, run=run_directory, pins=pins, sizes=parse_sizes(sizes),
-        credentials=credentials(), join=join,
+        credentials=credentials(), join=join, learned_age_s=learned_age_s,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""weft attach, detach and counters: what is asked of the agent of this host. Needs no controller."""
+"""weft attach, detach, counters and heard: what is asked of the agent of this host. Needs no controller."""
 
 from __future__ import annotations
 
@@ -64,4 +64,21 @@ def counters(output: Output, agent: str) -> None:
             show.table(["port", *(key.replace("_", " ") for key in _TRAFFIC), "drops"], rows)
 
 
+@click.command()
+@session.with_output()
+@agent_socket.with_agent
+def heard(output: Output, agent: str) -> None:
+    """Show the machines that this host has heard in VLANs behind its uplinks."""
+    found: dict[str, Any] = agent_socket.ask(agent, "GET", "/heard")
+    match output:
+        case Output.JSON:
+            show.as_json(found)
+        case Output.YAML:
+            show.as_yaml(found)
+        case _:
+            rows = [[each[key] for key in _HEARD] for each in found["learned"]]
+            show.table(["vsid", "mac", "uplink", "seconds ago"], rows)
+
+
+_HEARD = ("vsid", "mac", "interface", "age_s")
 _TRAFFIC = ("received_packets", "received_bytes", "sent_packets", "sent_bytes")
