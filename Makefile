@@ -29,7 +29,7 @@ help: ## list the verbs
 demo: root setup ## three hosts, two tenants with the same addresses: everything shown, and checked
 	@$(PY) -m weft.lab.demo
 
-test: root setup ## every test, on real network namespaces and eBPF (TESTS=path runs some)
+test: root setup $(STAMPS)/issuer ## every test, on real network namespaces and eBPF (TESTS=path runs some)
 	@$(PY) -m pytest -n 2 --dist loadgroup $(TESTS)
 
 check: setup ## format, lint, types, layers, unit and property tests, in under a minute
@@ -87,6 +87,13 @@ $(STAMPS)/venv: pyproject.toml constraints.txt hatch_build.py src/weft/dataplane
 	[ -x $(PY) ] || { echo "$(VENV): a virtual environment of $$($$python --version)"; $$python -m venv $(VENV); }
 	@echo "pip: installing Weft and what it needs into $(VENV)"
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# An OpenID Connect issuer that we did not write, for its tests; apart from ours, which want none of what it needs.
+$(STAMPS)/issuer: | $(STAMPS)/venv
+	@echo "pip: installing an OpenID Connect issuer for the tests into build/issuer"
+	@$(PY) -m venv build/issuer
+	@build/issuer/bin/python -m pip install -q --disable-pip-version-check oidc-provider-mock==0.3.4
 	@touch $@
 
 $(STAMPS)/ebpf: $(wildcard src/weft/dataplane/ebpf/c/*) src/weft/policy/drop.py src/weft/policy/upcall.py src/weft/dataplane/ebpf/build.py | $(STAMPS)/venv

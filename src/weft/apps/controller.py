@@ -34,9 +34,10 @@ from weft.controller.access import Access
 from weft.controller.access_api import AccessApi
 from weft.controller.api import create_app
 from weft.controller.audit import Audit
-from weft.controller.callers import Callers
+from weft.controller.callers import Bearer, Callers
 from weft.controller.doors import Crowd, Door, Listener, Patience, Server, figures
 from weft.controller.limits import Limits
+from weft.controller.oidc import Oidc, read_settings
 from weft.controller.rules import RuleChanges
 from weft.controller.service import Service
 from weft.controller.signing import Signer
@@ -64,11 +65,16 @@ class Security:
     """What a controller shows and whom it believes. files: of https, None: there is none.
 
     insecure: plain HTTP is served elsewhere than on the loopback, too. issuer: certificate and key to sign hosts with.
+    oidc: a file that says whose users are believed in, and what they may do.
     """
 
     files: Files | None = None
     insecure: bool = False
     issuer: tuple[Path, Path] | None = None
+    oidc: Path | None = None
+
+    def bearers(self) -> list[Bearer]:
+        return [] if self.oidc is None else [Oidc(read_settings(self.oidc)).bearer]
 
     def signer(self) -> Signer | None:
         if self.issuer is None:
@@ -114,7 +120,7 @@ async def serve(
 ) -> None:
     """Serve until ``stopping`` is set. ready: called once requests are answered."""
     tls = ServerTls(security.files or Files()) if any(url.startswith("https:") for url in listen) else None
-    signer = security.signer()
+    signer, bearers = security.signer(), security.bearers()
     with contextlib.ExitStack() as opened_doors:
         # Listening first: a second controller on one machine is told of the address, not of a locked file.
         listeners = [opened_doors.enter_context(_door(url, tls, security.insecure)) for url in listen]
@@ -125,7 +131,7 @@ async def serve(
             cluster = open_cluster(store, advertise or listen[0])
             try:
                 behind = _behind(service, cluster, Credentials(security.files or Files()))
-                await _serve(service, listeners, stopping, ready, signer, behind)
+                await _serve(service, listeners, stopping, ready, signer, bearers, behind)
                 await service.stop()
             finally:
                 await cluster.close()
@@ -142,12 +148,13 @@ async def _serve(
     stopping: asyncio.Event,
     ready: Callable[[], None],
     signer: Signer | None,
+    bearers: Sequence[Bearer],
     behind: Sequence[Coroutine[Any, Any, None]],
 ) -> None:
     patience = Patience()
     access, log = Access(service), Audit(service)
     callers = Callers(
-        [access.bearer],
+        [access.bearer, *bearers],
         # Where there is TLS, a process on this machine has to say who it is like any other.
         trusts_loopback=all(each.door is not Door.TLS for each in listeners),
         revoked=access.is_revoked,

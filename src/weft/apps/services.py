@@ -33,6 +33,7 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 @click.option("--ca", type=FILE, envvar="WEFT_CA", help="The authorities that callers' certificates have to be of.")
 @click.option("--issuer-certificate", type=FILE, envvar="WEFT_ISSUER_CERTIFICATE", help="To let hosts join with.")
 @click.option("--issuer-key", type=FILE, envvar="WEFT_ISSUER_KEY", help="Its key.")
+@click.option("--oidc", type=FILE, envvar="WEFT_OIDC", help="Whose users to believe in (docs/design/security.md).")
 @click.option("--insecure", is_flag=True, envvar="WEFT_INSECURE", help="Serve plain HTTP off the loopback, too.")
 @click.option(
     "--advertise",
@@ -48,6 +49,7 @@ def controller(
     ca: Path | None,
     issuer_certificate: Path | None,
     issuer_key: Path | None,
+    oidc: Path | None,
     insecure: bool,
     advertise: str | None,
 ) -> None:
@@ -58,7 +60,7 @@ def controller(
     if (issuer_certificate is None) != (issuer_key is None):
         raise click.UsageError("--issuer-certificate and --issuer-key go together")
     issuer = (issuer_certificate, issuer_key) if issuer_certificate and issuer_key else None
-    run(store, listen, Security(Files(certificate, key, ca), insecure, issuer), advertise)
+    run(store, listen, Security(Files(certificate, key, ca), insecure, issuer, oidc), advertise)
 
 
 @click.command()

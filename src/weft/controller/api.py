@@ -191,8 +191,9 @@ class Api:
         self._limits.check_guesses(where)
         try:
             return await self._callers.of(scope)
-        except Denied:
-            self._limits.guessed_wrong(where)
+        except Denied as denied:
+            if denied.verdict is Verdict.UNKNOWN:
+                self._limits.guessed_wrong(where)
             raise
 
     async def _body(self, request: Request, most_bytes: int | None = None) -> bytes:
