@@ -5,7 +5,7 @@ The key is made here and never leaves. A token is not shown to anybody but a con
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,10 +44,10 @@ def join(host: str, url: str, token: str, directory: Path) -> Files:
     fingerprint = token.rpartition("_")[2]
     if len(fingerprint) != 64:
         raise Rejected("this is not a token to join by, such as `weft host token` gives", "join")
-    if not url.startswith("https:"):
-        raise Rejected(f"a host joins by https, not by {url}", "controller")
-    root = access.fetch_root(url, fingerprint)
-    files.write(directory / _CA, root)
+    for each in url.split(","):
+        if not each.startswith("https:"):
+            raise Rejected(f"a host joins by https, not by {each}", "controller")
+    files.write(directory / _CA, _root(url.split(","), fingerprint))
     key = make_key()
     with Client(url, credentials=Credentials(Files(ca=directory / _CA))) as client:
         issued = access.join(client, token, make_request(key).decode())
@@ -57,6 +57,17 @@ def join(host: str, url: str, token: str, directory: Path) -> Files:
     _keep(directory, key_pem(key), issued)
     _log.info("joined", host=host, until=mine.not_after.isoformat())
     return kept
+
+
+def _root(urls: Sequence[str], fingerprint: str) -> bytes:
+    """Of the first controller that answers."""
+    for rank, url in enumerate(urls, 1):
+        try:
+            return access.fetch_root(url, fingerprint)
+        except Retry:
+            if rank == len(urls):
+                raise
+    raise Rejected("there is no controller to join at", "controller")
 
 
 def _keep(directory: Path, key: bytes, issued: Issued) -> None:
