@@ -86,6 +86,7 @@ ports = st.builds(
     security_groups=st.none() | some(("default", "g1", "g2"), 0, 2),
     operator_groups=st.none() | some(("house",)),
     port_security=maybe(True, False),
+    trunk=st.none() | st.none() | st.builds(drafts.Trunk, st.sampled_from(("p1", "p5")), st.sampled_from((100, 200))),
     announced_addresses=st.none()
     | some(
         [drafts.AnnouncedAddress(*said) for said in product(ANNOUNCED[::3], (*VIRTUAL_MACS, MACS[0], MACS[3]))], 0, 2
@@ -549,6 +550,7 @@ def assert_valid(catalog: Catalog) -> None:
         assert domain_of(name) in catalog.routing_domains
     for found in catalog.hosts.values():
         assert all(uplink.provider_network in catalog.provider_networks for uplink in found.uplinks)
+    assert_unique(found.trunk for found in catalog.ports.values() if found.trunk is not None)
     segments = [net.segment for net in catalog.virtual_subnets.values() if net.segment is not None]
     assert_unique(segments)
     uplinks = [(uplink.provider_network, uplink.vlan) for host in catalog.hosts.values() for uplink in host.uplinks]
@@ -564,6 +566,11 @@ def assert_valid(catalog: Catalog) -> None:
         net = catalog.virtual_subnets[found.virtual_subnet]
         assert tenant_of(net.name) == tenant_of(found.name)
         assert all(catalog.hosts[host].pas for host in found.hosts)
+        if found.trunk is not None:
+            parent = catalog.ports[found.trunk.parent]
+            assert parent.trunk is None
+            assert tenant_of(parent.name) == tenant_of(found.name)
+            assert parent.hosts == found.hosts, "a sub-port is where its parent is"
         if net.segment is not None:
             assert all(net.segment[0] in catalog.hosts[host].networks for host in found.hosts)
         assert found.destination is None or found.destination != found.host is not None

@@ -100,3 +100,20 @@ async def test_the_end_of_a_move_is_one_write_and_what_the_new_host_said_stays_s
         assert item.status == {"state": "active", "reason": "", "host": H2}
         with pytest.raises(ApiError, match="on hosts/h2 already"):
             await it.client.patch(P1, {"destination": "h2"})
+
+
+async def test_a_parent_is_ready_when_its_sub_ports_are_too() -> None:
+    async with moving(H1, H2, H3) as it:
+        sub = Name("tenants/blue/ports/sub")
+        spec = {"virtual_subnet": "prod/web", "trunk": {"parent": "p1", "vlan": 100}}
+        await it.client.apply([(sub, spec)])
+        for host in (H1, H2, H3):
+            report(it, host, "active")
+        assert (await it.client.get(sub)).spec["destination"] == H2
+        found = await move(it)
+        assert (found["ready"], found["state"]) == (False, "active")
+        (waits_for,) = found["waiting_for"]
+        assert waits_for.startswith(f"{H2}: its sub-port {sub} is unknown there")
+        revision = it.service.revision
+        it.service.report(H2, StatusReport(revision=revision, ports={sub: PortReport(state="active")}, complete=False))
+        assert (await move(it))["ready"]

@@ -10,14 +10,26 @@ from weft.wire.api import MoveStatus
 
 
 def status(service: Service, held: Held, port: Port, destination: Name) -> MoveStatus:
-    """Ready: every host sends to both and takes from both, and the destination would deliver to the guest now."""
+    """Ready: every host sends to both and takes from both, and the destination would deliver to the guest now.
+
+    So for the port's sub-ports, too: they are at the same guest, and go when it goes.
+    """
     statuses = service.statuses
-    behind = {host: why for host in _hosts(service, port) if (why := _why_behind(service, held, port, host))}
+    behind: dict[Name, str] = {}
+    away: list[str] = []
+    for one, each in ((held, port), *_subports(service, port)):
+        for host in _hosts(service, each):
+            if host not in behind and (why := _why_behind(service, one, each, host)):
+                behind[host] = why
+        here = statuses.port(each.name, destination)
+        wanted = "active" if each.admin_state is AdminState.UP else "down"
+        if here.state != wanted:
+            what = "the port" if each is port else f"its sub-port {each.name}"
+            away.append(f"{destination}: {what} is {here.state} there: {here.reason}")
     there = statuses.port(port.name, destination)
     waits_for = [f"{host}: {why}" for host, why in behind.items()]
-    wanted = "active" if port.admin_state is AdminState.UP else "down"
-    if there.state != wanted and destination not in behind:
-        waits_for.append(f"{destination}: the port is {there.state} there: {there.reason}")
+    if destination not in behind:
+        waits_for += away
     return MoveStatus(
         destination=destination,
         ready=not waits_for,
@@ -26,6 +38,15 @@ def status(service: Service, held: Held, port: Port, destination: Name) -> MoveS
         waiting_for=waits_for,
         absent=[host for host in behind if not statuses.is_connected(host)],
     )
+
+
+def _subports(service: Service, port: Port) -> list[tuple[Held, Port]]:
+    found = []
+    for name in service.subports_of(port.name):
+        held = service.find(name)
+        if held is not None and isinstance(held.value, Port):
+            found.append((held, held.value))
+    return found
 
 
 def _hosts(service: Service, port: Port) -> list[Name]:

@@ -304,6 +304,10 @@ class Service:
         """The hosts that have a routing domain's rows, sorted."""
         return self._as_committed(lambda: sorted(self._catalog.hosts_in(domain)))
 
+    def subports_of(self, port: Name) -> Sequence[Name]:
+        """The sub-ports at a port's interface, sorted."""
+        return self._as_committed(lambda: sorted(self._catalog.subports_of(port)))
+
     def host_with(self, pa: str) -> Name | None:
         """The host that has a PA."""
         for name in self._names[Kind.HOST].below(""):

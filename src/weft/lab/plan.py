@@ -242,8 +242,10 @@ def _further_steps(spec: LabSpec, rank: int) -> list[Step]:
 
 
 def guests(spec: LabSpec, ports: Iterable[Mapping[str, Any]], subnets: Mapping[str, Mapping[str, Any]]) -> list[Guest]:
-    """A guest for each port on a host. ports: objects as the API gives them; subnets: specs by name."""
-    placed = [each for each in ports if each["spec"].get("host")]
+    """A guest for each port on a host that has an interface of its own. ports: objects as the API gives them; subnets:
+    specs by name.
+    """
+    placed = [each for each in ports if each["spec"].get("host") and not each["spec"].get("trunk")]
     taken: dict[tuple[str, str], int] = {}
     for each in placed:
         place = (_label(each["spec"]["host"]), tap_name(each["name"]))

@@ -233,6 +233,10 @@ class Catalog:
         """The hosts with an uplink on a provider network."""
         return self._ix.hosts_on.get(network, {}).keys()
 
+    def subports_of(self, port: Name) -> Collection[Name]:
+        """The sub-ports at a port's interface."""
+        return self._ix.trunks.get(port, {}).values()
+
     def ports_on(self, host: Name) -> Collection[Name]:
         """The ports that a host runs, and those that are moving there."""
         return self._ix.ports_on.get(host, {}).keys()
