@@ -128,6 +128,7 @@ ABILITIES: AbilityTable = MappingProxyType(
                     Feature.MIRRORING,
                     Feature.TRUNK,
                     Feature.VLAN,
+                    Feature.SECURITY_GROUPS,
                 }
             ),
             max_pas=8,  # MAX_PAS in the eBPF program's maps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weft.policy import rows
 from weft.policy.drop import DropReason
-from weft.reference import security
+from weft.reference import packet, security
 from weft.reference.conntrack import Question, Ruling
 from weft.reference.lookups import Lookups, Port
 from weft.reference.packet import Ip
@@ -15,7 +15,7 @@ _LOOKS = {Direction.FROM_GUEST: rows.Direction.EGRESS, Direction.TO_GUEST: rows.
 
 def check(lookups: Lookups, port: Port, direction: Direction, ip: Ip, steps: list[str]) -> DropReason | None:
     """Why a port's packet does not pass; None: it does."""
-    if not security.is_checked(port):
+    if not security.is_checked(port) or packet.neighbour_message(ip) is not None:
         return None
     subnet = lookups.subnets[port.vsid]
     said = [""]

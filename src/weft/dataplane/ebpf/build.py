@@ -1,6 +1,6 @@
 """Compiles the eBPF program with clang. Imports nothing from Weft: the package's own build runs it by path.
 
-Python's drop reasons and kinds of upcall become C enumerations here, so there is one list of each.
+Python's drop reasons, kinds of upcall and states of connections become C enumerations here: there is one list of each.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ POLICY = HERE.parent.parent / "policy"
 ENUMERATIONS = {
     "drop_reasons.h": ("drop.py", "DropReason", "drop_reason", "DROP"),
     "upcall_kinds.h": ("upcall.py", "UpcallKind", "upcall_kind", "UPCALL"),
+    "connection_states.h": ("connections.py", "State", "connection_state", "STATE"),
 }
 
 

@@ -42,7 +42,7 @@ HAS4, HAS6 = 1, 2  # SUBNET_HAS*
 DHCP4, DHCP6, BROADCAST, SNOOPING, BRIDGED = 4, 8, 16, 32, 64  # SUBNET_*
 HOST_PATHS, HOST_SAMPLED, HOST_VLANS, HOST_BRIDGES = 1, 2, 4, 8
 ACCEPTS_SHIFT = 8  # SUBNET_ACCEPTS
-ENABLED, PEER, HAS_QOS, SAMPLED, MIRRORED = 1, 2, 4, 8, 16  # PORT_*
+ENABLED, PEER, HAS_QOS, SAMPLED, MIRRORED, GUARDED = 1, 2, 4, 8, 16, 32  # PORT_*
 DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
 MARK = COPY = 0x80  # DSCP_*
 DIRECTIONS = (0, 1)  # DIRECTION_*
@@ -102,6 +102,16 @@ COUNT = struct.Struct("=Q")
 SEGMENT = struct.Struct("=IHH")
 LEARNED = struct.Struct("=QII")  # when it was heard last, ifindex
 HEARING = struct.Struct("=QQ")  # how many were learned, how often there was no room
+GUARD = struct.Struct("=Q4III")
+CLASS_KEY = struct.Struct("=II16s")
+RULE_KEY = struct.Struct("=IIIBB2s")
+RULING = struct.Struct("=IiI")
+STATES = 32
+TRACKING = struct.Struct(f"={STATES}QQIIII")
+TRACKED = struct.Struct("=QQ")
+CONNECTION_KEY = struct.Struct("=Q16s16s2s2sBBH")
+CONNECTION = struct.Struct("=4xBBHQQ2Q2Q8IIIIHBB2B6x")
+CONNECTION_EVENT = struct.Struct("=48sIBBBB4Q")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
 LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
@@ -132,12 +142,23 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "members": (PLACE, MEMBER),
     "receivers": (PLACE, RECEIVER),
     "listeners": (LISTENER_KEY, NUMBER),
+    "guards": (SEAT, GUARD),
+    "identities": (RECORD_KEY, NUMBER),
+    "classes": (CLASS_KEY, NUMBER),
+    "rules": (RULE_KEY, RULING),
+    "hits": (NUMBER, COUNT),
+    "tracking": (NUMBER, TRACKING),
+    "tracked": (NUMBER, TRACKED),
+    "quotas": (COUNT, COUNT),
+    "connections": (CONNECTION_KEY, CONNECTION),
 }
 
 #: Ring buffers have neither keys nor values; what is in this one is UPCALL, then the frame.
 UPCALLS = "upcalls"
 #: And in this one SAMPLE, then what it has of the frame.
 SAMPLES = "samples"
+#: And in this one CONNECTION_EVENT.
+CONNECTION_EVENTS = "connection_events"
 #: Holds programs, which are put there as the object is loaded.
 PROGRAMS = "programs"
 
@@ -415,6 +436,7 @@ def port(row: Port, ifindex: int, *, peer: bool, sampled: Sampling | None = None
     seat = Seat(ifindex, row.vlan).key
     flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0) | (0 if row.qos is None else HAS_QOS)
     flags |= (0 if samples is None else SAMPLED) | (0 if row.mirror is None or row.vlan else MIRRORED)
+    flags |= GUARDED if row.port_security or row.groups else 0
     flags |= (DHCP if row.dhcp else 0) | (DHCP_SERVER if row.dhcp_server else 0)
     cas = [address(ca) for ca in row.cas]
     ca4 = next((ca for ca in cas if ca.startswith(_MAPPED)), NONE)

@@ -21,8 +21,8 @@ _MAPS, _PROGRAMS = "maps-", "programs-"
 
 PROGRAMS = (
     "weft_from_port", "weft_flood", "weft_rewrite", "weft_bridge", "weft_to_port", "weft_from_uplink", "weft_rewritten",
-    "weft_from_wire",
-    "weft_to_uplink",
+    "weft_from_wire", "weft_to_uplink", "weft_egress", "weft_onward", "weft_ingress", "weft_ingress_copy",
+    "weft_conntrack",
 )  # fmt: skip
 
 
@@ -40,6 +40,8 @@ class Sizes:
     members: int = 65536
     listeners: int = 16384
     learned: int = 65536
+    connections: int = 1 << 18
+    rules: int = 1 << 18  # of security groups, as the programs look them up
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -73,6 +75,12 @@ class Sizes:
             "hearing": self.subnets,
             "learned": self.learned,
             "sampling": self.ports + 16,
+            "guards": self.ports,
+            "identities": self.records,
+            "rules": self.rules,
+            "classes": self.rules,
+            "connections": self.connections,
+            "quotas": 4 * self.ports,  # of ports that are gone, too, while their connections are there
             "mirrors": self.ports,
             "counters": self.ports + 16,  # uplinks, and the entry of those that have none
         }
@@ -217,7 +225,7 @@ def _pinned(generation: Path, at: Path) -> Loaded | None:
     maps: dict[str, libbpf.Map] = {}
     programs: dict[str, libbpf.Program] = {}
     try:
-        for name in (*layout.LAYOUTS, layout.UPCALLS, layout.SAMPLES, layout.PROGRAMS):
+        for name in (*layout.LAYOUTS, layout.UPCALLS, layout.SAMPLES, layout.CONNECTION_EVENTS, layout.PROGRAMS):
             maps[name] = libbpf.Map.of(name, libbpf.pinned(generation / name))
         for name in PROGRAMS:
             programs[name] = libbpf.Program.of(name, libbpf.pinned(at / name))

@@ -31,8 +31,9 @@ from weft.contracts.dataplane import (
     UpcallKind,
     Way,
 )
-from weft.dataplane.ebpf import attach, bpffs, build, layout, libbpf, maps
+from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps
 from weft.dataplane.ebpf.bridges import Bridges, quieten
+from weft.dataplane.ebpf.guards import Guards, is_guarded
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
 from weft.dataplane.ebpf.maps import Sizes
@@ -142,6 +143,7 @@ class EbpfDataPlane:
         source: Path = build.OBJECT,
         attacher: attach.Attacher | None = None,
         times: maps.Times = maps.TIMES,
+        tracking: conntrack.Settings | None = None,
     ) -> None:
         self._pins = pins
         try:
@@ -175,6 +177,9 @@ class EbpfDataPlane:
         self._receivers = Places(Table(of["receivers"]), layout.receiver_seat)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._mirrors = Table(of["mirrors"])
+        self._guards = Guards(*(Table(of[name]) for name in ("guards", "identities", "classes", "rules")))
+        self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
+        self._connections = conntrack.Connections(of["connections"], self._loaded.programs["weft_conntrack"])
         self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
@@ -197,11 +202,15 @@ class EbpfDataPlane:
             # Each group holds one kind of row; the checker cannot see that.
             group: Iterator[Any] = some
             if kind is Record:
-                failures += self._records.put_rows(group, layout.record)
+                records = list(group)
+                failed = self._records.put_rows(records, layout.record)
+                refused = {failure.key for failure in failed}
+                failures += failed + self._guards.identify(row for row in records if row.key not in refused)
             elif kind is MacRecord:
                 failures += self._update_macs(list(group))
             elif kind is Route:
                 failures += self._routes.put_rows(group, layout.route)
+                self._guards.changed |= self._guards.in_use  # whose an address is follows from routes, too
             elif kind is Rewrite:
                 failures += self._update_rewrites(list(group))
             elif kind is Peer:
@@ -211,13 +220,19 @@ class EbpfDataPlane:
             elif kind is Subnet:
                 failures += self._update_subnets(list(group))
             elif kind is SecurityGroup or kind is AddressGroup:
-                failures += (
-                    Failure(row.key, "this data plane has no security groups", permanent=True) for row in group
-                )
+                self._guards.update(group)
             else:
                 for row in group:
                     failures += self._update_host(row) if kind is Host else self._update_port(row)
                 failures += self._give_pas()
+        return failures + self._guard()
+
+    def _guard(self, *, prune: bool = False) -> list[Failure]:
+        """Rules as they are now; connections are held against them from here on."""
+        failures = self._guards.settle(prune=prune)
+        if self._guards.changed:
+            self._guards.changed = False
+            self._tracking.renew()
         return failures
 
     def _update_macs(self, rows: list[MacRecord]) -> list[Failure]:
@@ -355,10 +370,10 @@ class EbpfDataPlane:
                 case "members":
                     failures += self._delete_members(group)
                 case "security_groups" | "address_groups":
-                    pass  # there are none
+                    self._guards.delete(group)
                 case _:
                     failures += (Failure(key, f"there is no table {table!r}", permanent=True) for key in group)
-        return failures
+        return failures + self._guard()
 
     def _delete_members(self, keys: list[Key]) -> list[Failure]:
         failures: list[Failure] = []
@@ -381,6 +396,8 @@ class EbpfDataPlane:
             self._drop_rewrites(gone)
             return failures
         self._table(table).drop(gone)
+        if table == "records":
+            self._guards.forget(gone)
         if table == "macs":
             self._moving.drop(self._moving.told.keys() & gone)
         if table == "subnets":
@@ -413,7 +430,9 @@ class EbpfDataPlane:
         if not hosts or (self._known.host is not None and self._known.host.key not in wanted):
             self._remove_host()
         self._let_go_of_uplinks()
-        return self._give_pas() + self._settle()
+        self._guards.prune(wanted)
+        failures = self._guard(prune=True)
+        return failures + self._give_pas() + self._settle()
 
     def _prune_ports(self, wanted: Collection[Key]) -> None:
         """Entries of ports that are not bound here; bindings that were not told yet are a former agent's, and stay."""
@@ -608,6 +627,7 @@ class EbpfDataPlane:
         if entries.qos:
             self._make_buckets(bound.seat)
         refused += self._qos.put(entries.qos)
+        refused += self._guards.put(bound.seat, row)
         refused += self._ports.put(entries.ports)
         refused += self._local.put(entries.local)
         refused += self._receivers.put(entries.receivers).values()
@@ -618,6 +638,8 @@ class EbpfDataPlane:
             self._qos.drop(former.qos.keys() - entries.qos.keys())
             self._sampling.drop(former.sampling.keys() - entries.sampling.keys())
             self._receivers.drop(former.receivers.keys() - entries.receivers.keys())
+        if not is_guarded(row):
+            self._guards.drop(bound.seat)
         return [Failure(row.key, "; ".join(dict.fromkeys(refused)))] if refused else []
 
     def _mirror(self) -> list[Failure]:
@@ -661,6 +683,7 @@ class EbpfDataPlane:
         self._qos.drop(entries.qos)
         self._sampling.drop(entries.sampling)
         self._receivers.drop(entries.receivers)
+        self._guards.drop(bound.seat)
 
     def _mine(self, keys: Iterable[bytes], seat: layout.Seat) -> list[bytes]:
         """Those of local that still lead to the port: another may have taken the MAC over."""
@@ -713,6 +736,7 @@ class EbpfDataPlane:
             (self._ports, lambda key, _: layout.seat_of_key(key)),
             (self._sources, lambda key, _: layout.seat_of_source(key)),
             (self._qos, lambda key, _: layout.seat_of_key(key)),
+            (self._guards.guards, lambda key, _: layout.seat_of_key(key)),
             # These are an interface's, whatever sub-ports are there.
             (self._sampling, lambda key, _: layout.Seat(layout.NUMBER.unpack(key)[0])),
             (self._mirrors, lambda key, _: layout.Seat(layout.NUMBER.unpack(key)[0])),
@@ -956,7 +980,7 @@ class EbpfDataPlane:
         moves = dict(self._moving.entries())
         for key, value in self._records.entries():
             if layout.is_record(value):
-                yield layout.read_record(key, value, moves)
+                yield replace(layout.read_record(key, value, moves), groups=self._guards.bears(key))
         for key, value in self._macs.entries():
             if layout.is_record(value):
                 yield layout.read_mac_record(key, value, moves)
@@ -965,6 +989,7 @@ class EbpfDataPlane:
         for vsid, value in self._members.entries():
             yield layout.read_member(vsid, value)
         yield from routes
+        yield from self._guards.rows()
         yield from self._read_ports()
 
     def _read_host(self) -> Host | None:
@@ -1012,6 +1037,7 @@ class EbpfDataPlane:
         mended = self._write_host(present)
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
         mended += self._moving.repair(prune=all_told) + self._pas.repair(prune=all_told)
+        mended += sum(table.repair(prune=all_told) for table in self._guards.tables)
         self._give_pas(mend=True)
         mended += self._vlans.repair(prune=all_told) + self._bridges.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
@@ -1028,6 +1054,7 @@ class EbpfDataPlane:
             self._ports,
             self._local,
             self._receivers.table,
+            self._guards.guards,
         ):
             mended += table.repair(prune=bindings_told)
         if self._filling:
@@ -1076,6 +1103,7 @@ class EbpfDataPlane:
                     ("paths", self._ways.paths),
                     ("members", self._members.table),
                     ("listeners", self._listeners),
+                    ("rules", self._guards.rules),
                 )
             },
             "learned": self._bridges.usage(),

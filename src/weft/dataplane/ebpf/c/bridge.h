@@ -70,10 +70,14 @@ static __noinline int to_port_and_wire(struct __sk_buff *skb, const struct packe
 		return drop(skb, c, DROP_TRUNCATED);
 	if (!to)
 		return to_wire(skb, t->vsid, c);
-	count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
-	if (!segment_of(t->vsid))
+	if (!segment_of(t->vsid)) {
+		if (!(to->flags & PORT_GUARDED))
+			count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
 		return to_local_port(skb, *to, true);
-	copy_to_port(skb, to->ifindex, to->vlan);
+	}
+	if (copy_to_port(skb, to->ifindex, to->vlan, to->flags))
+		return to_wire(skb, t->vsid, c);
+	count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
 	skb->cb[1] = 1 + copy_to_wire(skb, t->vsid);
 	skb->cb[0] = VERDICT_COPIES;
 	return TC_ACT_SHOT;
@@ -269,10 +273,11 @@ INLINE int bridge_in(struct __sk_buff *skb)
 		return drop(skb, c, DROP_VSID_ACL);
 	if (!(to->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
-	if (to->flags & PORT_QOS && !within_limit(skb, p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
+	if ((to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
+	    !within_limit(skb, p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
 		return drop(skb, c, DROP_RATE_LIMIT);
 	to_counters = counters_of(seat_of(to->ifindex, to->vlan));
-	if (to_counters) {
+	if (to_counters && !(to->flags & PORT_GUARDED)) {
 		to_counters->sent_packets += packets_;
 		to_counters->sent_bytes += skb->len;
 	}

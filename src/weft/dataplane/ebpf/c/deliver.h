@@ -9,7 +9,22 @@
 #include "size.h"
 #include "underlay.h"
 
-INLINE int to_local_port(struct __sk_buff *skb, struct local_port to, bool peer_works)
+#define TO_INGRESS 0x7e14 /* what is for a guarded port: weft_ingress goes on */
+
+/* For a program of its own, which asks of the packet, and counts it. */
+static __noinline int leave_to_ingress(const struct local_port *to, __u32 peer_works)
+{
+	struct scratch *s = scratch_of_this_cpu();
+
+	if (!s || !to)
+		return TC_ACT_SHOT;
+	s->arrival.to = *to;
+	s->arrival.peer_works = peer_works;
+	return TO_INGRESS;
+}
+
+/* To a port that is not guarded, or whose guard has let it pass. */
+INLINE int into_guest(struct __sk_buff *skb, struct local_port to, bool peer_works)
 {
 	const __u32 ifindex = to.ifindex, flags = to.flags;
 
@@ -24,6 +39,12 @@ INLINE int to_local_port(struct __sk_buff *skb, struct local_port to, bool peer_
 		return bpf_redirect_peer(ifindex, 0);
 	skb->mark = WEFT_MARK;
 	return bpf_redirect(ifindex, 0);
+}
+
+/* skb->cb[2]: of what came by an uplink 0. */
+INLINE int to_local_port(struct __sk_buff *skb, struct local_port to, bool peer_works)
+{
+	return to.flags & PORT_GUARDED ? leave_to_ingress(&to, peer_works) : into_guest(skb, to, peer_works);
 }
 
 /* The local port that a packet may go to now; NULL, and why not. */
@@ -42,7 +63,8 @@ INLINE struct local_port *open_port(struct __sk_buff *skb, const struct packet *
 	if (!(to->flags & PORT_ENABLED))
 		return NULL;
 	*why = DROP_RATE_LIMIT;
-	if (to->flags & PORT_QOS && !within_limit(skb, p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
+	if ((to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
+	    !within_limit(skb, p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
 		return NULL;
 	return to;
 }
@@ -52,7 +74,8 @@ INLINE int into_port(struct __sk_buff *skb, const struct packet *p, const struct
 {
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
-	count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
+	if (!(to->flags & PORT_GUARDED))
+		count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
 	return to_local_port(skb, *to, true);
 }
 

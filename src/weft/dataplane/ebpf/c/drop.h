@@ -30,6 +30,8 @@ enum verdict {
 /* Of a copy for another host: weft_to_port lets it to no guest, but sends it there. Probed: its way's MTU is known. */
 #define WEFT_COPY_MARK 0x57454642
 #define WEFT_PROBED_COPY_MARK 0x57454643
+/* Of a copy for a guest whose port is guarded: weft_to_port asks before it lets it pass. */
+#define WEFT_GUARDED_MARK 0x57454647
 
 /* How many segments a GSO packet will be, where the kernel has no number for it: of what a virtual machine sends
  * through a tap, and of what had a header put on or taken off. Slow way, for large packets only.
@@ -146,15 +148,15 @@ static __noinline int put_tag(struct __sk_buff *skb, __u32 vlan)
 	return bpf_skb_vlan_push(skb, ETHERTYPE_8021Q, vlan);
 }
 
-/* A copy for a guest. Returns 0 when it is on its way. */
-static __noinline int copy_to_port(struct __sk_buff *skb, __u32 ifindex, __u32 vlan)
+/* A copy for a guest. flags: of struct local_port. Returns 0 when it is on its way. */
+static __noinline int copy_to_port(struct __sk_buff *skb, __u32 ifindex, __u32 vlan, __u32 flags)
 {
 	__u32 mark = skb->mark;
 	int rc;
 
 	if (vlan && put_tag(skb, vlan))
 		return -1;
-	skb->mark = WEFT_MARK;
+	skb->mark = flags & PORT_GUARDED ? WEFT_GUARDED_MARK : WEFT_MARK;
 	rc = bpf_clone_redirect(skb, ifindex, 0);
 	skb->mark = mark;
 	if (vlan)

@@ -279,6 +279,7 @@ struct {
 #define PORT_QOS 4 /* has an entry in qos */
 #define PORT_SAMPLED 8 /* has an entry in sampling */
 #define PORT_MIRRORED 16 /* has an entry in mirrors, while the mirror can be reached */
+#define PORT_GUARDED 32 /* has an entry in guards */
 struct port {
 	__u32 vsid;
 	__u8 mac[6];
@@ -568,3 +569,255 @@ struct {
 	__type(key, seat);
 	__type(value, struct flood_rate);
 } flood_rates SEC(".maps");
+
+/* guards: written by the agent from Port rows and security groups, of bound ports that are asked of; read where PORT_GUARDED
+ * is set. A change of a port's rules is one write of its guard: what it names was there before.
+ */
+#define GUARD_STATELESS 1 /* no connection is known: each packet is asked of by itself */
+#define GUARD_KEEP 2 /* connections outlive the rule that let them begin */
+#define POLICY_NOTHING 0 /* denies whatever it is */
+#define POLICY_EVERYTHING 1 /* and allows it */
+struct guard {
+	__u64 port; /* the port's number: the same while it has its name, wherever it is */
+	__u32 policies[2][2]; /* by DIRECTION_*, and by version: IPv4, IPv6 */
+	__u32 flags;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, seat);
+	__type(value, struct guard);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} guards SEC(".maps");
+
+/* identities: written by the agent from Record rows whose ports have security groups: the host's number of that set of
+ * groups; read when rules are asked.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct record_key);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} identities SEC(".maps");
+
+/* classes: written by the agent from security groups: prefixes that rules name, of a policy; read when rules are asked. */
+struct class_key {
+	__u32 prefixlen; /* 32 + length; an IPv4 length counts from 96 */
+	__u32 policy;
+	struct addr prefix;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct class_key);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} classes SEC(".maps");
+
+/* rules: written by the agent from security groups: what decides, of a policy; read when rules are asked. */
+#define REMOTE_ANYBODY 0
+#define REMOTE_IDENTITY 0x80000000 /* and the identity; below it are classes */
+struct rule_key {
+	__u32 prefixlen; /* 80 + bits of the port that count */
+	__u32 policy;
+	__u32 remote;
+	__u8 protocol; /* 0: any */
+	__u8 pad;
+	__be16 port; /* the destination's; of ICMP, type and code */
+};
+#define RULE_ALLOW 1
+#define RULE_LOG 2
+struct ruling {
+	__u32 rule; /* its number */
+	__s32 priority;
+	__u32 flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct rule_key);
+	__type(value, struct ruling);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} rules SEC(".maps");
+
+/* hits: counted by the programs: how often a rule has decided, by its number; read by the agent, which drops old ones. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} hits SEC(".maps");
+
+/* tracking: written by the agent: how connections are tracked; read for every packet of a guarded port. */
+#define STATES 32
+#define TRACKING_EVENTS 1 /* somebody wants to hear of connections */
+struct tracking {
+	__u64 timeouts_ns[STATES]; /* by enum connection_state */
+	__u64 clock_ns; /* of a test; 0: the kernel's */
+	__u32 epoch; /* of the rules: a connection of another is held against them anew */
+	__u32 most; /* connections in all */
+	__u32 most_of_port;
+	__u32 flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tracking);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tracking SEC(".maps");
+
+/* tracked: the programs' own: how many connections there are, and when they were last swept. */
+struct tracked {
+	__u64 used;
+	__u64 swept_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tracked);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tracked SEC(".maps");
+
+/* quotas: the programs' own: how many connections a port has, by its number. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} quotas SEC(".maps");
+
+/* connections: the programs' own; the agent reads them. As a port sees them: the same for both directions. */
+struct connection_key {
+	__u64 port; /* as in struct guard */
+	struct addr local;
+	struct addr remote;
+	__be16 local_port; /* of an ICMP query: its identifier */
+	__be16 remote_port; /* and its type */
+	__u8 protocol;
+	__u8 asked; /* of an ICMP query: the other end asks */
+	__u16 pad;
+};
+
+/* A side of a connection: the guest, or the other end. */
+struct half {
+	__u32 end; /* of TCP: what it has sent; of SCTP: the tag that it is to be written to with */
+	__u32 edge; /* of TCP: up to where it may send */
+	__u32 window; /* its largest */
+	__u32 acked; /* up to where it has acknowledged what the other sent */
+};
+
+/* Flags of a connection; the first two pairs are shifted by the side. */
+#define HEARD 1 /* its SYN has been acknowledged */
+#define FINISHED 4 /* its FIN has come */
+#define CHALLENGED 16
+#define PENDING 32 /* a SYN within the connection waits for an answer */
+#define PENDING_SIDE 64 /* it is the other end's */
+#define REFUSED 128 /* no rule lets it begin any more */
+#define TOLD 256 /* that it is established */
+
+#define CONNECTION_FIELDS \
+	__u8 state; /* enum connection_state */ \
+	__u8 opener; /* DIRECTION_* of its first packet */ \
+	__u16 flags; \
+	__u64 expires_ns; \
+	__u64 began_ns; \
+	__u64 packets[2]; /* by DIRECTION_* */ \
+	__u64 bytes[2]; \
+	struct half halves[2]; \
+	__u32 epoch; \
+	__u32 rule; \
+	__u32 pending_end; \
+	__u16 pending_window; \
+	__u8 pending_scale; \
+	__u8 code; /* of an ICMP query */ \
+	__u8 scale[2]; \
+	__u8 pad[6];
+
+/* All of it is read and written behind the lock, but for its packets, which a reader may see half counted. */
+struct connection {
+	struct bpf_spin_lock lock;
+	CONNECTION_FIELDS
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct connection_key);
+	__type(value, struct connection);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} connections SEC(".maps");
+
+/* datagrams: the programs' own, and pinned nowhere: those whose fragments are under way, in places of their port's own. */
+#define DATAGRAM_SLOTS 64 /* of a port, for each direction */
+#define DATAGRAM_PIECES 8 /* with gaps between them */
+struct datagram_key {
+	__u64 port;
+	__u32 side;
+	__u32 slot;
+};
+struct datagram_piece {
+	__u16 begin;
+	__u16 end; /* 0: there is none here */
+};
+struct datagram {
+	struct bpf_spin_lock lock;
+	__u32 identity;
+	struct addr source;
+	struct addr destination;
+	__u64 expires_ns;
+	__u32 number; /* of TCP: the sequence number of its offset 0 */
+	__be16 source_port;
+	__be16 destination_port;
+	__u16 total; /* bytes, once its last has come */
+	__u8 protocol;
+	__u8 spoilt;
+	struct datagram_piece pieces[DATAGRAM_PIECES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct datagram_key);
+	__type(value, struct datagram);
+} datagrams SEC(".maps");
+
+/* connection_events: written by the programs, read by the agent: what became of connections, and what rules log. */
+#define EVENT_NEW 1
+#define EVENT_ESTABLISHED 2
+#define EVENT_DESTROYED 3
+#define EVENT_LOG 4 /* a rule that logs has decided */
+struct connection_event {
+	struct connection_key key;
+	__u32 rule;
+	__u8 what;
+	__u8 state; /* of a log: whether the packet passes */
+	__u8 opener; /* of a log: the direction */
+	__u8 pad;
+	__u64 packets[2];
+	__u64 bytes[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* bytes */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} connection_events SEC(".maps");

@@ -187,9 +187,8 @@ INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct tar
 
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
-	if (to) {
+	if (to && !copy_to_port(skb, to->ifindex, to->vlan, to->flags)) {
 		count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
-		copy_to_port(skb, to->ifindex, to->vlan);
 		copies = 1;
 	}
 	if (push_for(skb, p, t, last) ||

@@ -36,7 +36,7 @@ struct packet {
 /* packets: not on the stack, which is full: what weft_from_port, and whoever goes on with it, knows of its packet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2); /* of the packet itself; of a copy of it, that comes out while it is under way */
 	__type(key, __u32);
 	__type(value, struct packet);
 } packets SEC(".maps");

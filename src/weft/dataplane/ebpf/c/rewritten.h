@@ -94,7 +94,8 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 		return drop(skb, c, DROP_VSID_ACL);
 	if (!(to->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
-	if (to->flags & PORT_QOS && !within_limit(skb, &p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
+	if ((to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
+	    !within_limit(skb, &p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
 		return drop(skb, c, DROP_RATE_LIMIT);
 	if (put_addresses(skb, &p, &from->ca, &place->ca))
 		return drop(skb, c, DROP_ENCAP_FAILED);
@@ -104,7 +105,7 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 	__builtin_memcpy(eth->destination, here->mac, 6);
 	__builtin_memcpy(eth->source, from->vsid == place->vsid ? theirs->mac : subnet->router_mac, 6);
 	to_counters = counters_of(seat_of(to->ifindex, to->vlan));
-	if (to_counters) {
+	if (to_counters && !(to->flags & PORT_GUARDED)) {
 		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += skb->len;
 	}

@@ -27,6 +27,11 @@ struct scratch {
 		__u8 from[6];
 		__u32 routed;
 	} rewrite;
+	/* What weft_ingress is to know: the port that it is for. */
+	struct {
+		struct local_port to;
+		__u32 peer_works;
+	} arrival;
 };
 
 struct {

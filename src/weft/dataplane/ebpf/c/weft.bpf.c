@@ -6,11 +6,14 @@
  * weft_from_wire    the same of a frame in the VLAN of a subnet that is bridged
  * weft_bridge       the rest of weft_from_port for what goes out in such a VLAN
  * weft_flood        the rest of weft_from_port for what goes to many: a program of its own has a stack of its own
+ * weft_egress       in weft_from_port, of a guarded port: may it send this? and weft_onward goes on
+ * weft_ingress      before a guarded port is given something: may it come to it?
  * weft_to_uplink    TC egress of an uplink whose PAs are in a VLAN: puts their tag on
  * weft_to_port      TC egress of a port's interface: lets nothing to the guest but what the other two sent
  */
 #include "antispoof.h"
 #include "bridge.h"
+#include "conntrack.h"
 #include "deliver.h"
 #include "dhcp.h"
 #include "flood.h"
@@ -27,6 +30,10 @@
 #define PROGRAM_REWRITE 2
 #define PROGRAM_BRIDGE 3
 #define PROGRAM_FROM_WIRE 4
+#define PROGRAM_EGRESS 5
+#define PROGRAM_ONWARD 6
+#define PROGRAM_INGRESS 7
+#define PROGRAM_INGRESS_COPY 8
 
 /* Step 8: the destination MAC is the distributed router's. */
 INLINE int route(struct __sk_buff *skb, const struct packet *p, struct target *t, const struct subnet *subnet,
@@ -85,6 +92,31 @@ INLINE int bridge(struct __sk_buff *skb, const struct packet *p, struct target *
 	return TO_DELIVER;
 }
 
+/* What is to come to a guarded port: 0, or why it does not. */
+INLINE int arrives(struct __sk_buff *skb, struct packet *p, seat at, __u32 flags)
+{
+	struct guard *g = bpf_map_lookup_elem(&guards, &at);
+	struct port *port = bpf_map_lookup_elem(&ports, &at);
+	bool spoken;
+	int why;
+
+	if (!p || !g || !port)
+		return DROP_SECURITY_GROUP;
+	pull_frame(skb, 0);
+	if (parse(skb, p, 0, skb->len))
+		return DROP_CONNECTION_INVALID;
+	/* ARP and neighbour discovery are not asked of. */
+	spoken = p->type == ETHERTYPE_ARP;
+	if (p->type == ETHERTYPE_IPV6 && p->protocol == IPPROTO_ICMPV6 && p->hop_limit == 255) {
+		parse_transport(skb, p, ETHERNET_BYTES);
+		spoken = is_neighbour_discovery(skb, p);
+	}
+	why = spoken ? 0 : guarded(skb, p, g, port->vsid, DIRECTION_TO_GUEST);
+	if (why)
+		return why;
+	return flags & PORT_QOS && !within_limit(skb, p, at, DIRECTION_TO_GUEST, 0) ? DROP_RATE_LIMIT : 0;
+}
+
 SEC("tc")
 int weft_flood(struct __sk_buff *skb)
 {
@@ -101,34 +133,67 @@ int weft_flood(struct __sk_buff *skb)
 	return flood(skb, p, port, subnet, c);
 }
 
+/* What is for a guarded port: security groups and connections, then its limit. A drop is counted where it came in. */
+SEC("tc")
+int weft_ingress(struct __sk_buff *skb)
+{
+	struct counters *c = counters_of(sender_seat(skb));
+	struct scratch *s = scratch_of_this_cpu();
+	struct local_port to;
+	struct packet *p;
+	__u32 zero = 0;
+	int why;
+
+	p = bpf_map_lookup_elem(&packets, &zero);
+	if (!s || !p)
+		return drop(skb, c, DROP_SECURITY_GROUP);
+	to = s->arrival.to;
+	why = arrives(skb, p, seat_of(to.ifindex, to.vlan), to.flags);
+	if (why)
+		return drop(skb, c, why);
+	count_sent(skb, counters_of(seat_of(to.ifindex, to.vlan)));
+	return into_guest(skb, to, s->arrival.peer_works);
+}
+
+/* The same of a copy, on its way out to the guest: whoever made it counts it, and hears whether it passed. */
+SEC("tc")
+int weft_ingress_copy(struct __sk_buff *skb)
+{
+	seat at = seat_of(skb->ifindex, skb->vlan_present ? skb->vlan_tci & VLAN_MASK : 0);
+	struct port *port = bpf_map_lookup_elem(&ports, &at);
+	__u32 one = 1;
+	struct packet *p = bpf_map_lookup_elem(&packets, &one);
+
+	skb->mark = 0;
+	if (!port || !p || arrives(skb, p, at, port->flags))
+		return TC_ACT_SHOT;
+	return TC_ACT_UNSPEC;
+}
+
+/* Run by the agent on what it asks of the connections. */
+SEC("tc")
+int weft_conntrack(struct __sk_buff *skb)
+{
+	return do_asked(skb);
+}
+
 SEC("tc")
 int weft_rewrite(struct __sk_buff *skb)
 {
 	return rewritten_to_underlay(skb);
 }
 
-SEC("tc")
-int weft_rewritten(struct __sk_buff *skb)
-{
-	return take_rewritten(skb);
-}
+int weft_rewritten(struct __sk_buff *skb);
+int weft_egress(struct __sk_buff *skb);
+int weft_onward(struct __sk_buff *skb);
 
-SEC("tc")
-int weft_bridge(struct __sk_buff *skb)
-{
-	return bridge_out(skb);
-}
-
-SEC("tc")
-int weft_from_wire(struct __sk_buff *skb)
-{
-	return bridge_in(skb);
-}
+int weft_bridge(struct __sk_buff *skb);
+int weft_from_wire(struct __sk_buff *skb);
 
 /* programs: what weft_from_port and weft_from_uplink go on with. Filled as the object is loaded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 5);
+	__uint(max_entries, 9);
 	__uint(key_size, sizeof(__u32));
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__array(values, int(struct __sk_buff *));
@@ -139,6 +204,10 @@ struct {
 		[PROGRAM_REWRITE] = weft_rewrite,
 		[PROGRAM_BRIDGE] = weft_bridge,
 		[PROGRAM_FROM_WIRE] = weft_from_wire,
+		[PROGRAM_EGRESS] = weft_egress,
+		[PROGRAM_ONWARD] = weft_onward,
+		[PROGRAM_INGRESS] = weft_ingress,
+		[PROGRAM_INGRESS_COPY] = weft_ingress_copy,
 	},
 };
 
@@ -154,6 +223,118 @@ INLINE int to_bridge(struct __sk_buff *skb, struct counters *c)
 	return drop(skb, c, DROP_ENCAP_FAILED);
 }
 
+/* What a program returns whose packet is for a guarded port. */
+INLINE int to_ingress(struct __sk_buff *skb, struct counters *c)
+{
+	bpf_tail_call(skb, &programs, PROGRAM_INGRESS);
+	return drop(skb, c, DROP_ENCAP_FAILED);
+}
+
+SEC("tc")
+int weft_rewritten(struct __sk_buff *skb)
+{
+	int verdict = take_rewritten(skb);
+
+	return verdict == TO_INGRESS ? to_ingress(skb, counters_of(skb->ifindex)) : verdict;
+}
+
+SEC("tc")
+int weft_bridge(struct __sk_buff *skb)
+{
+	int verdict = bridge_out(skb);
+
+	return verdict == TO_INGRESS ? to_ingress(skb, counters_of(sender_seat(skb))) : verdict;
+}
+
+SEC("tc")
+int weft_from_wire(struct __sk_buff *skb)
+{
+	int verdict = bridge_in(skb);
+
+	return verdict == TO_INGRESS ? to_ingress(skb, counters_of(skb->ifindex)) : verdict;
+}
+
+/* Steps 7 to 10: where a guest's packet goes, once it may be sent. */
+INLINE int onward(struct __sk_buff *skb, struct packet *p, const struct port *port, const struct subnet *subnet,
+		  struct counters *c)
+{
+	struct target t = {};
+	int verdict;
+
+	if (p->to[0] & 1)
+		return to_flood(skb, c);
+	t.source_vsid = port->vsid;
+	verdict = mac_equal(p->to, subnet->router_mac) ? route(skb, p, &t, subnet, c)
+						      : bridge(skb, p, &t, port, subnet, c);
+	if (verdict == TO_DELIVER && t.record)
+		verdict = deliver(skb, p, &t, subnet, c);
+	if (verdict == TO_INGRESS)
+		return to_ingress(skb, c);
+	if (verdict == TO_BRIDGE)
+		return to_bridge(skb, c);
+	if (verdict == TO_REWRITE) {
+		bpf_tail_call(skb, &programs, PROGRAM_REWRITE);
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	}
+	return verdict;
+}
+
+/* A guarded port's packet, which weft_from_port has read: security groups and connections. */
+SEC("tc")
+int weft_egress(struct __sk_buff *skb)
+{
+	seat at = sender_seat(skb);
+	struct counters *c = counters_of(at);
+	struct port *port = bpf_map_lookup_elem(&ports, &at);
+	struct guard *g = bpf_map_lookup_elem(&guards, &at);
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+	int why;
+
+	if (!port || !g || !p)
+		return drop(skb, c, DROP_SECURITY_GROUP);
+	why = guarded(skb, p, g, port->vsid, DIRECTION_FROM_GUEST);
+	if (why)
+		return drop(skb, c, why);
+	bpf_tail_call(skb, &programs, PROGRAM_ONWARD);
+	return drop(skb, c, DROP_ENCAP_FAILED);
+}
+
+/* These are functions for the sake of the keys, which are not on weft_onward's stack so. */
+static __noinline struct port *sending_port(struct __sk_buff *skb)
+{
+	seat at = sender_seat(skb);
+
+	return bpf_map_lookup_elem(&ports, &at);
+}
+
+static __noinline struct counters *sending_counters(struct __sk_buff *skb)
+{
+	return counters_of(sender_seat(skb));
+}
+
+static __noinline struct packet *packet_under_way(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&packets, &zero);
+}
+
+/* What weft_from_port does of a port that is not guarded. */
+SEC("tc")
+int weft_onward(struct __sk_buff *skb)
+{
+	struct counters *c = sending_counters(skb);
+	struct port *port = sending_port(skb);
+	struct subnet *subnet = port ? subnet_of(port->vsid) : NULL;
+	struct packet *p = packet_under_way();
+
+	/* All of it was asked before: it can only have changed since. */
+	if (!subnet || !p)
+		return drop(skb, c, DROP_PORT_UNBOUND);
+	return onward(skb, p, port, subnet, c);
+}
+
 SEC("tc")
 int weft_from_port(struct __sk_buff *skb)
 {
@@ -163,7 +344,6 @@ int weft_from_port(struct __sk_buff *skb)
 	struct packet *p;
 	struct port *port;
 	enum drop_reason why;
-	struct target t = {};
 	int verdict;
 	bool discovery;
 
@@ -228,20 +408,11 @@ int weft_from_port(struct __sk_buff *skb)
 		if (!within_limit(skb, p, sender_seat(skb), DIRECTION_FROM_GUEST, 0))
 			return drop(skb, c, DROP_RATE_LIMIT);
 	}
-	if (p->to[0] & 1)
-		return to_flood(skb, c);
-	t.source_vsid = port->vsid;
-	verdict = mac_equal(p->to, subnet->router_mac) ? route(skb, p, &t, subnet, c)
-						      : bridge(skb, p, &t, port, subnet, c);
-	if (verdict == TO_DELIVER && t.record)
-		verdict = deliver(skb, p, &t, subnet, c);
-	if (verdict == TO_BRIDGE)
-		return to_bridge(skb, c);
-	if (verdict == TO_REWRITE) {
-		bpf_tail_call(skb, &programs, PROGRAM_REWRITE);
+	if (port->flags & PORT_GUARDED) {
+		bpf_tail_call(skb, &programs, PROGRAM_EGRESS);
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	}
-	return verdict;
+	return onward(skb, p, port, subnet, c);
 }
 
 /* The PA that policy places an inner source at: the first record found decides. vsid: the packet's, then the record's. */
@@ -304,8 +475,10 @@ int weft_from_uplink(struct __sk_buff *skb)
 	enum drop_reason why;
 	__u32 packets, place_vsid;
 	bool same_family, many;
+	int verdict;
 
 	me = this_host();
+	skb->cb[2] = 0;
 	if (me && me->flags & HOST_BRIDGES && segment_at(skb))
 		bpf_tail_call(skb, &programs, PROGRAM_FROM_WIRE);
 	/* A tagged frame is of another network than the uplink's own, and its VLAN device the stack's to find; unless it is
@@ -362,7 +535,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_PORT_DOWN);
 	if (o.ecn == 3 && p.ecn == 0)
 		return drop(skb, c, DROP_ECN);
-	if (to && to->flags & PORT_QOS &&
+	if (to && (to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
 	    !within_limit(skb, &p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, o.bytes))
 		return drop(skb, c, DROP_RATE_LIMIT);
 	if (to)
@@ -372,7 +545,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (o.rule == RULE_STT)
 		packets = packets_in(skb); /* the frame's, whose segments are other ones */
-	to_counters = to ? counters_of(seat_of(port.ifindex, port.vlan)) : NULL;
+	to_counters = many || port.flags & PORT_GUARDED ? NULL : counters_of(seat_of(port.ifindex, port.vlan));
 	if (to_counters) {
 		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += o.length;
@@ -382,7 +555,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 	if (many)
 		return flood_locally(skb, &p, subnet, o.vsid, packets, c);
 	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
-	return to_local_port(skb, port, weft_decap_l3 || same_family);
+	verdict = to_local_port(skb, port, weft_decap_l3 || same_family);
+	return verdict == TO_INGRESS ? to_ingress(skb, c) : verdict;
 }
 
 SEC("tc")
@@ -392,6 +566,10 @@ int weft_to_port(struct __sk_buff *skb)
 		return send_copy(skb, skb->mark == WEFT_PROBED_COPY_MARK);
 	if (skb->mark == WEFT_MIRROR_MARK)
 		return send_mirrored(skb);
+	if (skb->mark == WEFT_GUARDED_MARK) {
+		bpf_tail_call(skb, &programs, PROGRAM_INGRESS_COPY);
+		return TC_ACT_SHOT;
+	}
 	if (skb->mark == WEFT_AGENT_MARK)
 		count_agents(skb);
 	else if (skb->mark != WEFT_MARK)

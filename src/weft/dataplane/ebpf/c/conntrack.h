@@ -1,0 +1,680 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The connection tracker: which packets of a port belong to a connection that rules have let begin. docs/design/conntrack.md;
+ * reference/conntrack.py says the same, and tests hold the two together.
+ */
+#pragma once
+
+#include "drop.h"
+#include "security.h"
+
+#define SWEEP_NS 1000000000ULL /* where nobody sweeps, a full table is swept as a connection begins, once in so long */
+#define DATAGRAM_LIFE_NS 30000000000ULL
+
+INLINE struct tracking *tracking_of_host(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&tracking, &zero);
+}
+
+INLINE struct tracked *tracked_of_host(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&tracked, &zero);
+}
+
+/* What became of a connection, for whoever listens. A reader that does not keep up misses some. */
+static __noinline int tell(struct flow *f, const struct connection_key *key, struct connection *c, __u32 what)
+{
+	struct tracking *t = tracking_of_host();
+
+	if (!f || !key || !c || !t || !(t->flags & TRACKING_EVENTS))
+		return 0;
+	f->event.key = *key;
+	f->event.what = what;
+	f->event.state = c->state;
+	f->event.opener = c->opener;
+	f->event.rule = c->rule;
+	f->event.packets[0] = c->packets[0];
+	f->event.packets[1] = c->packets[1];
+	f->event.bytes[0] = c->bytes[0];
+	f->event.bytes[1] = c->bytes[1];
+	bpf_ringbuf_output(&connection_events, &f->event, sizeof(f->event), 0);
+	return 0;
+}
+
+/* One connection of a port less. */
+static __noinline int give_room(__u64 port)
+{
+	struct tracked *t = tracked_of_host();
+	__u64 *used = bpf_map_lookup_elem(&quotas, &port);
+
+	if (used)
+		__sync_fetch_and_add(used, -1);
+	if (t)
+		__sync_fetch_and_add(&t->used, -1);
+	return 0;
+}
+
+/* One more, if there is room: 0, or why not. */
+static __noinline int take_room(__u64 port)
+{
+	struct tracking *limits = tracking_of_host();
+	struct tracked *t = tracked_of_host();
+	__u64 *used = bpf_map_lookup_elem(&quotas, &port), none = 0;
+
+	if (!limits || !t)
+		return DROP_CONNECTION_TABLE_FULL;
+	if (!used) {
+		bpf_map_update_elem(&quotas, &port, &none, BPF_NOEXIST);
+		used = bpf_map_lookup_elem(&quotas, &port);
+		if (!used)
+			return DROP_CONNECTION_TABLE_FULL;
+	}
+	if (__sync_fetch_and_add(used, 1) >= limits->most_of_port) {
+		__sync_fetch_and_add(used, -1);
+		return DROP_CONNECTION_LIMIT;
+	}
+	if (__sync_fetch_and_add(&t->used, 1) >= limits->most) {
+		__sync_fetch_and_add(&t->used, -1);
+		__sync_fetch_and_add(used, -1);
+		return DROP_CONNECTION_TABLE_FULL;
+	}
+	return 0;
+}
+
+/* Out of the table, if it is (still) there. */
+static __noinline int forget(struct flow *f, const struct connection_key *key)
+{
+	struct connection *c;
+
+	if (!f || !key)
+		return 0;
+	c = bpf_map_lookup_elem(&connections, key);
+	if (!c)
+		return 0;
+	tell(f, key, c, EVENT_DESTROYED);
+	if (bpf_map_delete_elem(&connections, key))
+		return 0;
+	give_room(key->port);
+	return 1;
+}
+
+static long forget_expired(void *map, struct connection_key *key, struct connection *c, struct flow **of)
+{
+	struct flow *f = flow_of_this_cpu();
+
+	(void)map;
+	(void)of;
+	if (!f)
+		return 1;
+	if (f->now_ns >= c->expires_ns) {
+		f->swept = *key;
+		forget(f, &f->swept);
+	}
+	return 0;
+}
+
+/* All that has expired, once in a while; 1: it was looked. */
+static __noinline int sweep(struct flow *f)
+{
+	struct tracked *t = tracked_of_host();
+	__u64 last;
+
+	if (!f || !t)
+		return 0;
+	last = t->swept_ns;
+	if (f->now_ns < last + SWEEP_NS || __sync_val_compare_and_swap(&t->swept_ns, last, f->now_ns) != last)
+		return 0;
+	bpf_for_each_map_elem(&connections, forget_expired, NULL, 0);
+	return 1;
+}
+
+/* Whether a packet can be a connection's first. */
+INLINE bool opens(const struct flow *f)
+{
+	if (f->kind == FLOW_TCP)
+		return is_opening(&f->segment);
+	if (f->kind == FLOW_SCTP)
+		return f->chunk == SCTP_INIT && !f->tag;
+	return f->kind != FLOW_ANSWER;
+}
+
+INLINE __u8 first_state(__u32 kind)
+{
+	switch (kind) {
+	case FLOW_TCP:
+		return STATE_SYN_SENT;
+	case FLOW_UDP:
+		return STATE_UDP_UNREPLIED;
+	case FLOW_SCTP:
+		return STATE_SCTP_OPENING;
+	case FLOW_QUERY:
+		return STATE_ICMP_UNREPLIED;
+	}
+	return STATE_OTHER_UNREPLIED;
+}
+
+/* The connection that a flow's first packet makes, into f->fresh. */
+static __noinline int make_fresh(struct flow *f)
+{
+	struct tracking *t = tracking_of_host();
+	struct half *me, *them;
+	__u32 side;
+
+	if (!f || !t)
+		return 0;
+	side = f->side & 1;
+	__builtin_memset(&f->fresh, 0, sizeof(f->fresh));
+	f->fresh.state = first_state(f->kind);
+	f->fresh.opener = side;
+	f->fresh.began_ns = f->now_ns;
+	f->fresh.expires_ns = f->now_ns + t->timeouts_ns[f->fresh.state & (STATES - 1)];
+	f->fresh.code = f->code;
+	f->fresh.epoch = f->epoch;
+	f->fresh.rule = f->rule;
+	f->fresh.packets[side] = 1;
+	f->fresh.bytes[side] = f->length;
+	me = &f->fresh.halves[side];
+	them = &f->fresh.halves[!side];
+	if (f->kind == FLOW_TCP) {
+		f->fresh.scale[0] = f->fresh.scale[1] = NO_SCALE;
+		f->fresh.scale[side] = f->segment.scale;
+		me->end = f->segment.end;
+		me->edge = f->segment.seq;
+		me->window = at_least_one(f->segment.window);
+		them->window = 1;
+	} else if (f->kind == FLOW_SCTP) {
+		me->end = f->initiate;
+	}
+	return 0;
+}
+
+/* In place of one that is over. */
+static __noinline int renew(struct connection *c, const struct flow *f)
+{
+	if (!c || !f)
+		return 0;
+	bpf_spin_lock(&c->lock);
+	c->state = f->fresh.state;
+	c->opener = f->fresh.opener;
+	c->flags = 0;
+	c->expires_ns = f->fresh.expires_ns;
+	c->began_ns = f->fresh.began_ns;
+	c->packets[0] = f->fresh.packets[0];
+	c->packets[1] = f->fresh.packets[1];
+	c->bytes[0] = f->fresh.bytes[0];
+	c->bytes[1] = f->fresh.bytes[1];
+	c->halves[0] = f->fresh.halves[0];
+	c->halves[1] = f->fresh.halves[1];
+	c->epoch = f->fresh.epoch;
+	c->rule = f->fresh.rule;
+	c->code = f->fresh.code;
+	c->scale[0] = f->fresh.scale[0];
+	c->scale[1] = f->fresh.scale[1];
+	bpf_spin_unlock(&c->lock);
+	return 0;
+}
+
+/* A connection that rules let begin; c: one with its key that is over, or NULL. 0, or why there is none. */
+static __noinline int insert(struct flow *f, struct connection *c)
+{
+	int why;
+
+	if (!f)
+		return DROP_CONNECTION_TABLE_FULL;
+	make_fresh(f);
+	if (c) {
+		tell(f, &f->key, c, EVENT_DESTROYED);
+		renew(c, f);
+		tell(f, &f->key, c, EVENT_NEW);
+		return 0;
+	}
+	why = take_room(f->key.port);
+	if (why && sweep(f))
+		why = take_room(f->key.port);
+	if (why)
+		return why;
+	if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST)) {
+		/* Another CPU may have been quicker with the same. */
+		give_room(f->key.port);
+		return bpf_map_lookup_elem(&connections, &f->key) ? 0 : DROP_CONNECTION_TABLE_FULL;
+	}
+	c = bpf_map_lookup_elem(&connections, &f->key);
+	if (c)
+		tell(f, &f->key, c, EVENT_NEW);
+	return 0;
+}
+
+/* Rules have changed since: may it still begin as it did? */
+static __noinline int ask_again(struct flow *f, const struct guard *g, struct connection *c)
+{
+	__u16 number;
+	__u8 numbered;
+	__u32 opener;
+	int allows;
+
+	if (!f || !g || !c)
+		return 0;
+	number = f->number;
+	numbered = f->numbered;
+	opener = c->opener & 1;
+	f->numbered = 1;
+	if (c->state == STATE_ICMP_UNREPLIED || c->state == STATE_ICMP_REPLIED)
+		f->number = bpf_ntohs(f->key.remote_port) << 8 | c->code;
+	else if (c->state == STATE_OTHER_UNREPLIED || c->state == STATE_OTHER_REPLIED)
+		f->numbered = 0;
+	else
+		f->number = bpf_ntohs(opener == DIRECTION_FROM_GUEST ? f->key.remote_port : f->key.local_port);
+	allows = rules_say(f, g, opener);
+	f->number = number;
+	f->numbered = numbered;
+	bpf_spin_lock(&c->lock);
+	c->rule = f->rule;
+	c->epoch = f->epoch;
+	if (allows)
+		c->flags &= ~REFUSED;
+	else
+		c->flags |= REFUSED;
+	bpf_spin_unlock(&c->lock);
+	return 0;
+}
+
+/* Tags are all that is looked at: who does not know them can neither open nor close (RFC 9260 section 8.5). */
+INLINE enum step sctp_step(struct connection *c, __u32 side, const struct flow *f)
+{
+	struct half *me = &c->halves[side & 1], *them = &c->halves[!(side & 1)];
+	__u32 expected = them->end;
+
+	if (f->chunk == SCTP_INIT) {
+		if (f->tag || (side != c->opener && c->state != STATE_SCTP_CLOSING))
+			return STEP_INVALID;
+		if (c->state != STATE_SCTP_OPENING)
+			return STEP_ASK;
+		them->end = 0;
+		me->end = f->initiate;
+		return STEP_PASS;
+	}
+	/* The T bit: who does not know the other's tag gives its own back. */
+	if ((f->chunk == SCTP_ABORT || f->chunk == SCTP_SHUTDOWN_COMPLETE) && me->end && f->tag == me->end)
+		expected = f->tag;
+	if (!expected || f->tag != expected)
+		return STEP_INVALID;
+	if (f->chunk == SCTP_INIT_ACK) {
+		if (side == c->opener || c->state != STATE_SCTP_OPENING)
+			return STEP_INVALID;
+		me->end = f->initiate;
+	} else if (f->chunk == SCTP_ABORT || f->chunk == SCTP_SHUTDOWN || f->chunk == SCTP_SHUTDOWN_ACK ||
+		   f->chunk == SCTP_SHUTDOWN_COMPLETE) {
+		c->state = STATE_SCTP_CLOSING;
+	} else if (f->chunk == SCTP_COOKIE_ACK && c->state == STATE_SCTP_OPENING) {
+		c->state = STATE_SCTP_ESTABLISHED;
+	}
+	return STEP_PASS;
+}
+
+INLINE enum step step_of(struct connection *c, __u32 side, const struct flow *f)
+{
+	if (f->kind == FLOW_TCP)
+		return tcp_step(c, side, &f->segment);
+	if (f->kind == FLOW_SCTP)
+		return sctp_step(c, side, f);
+	if (f->kind == FLOW_ANSWER && side == c->opener)
+		return STEP_INVALID;
+	if (f->kind != FLOW_QUERY && side != c->opener) {
+		if (c->state == STATE_UDP_UNREPLIED)
+			c->state = STATE_UDP_REPLIED;
+		else if (c->state == STATE_ICMP_UNREPLIED)
+			c->state = STATE_ICMP_REPLIED;
+		else if (c->state == STATE_OTHER_UNREPLIED)
+			c->state = STATE_OTHER_REPLIED;
+	}
+	return STEP_PASS;
+}
+
+INLINE bool is_established(__u8 state)
+{
+	return state == STATE_ESTABLISHED || state == STATE_UDP_REPLIED || state == STATE_ICMP_REPLIED ||
+	       state == STATE_SCTP_ESTABLISHED || state == STATE_OTHER_REPLIED;
+}
+
+#define STEP_ESTABLISHES 16 /* beside a step: told for the first time */
+#define STEP_REFUSED 4
+
+/* One packet of a connection. */
+static __noinline int advance(struct connection *c, const struct flow *f, const struct tracking *t)
+{
+	__u32 side, step;
+
+	if (!c || !f || !t)
+		return STEP_INVALID;
+	side = f->side & 1;
+	bpf_spin_lock(&c->lock);
+	if (c->flags & REFUSED) {
+		step = STEP_REFUSED;
+	} else {
+		step = step_of(c, side, f);
+		if (step == STEP_PASS)
+			c->expires_ns = f->now_ns + t->timeouts_ns[c->state & (STATES - 1)];
+		if (step == STEP_PASS || step == STEP_QUIET) {
+			c->packets[side] += 1;
+			c->bytes[side] += f->length;
+			if (!(c->flags & TOLD) && is_established(c->state)) {
+				c->flags |= TOLD;
+				step |= STEP_ESTABLISHES;
+			}
+		}
+	}
+	bpf_spin_unlock(&c->lock);
+	return step;
+}
+
+/* A SYN that rules let pass, within a connection that is there: its other end may answer it. */
+static __noinline int wait_for_answer(struct connection *c, const struct flow *f)
+{
+	__u32 side;
+
+	if (!c || !f)
+		return 0;
+	side = f->side & 1;
+	bpf_spin_lock(&c->lock);
+	c->flags &= ~PENDING_SIDE;
+	c->flags |= PENDING | (side ? PENDING_SIDE : 0);
+	c->pending_end = f->segment.end;
+	c->pending_window = f->segment.window;
+	c->pending_scale = f->segment.scale;
+	c->packets[side] += 1;
+	c->bytes[side] += f->length;
+	bpf_spin_unlock(&c->lock);
+	return 0;
+}
+
+/* Whether what an error tells of was of a connection: it went the other way. */
+static __noinline int is_of_connection(struct flow *f)
+{
+	struct connection *c;
+	struct half *sender, *receiver;
+	__u32 side, reach;
+
+	if (!f || !f->quoted)
+		return 0;
+	c = bpf_map_lookup_elem(&connections, &f->key);
+	if (!c || f->now_ns >= c->expires_ns || c->flags & REFUSED)
+		return 0;
+	if (f->key.protocol != IPPROTO_TCP)
+		return 1;
+	side = !(f->side & 1);
+	sender = &c->halves[side & 1];
+	receiver = &c->halves[!side];
+	/* RFC 5927 section 4.1: of what is under way, and nothing else. */
+	reach = receiver->window > LATE_BYTES ? receiver->window : LATE_BYTES;
+	return !after(f->segment.seq, sender->end) && !before(f->segment.seq, sender->end - reach);
+}
+
+/* One that is a packet by itself, or the first fragment of one: 0, or why it does not pass. */
+static __noinline int judge(struct flow *f, const struct guard *g)
+{
+	struct tracking *t = tracking_of_host();
+	struct connection *c;
+	int step;
+
+	if (!f || !g || !t)
+		return DROP_SECURITY_GROUP;
+	if (f->kind == FLOW_MESSAGE || g->flags & GUARD_STATELESS)
+		return rules_say(f, g, f->side) ? 0 : DROP_SECURITY_GROUP;
+	if (f->kind == FLOW_ERROR)
+		return is_of_connection(f) ? 0 : DROP_CONNECTION_INVALID;
+	c = bpf_map_lookup_elem(&connections, &f->key);
+	if (!c || f->now_ns >= c->expires_ns) {
+		if (!rules_say(f, g, f->side))
+			return DROP_SECURITY_GROUP;
+		return opens(f) ? insert(f, c) : DROP_CONNECTION_INVALID;
+	}
+	if (c->epoch != f->epoch && !(g->flags & GUARD_KEEP))
+		ask_again(f, g, c);
+	step = advance(c, f, t);
+	if (step == STEP_PASS || step == STEP_QUIET)
+		return 0;
+	if (step & STEP_ESTABLISHES) {
+		tell(f, &f->key, c, EVENT_ESTABLISHED);
+		return 0;
+	}
+	if (step != STEP_ASK)
+		return step == STEP_REFUSED ? DROP_SECURITY_GROUP : DROP_CONNECTION_INVALID;
+	if (!rules_say(f, g, f->side))
+		return DROP_SECURITY_GROUP;
+	if (f->kind != FLOW_TCP || c->state == STATE_TIME_WAIT || c->state == STATE_CLOSED)
+		return insert(f, c);
+	wait_for_answer(c, f);
+	return 0;
+}
+
+/* The place of a fragment's datagram; NULL: it is another's, or nobody's. */
+static __noinline struct datagram *datagram_of(struct flow *f, const struct packet *p)
+{
+	struct datagram *d;
+	__u32 i;
+
+	if (!f || !p)
+		return NULL;
+	i = f->identity;
+	f->place.port = f->key.port;
+	f->place.side = f->side;
+	f->place.slot = (i ^ i >> 8 ^ i >> 16 ^ i >> 24) & (DATAGRAM_SLOTS - 1);
+	d = bpf_map_lookup_elem(&datagrams, &f->place);
+	if (!d || f->now_ns >= d->expires_ns || d->identity != f->identity || d->protocol != f->protocol ||
+	    !addr_equal(&d->source, &p->source) || !addr_equal(&d->destination, &p->destination))
+		return NULL;
+	return d;
+}
+
+/* Of numbers below 2^16, as 0 or 1, and without a branch: eight pieces would be too many ways for the verifier. */
+INLINE __u32 is_less(__u32 a, __u32 b)
+{
+	__u32 less = a - b;
+
+	asm volatile("" : "+r"(less));
+	return less >> 31;
+}
+
+INLINE __u32 is_equal(__u32 a, __u32 b)
+{
+	return 1 - is_less(0, a ^ b);
+}
+
+INLINE __u32 is_whole(const struct datagram *d)
+{
+	__u32 pieces = 0, whole = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < DATAGRAM_PIECES; i++) {
+		__u32 begin = d->pieces[i].begin, end = d->pieces[i].end, there = is_less(0, end);
+
+		pieces += there;
+		whole |= there & is_equal(begin, 0) & is_equal(end, d->total);
+	}
+	return whole & is_equal(pieces, 1);
+}
+
+#define PIECE_FITS 0
+#define PIECE_UNKNOWN 1
+#define PIECE_OVERLAPS 2
+
+/* Behind the lock: where a piece goes, joined with those that it touches. */
+INLINE int put_piece(struct datagram *d, __u32 begin, __u32 end, bool last)
+{
+	__u32 joined_begin = begin, joined_end = end, overlaps = 0, room = 0, placed = 0;
+	int i;
+
+	if (is_whole(d))
+		return PIECE_UNKNOWN;
+	if (d->spoilt)
+		return PIECE_OVERLAPS;
+#pragma unroll
+	for (i = 0; i < DATAGRAM_PIECES; i++) {
+		__u32 from = d->pieces[i].begin, to = d->pieces[i].end, there = is_less(0, to);
+
+		overlaps |= there & is_less(begin, to) & is_less(from, end);
+		room |= (1 - there) | is_equal(to, begin) | is_equal(from, end);
+	}
+	if (overlaps || !room) {
+		d->spoilt = 1;
+		return PIECE_OVERLAPS;
+	}
+	if (last)
+		d->total = end;
+#pragma unroll
+	for (i = 0; i < DATAGRAM_PIECES; i++) {
+		__u32 from = d->pieces[i].begin, to = d->pieces[i].end, there = is_less(0, to);
+		__u32 before = there & is_equal(to, begin), behind = there & is_equal(from, end);
+		__u32 stays = 1 - (before | behind);
+
+		joined_begin += before * (from - begin);
+		joined_end += behind * (to - end);
+		d->pieces[i].begin = from * stays;
+		d->pieces[i].end = to * stays;
+	}
+#pragma unroll
+	for (i = 0; i < DATAGRAM_PIECES; i++) {
+		__u32 from = d->pieces[i].begin, to = d->pieces[i].end, here = (1 - is_less(0, to)) & (1 - placed);
+
+		d->pieces[i].begin = from + here * joined_begin;
+		d->pieces[i].end = to + here * joined_end;
+		placed |= here;
+	}
+	return PIECE_FITS;
+}
+
+/* A later fragment: what became of its first becomes of it. */
+static __noinline int follow(struct flow *f, struct datagram *d)
+{
+	struct connection *c;
+	int fate;
+
+	if (!f || !d)
+		return DROP_UNKNOWN_FRAGMENT;
+	bpf_spin_lock(&d->lock);
+	fate = put_piece(d, f->begin, f->end, f->last);
+	bpf_spin_unlock(&d->lock);
+	if (fate)
+		return fate == PIECE_OVERLAPS ? DROP_FRAGMENT_OVERLAP : DROP_UNKNOWN_FRAGMENT;
+	if (f->side == DIRECTION_FROM_GUEST) {
+		f->key.local_port = d->source_port;
+		f->key.remote_port = d->destination_port;
+	} else {
+		f->key.local_port = d->destination_port;
+		f->key.remote_port = d->source_port;
+	}
+	c = bpf_map_lookup_elem(&connections, &f->key);
+	if (c) {
+		__u32 side = f->side & 1, end = d->number + f->end;
+
+		bpf_spin_lock(&c->lock);
+		c->packets[side] += 1;
+		c->bytes[side] += f->length;
+		if (f->protocol == IPPROTO_TCP)
+			tcp_stretch(c, side, end);
+		bpf_spin_unlock(&c->lock);
+	}
+	return 0;
+}
+
+/* A first fragment has passed. */
+static __noinline int remember_first(struct flow *f, const struct packet *p)
+{
+	struct datagram d = {};
+
+	if (!f || !p)
+		return 0;
+	d.identity = f->identity;
+	d.source = p->source;
+	d.destination = p->destination;
+	d.protocol = f->protocol;
+	d.expires_ns = f->now_ns + DATAGRAM_LIFE_NS;
+	d.number = f->kind == FLOW_TCP ? f->segment.end - f->end : 0;
+	d.source_port = f->side == DIRECTION_FROM_GUEST ? f->key.local_port : f->key.remote_port;
+	d.destination_port = f->side == DIRECTION_FROM_GUEST ? f->key.remote_port : f->key.local_port;
+	d.total = f->last ? f->end : 0;
+	d.pieces[0].begin = 0;
+	d.pieces[0].end = f->end;
+	bpf_map_update_elem(&datagrams, &f->place, &d, BPF_ANY);
+	return 0;
+}
+
+/* A port's packet, in a direction: 0: it passes; or why it does not. vsid: the port's. */
+INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 vsid,
+			      __u32 direction)
+{
+	struct flow *f = flow_of_this_cpu();
+	struct tracking *t = tracking_of_host();
+	struct datagram *d;
+	int why;
+
+	if (!f || !p || !g || !t)
+		return DROP_SECURITY_GROUP;
+	f->side = direction & 1;
+	f->vsid = vsid;
+	f->key.port = g->port;
+	f->epoch = t->epoch;
+	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_ns();
+	if (read_flow(skb, p, f))
+		return DROP_CONNECTION_INVALID;
+	if (!f->piece)
+		return judge(f, g);
+	d = datagram_of(f, p);
+	if (f->kind == FLOW_LATER)
+		return follow(f, d);
+	if (d && !is_whole(d)) {
+		d->spoilt = 1;
+		return DROP_FRAGMENT_OVERLAP;
+	}
+	why = judge(f, g);
+	if (!why)
+		remember_first(f, p);
+	return why;
+}
+
+/* What the agent asks of the table, in the packet of a test run: it cannot count as the programs do. */
+#define ASKED_EXPIRED 0 /* forget those that have expired */
+#define ASKED_FORGET 1 /* forget them */
+#define ASKED_INSERT 2 /* each with its value behind it, where there is none */
+#define ASKED_MOST 20
+
+/* How many were. */
+static __noinline int do_asked(struct __sk_buff *skb)
+{
+	struct flow *f = flow_of_this_cpu();
+	struct tracking *t = tracking_of_host();
+	__u32 words[2], at = ETHERNET_BYTES + sizeof(words), i, done = 0;
+
+	if (!f || !t || bpf_skb_load_bytes(skb, ETHERNET_BYTES, words, sizeof(words)))
+		return -1;
+	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_ns();
+	for (i = 0; i < ASKED_MOST; i++) {
+		struct connection *c;
+
+		if (i >= words[1] || bpf_skb_load_bytes(skb, at, &f->key, sizeof(f->key)))
+			break;
+		at += sizeof(f->key);
+		if (words[0] == ASKED_INSERT) {
+			if (bpf_skb_load_bytes(skb, at, &f->fresh, sizeof(f->fresh)))
+				break;
+			at += sizeof(f->fresh);
+			f->fresh.lock = 0;
+			if (take_room(f->key.port))
+				continue;
+			if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST))
+				give_room(f->key.port);
+			else
+				done += 1;
+			continue;
+		}
+		c = bpf_map_lookup_elem(&connections, &f->key);
+		if (!c || (words[0] == ASKED_EXPIRED && f->now_ns < c->expires_ns))
+			continue;
+		done += forget(f, &f->key);
+	}
+	return done;
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What security groups say of a packet, in as many look-ups however many rules there are: weft/policy/security.py. */
+#pragma once
+
+#include "flows.h"
+#include "lookup.h"
+
+/* The rule for a remote, when it precedes what was found: by priority, what denies, number. */
+static __noinline int consider(struct flow *f, __u32 remote, __u32 protocol)
+{
+	struct ruling *r;
+	bool denies;
+
+	if (!f)
+		return 0;
+	f->ask.prefixlen = 80 + (f->numbered ? 16 : 0);
+	f->ask.remote = remote;
+	f->ask.protocol = protocol;
+	f->ask.pad = 0;
+	f->ask.port = bpf_htons(f->number);
+	r = bpf_map_lookup_elem(&rules, &f->ask);
+	if (!r)
+		return 0;
+	denies = !(r->flags & RULE_ALLOW);
+	if (f->found) {
+		bool denied = !(f->flags & RULE_ALLOW);
+
+		if (r->priority < f->priority)
+			return 0;
+		if (r->priority == f->priority && (denies != denied ? denied : r->rule > f->rule))
+			return 0;
+	}
+	f->found = 1;
+	f->rule = r->rule;
+	f->priority = r->priority;
+	f->flags = r->flags;
+	return 0;
+}
+
+/* Of whom and of which protocol a rule may be. */
+static __noinline int consider_remote(struct flow *f, __u32 remote)
+{
+	if (!f)
+		return 0;
+	consider(f, remote, 0);
+	if (f->protocol)
+		consider(f, remote, f->protocol);
+	return 0;
+}
+
+/* The host's number of the security groups whose member has the address, as a port of the VSID sees it; 0: none. */
+static __noinline __u32 identity_of(struct flow *f, const struct addr *remote)
+{
+	struct subnet *subnet;
+	struct route *r;
+	__u32 *identity;
+
+	if (!f || !remote)
+		return 0;
+	f->member.vsid = f->vsid;
+	f->member.ca = *remote;
+	identity = bpf_map_lookup_elem(&identities, &f->member);
+	if (identity)
+		return *identity;
+	if (is_link_local(remote) || bpf_map_lookup_elem(&records, &f->member))
+		return 0;
+	subnet = subnet_of(f->vsid);
+	r = subnet ? route_of(subnet, remote) : NULL;
+	if (!r || r->via)
+		return 0;
+	f->member.vsid = r->vsid;
+	identity = bpf_map_lookup_elem(&identities, &f->member);
+	return identity ? *identity : 0;
+}
+
+static __noinline int count_hit(__u32 rule)
+{
+	__u64 one = 1, *hit = bpf_map_lookup_elem(&hits, &rule);
+
+	if (hit)
+		__sync_fetch_and_add(hit, 1);
+	else
+		bpf_map_update_elem(&hits, &rule, &one, BPF_NOEXIST);
+	return 0;
+}
+
+/* Whether rules let the packet of a flow pass that goes in a direction, with its number; f->rule is the one that decided. */
+static __noinline int rules_say(struct flow *f, const struct guard *g, __u32 direction)
+{
+	__u32 policy, identity, *class;
+
+	if (!f || !g)
+		return 0;
+	policy = g->policies[direction & 1][!addr_is4(&f->remote)];
+	f->found = 0;
+	f->rule = 0;
+	f->flags = 0;
+	if (policy == POLICY_EVERYTHING || policy == POLICY_NOTHING)
+		return policy == POLICY_EVERYTHING;
+	f->ask.policy = policy;
+	consider_remote(f, REMOTE_ANYBODY);
+	f->prefix.prefixlen = 160;
+	f->prefix.policy = policy;
+	f->prefix.prefix = f->remote;
+	class = bpf_map_lookup_elem(&classes, &f->prefix);
+	if (class && *class)
+		consider_remote(f, *class);
+	identity = identity_of(f, &f->remote);
+	if (identity)
+		consider_remote(f, REMOTE_IDENTITY | identity);
+	if (f->rule)
+		count_hit(f->rule);
+	return f->flags & RULE_ALLOW;
+}

@@ -1,0 +1,58 @@
+"""Security groups as entries of the programs' maps. Pure: knows neither the kernel nor what is programmed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from enum import IntFlag
+
+from weft.dataplane.ebpf import layout
+from weft.policy.rows import Direction, SecurityRule
+from weft.policy.security import Match, Policy
+
+#: Policies that have no entries; those that have are numbers from 2 on.
+NOTHING, EVERYTHING = 0, 1
+#: Bits of a key before the prefix itself: the policy; policy, remote, protocol and padding.
+_CLASS_BITS, _RULE_BITS = 32, 80
+_ALLOW, _LOG = 1, 2  # RULE_*
+_MAPPED = bytes(10) + b"\xff\xff"
+#: In which order a guard has them.
+LOOKS = tuple((direction, version) for direction in (Direction.EGRESS, Direction.INGRESS) for version in (4, 6))
+
+
+class Flag(IntFlag):
+    """GUARD_*."""
+
+    STATELESS = 1
+    KEEP = 2
+
+
+def port_number(port: str) -> int:
+    """The same on every host, and while the port has its name; of 64 bits, no two are the same by chance."""
+    return int.from_bytes(hashlib.sha256(port.encode()).digest()[:8], "big")
+
+
+def guard(port: str, policies: Mapping[tuple[Direction, int], int], flags: Flag) -> bytes:
+    """Value of the map guards. policies: their numbers, by direction and version."""
+    return layout.GUARD.pack(port_number(port), *(policies[look] for look in LOOKS), flags, 0)
+
+
+def classes(number: int, policy: Policy) -> dict[bytes, bytes]:
+    """Entries of the map classes."""
+    found = {}
+    for prefix, of in policy.classes.items():
+        address, length = prefix
+        if len(address) == 4:
+            address, length = _MAPPED + address, length + 96
+        found[layout.CLASS_KEY.pack(_CLASS_BITS + length, number, address)] = layout.NUMBER.pack(of)
+    return found
+
+
+def rules(number: int, matches: Mapping[Match, SecurityRule]) -> dict[bytes, bytes]:
+    """Entries of the map rules."""
+    return {
+        layout.RULE_KEY.pack(
+            _RULE_BITS + match.length, number, match.remote, match.protocol, 0, match.port.to_bytes(2, "big")
+        ): layout.RULING.pack(rule.number, rule.priority, (_ALLOW if rule.allow else 0) | (_LOG if rule.log else 0))
+        for match, rule in matches.items()
+    }

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Asks c/conntrack.h of a frame, by the guard of the seat and in the direction that its VLAN and mark say. */
+#pragma clang diagnostic ignored "-Wunused-function"
+#include "conntrack.h"
+
+SEC("tc")
+int ask(struct __sk_buff *skb)
+{
+	seat at = skb->mark >> 1;
+	struct guard *g = bpf_map_lookup_elem(&guards, &at);
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+
+	if (!g || !p)
+		return -1;
+	pull(skb);
+	__builtin_memset(p, 0, sizeof(*p));
+	if (parse(skb, p, 0, skb->len))
+		return -2;
+	parse_transport(skb, p, ETHERNET_BYTES);
+	return guarded(skb, p, g, 4096, skb->mark & 1);
+}
+
+SEC("tc")
+int asked(struct __sk_buff *skb)
+{
+	return do_asked(skb);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

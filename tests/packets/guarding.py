@@ -1,0 +1,201 @@
+"""Ports with security groups on a whole data plane: what one guest sends and another gets, packet by packet.
+
+What the tracker makes of conversations is in conversations.py; here it is asked where, of whom, and by which rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from packets import build as b
+from packets import policy as p
+from packets.policy import MAIN, UPLINK, WEB1, WEB2, WEB3, Policy
+from weft.policy.drop import DropReason
+from weft.policy.rows import AddressGroup, Direction, Port, Record, SecurityGroup, SecurityRule
+
+WEB1_PORT, WEB2_PORT, FW_PORT = (f"tenants/blue/ports/{name}" for name in ("web-1", "web-2", "fw"))
+IN, OUT = Direction.INGRESS, Direction.EGRESS
+TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
+
+CLIENTS = SecurityGroup(
+    1,
+    "clients",
+    rules=(SecurityRule(11, "clients/out", OUT, 4), SecurityRule(12, "clients/out6", OUT, 6)),
+)
+SERVERS = SecurityGroup(
+    2,
+    "servers",
+    rules=(
+        SecurityRule(21, "servers/http", IN, 4, TCP, 80, 80, remote_group=1),
+        SecurityRule(22, "servers/http6", IN, 6, TCP, 80, 80, remote_group=1),
+        SecurityRule(23, "servers/dns", IN, 4, UDP, 53, 53, remote_prefix="10.0.1.0/24"),
+        SecurityRule(24, "servers/not-fw", IN, 4, UDP, 53, 53, remote_prefix="10.0.1.9/32", allow=False, priority=5),
+        SecurityRule(25, "servers/office", IN, 4, TCP, 443, 443, remote_addresses=31),
+        SecurityRule(26, "servers/ping", IN, 4, ICMP, 8 << 8, 8 << 8),
+    ),
+)
+OFFICES = AddressGroup(31, "offices", ("10.0.1.20/32",))
+PLAIN = SecurityGroup(
+    3,
+    "plain",
+    stateful=False,
+    rules=(SecurityRule(41, "plain/in", IN, 4, UDP, 53, 53), SecurityRule(42, "plain/out", OUT, 4, UDP)),
+)
+
+_GROUPS = {WEB1_PORT: (1,), WEB2_PORT: (2,)}
+_BEARS = {"10.0.1.4": (1,), "10.0.1.5": (2,), "2001:db8:1::4": (1,), "2001:db8:1::5": (2,)}
+
+
+def guarded(
+    groups: dict[str, tuple[int, ...]],
+    rows: tuple[SecurityGroup, ...] = (CLIENTS, SERVERS),
+    *,
+    fw: bool = False,
+    bears: dict[str, tuple[int, ...]] = _BEARS,
+) -> Policy:
+    """MAIN with groups on some ports; of blue's first subnet records bear what is said. fw: its port_security."""
+    found = []
+    for row in MAIN.rows:
+        if isinstance(row, Port):
+            row = replace(row, groups=groups.get(row.port, ()), port_security=row.port == FW_PORT and fw)
+        elif isinstance(row, Record) and row.vsid == p.BLUE_1:
+            row = replace(row, groups=bears.get(row.ca, ()))
+        found.append(row)
+    return replace(MAIN, rows=(*found, OFFICES, *rows))
+
+
+GUARDED = guarded(_GROUPS)
+NO_HTTP = guarded(_GROUPS, (CLIENTS, replace(SERVERS, rules=SERVERS.rules[2:])))
+ALONE = guarded(_GROUPS, bears={})
+STATELESS = guarded({WEB2_PORT: (3,)}, (PLAIN,))
+SECURED = guarded({}, (), fw=True)
+
+
+REFUSED, INVALID = DropReason.SECURITY_GROUP, DropReason.CONNECTION_INVALID
+MACS = {
+    "10.0.1.4": WEB1,
+    "10.0.1.5": WEB2,
+    "10.0.1.20": WEB3,
+    "10.0.1.9": p.FW,
+    "2001:db8:1::4": WEB1,
+    "2001:db8:1::5": WEB2,
+}
+TAPS = {
+    "10.0.1.4": "tapweb1",
+    "10.0.1.5": "tapweb2",
+    "10.0.1.9": "tapfw",
+    "2001:db8:1::4": "tapweb1",
+    "2001:db8:1::5": "tapweb2",
+}
+FIRST, SECOND, FIREWALL, FAR_ONE = "10.0.1.4", "10.0.1.5", "10.0.1.9", "10.0.1.20"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One frame: by which interface, and why it is dropped, or that it goes on. policy: told before it."""
+
+    interface: str
+    frame: bytes
+    dropped: DropReason | None = None
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    name: str
+    policy: Policy
+    exchanges: tuple[Exchange, ...]
+
+
+def talk(
+    source: str, to: str, layer: b.Packet, dropped: DropReason | None = None, policy: Policy | None = None
+) -> Exchange:
+    """By the port that has the source, or, of host 2's, by the uplink."""
+    frame = b.eth(MACS[to], b.network(source, to) / layer, MACS[source])
+    if source in TAPS:
+        return Exchange(TAPS[source], frame, dropped, policy)
+    outer = b.nvgre(p.PA1, p.BLUE_1, 0, frame, source=p.PA2)
+    return Exchange(UPLINK, b.eth("02:00:00:00:ff:01", b.IP(outer), "02:00:00:00:ff:02"), dropped, policy)
+
+
+def tcp(flags: str, seq: int, ack: int, ports: tuple[int, int] = (40000, 80), data: bytes = b"") -> b.Packet:
+    return b.TCP(sport=ports[0], dport=ports[1], flags=flags, seq=seq, ack=ack, window=1000) / b.Raw(data)
+
+
+def opened(source: str, to: str, port: int = 80) -> tuple[Exchange, ...]:
+    return (
+        talk(source, to, tcp("S", 100, 0, (40000, port))),
+        talk(to, source, tcp("SA", 500, 101, (port, 40000))),
+        talk(source, to, tcp("A", 101, 501, (40000, port))),
+        talk(source, to, tcp("PA", 101, 501, (40000, port), b"question")),
+        talk(to, source, tcp("PA", 501, 109, (port, 40000), b"answer")),
+    )
+
+
+def dns(source: str, to: str, *, answer: bool = False, dropped: DropReason | None = None, port: int = 53) -> Exchange:
+    ends = (port, 40000) if answer else (40000, port)
+    return talk(source, to, b.UDP(sport=ends[0], dport=ends[1]) / b.Raw(b"name"), dropped)
+
+
+def to_all(port: int, dropped: DropReason | None = None) -> Exchange:
+    body = b.network(FIRST, "255.255.255.255") / b.UDP(sport=40000, dport=port) / b.Raw(b"anybody")
+    return Exchange("tapweb1", b.eth("ff:ff:ff:ff:ff:ff", body), dropped)
+
+
+def scenes() -> list[Scene]:
+    data = tcp("PA", 109, 507, data=b"more")
+    return [
+        Scene("a member of the group that a rule names opens, and no other", GUARDED, (
+            *opened(FIRST, SECOND),
+            talk(FIREWALL, SECOND, tcp("S", 100, 0), REFUSED),
+            talk(FIRST, SECOND, tcp("S", 100, 0, (40000, 81)), REFUSED),
+            talk(SECOND, FIRST, tcp("S", 100, 0), REFUSED),
+        )),
+        Scene("by IPv6 likewise", GUARDED, (
+            *opened("2001:db8:1::4", "2001:db8:1::5"), talk("2001:db8:1::5", "2001:db8:1::4", tcp("S", 1, 0), REFUSED),
+        )),
+        Scene("from another host by an address group", GUARDED, (
+            talk(FAR_ONE, SECOND, tcp("S", 100, 0, (40000, 443))),
+            talk(SECOND, FAR_ONE, tcp("SA", 500, 101, (443, 40000))),
+            talk(FAR_ONE, SECOND, tcp("S", 100, 0), REFUSED),
+            talk(FAR_ONE, SECOND, tcp("A", 100, 5, (40001, 443)), INVALID),
+        )),
+        Scene("a rule that denies goes first by its priority", GUARDED, (
+            dns(FIRST, SECOND), dns(SECOND, FIRST, answer=True), dns(FIREWALL, SECOND, dropped=REFUSED),
+        )),
+        Scene("answers are of their connection", GUARDED, (
+            talk(FIREWALL, SECOND, b.echo(4)),
+            talk(SECOND, FIREWALL, b.echo_reply(4)),
+            talk(SECOND, FIREWALL, b.echo(4), REFUSED),
+            talk(SECOND, FIREWALL, b.ICMP(type=0, id=9), REFUSED),
+        )),
+        Scene("a rule that goes cuts its connections", GUARDED, (
+            *opened(FIRST, SECOND),
+            talk(FIRST, SECOND, data, REFUSED, NO_HTTP),
+            talk(FIRST, SECOND, data, None, GUARDED),
+        )),
+        Scene("so does a member that is one no more", GUARDED, (
+            *opened(FIRST, SECOND), talk(FIRST, SECOND, data, REFUSED, ALONE), talk(FIRST, SECOND, data, None, GUARDED),
+        )),
+        Scene("stateless: each packet by itself", STATELESS, (
+            dns(FIRST, SECOND), dns(SECOND, FIRST, answer=True), dns(SECOND, FIRST, port=99),
+            dns(FIRST, SECOND, answer=True, dropped=REFUSED, port=99), talk(SECOND, FIRST, tcp("S", 1, 0), REFUSED),
+        )),
+        Scene("port security alone: out, and what answers", SECURED, (
+            dns(FIRST, FIREWALL, dropped=REFUSED), dns(FIREWALL, FIRST), dns(FIRST, FIREWALL, answer=True),
+        )),
+        Scene("to many: each copy is asked of at its port", GUARDED, (to_all(53), to_all(54))),
+        Scene("the gateway answers what may be sent", GUARDED, (
+            Exchange("tapweb1", b.eth(p.ROUTER, b.network(FIRST, "10.0.1.1") / b.echo(4))),
+            Exchange("tapweb2", b.eth(p.ROUTER, b.network(SECOND, "10.0.1.1") / b.echo(4), WEB2), REFUSED),
+        )),
+        Scene("routed, to another subnet", GUARDED, (
+            Exchange("tapweb1", b.eth(p.ROUTER, b.network(FIRST, "10.0.2.6") / b.echo(4))),
+            Exchange("tapdb1", b.eth(p.ROUTER_2, b.network("10.0.2.6", FIRST) / b.echo_reply(4), p.DB1)),
+            Exchange("tapdb1", b.eth(p.ROUTER_2, b.network("10.0.2.6", SECOND) / b.echo(4), p.DB1)),
+            Exchange("tapdb1", b.eth(p.ROUTER_2, b.network("10.0.2.6", FIRST) / b.echo(4), p.DB1), REFUSED),
+        )),
+    ]  # fmt: skip
+
+
+SCENES = scenes()
