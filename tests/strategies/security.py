@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
 
 from hypothesis import strategies as st
 
@@ -93,3 +94,44 @@ packets = st.tuples(
     st.sampled_from((*PROTOCOLS, 89)),
     st.sampled_from(PORTS) | st.integers(0, 65_535) | st.none(),
 )
+
+
+def decides(
+    several: Iterable[SecurityGroup],
+    named: Mapping[int, AddressGroup],
+    bears: Iterable[int],
+    direction: Direction,
+    address: str,
+    protocol: int,
+    number: int | None,
+) -> SecurityRule | None:
+    """As OpenStack says it: what some rule allows, unless an operator's rule of higher or equal standing denies.
+
+    bears: the groups of the address's port. number: of the port, or the ICMP type and code.
+    """
+    remote = ip_address(address)
+
+    def concerns(rule: SecurityRule) -> bool:
+        if rule.direction != direction or rule.version != remote.version:
+            return False
+        if rule.protocol is not None and rule.protocol != protocol:
+            return False
+        if (rule.first, rule.last) != (0, 65_535) and (
+            number is None or number not in range(rule.first, rule.last + 1)
+        ):
+            return False
+        if rule.remote_prefix:
+            return remote in ip_network(rule.remote_prefix)
+        if rule.remote_group:
+            return rule.remote_group in bears
+        if rule.remote_addresses:
+            group = named.get(rule.remote_addresses)
+            return group is not None and any(remote in ip_network(prefix) for prefix in group.prefixes)
+        return True
+
+    concerned = [rule for group in several for rule in group.rules if concerns(rule)]
+    for standing in sorted({rule.priority for rule in concerned}, reverse=True):
+        equals = [rule for rule in concerned if rule.priority == standing]
+        denying = [rule for rule in equals if not rule.allow]
+        return min(denying or equals, key=lambda rule: rule.number)
+    return None
