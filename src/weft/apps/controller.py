@@ -360,3 +360,4 @@ def configure_logs() -> None:
     root.handlers[:] = [handler]
     root.setLevel(os.environ.get("WEFT_LOG", "INFO").upper())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request to etcd

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
@@ -188,8 +188,10 @@ class Service:
                 await self._follow()
             except Compacted as error:
                 _log.warning("the store has gone on without this controller", reason=str(error))
-                async with self._writer:
-                    await self._start_over()
+                with suppress(Retry):  # the next round finds out the same
+                    async with self._writer:
+                        await self._start_over()
+                await asyncio.sleep(_RETRY_S)
             except Retry as error:
                 _log.warning("the store cannot be followed", reason=str(error))
                 await asyncio.sleep(_RETRY_S)

@@ -57,8 +57,7 @@ from weft.store.etcd_client import (
     read,
 )
 from weft.store.marks import Marks
-
-SCHEMA_VERSION = 1
+from weft.store.schema import VERSION
 
 # A commit that finds nobody to take it gives up after this long: elections are over by then.
 _COMMIT_S = 8.0
@@ -289,7 +288,7 @@ class EtcdStore:
 
     async def _read_once(self) -> _Everything:
         meta_key, head_key, pointer_key = self._key("meta"), self._key("head"), self._key("checkpoint")
-        first = Meta(SCHEMA_VERSION, uuid.uuid4().hex)
+        first = Meta(VERSION, uuid.uuid4().hex)
         await self.etcd.transact(
             Transaction(
                 [is_absent(meta_key)],
@@ -302,9 +301,11 @@ class EtcdStore:
         if not meta.kvs or not head.kvs:
             raise Retry("the store goes away while it is read")
         told = entries.decode_meta(meta.kvs[0].value)
-        if told.schema != SCHEMA_VERSION:
+        if told.schema != VERSION:
             raise Rejected(
-                f"the store has schema version {told.schema}; this Weft reads version {SCHEMA_VERSION}", "store"
+                f"the store has schema version {told.schema}; this Weft reads version {VERSION}:"
+                " export it by the Weft that wrote it, and import that",
+                "store",
             )
         newest = entries.decode_pointer(pointer.kvs[0].value) if pointer.kvs else Pointer(0, b"", 0, 0)
         objects: dict[str, Stored] = {}
@@ -514,25 +515,26 @@ class EtcdStore:
         """Everything that was committed before this was called is known when it returns."""
         self._refuse_when_closed()
         while True:
-            state = self._known()
+            state, known = self._known(), self._known().head
             outcome = await self.etcd.transact(
                 Transaction(
                     (),
                     [
                         read(self._key("head")),
-                        Operation(request_range=self._log_range(state.head + 1, state.head + _READ)),
+                        Operation(request_range=self._log_range(known + 1, known + _READ)),
                         read(self._key("meta")),
                     ],
                 )
             )
             head, log, meta = outcome.ranges
             target = int(head.kvs[0].value) if head.kvs else -1
-            if not meta.kvs or meta.kvs[0].value != state.meta or target < state.head:
+            # What was known before it was asked for: meanwhile the watch may have brought more.
+            if not meta.kvs or meta.kvs[0].value != state.meta or target < known:
                 # Nobody here can go on: what was told of the one has nothing to do with the other.
                 self._replaced = "the store was replaced by another, or by an older copy of itself"
                 self._wake()
                 raise Retry(self._replaced)
-            if target == state.head:
+            if target <= self._known().head:
                 return
             if not log.kvs or not await self._absorb(log.kvs, outcome.header.revision):
                 await self._reload()

@@ -25,8 +25,7 @@ import msgspec
 from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Stored
 from weft.kit.errors import Rejected, Retry
 from weft.store.marks import Marks
-
-SCHEMA_VERSION = 1
+from weft.store.schema import VERSION
 
 # PRAGMA application_id, "Weft": tells our files from other programs'.
 _APPLICATION_ID = 0x57656674
@@ -46,7 +45,7 @@ _SCHEMA = (
     "CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL, identity TEXT NOT NULL)",
     "INSERT INTO head VALUES (1, 0, lower(hex(randomblob(16))))",
     f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    f"PRAGMA user_version = {VERSION}",
 )
 
 _T = TypeVar("_T")
@@ -348,9 +347,11 @@ def _claim(db: sqlite3.Connection, path: Path) -> None:
             db.execute(statement)
     elif application_id != _APPLICATION_ID:
         raise Rejected(f"{path} is a database of another program, not a Weft store", "store")
-    elif version != SCHEMA_VERSION:
+    elif version != VERSION:
         raise Rejected(
-            f"the store {path} has schema version {version}; this Weft reads version {SCHEMA_VERSION}", "store"
+            f"the store {path} has schema version {version}; this Weft reads version {VERSION}:"
+            " export it by the Weft that wrote it, and import that",
+            "store",
         )
     db.execute("COMMIT")
     db.execute("PRAGMA journal_mode = WAL")

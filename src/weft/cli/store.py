@@ -1,0 +1,97 @@
+"""weft store: backups of what controllers keep, and moves from one kind of store to another. Needs no controller."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+import click
+
+from weft.cli import session
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from weft.contracts.store import Store
+
+T = TypeVar("T")
+
+_STORE = click.option(
+    "--store",
+    "url",
+    envvar="WEFT_STORE",
+    default="sqlite:///var/lib/weft/controller.db",
+    show_default=True,
+    help="As of weft controller: sqlite:///PATH, a path alone, or etcd://HOST:PORT,HOST:PORT/PREFIX.",
+)
+_FILE = click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), default="-")
+
+
+@click.group(cls=session.Commands)
+def store() -> None:
+    """Back up a store, restore it, and move from SQLite to etcd and back.
+
+    A backup is lines of JSON, of one revision. In SQLite's case the controller has to be stopped; in etcd's it goes on.
+    """
+
+
+@store.command("export")
+@_STORE
+@click.option("--schema", type=click.IntRange(1), help="For a Weft of the release before: the version that it reads.")
+@_FILE
+def export_(url: str, schema: int | None, file: Path) -> None:
+    """Write all of a store to FILE (-: standard output)."""
+    from weft.store import backup
+
+    with _writing(file) as out:
+        count = _with_store(url, lambda it: backup.export(it, out.write, schema))
+    click.echo(f"{count} objects", err=True)
+
+
+@store.command("import")
+@_STORE
+@_FILE
+def import_(url: str, file: Path) -> None:
+    """Fill an empty store from FILE (-: standard input), all or nothing."""
+    from weft.store import backup
+
+    with contextlib.ExitStack() as closing:
+        lines = sys.stdin.buffer if str(file) == "-" else closing.enter_context(file.open("rb"))
+        count = _with_store(url, lambda it: backup.restore(it, lines))
+    click.echo(f"{count} objects", err=True)
+
+
+def _with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
+    from weft.store.address import open_store
+
+    async def run() -> T:
+        opened = open_store(url)
+        try:
+            return await work(opened)
+        finally:
+            await opened.close()
+
+    return asyncio.run(run())
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[BinaryIO]:
+    """A file that is whole or not there, readable by its owner: a store holds what proves who somebody is."""
+    if str(file) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
