@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import agent, api, controller, domain, flood, migration, network, records, security
+from bench import agent, api, controller, domain, fleet, flood, migration, network, records, security
 from bench.context import Bench
 
 _TRAFFIC = (
@@ -122,6 +122,17 @@ BENCHES: dict[str, Bench] = {
             "498 hosts count their rows, 2 decode and keep them as an agent does, and all must have exactly what they "
             "should. Controller and hosts share this machine.",
             domain.run,
+        ),
+        Bench(
+            "fleet",
+            "22,500 ports on 500 hosts: one port more until every host that needs it has it; a controller comes back",
+            "`weft controller` with 500 open feeds and 22,500 ports in 50 routing domains of 450, each over 450 hosts; "
+            "over SQLite, and over three etcd nodes, all on this machine's disk. A port more is a PUT; hosts count "
+            "their rows as in `domain`. From its answer until the last of the 450 hosts has the bookmark behind its rows; "
+            "whole: from the request. The published bars are of a peer whose agents program Open vSwitch. Then the "
+            "controller is started anew; every host has lost it, comes back within its jittered wait of at most 3 s, "
+            "and is sent everything.",
+            fleet.run,
         ),
         Bench(
             "security",

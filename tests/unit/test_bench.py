@@ -30,6 +30,7 @@ FIGURES = {
     "api",
     "controller",
     "domain",
+    "fleet",
     "security",
     "migration",
 }

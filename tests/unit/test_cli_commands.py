@@ -21,7 +21,7 @@ from weft.cli.session import EXIT_CODES, ExitCode
 Weft = Callable[..., Result]
 
 #: Their commands are asked, not they.
-GROUPS = {"port", "ca", "token", "quota", "audit", "host"}
+GROUPS = {"port", "ca", "token", "quota", "audit", "host", "store"}
 
 INTENT = """
 - name: provider-networks/dc
@@ -269,7 +269,8 @@ def test_the_summary_in_help_is_the_commands_own(name: str) -> None:
     [
         name
         for name in COMMANDS
-        if name not in {"controller", "agent", "completion", "lab", "port", "ca", "token", "quota", "audit", "host"}
+        if name
+        not in {"controller", "agent", "completion", "lab", "port", "ca", "token", "quota", "audit", "host", "store"}
     ],
 )
 def test_every_command_prints_json(name: str) -> None:

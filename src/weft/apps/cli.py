@@ -22,7 +22,7 @@ COMMANDS = {
     "heard": Lazy("weft.cli.host:heard", "Show the machines that this host has heard in VLANs behind its uplinks."),
     "controller": Lazy("weft.apps.services:controller", "Run the controller."),
     "agent": Lazy("weft.apps.services:agent", "Run the agent of a host."),
-    "store": Lazy("weft.cli.store:store", "Back up, restore and move what controllers keep."),
+    "store": Lazy("weft.cli.store:store", "Back up a store, restore it, and move from SQLite to etcd and back."),
     "host": Lazy("weft.cli.hosts:host", "Let hosts join, and call back their certificates."),
     "token": Lazy("weft.cli.access:token", "Tokens by which users show who they are."),
     "quota": Lazy("weft.cli.access:quota", "How many objects a tenant may have."),

@@ -174,7 +174,11 @@ def issue(
     life = min(life, issuer.certificate.not_after - now)
     if life <= timedelta(0):
         raise Rejected("the authority's own certificate has expired: `weft ca renew` renews it")
-    builder = _begun(_subject(identity.label), issuer.certificate.parsed.subject, public_key, now, life)
+    # etcd takes no requests by JSON from a certificate with a common name where users have passwords: it would have to
+    # choose. RFC 5280 4.1.2.6: without a subject, the alternative names are critical.
+    nameless = identity.role is Role.ETCD_CLIENT
+    subject = x509.Name([]) if nameless else _subject(identity.label)
+    builder = _begun(subject, issuer.certificate.parsed.subject, public_key, now, life)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs=False), critical=True)
     uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -182,7 +186,7 @@ def issue(
         uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
     builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
     names = [x509.UniformResourceIdentifier(identity.uri), *_general(addresses)]
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=nameless)
     builder = _linked(builder, issuer, public_key)
     return Certificate(builder.sign(issuer.key, hashes.SHA256()))
 
