@@ -126,12 +126,12 @@ BENCHES: dict[str, Bench] = {
         Bench(
             "fleet",
             "22,500 ports on 500 hosts: one port more until every host that needs it has it; a controller comes back",
-            "`weft controller` with 500 open feeds and 22,500 ports in 50 routing domains of 450, each over 450 hosts; "
-            "over SQLite, and over three etcd nodes, all on this machine's disk. A port more is a PUT; hosts count "
-            "their rows as in `domain`. From its answer until the last of the 450 hosts has the bookmark behind its "
-            "rows; whole: from the request. The published bars are of a peer whose agents program Open vSwitch. Then the "
-            "controller is started anew; every host has lost it, comes back within its jittered wait of at most 3 s, "
-            "and is sent everything.",
+            "`weft controller` with 500 open feeds and 22,500 ports in 50 routing domains of 450, each over 450 "
+            "hosts; over SQLite, and over three etcd nodes, all on this machine's disk. A port more is a PUT; "
+            "hosts count their rows as in `domain`. From its answer until the last of the 450 hosts has the "
+            "bookmark behind its rows; whole: from the request. The published bars are of a peer whose agents "
+            "program Open vSwitch. Then the controller is started anew; every host has lost it, comes back within"
+            " its jittered wait of at most 3 s, and is sent everything.",
             fleet.run,
         ),
         Bench(
