@@ -30,7 +30,7 @@ def rewriting(request: pytest.FixtureRequest) -> Iterator[Lab]:
     try:
         lab = Lab.up(HERE / f"{request.param}.yaml", name=name)
         pools = []
-        for host in ("h1", "h2"):
+        for host in ("h1", "h2", "h3"):
             network = ipaddress.ip_network(lab.spec.host(host).subnet)
             pools.append({"prefix": str(network), "first": str(network[100]), "last": str(network[120])})
         with lab.client() as client:
@@ -108,6 +108,43 @@ def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, tmp
     layer = "ipv6" if ":" in min(ends) else "ip"
     told = capture.decode(file, "-Y", "tcp", "-T", "fields", "-e", f"{layer}.src", "-e", f"{layer}.dst")
     assert {frozenset(line.split()) for line in told.splitlines()} == {frozenset(ends)}
+
+
+def test_a_port_that_moves_to_another_subnet_of_pas_loses_nothing_and_is_rewritten_there(rewriting: Lab) -> None:
+    set_rule(rewriting, SUBNET, Rule.REWRITE)
+    a, b = rewriting.guest("t/a"), rewriting.guest("t/b")
+    home, at_home = b.host, pa_of(rewriting, "b")
+    ends = only_address(rewriting, "t/a"), only_address(rewriting, "t/b")
+    sent = bytes(range(256)) * 100
+    try:
+        with (
+            connected(rewriting, a.namespace, b.namespace, ends[1]) as (ours, theirs),
+            Stream(a, b, ends[1]) as there,
+            Stream(b, a, ends[0]) as back,
+        ):
+            eventually(lambda: len(there.received) > 200 and len(back.received) > 200)
+            for host in ("h3", home):
+                rewriting.move("t/b", host)
+                network = ipaddress.ip_network(rewriting.spec.host(host).subnet)
+                assert ipaddress.ip_address(pa_of(rewriting, "b")) in network
+                with fabric_wire(rewriting, host) as wire:
+                    writer = threading.Thread(target=ours.sendall, args=(sent,))
+                    writer.start()
+                    got = bytearray()
+                    while len(got) < len(sent):
+                        got += theirs.recv(1 << 16)
+                    writer.join()
+                    passed = wire.frames(lambda _: False, within_s=0.2)
+                assert got == sent
+                pa = ipaddress.ip_address(pa_of(rewriting, "b")).packed
+                assert any(pa in frame[:54] for frame in passed), "by its PA of there"
+            there.stop()
+            back.stop()
+            assert (there.lost, back.lost) == (0, 0), f"of {there.sent} and {back.sent} sent"
+    finally:
+        if rewriting.guest("t/b").host != home:
+            rewriting.move("t/b", home)
+    assert pa_of(rewriting, "b") == at_home
 
 
 def test_large_segments_cross_whole(rewriting: Lab) -> None:

@@ -11,7 +11,7 @@ from packets.policy import MAIN, UPLINK, Policy
 from packets.table import GW, WEB1_PORT, Case, W, ca, guest, in_vlan, outer, uplink
 from weft.policy.drop import DropReason
 from weft.policy.rows import Host, MacRecord, Record, Rewrite, Row, Rule, Subnet
-from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay
+from weft.reference.verdict import Answer, Copies, Drop, ToPort, ToStack, ToUnderlay
 
 #: (VSID, address) -> PA
 PAS: dict[tuple[int, str], str] = {}
@@ -222,4 +222,66 @@ def into() -> Iterator[Case]:
     )
 
 
-CASES: tuple[Case, ...] = (*out(), *into())
+#: By MAC, in BLUE_1: where each is moving to: from another host to a third, to here, from here.
+_TO = {p.WEB3: p.PA3, p.WEB1: p.PA1, p.WEB2: p.PA2}
+_FROM = {p.WEB1: p.PA2}
+
+
+def _moves(row: Row) -> Row:
+    if isinstance(row, Record | MacRecord) and row.vsid == p.BLUE_1 and row.mac in _TO:
+        return replace(row, pa=_FROM.get(row.mac, row.pa), also=_TO[row.mac])
+    if isinstance(row, Rewrite) and row.vsid == p.BLUE_1 and row.ca in _ON_THE_WAY:
+        return replace(row, sent=False)
+    return row
+
+
+_ON_THE_WAY = {ca(version, 1, last) for version in (4, 6) for last in (4, 5, 20)}
+MOVING = replace(
+    POLICY,
+    rows=(
+        *map(_moves, POLICY.rows),
+        *(Rewrite(f"192.0.2.{250 + n}", p.BLUE_1, f"10.0.1.{last}", sent=False) for n, last in enumerate((4, 5, 20))),
+        *(Rewrite(f"2001:db8:a::f{n}", p.BLUE_1, ca(6, 1, last), sent=False) for n, last in enumerate((4, 5, 20))),
+    ),
+)
+
+
+def moving() -> Iterator[Case]:
+    for version in (4, 6):
+        v = f"rewritten: IPv{version} "
+        coming_pa, going_pa, far_pa = (f"192.0.2.{250 + n}" if version == 4 else f"2001:db8:a::f{n}" for n in range(3))
+        mine, gone, peer = W[version], ca(version, 1, 5), ca(version, 1, 20)
+        echo = b.echo(version)
+        flow = b.flow(gone, peer, 1 if version == 4 else 58)
+        frame = b.eth(p.WEB3, b.network(gone, peer) / echo, p.WEB2)
+        both = Copies.of(tuple(ToUnderlay(pa, b.nvgre(pa, p.BLUE_1, flow, frame)) for pa in (p.PA2, p.PA3)))
+        yield guest(v + "what moves is sent to by NVGRE, at both its hosts", frame, both, "tapweb2", MOVING)
+        still = ca(version, 2, 7)
+        asked = b.eth(p.ROUTER, b.network(gone, still) / echo, p.WEB2)
+        inner = b.eth(p.DB2, b.network(gone, still, 63) / echo, p.ROUTER_2)
+        flow = b.flow(gone, still, 1 if version == 4 else 58)
+        leaves = ToUnderlay(p.PA2, b.nvgre(p.PA2, p.BLUE_2, flow, inner))
+        yield guest(v + "what moves sends by NVGRE", asked, leaves, "tapweb2", MOVING)
+        for name, to in (("where it comes from", pa(p.BLUE_1, mine)), ("where it moves to", coming_pa)):
+            sent = bytes(_ip(version, pa(p.BLUE_1, peer), to, 61) / echo)
+            arrived = ToPort(WEB1_PORT, b.eth(p.WEB1, _ip(version, peer, mine, 61) / echo, p.WEB3))
+            yield uplink(v + f"moving here, to its PA of {name}", wire(sent, version), arrived, MOVING)
+        for name, source, of, mac in (
+            ("that is moving elsewhere", far_pa, peer, p.WEB3),
+            ("that is moving from here", going_pa, gone, p.WEB2),
+        ):
+            sent = bytes(_ip(version, source, coming_pa, 61) / echo)
+            arrived = ToPort(WEB1_PORT, b.eth(p.WEB1, _ip(version, of, mine, 61) / echo, mac))
+            yield uplink(v + f"from the new PA of one {name}", wire(sent, version), arrived, MOVING)
+        tagged = replace(
+            MOVING,
+            rows=tuple(
+                next((t for t in TAGGED.rows if t.key == r.key), r) if isinstance(r, Host) else r for r in MOVING.rows
+            ),
+        )
+        sent = in_vlan(wire(bytes(_ip(version, far_pa, coming_pa, 61) / echo), version), p.VLAN)
+        arrived = ToPort(WEB1_PORT, b.eth(p.WEB1, _ip(version, peer, mine, 61) / echo, p.WEB3))
+        yield Case("uplink: " + v + "in the VLAN, moving here", UPLINK, sent, arrived, tagged, tag_bytes=4)
+
+
+CASES: tuple[Case, ...] = (*out(), *into(), *moving())

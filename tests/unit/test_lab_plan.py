@@ -163,7 +163,7 @@ def test_a_move_builds_the_new_wire_beside_the_old_and_then_hands_over() -> None
     handover = plan.handover_steps(moved)
     assert handover[:2] == [DeleteLink(guest.namespace, "eth0"), Rename(guest.namespace, "arriving", "eth0")]
     assert [step.address for step in handover if isinstance(step, AddAddress)] == list(guest.addresses)
-    change_over = plan.change_over_steps(moved)
+    change_over = [*plan.welcome_steps(moved), *plan.change_over_steps(moved)]
     assert [type(step) for step in change_over] == sorted((type(step) for step in change_over), key=ORDER.index)
     assert plan.settling_steps(moved)[0] == DeleteLink(guest.namespace, "eth0"), "the old wire goes last of all"
 

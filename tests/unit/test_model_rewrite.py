@@ -136,8 +136,55 @@ def test_a_pa_may_be_given_and_what_was_read_may_be_put_back_anywhere(catalog: C
     assert everything(reloaded(catalog)) == everything(catalog)
 
 
-def test_a_rewritten_port_does_not_move_by_halves(catalog: Catalog) -> None:
+def all_pas(catalog: Catalog, name: Name) -> set[tuple[str, str, bool]]:
+    return {(each.address, each.pa, each.destination) for each in catalog.ports[name].rewrites}
+
+
+def test_a_port_that_moves_has_pas_at_both_hosts_and_ends_with_those_of_where_it_is(catalog: Catalog) -> None:
     catalog.apply([rewritten()])
-    with pytest.raises(Conflict, match="ports move at once") as refused:
-        catalog.apply([port("blue/a", "prod/web", host="h1", destination="h2")])
+    at_home = {("10.0.1.2", "192.0.2.4", False), ("fd00:1::2", "2001:db8:f::1", False)}
+    there = {("10.0.1.2", "192.0.2.6", True), ("fd00:1::2", "2001:db8:f::3", True)}
+    assert all_pas(catalog, A) == at_home
+    catalog.apply([port("blue/a", "prod/web", host="h1", destination="h2")])
+    assert all_pas(catalog, A) == at_home | there
+    scopes, _ = compile_all(catalog)
+    every = [row for scope in scopes.values() for row in scope.values()]
+    told = {(row.ca, row.pa, row.sent) for row in every if isinstance(row, rows.Rewrite) and row.ca.endswith("2")}
+    assert told == {(address, pa, False) for address, pa, _ in at_home | there}, "taken, and sent by no more"
+    own = {row.pas for row in every if isinstance(row, rows.Port) and row.port == A}
+    assert own == {("192.0.2.4", "2001:db8:f::1"), ("192.0.2.6", "2001:db8:f::3")}, "each host has its own"
+    assert load(A, encode_spec(catalog.ports[A])) == catalog.ports[A]
+
+    catalog.apply([port("blue/a", "prod/web", host="h2")])
+    assert all_pas(catalog, A) == {(address, pa, False) for address, pa, _ in there}
+    scopes, _ = compile_all(catalog)
+    every = [row for scope in scopes.values() for row in scope.values()]
+    told = {(row.ca, row.pa, row.sent) for row in every if isinstance(row, rows.Rewrite) and row.ca.endswith("2")}
+    assert told == {(address, pa, True) for address, pa, _ in there}
+
+
+def test_a_move_that_is_cancelled_gives_back_the_pas_of_its_destination(catalog: Catalog) -> None:
+    catalog.apply([rewritten()])
+    before = all_pas(catalog, A)
+    catalog.apply([port("blue/a", "prod/web", host="h1", destination="h2")])
+    catalog.apply([port("blue/a", "prod/web", host="h1")])
+    assert all_pas(catalog, A) == before
+    catalog.apply([port("blue/c", "prod/web", host="h1")])
+    assert pas(catalog, Name("tenants/blue/ports/c"))["10.0.1.4"] == "192.0.2.6"
+
+
+def test_a_port_may_be_moving_when_its_subnet_begins_to_be_rewritten(catalog: Catalog) -> None:
+    catalog.apply([port("blue/a", "prod/web", host="h1", destination="h2")])
+    catalog.apply([rewritten()])
+    assert {there for _, _, there in all_pas(catalog, A)} == {False, True}
+
+
+def test_a_move_for_which_no_pa_is_left_is_refused(catalog: Catalog) -> None:
+    catalog.apply([network("192.0.2.0/29", "2001:db8:f::/64")])
+    catalog.apply([rewritten()])  # hosts have .1 to .3, ports .4 and .5
+    catalog.apply([port("blue/a", "prod/web", host="h1", destination="h2")])
+    before = everything(catalog)
+    with pytest.raises(Conflict, match="no PA is left") as refused:
+        catalog.apply([port("blue/b", "prod/web", host="h2", destination="h1")])
     assert refused.value.field == "puts[0].spec.destination"
+    assert everything(catalog) == before

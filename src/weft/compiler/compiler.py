@@ -383,6 +383,8 @@ class _Side:
         pas: list[Ip | None] = []
         for host in port.hosts:
             pa, host_rows = self._by_host.get(host) or self._abode(host)
+            if port.rewrites and host == port.destination:
+                row = translate.port_row(port, subnet, groups, there=True)
             host_rows[row.key] = row
             self.presences[port.virtual_subnet, host] = None
             pas.append(pa)

@@ -69,7 +69,8 @@ def host_rows(catalog: Catalog, name: Name) -> dict[Key, Row]:
     ports, subnets = catalog.ports, catalog.virtual_subnets
     for port_name in catalog.ports_on(name):
         port = ports[port_name]
-        row = translate.port_row(port, subnets[port.virtual_subnet], group_numbers(catalog, port))
+        there = name == port.destination
+        row = translate.port_row(port, subnets[port.virtual_subnet], group_numbers(catalog, port), there=there)
         found[row.key] = row
     return found
 

@@ -102,8 +102,10 @@ def _security_rule(
     )
 
 
-def port_row(port: objects.Port, subnet: objects.VirtualSubnet, groups: tuple[int, ...] = ()) -> rows.Port:
-    """groups: the numbers of its security groups, rising."""
+def port_row(
+    port: objects.Port, subnet: objects.VirtualSubnet, groups: tuple[int, ...] = (), *, there: bool = False
+) -> rows.Port:
+    """groups: the numbers of its security groups, rising. there: as the host is told that it is moving to."""
     pairs = port.allowed_address_pairs
     return rows.Port(
         port.name,
@@ -120,7 +122,7 @@ def port_row(port: objects.Port, subnet: objects.VirtualSubnet, groups: tuple[in
         dhcp_server=port.dhcp_server,
         sampling_rate=port.sampling_rate,
         mirror=port.mirror,
-        pas=tuple(each.pa for each in port.rewrites) if port.rewrites else (),
+        pas=tuple(each.pa for each in port.rewrites if each.destination == there) if port.rewrites else (),
         parent=None if port.trunk is None else port.trunk.parent,
         vlan=0 if port.trunk is None else port.trunk.vlan,
         groups=groups,
@@ -146,7 +148,7 @@ def record_rows(
             yield rows.MacRecord(subnet.vsid, mac, pa, bare, also)
     if port.rewrites:
         for each in port.rewrites:
-            yield rows.Rewrite(each.pa, subnet.vsid, each.address)
+            yield rows.Rewrite(each.pa, subnet.vsid, each.address, port.destination is None)
 
 
 def _of_what_has_no_pa(subnet: objects.VirtualSubnet) -> Rule:

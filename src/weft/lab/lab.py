@@ -342,6 +342,8 @@ class Lab:
                 shell.run([plan.DeleteLink(new.namespace, plan.ARRIVING)])
                 raise
             if shell.renames_live():
+                shell.run(plan.welcome_steps(new))
+                shell.await_addresses(new.namespace, plan.ARRIVING, new.addresses)
                 shell.run(plan.change_over_steps(new))
                 moves.finish(client, new.port)
                 moves.await_arrived(client, new.port, timeout_s=deadline - time.monotonic())

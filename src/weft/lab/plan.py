@@ -300,11 +300,15 @@ def arrival_steps(lab: str, guest: Guest) -> list[Step]:
     ]
 
 
+def welcome_steps(guest: Guest) -> list[Step]:
+    """The guest hears by its new wire, too. The kernel takes a while until an IPv6 address is one."""
+    return [AddAddress(guest.namespace, ARRIVING, address) for address in guest.addresses]
+
+
 def change_over_steps(guest: Guest) -> list[Step]:
     """The guest speaks by its new wire, and hears by both: as a virtual machine that is moved, it misses nothing."""
     namespace = guest.namespace
     return [
-        *(AddAddress(namespace, ARRIVING, address) for address in guest.addresses),
         *(TurnDefaultRoute(namespace, gateway, ARRIVING) for gateway in guest.gateways),
         *(DeleteAddress(namespace, GUEST_INTERFACE, address) for address in guest.addresses),
     ]

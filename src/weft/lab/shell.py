@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import itertools
 import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
-from weft.kit.errors import Rejected
+from weft.kit.errors import Rejected, Retry
 from weft.lab.plan import (
     AddAddress,
     AddDefaultRoute,
@@ -34,6 +36,7 @@ T = TypeVar("T")
 NAMESPACES = Path("/run/netns")
 BPF_FILESYSTEM = Path("/sys/fs/bpf")
 _CLONE_NEWNET = 0x4000_0000
+_TENTATIVE = 0x40  # IFA_F_TENTATIVE
 
 
 def run(steps: Iterable[Step], progress: Callable[[int], None] = lambda _: None) -> None:
@@ -56,6 +59,26 @@ def ip_batch(lines: Iterable[str], namespace: str = "", *, force: bool = False) 
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode and not force:
         raise Rejected(f"ip {' '.join(command[1:])} failed: {done.stderr.strip()}\n{text.strip()}")
+
+
+def await_addresses(namespace: str, interface: str, addresses: Iterable[str], *, patience_s: float = 5.0) -> None:
+    """Until the IPv6 ones of them are the interface's own: until then nothing that is sent to them is taken."""
+    wanted = {address for each in addresses if (address := ipaddress.ip_interface(each).ip).version == 6}
+    deadline = time.monotonic() + patience_s
+    while not wanted <= within(namespace, lambda: _settled_addresses(interface)):
+        if time.monotonic() > deadline:
+            raise Retry(f"{interface} of {namespace} has not got its IPv6 addresses within {patience_s:g} s")
+        time.sleep(0.002)
+
+
+def _settled_addresses(interface: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Of IPv6, those that duplicate address detection is done with."""
+    lines = (line.split() for line in Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii").splitlines())
+    return {
+        ipaddress.IPv6Address(bytes.fromhex(address))
+        for address, _, _, _, flags, name in lines
+        if name == interface and not int(flags, 16) & _TENTATIVE
+    }
 
 
 def within(namespace: str, work: Callable[[], T]) -> T:

@@ -195,6 +195,7 @@ class Mirror:
 class Rewrite:
     address: str
     pa: str
+    destination: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -302,10 +302,14 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """The PA that stands for an address of a port on the wire, where the rule is IP rewrite."""
+    """The PA that stands for an address of a port on the wire, where the rule is IP rewrite.
+
+    destination: on the host that the port is moving to; while it moves both are taken, and nothing is sent by either.
+    """
 
     address: Ip
     pa: Ip
+    destination: bool = False
 
 
 @dataclass(frozen=True, slots=True)

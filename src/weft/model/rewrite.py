@@ -1,7 +1,7 @@
 """The PAs of guests' addresses, where the rule is IP rewrite: one for each, of the host's provider network.
 
-What a port has it keeps, as long as its host's uplinks are where the PA is from; the rest is drawn. Never gives a PA
-twice, to whomever.
+A port that moves has one for each at its destination, too, from the beginning of the move. What a port has it keeps, as
+long as its host's uplinks are where the PA is from; the rest is drawn. Never gives a PA twice, to whomever.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from weft.model.values import Ip, ip_number, ip_version
 _PortPut: TypeAlias = Put[drafts.Port, Port]
 _SubnetPut: TypeAlias = Put[drafts.VirtualSubnet, VirtualSubnet]
 
+#: An address of a port, and whether it is to have its PA where the port is moving to.
+_Need: TypeAlias = tuple[Ip, bool]
+
 _FIELD = "spec.rewrites"
 
 
@@ -32,7 +35,10 @@ def admit(
     PAs now, as they were.
     """
     by_put = {put.name: put for put in puts}
-    blamed = {put.name: f"{put.field}.spec.host" for put in puts}
+    blamed = {
+        put.name: f"{put.field}.spec.{'host' if ix.ports[put.name].destination is None else 'destination'}"
+        for put in puts
+    }
     for change in subnets:
         now = ix.virtual_subnets[change.name]
         if change.old is not None and change.old.is_rewritten != now.is_rewritten:
@@ -41,8 +47,8 @@ def admit(
     for name in bereft:
         blamed.setdefault(name, "")  # one that only loses asks for nothing
     before: dict[Name, Port] = {}
-    drawing: list[tuple[Name, dict[Ip, Ip]]] = []
-    for name, blame in blamed.items():
+    drawing: list[tuple[Name, dict[_Need, Ip]]] = []
+    for name in blamed:
         port = ix.ports[name]
         needs = dict.fromkeys(_needing(ix, port))
         if not needs and not port.rewrites and name not in by_put:
@@ -50,14 +56,6 @@ def admit(
         before[name] = port
         for each in port.rewrites:
             ix.release_pa(each.pa)
-        if port.destination is not None and needs:
-            subnet = port.virtual_subnet
-            place = f"{by_put[name].field}.spec.destination" if name in by_put else blame
-            raise Conflict(
-                f"{name} moves to {port.destination}, and {subnet} has rule rewrite, whose ports move at once: "
-                f"give the new host as its host",
-                place,
-            )
         drawing.append((name, _kept(ix, port, by_put.get(name), needs)))
     for name, kept in sorted(drawing, key=lambda each: humane(each[0])):
         port = ix.ports[name]
@@ -68,57 +66,84 @@ def admit(
     return {name: port for name, port in before.items() if name not in by_put and ix.ports[name] != port}
 
 
-def _needing(ix: Indexes, port: Port) -> Iterator[Ip]:
+def _needing(ix: Indexes, port: Port) -> Iterator[_Need]:
     """The addresses of a port that need a PA: none while it is nowhere, nor what is only link-local."""
-    if port.host is not None and ix.virtual_subnets[port.virtual_subnet].is_rewritten:
-        yield from port.addresses
-        yield from (said.address for said in port.announced_addresses if not values.is_link_local(said.address))
+    if port.host is None or not ix.virtual_subnets[port.virtual_subnet].is_rewritten:
+        return
+    for there in (False,) if port.destination is None else (False, True):
+        for address in port.addresses:
+            yield address, there
+        for said in port.announced_addresses:
+            if not values.is_link_local(said.address):
+                yield said.address, there
 
 
-def _kept(ix: Indexes, port: Port, put: _PortPut | None, needs: dict[Ip, None]) -> dict[Ip, Ip]:
-    """What is said, or held before, and can stay: claimed. By address; those without are still to be drawn."""
-    kept: dict[Ip, Ip] = {}
-    former: tuple[Rewrite, ...] = port.rewrites
+def _kept(ix: Indexes, port: Port, put: _PortPut | None, needs: dict[_Need, None]) -> dict[_Need, Ip]:
+    """What is said, or held before, and can stay: claimed. Those that are not in it are still to be drawn."""
+    kept: dict[_Need, Ip] = {}
+    before: Port | None = port
     said: tuple[Rewrite, ...] = ()
     if put is not None:
-        former = put.old.rewrites if put.old is not None else ()
+        before = put.old
         said = tuple(_said(put))
+    former = before.rewrites if before is not None else ()
     for rank, each in enumerate(said):
+        need = each.address, each.destination
         # What was read and is put back is no wish.
-        if each in former or each.address not in needs or each.address in kept:
+        if each in former or need not in needs or need in kept:
             continue
         field = f"{'' if put is None else put.field}.{_FIELD}[{rank}].pa"
         if not _fits(ix, port, each):
-            raise Rejected(f"{each.pa} is in no pool of {port.host}'s provider networks for {each.address}", field)
+            raise Rejected(
+                f"{each.pa} is in no pool of {_host(port, need)}'s provider networks for {each.address}", field
+            )
         if (holder := ix.pas.get(each.pa)) is not None:
             raise Conflict(f"PA {each.pa} is taken by {holder}", field)
         ix.claim_pa(port.name, each.pa)
-        kept[each.address] = each.pa
-    for each in former:
-        if each.address in needs and each.address not in kept and each.pa not in ix.pas and _fits(ix, port, each):
-            ix.claim_pa(port.name, each.pa)
-            kept[each.address] = each.pa
+        kept[need] = each.pa
+    if before is not None:
+        for each in _at_home(before, port):
+            need = each.address, each.destination
+            if need in needs and need not in kept and each.pa not in ix.pas and _fits(ix, port, each):
+                ix.claim_pa(port.name, each.pa)
+                kept[need] = each.pa
     return kept
+
+
+def _at_home(before: Port, port: Port) -> Iterator[Rewrite]:
+    """What a port had, as where it is now would have it: those of hosts that it is still on or moving to come first."""
+    strays: list[Rewrite] = []
+    for each in before.rewrites:
+        host = before.destination if each.destination else before.host
+        if host == port.host:
+            yield Rewrite(each.address, each.pa)
+        elif host == port.destination:
+            yield Rewrite(each.address, each.pa, destination=True)
+        elif not each.destination:
+            strays.append(each)
+    yield from strays
 
 
 def _said(put: _PortPut) -> Iterator[Rewrite]:
     for rank, draft in enumerate(put.draft.rewrites or ()):
         field = f"{put.field}.{_FIELD}[{rank}]"
         address = read(f"{field}.address", values.parse_ip, draft.address)
-        yield Rewrite(address, read(f"{field}.pa", values.parse_ip, draft.pa))
+        yield Rewrite(address, read(f"{field}.pa", values.parse_ip, draft.pa), draft.destination)
 
 
 def _fits(ix: Indexes, port: Port, each: Rewrite) -> bool:
-    return any(_has(pool, each.pa) for pool in _pools(ix, ix.hosts[_host(port)], ip_version(each.address)))
+    host = ix.hosts[_host(port, (each.address, each.destination))]
+    return any(_has(pool, each.pa) for pool in _pools(ix, host, ip_version(each.address)))
 
 
-def _drawn(ix: Indexes, port: Port, kept: dict[Ip, Ip]) -> Iterator[Rewrite]:
-    for address in dict.fromkeys(_needing(ix, port)):
-        pa = kept.get(address)
+def _drawn(ix: Indexes, port: Port, kept: dict[_Need, Ip]) -> Iterator[Rewrite]:
+    for need in dict.fromkeys(_needing(ix, port)):
+        address, there = need
+        pa = kept.get(need)
         if pa is None:
-            pa = _draw(ix, ix.hosts[_host(port)], address)
+            pa = _draw(ix, ix.hosts[_host(port, need)], address)
             ix.claim_pa(port.name, pa)
-        yield Rewrite(address, pa)
+        yield Rewrite(address, pa, there)
 
 
 def _draw(ix: Indexes, host: Host, address: Ip) -> Ip:
@@ -149,7 +174,8 @@ def _has(pool: Pool, pa: Ip) -> bool:
     return ip_version(pa) == ip_version(pool.first) and ip_number(pool.first) <= ip_number(pa) <= ip_number(pool.last)
 
 
-def _host(port: Port) -> Name:
-    if port.host is None:
-        raise AssertionError(f"{port.name} is nowhere, and needs no PA")
-    return port.host
+def _host(port: Port, need: _Need) -> Name:
+    host = port.destination if need[1] else port.host
+    if host is None:
+        raise AssertionError(f"{port.name} is not there, and needs no PA")
+    return host

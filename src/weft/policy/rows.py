@@ -109,11 +109,15 @@ class Subnet:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """The PA that stands for a CA on the wire, where IP rewrite is accepted. Scope: its routing domain."""
+    """The PA that stands for a CA on the wire, where IP rewrite is accepted. Scope: its routing domain.
+
+    sent: else it is taken on receipt only: its port is moving, and has another one there.
+    """
 
     pa: str
     vsid: int
     ca: str
+    sent: bool = True
 
     @property
     def key(self) -> RewriteKey:

@@ -403,7 +403,7 @@ class Lookups:
         return self._local.get((vsid, mac))
 
     def pa_of(self, vsid: int, ca: bytes) -> bytes | None:
-        """The PA that stands for a CA on the wire."""
+        """The PA that stands for a CA in what is sent."""
         return self._pas.get((vsid, ca))
 
     def rewritten(self, pa: bytes) -> tuple[int, bytes] | None:
@@ -478,7 +478,8 @@ class Lookups:
                     raise Rejected(f"{row.pa} cannot stand for {row.ca}: one is IPv4 and the other IPv6")
                 self._forget_rewrite(pa)
                 self._rewritten[pa] = place
-                self._pas[place] = pa
+                if row.sent:
+                    self._pas[place] = pa
             case rows.Member():
                 self._members.setdefault(_vsid(row.vsid), {})[packet.address_bytes(row.pa)] = _rule(row.rule)
             case rows.Route():

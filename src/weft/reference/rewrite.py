@@ -67,7 +67,7 @@ def take(lookups: Lookups, frame: bytes, steps: list[str]) -> Taken:
     destination = _destination(frame)
     found = None if destination is None or Rule.REWRITE not in lookups.accepts else lookups.rewritten(destination)
     here = None if found is None else lookups.record(*found)
-    if destination is None or found is None or here is None or here.pa not in lookups.host.pas:
+    if destination is None or found is None or here is None or not lookups.host.pas & {here.pa, here.also}:
         return NOT_OURS
     vsid, ca = found
     text = packet.address_text(destination)
@@ -111,7 +111,8 @@ def _sender(lookups: Lookups, subnet: Subnet, ip: Ip) -> tuple[bytes, bytes] | N
     """The CA of the source, and the MAC that a packet of it has when it arrives; None: nobody that it may be from."""
     found = lookups.rewritten(ip.source)
     record = None if found is None else lookups.record(*found)
-    if found is None or record is None or record.pa in lookups.host.pas:
+    # One that is moving from here may send from there already.
+    if found is None or record is None or (record.pa in lookups.host.pas and record.also is None):
         return None
     vsid, ca = found
     theirs = lookups.subnets.get(vsid)

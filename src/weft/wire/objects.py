@@ -233,6 +233,7 @@ class MirrorSpec(_Spec, frozen=True):
 class RewriteSpec(_Spec, frozen=True):
     address: _Address
     pa: _Address
+    destination: Annotated[bool, msgspec.Meta(description="on the host that the port is moving to")] = False
 
 
 class TrunkSpec(_Spec, frozen=True):
@@ -364,7 +365,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
                 else tuple(drafts.AnnouncedAddress(said.address, said.mac) for said in announced),
                 rewrites=None
                 if spec.rewrites is None
-                else tuple(drafts.Rewrite(each.address, each.pa) for each in spec.rewrites),
+                else tuple(drafts.Rewrite(each.address, each.pa, each.destination) for each in spec.rewrites),
                 trunk=None if spec.trunk is None else drafts.Trunk(spec.trunk.parent, spec.trunk.vlan),
                 security_groups=spec.security_groups,
                 operator_groups=spec.operator_groups,
@@ -454,7 +455,9 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 announced_addresses=tuple(
                     objects.AnnouncedAddress(Ip(said.address), Mac(said.mac)) for said in spec.announced_addresses or ()
                 ),
-                rewrites=tuple(objects.Rewrite(Ip(each.address), Ip(each.pa)) for each in spec.rewrites or ()),
+                rewrites=tuple(
+                    objects.Rewrite(Ip(each.address), Ip(each.pa), each.destination) for each in spec.rewrites or ()
+                ),
                 trunk=None if spec.trunk is None else objects.Trunk(Name(spec.trunk.parent), spec.trunk.vlan),
                 security_groups=tuple(map(Name, spec.security_groups or ())),
                 operator_groups=tuple(map(Name, spec.operator_groups or ())),
@@ -553,7 +556,7 @@ def _spec_of(value: objects.Object) -> Spec:
                     AnnouncedAddressSpec(said.address, said.mac) for said in value.announced_addresses
                 )
                 or None,
-                rewrites=tuple(RewriteSpec(each.address, each.pa) for each in value.rewrites) or None,
+                rewrites=tuple(RewriteSpec(each.address, each.pa, each.destination) for each in value.rewrites) or None,
                 trunk=None if value.trunk is None else TrunkSpec(value.trunk.parent, value.trunk.vlan),
                 security_groups=value.security_groups or None,
                 operator_groups=value.operator_groups or None,

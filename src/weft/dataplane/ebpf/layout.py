@@ -242,9 +242,10 @@ def rewrite(row: Rewrite) -> tuple[bytes, bytes]:
     return pa, _record_key(_number(row.vsid), ca)
 
 
-def read_rewrite(key: bytes, value: bytes) -> Rewrite:
+def read_rewrite(key: bytes, value: bytes, pas: Mapping[bytes, bytes]) -> Rewrite:
+    """pas: the entries of the map pas."""
     vsid, ca = RECORD_KEY.unpack(value)
-    return Rewrite(address_text(key), vsid, address_text(ca))
+    return Rewrite(address_text(key), vsid, address_text(ca), pas.get(value) == key)
 
 
 def rewrite_keys(packed: bytes) -> list[Key]:

@@ -254,9 +254,14 @@ class EbpfDataPlane:
         """Both ways: whom a PA stands for, and what stands for an address."""
         failures = self._rewrites.put_rows(rows, layout.rewrite)
         refused = {failure.key for failure in failures}
-        entries = {row.key: layout.rewrite(row) for row in rows if row.key not in refused}
-        for key, (pa, place) in entries.items():
-            failures += (Failure(key, why) for why in self._pas.put({place: pa}))
+        for row in rows:
+            if row.key in refused:
+                continue
+            pa, place = layout.rewrite(row)
+            if row.sent:
+                failures += (Failure(row.key, why) for why in self._pas.put({place: pa}))
+            elif self._pas.told.get(place) == pa:
+                self._pas.drop([place])
         return failures
 
     def _drop_rewrites(self, gone: Iterable[bytes]) -> None:
@@ -984,8 +989,9 @@ class EbpfDataPlane:
         for key, value in self._macs.entries():
             if layout.is_record(value):
                 yield layout.read_mac_record(key, value, moves)
+        sent = dict(self._pas.entries())
         for key, value in self._rewrites.entries():
-            yield layout.read_rewrite(key, value)
+            yield layout.read_rewrite(key, value, sent)
         for vsid, value in self._members.entries():
             yield layout.read_member(vsid, value)
         yield from routes

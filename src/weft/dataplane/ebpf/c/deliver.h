@@ -152,6 +152,9 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 	if (t->rule == RULE_VLAN && t->routed)
 		t->rule = RULE_FALLBACK;
 	if (t->record->rule & RECORD_MOVING) {
+		/* What moves has two PAs for each address, and is sent to by neither. */
+		if (t->rule == RULE_REWRITE)
+			t->rule = RULE_FALLBACK;
 		also = moving_to(h, t);
 		if (also)
 			return t->rule == RULE_VLAN ? TO_BRIDGE : to_both(skb, p, t, also, own);

@@ -87,3 +87,20 @@ INLINE bool is_local_pa(const struct host *h, const struct addr *pa)
 	}
 	return false;
 }
+
+/* Whether policy places it here, or here, too, while it moves. */
+static __noinline int may_be_here(const struct host *h, const struct record *record, __u32 vsid)
+{
+	struct mac_key key = { .vsid = vsid };
+	struct addr *also;
+
+	if (!h || !record)
+		return 0;
+	if (is_local_pa(h, &record->pa))
+		return 1;
+	if (!(record->rule & RECORD_MOVING))
+		return 0;
+	__builtin_memcpy(key.mac, record->mac, 6);
+	also = bpf_map_lookup_elem(&moving, &key);
+	return also && is_local_pa(h, also);
+}

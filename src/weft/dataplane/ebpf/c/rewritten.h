@@ -47,7 +47,8 @@ INLINE const struct record_key *rewritten_from(const struct packet *p, const str
 	if (!from)
 		return NULL;
 	*record = bpf_map_lookup_elem(&records, from);
-	if (!*record || is_local_pa(me, &(*record)->pa))
+	/* One that is moving from here may send from there already. */
+	if (!*record || (is_local_pa(me, &(*record)->pa) && !((*record)->rule & RECORD_MOVING)))
 		return NULL;
 	theirs = subnet_of(from->vsid);
 	if (!theirs || !same_domain(theirs, subnet) || !accepts(theirs->flags >> SUBNET_ACCEPTS, RULE_REWRITE))
@@ -72,7 +73,7 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 	if (!me || !place)
 		return to_stack(skb);
 	here = bpf_map_lookup_elem(&records, place);
-	if (!here || !is_local_pa(me, &here->pa))
+	if (!here || !may_be_here(me, here, place->vsid))
 		return to_stack(skb);
 	c = counters_of(skb->ifindex);
 	packets = count_received(skb, c);

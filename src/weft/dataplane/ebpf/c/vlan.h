@@ -24,7 +24,7 @@ static __noinline int is_pa_here(const struct host *me, const struct addr *pa)
 		return false;
 	place = bpf_map_lookup_elem(&rewrites, pa);
 	record = place ? bpf_map_lookup_elem(&records, place) : NULL;
-	return record && is_local_pa(me, &record->pa);
+	return record && may_be_here(me, record, place->vsid);
 }
 
 /* Whether an ARP or IP packet is from (ends: SOURCE) or for (DESTINATION) one of this host's PAs, or speaks of who has one.
