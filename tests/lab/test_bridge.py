@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from lab.scenes import UPLINK, address, drops
+from lab.scenes import UPLINK, address, drops, set_rule
 from lab.switch import NATIVE, Switch
 from polling import eventually
 from weft.lab import plan, shell
 from weft.lab.lab import Lab
+from weft.lab.traffic import Stream
+from weft.model.features import Rule
 
 HERE = Path(__file__).parent
 #: Both machines have the same addresses, each in its VLAN.
@@ -232,6 +234,19 @@ def eventually_reaches(site: Site, source: str, to: str) -> bool:
     """Once it has spoken itself, the switch knows again where it is."""
     eventually(lambda: site.ping(source, to), f"{to} answers {source}")
     return True
+
+
+def test_nothing_is_lost_on_the_way_to_another_rule_and_back(site: Site) -> None:
+    a, b = site.lab.guest("blue/a"), site.lab.guest("blue/b")
+    with Stream(a, b, address(b)) as stream:
+        eventually(lambda: len(stream.received) > 200)
+        for rule in (Rule.VXLAN, Rule.VLAN):
+            set_rule(site.lab, "tenants/blue/routing-domains/d/virtual-subnets/s", rule)
+            sent = stream.sent
+            eventually(lambda sent=sent: max(stream.received) > sent + 50)  # type: ignore[misc]
+        stream.stop()
+        assert stream.lost == 0, f"of {stream.sent} sent"
+    eventually(lambda: site.ping("blue/a", MACHINE), f"{MACHINE} answers again")
 
 
 def test_a_port_that_moves_is_found_by_the_machine_behind_the_switch(site: Site) -> None:

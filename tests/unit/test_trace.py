@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from packets import bridge
 from packets import policy as p
 from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
@@ -18,6 +19,7 @@ from weft.reference.trace import (
     Delivered,
     Dropped,
     LeftForPa,
+    LeftForWire,
     LeftToStack,
     Protocol,
     Trace,
@@ -222,3 +224,42 @@ def test_a_trace_leaves_the_counters_of_other_planes_alone() -> None:
     trace({"hosts/h1": fresh}, "hosts/h1", WEB1, probe(fresh, WEB1, "10.0.1.5"))
     assert live.counters() == before
     assert fresh.counters() != before
+
+
+def bridged(*hosts: str, outside: bool = False) -> dict[str, ReferenceDataPlane]:
+    """The same hosts, where blue's first subnet is a VLAN."""
+    policy = bridge.OUTSIDE if outside else bridge.BRIDGED
+    shared = tuple(row for row in policy.rows if not isinstance(row, Host | Port))
+    there: Mapping[str, tuple[Row, ...]] = {
+        "hosts/h1": policy.rows,
+        "hosts/h2": (
+            *shared,
+            Host("hosts/h2", (p.PA2,), (Uplink("eth1", 1500, bridge.NETWORK),)),
+            Port(WEB3, p.BLUE_1, p.WEB3, ("10.0.1.20", "2001:db8:1::20")),
+        ),
+    }
+    return {host: plane_of(host, there[host]) for host in hosts}
+
+
+def test_a_packet_is_followed_through_a_vlan_to_the_host_where_policy_places_its_destination() -> None:
+    made = bridged("hosts/h1", "hosts/h2")
+    traced = trace(made, "hosts/h1", WEB1, probe(made["hosts/h1"], WEB1, "10.0.1.20"))
+    assert isinstance(traced.outcome, Delivered)
+    assert (traced.outcome.host, traced.outcome.port) == ("hosts/h2", WEB3)
+    assert f"hosts/h1: out by {p.UPLINK}, in VLAN 100: 52 bytes" in texts(traced)
+    assert "hosts/h2: from eth1, in VLAN 100: VSID 5001, 52 bytes" in texts(traced)
+    alone = bridged("hosts/h1")
+    traced = trace(alone, "hosts/h1", WEB1, probe(alone["hosts/h1"], WEB1, "10.0.1.20"))
+    assert traced.outcome == LeftForPa("hosts/h1", p.PA2), "whoever asks is told which host to add"
+
+
+def test_what_is_for_a_machine_behind_the_switch_ends_on_the_wire() -> None:
+    made = bridged("hosts/h1", "hosts/h2")
+    traced = trace(made, "hosts/h1", WEB1, probe(made["hosts/h1"], WEB1, "10.0.1.200"))
+    assert LeftForWire("hosts/h1", p.UPLINK, 100) in (traced.outcome, *traced.copies)
+    assert "a copy out by" in texts(traced)
+    outside = bridged("hosts/h1", outside=True)
+    frame = probe(outside["hosts/h1"], WEB1, "203.0.113.9")
+    assert frame[12:14] == b"\x08\x06", "a guest asks for its gateway first, which is out there"
+    traced = trace(outside, "hosts/h1", WEB1, frame)
+    assert LeftForWire("hosts/h1", p.UPLINK, 100) in (traced.outcome, *traced.copies)

@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from weft.dataplane.ebpf.interfaces import Interface
 from weft.dataplane.ebpf.libbpf import NOEXIST
 from weft.dataplane.ebpf.tables import Table
 from weft.policy.rows import Host, Rule, Subnet
+from weft.reference import packet
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_PROMISC = 0x8913, 0x8914, 0x100
 _IFREQ = struct.Struct("16sH22x")
@@ -89,6 +90,21 @@ class Bridges:
                     self._hearing.delete(vsid)
                 self.sweep()
 
+    def announce(self, vsid: int, mac: str, addresses: Sequence[str]) -> None:
+        """Switches hear from here on whose MAC it is: a port has come, and its guest may be silent."""
+        place = self._segments.told.get(layout.NUMBER.pack(vsid))
+        if place is None:
+            return
+        ifindex, vlan, _ = layout.SEGMENT.unpack(place)
+        name = next((each.name for each in self._present.values() if each.ifindex == ifindex), None)
+        frame = _says_so(packet.mac_bytes(mac), addresses)
+        if name is None or frame is None:
+            return
+        # What is not heard now is learned when the guest speaks.
+        with suppress(OSError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((name, 0))
+            wire.send(layout.tagged(frame, vlan))
+
     def sweep(self) -> None:
         """Who was not heard for too long is forgotten, and so is who was heard in what is a VLAN no more."""
         now_ns = time.monotonic_ns()
@@ -145,6 +161,16 @@ class Bridges:
             _set_promiscuous(interface.name, on=True)
         if everything:
             quieten(self._pins, {interface.ifindex for interface in wanted})
+
+
+def _says_so(mac: bytes, addresses: Sequence[str]) -> bytes | None:
+    """RFC 5227 section 2.3, or RFC 4861 section 7.2.6."""
+    packed = sorted(map(packet.address_bytes, addresses), key=len)
+    if not packed:
+        return None
+    if len(packed[0]) == 4:
+        return packet.arp_request(mac, packed[0], packed[0])
+    return packet.neighbour_advertisement(packet.ALL_NODES_MAC, packet.UNSPECIFIED6, packed[0], mac, router=False)
 
 
 def quieten(pins: Path, but: Iterable[int] = ()) -> None:

@@ -54,6 +54,7 @@ from weft.policy.rows import (
     Rewrite,
     Route,
     Row,
+    Rule,
     SecurityGroup,
     Subnet,
     Uplink,
@@ -169,6 +170,7 @@ class EbpfDataPlane:
         self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
         self._sources, self._qos, self._sampling = Table(of["sources"]), Table(of["qos"]), Table(of["sampling"])
         self._vlans = Table(of["vlans"])
+        self._came: list[MacRecord] = []
         self._bridges = Bridges(of, pins, times.learned_ns)
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
@@ -225,6 +227,7 @@ class EbpfDataPlane:
                 for row in group:
                     failures += self._update_host(row) if kind is Host else self._update_port(row)
                 failures += self._give_pas()
+        self._announce()
         return failures + self._guard()
 
     def _guard(self, *, prune: bool = False) -> list[Failure]:
@@ -237,6 +240,7 @@ class EbpfDataPlane:
 
     def _update_macs(self, rows: list[MacRecord]) -> list[Failure]:
         """And where those are moving to that do; a record that says so before that is known has one place only."""
+        self._came += (row for row in rows if self._comes_here(row))
         failures = self._macs.put_rows(rows, layout.mac_record)
         if not self._moving.told and all(row.also is None for row in rows):
             return failures
@@ -249,6 +253,25 @@ class EbpfDataPlane:
                 else:
                     failures += (Failure(row.key, why) for why in self._moving.put({key: also}))
         return failures
+
+    def _comes_here(self, row: MacRecord) -> bool:
+        """Whether a port of a VLAN that was elsewhere, or on its way, is to be here now and nowhere else."""
+        host = self._known.host
+        if row.rule is not Rule.VLAN or row.also is not None or host is None or row.pa not in host.pas:
+            return False
+        try:
+            key, value = layout.mac_record(row)
+        except Rejected:
+            return False
+        return self._macs.told.get(key, value) != value
+
+    def _announce(self) -> None:
+        """Those that have come, once their ports are known."""
+        came, self._came = {(row.vsid, row.mac) for row in self._came}, []
+        for port in self._known.ports.values() if came else ():
+            for mac in (port.mac, *port.macs):
+                if (port.vsid, mac) in came:
+                    self._bridges.announce(port.vsid, mac, port.cas)
 
     def _update_rewrites(self, rows: list[Rewrite]) -> list[Failure]:
         """Both ways: whom a PA stands for, and what stands for an address."""
