@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,7 +46,10 @@ BY_RULE: Mapping[Rule, tuple[int, int]] = {
     Rule.GRE: (5012, 22),
     Rule.STT: (5013, 23),
     Rule.REWRITE: (5014, 24),
+    Rule.VLAN: (5015, 25),
 }
+#: The fabric switches this VLAN from host to host, beside what it routes.
+VLAN, NETWORK = 100, "provider-networks/bench"
 
 _numbers = itertools.count()
 
@@ -84,7 +87,10 @@ def rule_rows(number: int, rules: Sequence[Rule]) -> list[Row]:
     for rule in rules:
         vsid, second = BY_RULE[rule]
         prefix, gateway = f"10.{second}.0.0/24", f"10.{second}.0.1"
-        found.append(Subnet(vsid, RDID, (prefix,), (gateway,), ROUTER_MAC, 0, (rule,)))
+        subnet = Subnet(vsid, RDID, (prefix,), (gateway,), ROUTER_MAC, 0, (rule,))
+        if rule is Rule.VLAN:
+            subnet = replace(subnet, vlan=VLAN, network=NETWORK, bridged=True)
+        found.append(subnet)
         for each in (1, 2):
             found.append(Record(vsid, f"10.{second}.0.{each + 1}", pa(each), ruled_mac(each, rule), rule))
             found.append(MacRecord(vsid, ruled_mac(each, rule), pa(each), rule))
@@ -113,7 +119,7 @@ def rows(number: int) -> list[Row]:
     ]
     subnets = {BRIDGED: "10.1.0.0/24", NEAR: "10.4.0.0/24", FAR: "10.64.0.0/10"}
     return [
-        Host(f"hosts/h{number}", (pa(number),), (Uplink("eth0", MTU_BYTES),)),
+        Host(f"hosts/h{number}", (pa(number),), (Uplink("eth0", MTU_BYTES, NETWORK),)),
         *(
             Subnet(vsid, RDID, (prefix,), (str(ipaddress.ip_network(prefix)[1]),), ROUTER_MAC, 0)
             for vsid, prefix in subnets.items()
@@ -292,6 +298,12 @@ def _build(name: str) -> None:
 
 
 def _add_ruled(name: str, rules: Sequence[Rule]) -> None:
+    for n in (1, 2) if Rule.VLAN in rules else ():
+        switched = (
+            f"dev host{n} ingress protocol 802.1Q u32 match u32 0 0 action mirred egress redirect dev host{3 - n}"
+        )
+        for words in (f"qdisc add dev host{n} clsact", f"filter add {switched}"):
+            subprocess.run(["tc", "-n", f"{name}fabric", *words.split()], check=True, capture_output=True)
     for rule, n in itertools.product(rules, (1, 2)):
         host, guest, mtu = f"{name}host{n}", f"{name}guest{n}", MTU_BYTES - overhead_bytes(rule, 4)
         far = f"name w{rule} netns {guest} address {ruled_mac(n, rule)}"

@@ -24,6 +24,9 @@ HERE = Path(__file__).parent
 #: Both machines have the same addresses, each in its VLAN.
 MACHINE, MACHINE6, MAC = "10.0.0.200", "fd00::200", "02:99:00:00:00:01"
 PORT = 7000
+VLANS = {"blue": 100, "red": 200, "green": 300}
+#: The gateway of green's subnet is a machine behind the switch.
+ROUTER, BEYOND = "10.0.2.1", "203.0.113.9"
 LEARNED_AGE_S = 2
 
 
@@ -65,6 +68,10 @@ def machine(lab: str, switch: Switch, tenant: str, vlan: int) -> str:
     namespace = f"{plan.prefix(lab)}machine.{tenant}"
     subprocess.run(["ip", "netns", "add", namespace], check=True)
     plugged_in(switch, namespace, tenant, vlan)
+    if tenant == "green":  # a router, and what is beyond it
+        ip(namespace, f"addr add {ROUTER}/24 dev eth0")
+        ip(namespace, "link set lo up")
+        ip(namespace, f"addr add {BEYOND}/32 dev lo")
     return namespace
 
 
@@ -98,7 +105,7 @@ def site() -> Iterator[Site]:
                 ip(fabric, f"addr flush dev {wire}")
                 ip(fabric, f"addr add {host.gateway}/{host.subnet.rpartition('/')[2]} dev router")
                 switch.plug(wire)
-            machines = {tenant: machine(name, switch, tenant, vlan) for tenant, vlan in (("blue", 100), ("red", 200))}
+            machines = {tenant: machine(name, switch, tenant, vlan) for tenant, vlan in VLANS.items()}
             yield Site(lab, switch, machines)
         finally:
             Lab.down(name)
@@ -196,6 +203,13 @@ def test_two_vlans_with_the_same_addresses_are_two_networks(site: Site) -> None:
             assert got == [guest.encode()]
             assert not hear(ears[1 - number], [])
     assert site.heard("h1").keys() >= {(site.vsid("blue"), MAC), (site.vsid("red"), MAC)}
+
+
+def test_a_gateway_outside_routes_for_guests_and_nobody_else_does(site: Site) -> None:
+    eventually(lambda: site.ping("green/green-a", ROUTER), "the gateway answers")
+    eventually(lambda: site.ping("green/green-a", BEYOND), "and routes")
+    assert site.heard("h2")[site.vsid("green"), MAC] == "eth0", "it was the machine"
+    eventually(lambda: site.ping("green", "10.0.2.10"), "the guest answers it")
 
 
 def test_a_machine_that_is_silent_is_forgotten_and_found_again(site: Site) -> None:

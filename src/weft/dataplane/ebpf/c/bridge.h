@@ -145,9 +145,10 @@ INLINE int bridge_out(struct __sk_buff *skb)
 /* Whose VLAN a frame from an uplink is in; NULL: none of a subnet here. */
 static __noinline __u32 *segment_at(struct __sk_buff *skb)
 {
-	seat at = seat_of(skb->ifindex, vlan_of(skb));
+	__u32 vlan = vlan_of(skb);
+	seat at = seat_of(skb->ifindex, vlan);
 
-	return bpf_map_lookup_elem(&segment_vsids, &at);
+	return vlan ? bpf_map_lookup_elem(&segment_vsids, &at) : NULL;
 }
 
 /* Whether an address is policy's to place, and not at this MAC: a port's, or the gateway's. */

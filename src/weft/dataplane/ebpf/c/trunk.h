@@ -27,7 +27,7 @@ INLINE __u32 vlan_in_frame(struct __sk_buff *skb)
 static __noinline __u32 vlan_of(struct __sk_buff *skb)
 {
 	if (!skb->vlan_present)
-		return vlan_in_frame(skb);
+		return skb->protocol == ETHERTYPE_8021Q ? vlan_in_frame(skb) : 0;
 	return skb->vlan_proto == ETHERTYPE_8021Q && !is_tag(skb->protocol) ? skb->vlan_tci & VLAN_MASK : 0;
 }
 
