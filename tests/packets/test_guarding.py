@@ -65,6 +65,9 @@ def test_by_the_programs_as_on_the_reference(scene: Scene, driver: EbpfDriver) -
         if policy is not None:
             reference.load(policy)
             driver.load(policy)
+            hits = {name: driver.plane.hits()[name] - count for name, count in reference.plane.hits().items()}
         expected = reference.inject(exchange.interface, exchange.frame)
         assert driver.inject(exchange.interface, exchange.frame) == expected, rank
+        counted = reference.plane.hits()
+        assert {name: driver.plane.hits()[name] - before for name, before in hits.items()} == counted, rank
         assert getattr(expected, "reason", None) == exchange.dropped

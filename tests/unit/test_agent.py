@@ -28,7 +28,20 @@ from weft.feed.log import FeedLog, Gone, Limits
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Conflict, Rejected, Retry
 from weft.policy.delta import ScopedDelta, ordered
-from weft.policy.rows import Host, Key, Pair, Port, Record, Row, Scope, Subnet, Uplink
+from weft.policy.rows import (
+    Direction,
+    Host,
+    Key,
+    Pair,
+    Port,
+    Record,
+    Row,
+    Scope,
+    SecurityGroup,
+    SecurityRule,
+    Subnet,
+    Uplink,
+)
 from weft.reference.plane import ReferenceDataPlane
 from weft.wire.api import Announced, Announcements, PortReport, StatusReport
 
@@ -581,6 +594,11 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
                 "refused": 0,
             },
         )
+        rule = SecurityRule(7, "tenants/blue/security-groups/web/rules/out", Direction.EGRESS, 4)
+        here.controller.put(SecurityGroup(9, "tenants/blue/security-groups/web", rules=(rule,)))
+        await until(lambda: here.plane.hits() == {rule.name: 0})
+        here.plane.lookups.hits[7] += 3
+        assert await here.ask("GET", "/rules") == (200, {rule.name: 3})
         status, counters = await here.ask("GET", "/counters")
         assert status == 200
         assert {key: value for key, value in counters[WEB].items() if not key.startswith("sent")} == {
@@ -593,6 +611,7 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         assert f'weft_port_drops_total{{port="{WEB}",reason="truncated"}} 1.0' in text
         assert f"weft_agent_applied_revision {float(here.controller.revision)}" in text
         assert 'weft_dataplane_rows{table="records"} 1.0' in text
+        assert f'weft_security_rule_hits_total{{rule="{rule.name}"}} 3.0' in text
 
 
 def gratuitous_arp(number: int, address: int) -> bytes:

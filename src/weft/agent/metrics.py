@@ -28,6 +28,7 @@ class _Figures(Collector):
         announcements: announce.Figures,
         certificate_ends: datetime | None,
         unlearned: int,
+        hits: Mapping[str, int],
     ) -> None:
         self._progress = progress
         self._connected = connected
@@ -38,6 +39,7 @@ class _Figures(Collector):
         self._announcements = announcements
         self._certificate_ends = certificate_ends
         self._unlearned = unlearned
+        self._hits = hits
 
     def collect(self) -> Iterator[Metric]:
         progress = self._progress
@@ -89,6 +91,12 @@ class _Figures(Collector):
             for reason, count in traffic.drops.items():
                 drops.add_metric([port, reason.label], count)
         yield from (packets, octets, drops)
+        rules = CounterMetricFamily(
+            "weft_security_rule_hits", "How often a rule of a security group has decided.", labels=["rule"]
+        )
+        for rule, count in self._hits.items():
+            rules.add_metric([rule], count)
+        yield rules
 
     def _of_guests(self) -> Iterator[Metric]:
         announced = CounterMetricFamily(
@@ -125,6 +133,7 @@ def render(
     announcements: announce.Figures | None = None,
     certificate_ends: datetime | None = None,
     unlearned: int = 0,
+    hits: Mapping[str, int] | None = None,
 ) -> bytes:
     registry = CollectorRegistry()
     registry.register(
@@ -138,6 +147,7 @@ def render(
             announcements or announce.Figures(),
             certificate_ends,
             unlearned,
+            hits or {},
         )
     )
     return generate_latest(registry)

@@ -94,12 +94,16 @@ class Api:
         ]
         return _json({"learned": learned, "refused": heard.refused})
 
+    async def rules(self, _request: Request) -> Response:
+        """How often each rule of a security group has decided here."""
+        return _json(await self._agent.reconciler.ask(lambda plane: dict(sorted(plane.hits().items()))))
+
     async def healthz(self, _request: Request) -> Response:
         return _json({"status": "ok", "revision": self._agent.reconciler.progress.revision})
 
     async def metrics(self, _request: Request) -> Response:
         agent = self._agent
-        usage, counters, unlearned = await agent.reconciler.ask(_read)
+        usage, counters, unlearned, hits = await agent.reconciler.ask(_read)
         status = agent.status()
         active = sum(port.state == "active" for port in status.ports.values()) if status else 0
         text = metrics.render(
@@ -108,6 +112,7 @@ class Api:
             usage=usage,
             counters=counters,
             unlearned=unlearned,
+            hits=hits,
             active_ports=active,
             answers=agent.responder.figures,
             announcements=agent.announcer.figures,
@@ -142,6 +147,7 @@ def create_app(agent: Agent) -> Starlette:
             Route("/status", api.status),
             Route("/counters", api.counters),
             Route("/heard", api.heard),
+            Route("/rules", api.rules),
             Route("/healthz", api.healthz),
             Route("/metrics", api.metrics),
         ],
@@ -263,8 +269,8 @@ def _ways(agent: Agent) -> list[dict[str, Any]]:
     ]
 
 
-def _read(plane: DataPlane) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic], int]:
-    return dict(plane.usage()), dict(plane.counters()), plane.heard().refused
+def _read(plane: DataPlane) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic], int, dict[str, int]]:
+    return dict(plane.usage()), dict(plane.counters()), plane.heard().refused, dict(plane.hits())
 
 
 def _traffic(traffic: Traffic) -> dict[str, Any]:

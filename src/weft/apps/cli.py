@@ -19,6 +19,7 @@ COMMANDS = {
     "attach": Lazy("weft.cli.host:attach", "Tell this host's agent which interface is a port's."),
     "detach": Lazy("weft.cli.host:detach", "Take back an attachment made by hand."),
     "counters": Lazy("weft.cli.host:counters", "Show this host's traffic by port and uplink, and its drops by reason."),
+    "hits": Lazy("weft.cli.host:hits", "Show how often each rule of a security group has decided on this host."),
     "heard": Lazy("weft.cli.host:heard", "Show the machines that this host has heard in VLANs behind its uplinks."),
     "controller": Lazy("weft.apps.services:controller", "Run the controller."),
     "agent": Lazy("weft.apps.services:agent", "Run the agent of a host."),

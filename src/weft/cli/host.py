@@ -1,4 +1,4 @@
-"""weft attach, detach, counters and heard: what is asked of the agent of this host. Needs no controller."""
+"""weft attach, detach, counters, hits and heard: what is asked of the agent of this host. Needs no controller."""
 
 from __future__ import annotations
 
@@ -78,6 +78,24 @@ def heard(output: Output, agent: str) -> None:
         case _:
             rows = [[each[key] for key in _HEARD] for each in found["learned"]]
             show.table(["vsid", "mac", "uplink", "seconds ago"], rows)
+
+
+@click.command()
+@session.with_output(Output.YAML)
+@agent_socket.with_agent
+def hits(output: Output, agent: str) -> None:
+    """Show how often each rule of a security group has decided on this host.
+
+    A packet of a connection that is known asks no rule: of stateful groups it is connections that count.
+    """
+    found: dict[str, int] = agent_socket.ask(agent, "GET", "/rules") or {}
+    match output:
+        case Output.JSON:
+            show.as_json(found)
+        case Output.YAML:
+            show.as_yaml(found)
+        case _:
+            show.table(["rule", "hits"], [[references.short(name), count] for name, count in found.items()])
 
 
 _HEARD = ("vsid", "mac", "interface", "age_s")

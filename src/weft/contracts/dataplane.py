@@ -217,6 +217,12 @@ class DataPlane(Protocol):
         """Who is in the VLANs behind the uplinks."""
         ...
 
+    def hits(self) -> Mapping[str, int]:
+        """Rules of security groups, by name -> how often each has decided. A rule that goes, and what it counted, is
+        forgotten; a packet of a connection that is known asks none.
+        """
+        ...
+
     def send(self, port: str, frame: bytes) -> None:
         """A frame of the agent's own to a port's guest. Raises Missing when the port is not bound here; Retry."""
         ...

@@ -24,6 +24,8 @@ def check(lookups: Lookups, port: Port, direction: Direction, ip: Ip, steps: lis
         asked = security.Asked(_LOOKS[question.direction], question.remote, question.protocol, question.number)
         judgement = security.evaluate(lookups, port, subnet, asked)
         said[0] = f", {security.says(judgement)}"
+        if judgement.rule is not None:
+            lookups.hits[judgement.rule.number] += 1
         return Ruling(judgement.allowed, 0 if judgement.rule is None else judgement.rule.number)
 
     stateful = security.is_stateful(lookups, port)

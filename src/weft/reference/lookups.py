@@ -336,6 +336,7 @@ class Lookups:
     subnets: dict[int, Subnet] = field(default_factory=dict)
     security_groups: dict[int, SecurityGroup] = field(default_factory=dict)
     address_groups: dict[int, tuple[Prefix, ...]] = field(default_factory=dict)
+    hits: Counter[int] = field(default_factory=Counter)  # by a rule's number: how often it has decided
     now_ns: int = 0  # of the packet that is under way
     tracker: Tracker = field(default_factory=Tracker)
     _records: dict[tuple[int, bytes], Location] = field(default_factory=dict)
@@ -491,6 +492,7 @@ class Lookups:
             case rows.AddressGroup():
                 self.address_groups[row.number] = tuple(map(_prefix, row.prefixes))
             case rows.SecurityGroup():
+                self._forget_hits(row.number, {rule.number for rule in row.rules})
                 self.security_groups[row.number] = _security_group(row)
             case rows.Port():
                 port = _port(row)
@@ -542,12 +544,19 @@ class Lookups:
             case rows.AddressGroup():
                 del self.address_groups[row.number]
             case rows.SecurityGroup():
+                self._forget_hits(row.number, set())
                 del self.security_groups[row.number]
             case rows.Port():
                 self._forget_subport(self._ports.pop(row.port))
                 self._local = None
             case _:
                 assert_never(row)
+
+    def _forget_hits(self, group: int, staying: set[int]) -> None:
+        former = self.security_groups.get(group)
+        for rule in () if former is None else former.rules:
+            if rule.row.number not in staying:
+                del self.hits[rule.row.number]
 
     def _forget_rewrite(self, pa: bytes) -> None:
         place = self._rewritten.pop(pa, None)

@@ -231,6 +231,11 @@ class ReferenceDataPlane:
         )
         return Heard(sorted(found, key=lambda each: (each.vsid, each.mac)), learned.refused)
 
+    def hits(self) -> Mapping[str, int]:
+        counted = self._lookups.hits
+        rules = (rule.row for group in self._lookups.security_groups.values() for rule in group.rules)
+        return {rule.name: counted[rule.number] for rule in rules}
+
     def send(self, port: str, frame: bytes) -> None:
         if self._lookups.interface_of(port) is None:
             raise Missing(f"{port} is not bound to an interface here")

@@ -179,6 +179,7 @@ class EbpfDataPlane:
         self._receivers = Places(Table(of["receivers"]), layout.receiver_seat)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._mirrors = Table(of["mirrors"])
+        self._hits = of["hits"]
         self._guards = Guards(*(Table(of[name]) for name in ("guards", "identities", "classes", "rules")))
         self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
         self._connections = conntrack.Connections(of["connections"], self._loaded.programs["weft_conntrack"])
@@ -1114,6 +1115,15 @@ class EbpfDataPlane:
             if name is not None:
                 found[name] = layout.traffic(value)
         return found
+
+    def hits(self) -> Mapping[str, int]:
+        counted = {layout.NUMBER.unpack(key)[0]: layout.COUNT.unpack(value)[0] for key, value in self._hits.items()}
+        groups = [row for row in self._guards.rows() if isinstance(row, SecurityGroup)]
+        names = {rule.number: rule.name for group in groups for rule in group.rules}
+        if self._known.everything:
+            for number in counted.keys() - names.keys():
+                self._hits.delete(layout.NUMBER.pack(number))
+        return {name: counted.get(number, 0) for number, name in names.items()}
 
     def usage(self) -> Mapping[str, tuple[int, int]]:
         """Of what was told; ``sources`` are what ports may send from."""
