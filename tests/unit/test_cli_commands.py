@@ -264,21 +264,21 @@ def test_the_summary_in_help_is_the_commands_own(name: str) -> None:
     assert own == COMMANDS[name].summary
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in COMMANDS
-        if name
-        not in {"controller", "agent", "completion", "lab", "port", "ca", "token", "quota", "audit", "host", "store"}
-    ],
-)
-def test_every_command_prints_json(name: str) -> None:
+def leaves(name: str) -> Iterator[click.Command]:
+    """The command, or those of its group."""
     command = main.get_command(click.Context(main), name)
     assert command is not None
-    output = next(each for each in command.params if each.name == "output")
-    assert isinstance(output.type, click.Choice)
-    assert {"table", "json"} <= set(output.type.choices)
+    yield from command.commands.values() if isinstance(command, click.Group) else [command]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if name not in {"controller", "agent", "completion", "lab", "port", "store"}]
+)
+def test_every_command_prints_json(name: str) -> None:
+    for command in leaves(name):
+        output = next(each for each in command.params if each.name == "output")
+        assert isinstance(output.type, click.Choice)
+        assert {"table", "json"} <= set(output.type.choices), command.name
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

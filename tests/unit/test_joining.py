@@ -22,6 +22,7 @@ from weft.agent import joining
 from weft.cli import agent_socket
 from weft.client import ApiError, AsyncClient, Client, access
 from weft.client.credentials import Credentials
+from weft.controller import api
 from weft.kit.errors import Rejected, Retry
 from weft.tls.certificates import Certificate, make_key, make_request
 from weft.tls.contexts import Files
@@ -229,7 +230,10 @@ async def test_a_certificate_is_renewed_with_a_new_key_when_two_thirds_of_it_are
             assert await anext(client.feed("hosts/h1"))
 
 
-async def test_a_host_whose_certificates_were_called_back_is_nobody_until_it_joins_again(tmp_path: Path) -> None:
+async def test_a_host_whose_certificates_were_called_back_is_nobody_until_it_joins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "LOOK_AGAIN_S", 0.1)
     async with running(tmp_path) as it:
         files = await joined(it, tmp_path / "h1")
         assert files.certificate is not None
@@ -242,7 +246,14 @@ async def test_a_host_whose_certificates_were_called_back_is_nobody_until_it_joi
                 access.revoke(client, "host/h1")
                 return access.make_join_token(client, "h1", 600).token
 
-        token = await asyncio.to_thread(revoke)
+        async with AsyncClient(it.url, credentials=Credentials(files)) as client:
+            feed = client.feed("hosts/h1")
+            assert await anext(feed)
+            token = await asyncio.to_thread(revoke)
+            async with asyncio.timeout(20):  # what is open ends
+                with contextlib.suppress(Retry):
+                    async for _ in feed:
+                        pass
         async with AsyncClient(it.url, credentials=Credentials(files)) as client:
             with pytest.raises(ApiError, match="has been revoked"):
                 await anext(client.feed("hosts/h1"))

@@ -115,7 +115,7 @@ class AccessApi:
         since = requests.number(query.pop("revision", str(now)), "revision", 0)
         requests.nothing_else(query)
         chunks = streams.watch(self._service.watch(since), _entries, since, now, bookmark_s=self._bookmark_s)
-        return await requests.stream(chunks, self._stopping)
+        return await requests.stream(request, chunks, self._stopping)
 
     # -- certificates --
 

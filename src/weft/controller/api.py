@@ -44,6 +44,9 @@ MAX_BODY_BYTES = 64 << 20
 MAX_ANNOUNCEMENTS_BYTES = 1 << 20
 MAX_PAGE, PAGE = 1000, 500
 
+#: How often it is looked whether the callers of streams may still listen.
+LOOK_AGAIN_S = 5.0
+
 # A controller that has nothing to tell the others says so this often.
 _STILL_HERE_S = 1.0
 
@@ -167,6 +170,7 @@ class Api:
         async def admitted(verb: str, request: Request) -> Response:
             caller = request.scope[_CALLER] = await self._caller(request.scope)
             CALLER.set(caller)
+            request.scope[requests.UNTIL] = partial(self._until_others, request.scope, caller)
             action = actions[verb] if resource is None else _action(resource, verb, path, request)
             self._limits.count(caller)
             _admit(caller, action, request)
@@ -195,6 +199,18 @@ class Api:
             if denied.verdict is Verdict.UNKNOWN:
                 self._limits.guessed_wrong(where)
             raise
+
+    async def _until_others(self, scope: Scope, caller: Caller) -> None:
+        """Returns when who was let in would not be any more: its token is revoked, its certificate has ended."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            try:
+                if await self._callers.of(scope) != caller:
+                    return
+            except Denied:
+                return
+            except Retry:
+                continue  # nobody can tell just now
 
     async def _body(self, request: Request, most_bytes: int | None = None) -> bytes:
         most = MAX_BODY_BYTES if most_bytes is None else most_bytes
@@ -340,7 +356,7 @@ class Api:
             now,
             bookmark_s=self._bookmark_s,
         )
-        return await requests.stream(chunks, self._stopping)
+        return await requests.stream(request, chunks, self._stopping)
 
     def _event(self, prefix: str, tenant: Name | None, batch: Batch) -> bytes | None:
         def wanted(name: str) -> bool:
@@ -361,7 +377,7 @@ class Api:
         requests.nothing_else(query)
         host = RESOURCES[Kind.HOST].name(request.path_params)
         self._service.get(host)
-        return await requests.stream(self._service.follow(host, since, history), self._stopping)
+        return await requests.stream(request, self._service.follow(host, since, history), self._stopping)
 
     # -- the rest --
 
@@ -373,7 +389,7 @@ class Api:
     async def _tell(self, request: Request) -> Response:
         requests.nothing_else(requests.query(request))
         lines = self._service.statuses.tell()
-        return await requests.stream(streams.told(lines, every_s=_STILL_HERE_S), self._stopping)
+        return await requests.stream(request, streams.told(lines, every_s=_STILL_HERE_S), self._stopping)
 
     async def _announce(self, request: Request) -> Response:
         host = RESOURCES[Kind.HOST].name(request.path_params)

@@ -15,6 +15,9 @@ from starlette.responses import Response
 from weft.controller import streams
 from weft.kit.errors import Rejected
 
+#: Where a request's scope holds what returns when its caller is not let in any more.
+UNTIL = "weft.until"
+
 encode = msgspec.json.Encoder().encode
 
 
@@ -73,11 +76,11 @@ def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | N
     return Response(encode(value), status, dict(headers or {}), media_type="application/json")
 
 
-async def stream(chunks: streams.Chunks, stopping: asyncio.Event) -> Response:
-    """What the first step refuses is an answer of its own."""
+async def stream(request: Request, chunks: streams.Chunks, stopping: asyncio.Event) -> Response:
+    """What the first step refuses is an answer of its own. Ends as well when the caller is not let in any more."""
     try:
         first = await anext(chunks, b"")
     except BaseException:
         await chunks.aclose()
         raise
-    return streams.Stream(first, chunks, stopping)
+    return streams.Stream(first, chunks, stopping, request.scope[UNTIL])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeAlias
 
@@ -17,6 +17,9 @@ from weft.wire.api import Told
 
 Chunks: TypeAlias = AsyncGenerator[bytes, None]
 
+#: Returns when a stream is to end.
+Until: TypeAlias = Callable[[], Awaitable[None]]
+
 CONTENT_TYPE = "application/x-ndjson"
 
 # A listener that does not read gets this long for the last, empty piece of its stream.
@@ -24,22 +27,28 @@ _FAREWELL_S = 0.2
 
 
 class Stream(StreamingResponse):
-    """Sends ``first`` and what ``chunks`` yields, until that ends, the listener goes or ``stopping`` is set.
+    """Sends ``first`` and what ``chunks`` yields, until that ends, the listener goes, ``stopping`` is set or ``until``
+    returns: when the listener may not listen any more.
 
     Closes ``chunks`` in any case; it must have taken its first step (which gave ``first``), so that what that step
     refuses was an answer of its own.
     """
 
-    def __init__(self, first: bytes, chunks: Chunks, stopping: asyncio.Event) -> None:
+    def __init__(self, first: bytes, chunks: Chunks, stopping: asyncio.Event, until: Until) -> None:
         super().__init__(chunks, media_type=CONTENT_TYPE, headers={"cache-control": "no-store"})
         self._first = first
         self._chunks = chunks
         self._stopping = stopping
+        self._until = until
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._chunks):
             pump = asyncio.ensure_future(self._pump(send))
-            others = [asyncio.ensure_future(_gone(receive)), asyncio.ensure_future(self._stopping.wait())]
+            others = [
+                asyncio.ensure_future(_gone(receive)),
+                asyncio.ensure_future(self._stopping.wait()),
+                asyncio.ensure_future(self._until()),
+            ]
             try:
                 await asyncio.wait((pump, *others), return_when=asyncio.FIRST_COMPLETED)
             finally:
