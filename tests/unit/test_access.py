@@ -14,6 +14,7 @@ from weft.contracts.store import PreconditionFailed
 from weft.controller import audit
 from weft.controller.doors import Door, Peer
 from weft.store.memory import MemoryStore
+from weft.tls.identity import Identity, Role
 
 STRANGER = Peer(Door.TLS, "192.0.2.7")
 
@@ -284,3 +285,26 @@ async def test_what_is_kept_is_refused_when_it_is_not_as_believed() -> None:
         with pytest.raises(PreconditionFailed):
             await it.service.keep(Extra(puts={"access/x": b"1"}), {"access/x": 7}, [])
         assert not it.service.broken.is_set()
+
+
+async def test_a_host_that_is_deleted_takes_its_certificates_with_it() -> None:
+    now = Now()
+    async with world(now_s=now) as it:
+
+        async def let_in(made_s: float) -> bool:
+            """A certificate is dated back by ten minutes."""
+            shown = Peer(Door.TLS, "192.0.2.7", Identity(Role.HOST, "h2"), made_s - 600, now.at_s + 3600)
+            application = CameIn(assembled(it.service, now_s=now), shown)
+            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url="http://w") as host:
+                return (await host.get("/v1/whoami")).status_code == 200
+
+        first = now.at_s
+        now.at_s += 10
+        assert await let_in(first)
+        name, spec = next(each for each in BASE if each[0] == "hosts/h2")
+        await it.client.delete(name)
+        assert not await let_in(first)
+        await it.client.put(name, spec)
+        assert not await let_in(first)
+        now.at_s += 10
+        assert await let_in(now.at_s)

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from unit.controller_world import DOMAIN, WEB, CameIn, World, assembled, port, world
@@ -345,6 +346,44 @@ async def test_an_apply_that_names_anothers_is_refused_as_if_it_were_not_there(e
         assert answers[0] == answers[1]
         assert answers[0][0] in (404, 422)
         assert it.service.revision == before
+
+
+#: Of each kind, an object of blue's that may be put; and what may be in the place of any of its fields.
+PUTS: dict[Kind, tuple[str, dict[str, Any]]] = {
+    Kind.ROUTING_DOMAIN: ("tenants/blue/routing-domains/n", {}),
+    Kind.VIRTUAL_SUBNET: ("tenants/blue/routing-domains/prod/virtual-subnets/n", {"prefixes": ["10.8.0.0/24"]}),
+    Kind.PORT: ("tenants/blue/ports/n", {"virtual_subnet": "prod/web"}),
+    Kind.CUSTOMER_ROUTE: (
+        "tenants/blue/routing-domains/prod/customer-routes/n", {"prefix": "0.0.0.0/0", "next_hop": "10.0.1.9"},
+    ),
+    Kind.ADDRESS_GROUP: ("tenants/blue/address-groups/n", {"prefixes": ["10.0.0.0/8"]}),
+    Kind.SECURITY_GROUP: ("tenants/blue/security-groups/n", {}),
+    Kind.SECURITY_GROUP_RULE: ("tenants/blue/security-groups/default/rules/n", {"direction": "ingress"}),
+}  # fmt: skip
+SHORT = ("X/prod/web", "X/p1", "X/default", "X/list", "X/prod", "X")
+
+
+@pytest.mark.parametrize(("kind", "field"), [(kind, each) for kind in PUTS for each in sorted(tenants.THEIRS[kind])])
+async def test_no_field_tells_by_any_form_of_a_name_whether_another_has_something(kind: Kind, field: str) -> None:
+    """Short names reach into other tenants, too. green has nothing, red has one of each."""
+    async with as_tenant() as (it, client):
+        await it.client.apply([("tenants/red/address-groups/list", {"prefixes": ["10.0.0.0/8"]})])
+        name, spec = PUTS[kind]
+        wrong = []
+        for form in SHORT:
+            for value in (form, [form], {"parent": form, "vlan": 5}):
+                answers = []
+                for other in ("red", "green"):
+                    said = msgspec.json.encode({"spec": {**spec, field: value}}).replace(b"X", other.encode())
+                    answer = await client.put(f"/v1/{name}", content=said)
+                    answers.append((answer.status_code, answer.text.replace(other, "X")))
+                if answers[0] != answers[1]:
+                    wrong.append((value, answers))
+        assert wrong == []
+
+
+def test_every_kind_that_a_tenant_writes_is_tried() -> None:
+    assert PUTS.keys() == tenants.THEIRS.keys()
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,11 @@ from weft.controller.beside import Extra
 from weft.controller.service import Difference, Service
 from weft.kit.errors import Conflict, Missing, Rejected
 from weft.model.catalog import Change
-from weft.model.names import PATTERNS, Kind, Name, kind_of, parse_label, tenant_of
+from weft.model.names import PATTERNS, Kind, Name, kind_of, label_of, parse_label, tenant_of
+from weft.model.objects import Host
 from weft.tls.certificates import BACKDATED
 from weft.tls.identity import Identity
+from weft.tls.identity import Role as HolderRole
 from weft.wire import access as wire
 from weft.wire.api import Action
 
@@ -76,7 +78,7 @@ class Access:
         self._service = service
         self._beside = service.beside
         self._now_s = now_s
-        service.admit = self.check_quotas
+        service.admit = self.admit
 
     # -- users --
 
@@ -166,15 +168,25 @@ class Access:
                     return Name(kept.host)
         raise Denied(Verdict.UNKNOWN, "the token to join by is none of this deployment's, or used, or expired", "token")
 
+    def admit(self, changes: Sequence[Change], extra: Extra) -> None:
+        """Refuses a batch for its quotas. A host that goes takes its certificates with it, in the same commit: who has
+        one is not let in when another host gets the name.
+        """
+        self.check_quotas(changes, extra)
+        for change in changes:
+            if isinstance(change.old, Host) and change.new is None:
+                gone = Identity(HolderRole.HOST, label_of(change.name))
+                extra.puts[_revoked(gone)] = _encode(self._now_s())
+
     async def revoke(self, identity: Identity) -> None:
         """Its certificates that were made until now are not good any more."""
-        name = f"{REVOKED}/{identity.role.value}.{identity.label}"
+        name = _revoked(identity)
         await self._service.keep(
             Extra(puts={name: _encode(self._now_s())}), {}, [_done(name, "create", None, _encode(identity.uri))]
         )
 
     def is_revoked(self, identity: Identity, begins_s: float) -> bool:
-        stored = self._beside.get(f"{REVOKED}/{identity.role.value}.{identity.label}")
+        stored = self._beside.get(_revoked(identity))
         if stored is None:
             return False
         # Certificates are dated back, in whole seconds.
@@ -245,6 +257,10 @@ def _grown(changes: Iterable[Change]) -> Counter[tuple[Name, Kind]]:
 
 def _quota_of(tenant: Name) -> str:
     return f"{QUOTAS}/{_id(tenant)}"
+
+
+def _revoked(identity: Identity) -> str:
+    return f"{REVOKED}/{identity.role.value}.{identity.label}"
 
 
 def _id(name: str) -> str:

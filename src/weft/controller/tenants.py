@@ -14,7 +14,7 @@ import msgspec
 
 from weft.controller.authorisation import Denied, Verdict
 from weft.kit.errors import Missing, Rejected
-from weft.model.names import PATTERNS, Kind, Name, find_kind, kind_of, tenant_of
+from weft.model.names import PATTERNS, Kind, Name, find_kind, kind_of, label_of, tenant_of
 from weft.model.objects import Object, SecurityGroup
 from weft.wire import api as wire
 
@@ -60,6 +60,15 @@ OPERATORS: Mapping[Kind, frozenset[str]] = {
     Kind.SECURITY_GROUP: frozenset({"operator", "number"}),
     Kind.SECURITY_GROUP_RULE: frozenset({"action", "priority", "number"}),
 }  # fmt: skip
+
+#: The fields of theirs, on any level, that name something, and of what kind.
+REFERENCES: Mapping[str, Kind] = {
+    "virtual_subnet": Kind.VIRTUAL_SUBNET,
+    "parent": Kind.PORT,
+    "security_groups": Kind.SECURITY_GROUP,
+    "remote_group": Kind.SECURITY_GROUP,
+    "remote_address_group": Kind.ADDRESS_GROUP,
+}
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
@@ -116,7 +125,7 @@ def check_said(tenant: Name, name: Name, spec: Any, field: str = "spec") -> None
         if each in OPERATORS[kind]:
             raise Denied(Verdict.FORBIDDEN, f"{each} of a {kind.value} is the operator's to say", f"{field}.{each}")
     for where, text in _texts(spec, field):
-        if _is_anothers(text, tenant):
+        if _is_anothers(text, tenant) or _is_anothers_in_short(where, text, tenant):
             raise Rejected(f"there is no {text}", where)
 
 
@@ -149,6 +158,13 @@ def _is_anothers(text: str, tenant: Name) -> bool:
     if kind is None:
         return False
     return not PATTERNS[kind].startswith("tenants/") or tenant_of(Name(text)) != tenant
+
+
+def _is_anothers_in_short(where: str, text: str, tenant: Name) -> bool:
+    """``red/prod/web`` is red's: with as many labels as there are, the first is the tenant's."""
+    kind = REFERENCES.get(where.rpartition(".")[2].partition("[")[0])
+    labels = text.split("/")
+    return kind is not None and len(labels) == PATTERNS[kind].count("/") // 2 + 1 and labels[0] != label_of(tenant)
 
 
 # As in _LABEL of weft.model.names, and with what may follow it in a sentence.
