@@ -359,5 +359,6 @@ def configure_logs() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(os.environ.get("WEFT_LOG", "INFO").upper())
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # Its warnings are about what strangers send: nobody shall fill our disk with them.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request to etcd
