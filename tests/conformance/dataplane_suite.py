@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from weft.contracts.dataplane import DataPlane, Traffic
+from weft.contracts.dataplane import DataPlane, Heard, Traffic
 from weft.model.names import Name
 from weft.policy.rows import (
     TABLES,
@@ -28,6 +28,7 @@ from weft.policy.rows import (
     Rewrite,
     Route,
     Row,
+    Rule,
     Subnet,
     Uplink,
 )
@@ -103,6 +104,23 @@ class DataPlaneSuite:
     def test_what_was_told_is_what_is_read(self, plane: DataPlane) -> None:
         rows = self.told(plane)
         assert by_key(plane.read()) == by_key(rows)
+
+    def test_a_subnet_that_is_a_vlan_is_read_as_it_was_told_and_nobody_has_been_heard_there(
+        self, plane: DataPlane
+    ) -> None:
+        vlan: dict[str, Any] = {
+            "accepts": (Rule.NVGRE, Rule.VLAN),
+            "vlan": 7,
+            "network": "provider-networks/n",
+            "bridged": True,
+        }
+        told = [replace(row, **vlan) for row in self.rows() if isinstance(row, Subnet)]
+        assert plane.update(told) == []
+        assert by_key(plane.read()) == by_key(told)
+        assert plane.heard() == Heard()
+        changed = [replace(row, vlan=8, external_gateway=True) for row in told]
+        assert plane.update(changed) == []
+        assert by_key(plane.read()) == by_key(changed)
 
     def test_nothing_told_is_nothing_read(self, plane: DataPlane) -> None:
         assert list(plane.read()) == []

@@ -229,7 +229,7 @@ class ReferenceDataPlane:
             Learned(vsid, packet.mac_text(mac), interface, age_ns / 1e9)
             for vsid, mac, interface, age_ns in learned.entries(self._lookups.now_ns)
         )
-        return Heard(sorted(found, key=lambda each: (each.vsid, each.mac)), learned.refused)
+        return Heard(tuple(sorted(found, key=lambda each: (each.vsid, each.mac))), learned.refused)
 
     def hits(self) -> Mapping[str, int]:
         counted = self._lookups.hits

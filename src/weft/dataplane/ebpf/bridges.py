@@ -36,11 +36,14 @@ class Bridges:
         self._learned, self._hearing = maps["learned"], maps["hearing"]
         self._pins, self._learned_ns = pins, learned_ns
         self._present: Mapping[str, Interface] = {}
+        self._pruned = False  # what is there is what was told
 
     @property
     def in_use(self) -> bool:
         """Whether some subnet is a VLAN here, or was to a former agent and may yet be."""
-        return bool(self._segments.told) or next(iter(self._segments.entries()), None) is not None
+        if self._segments.told or self._pruned:
+            return bool(self._segments.told)
+        return next(iter(self._segments.entries()), None) is not None
 
     def build(
         self, host: Host, subnets: Iterable[Subnet], present: Mapping[str, Interface] | None, *, everything: bool
@@ -49,7 +52,7 @@ class Bridges:
         if present is not None:
             self._present = present
         bridged = [row for row in subnets if row.vlan and Rule.VLAN in row.accepts]
-        if not bridged and not self._segments.told and not everything:
+        if not bridged and not self._segments.told and (self._pruned or not everything):
             return
         uplinks = self._uplinks(host)
         wanted: dict[bytes, bytes] = {}
@@ -59,8 +62,9 @@ class Bridges:
                 vsid = layout.NUMBER.pack(row.vsid)
                 wanted[vsid] = layout.segment(at.ifindex, row.vlan)
                 back[layout.Seat(at.ifindex, row.vlan).key] = vsid
-        if (self._segments.told, self._vsids.told) != (wanted, back) or everything:
+        if (self._segments.told, self._vsids.told) != (wanted, back) or (everything and not self._pruned):
             self._write(wanted, back, everything=everything)
+            self._pruned = everything
         self._listen({at for name, at in uplinks.items() if any(row.network == name for row in bridged)}, everything)
 
     def _uplinks(self, host: Host) -> dict[str, Interface]:
@@ -136,7 +140,7 @@ class Bridges:
             if now_ns - seen_ns < self._learned_ns:
                 found.append(Learned(vsid, mac, names.get(ifindex, str(ifindex)), (now_ns - seen_ns) / 1e9))
         refused = sum(layout.HEARING.unpack(value)[1] for _, value in self._hearing.items())
-        return Heard(sorted(found, key=lambda each: (each.vsid, each.mac)), refused)
+        return Heard(tuple(sorted(found, key=lambda each: (each.vsid, each.mac))), refused)
 
     def usage(self) -> tuple[int, int]:
         """How many were heard, and how many there is room for."""
