@@ -7,7 +7,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from strategies.policies import BEHIND, HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, RULES, VRRP_MAC, Policy
+from strategies.policies import BEHIND, GROUPS, HOSTS, MORE4, PAS4, PAS6, ROUTER_MAC, RULES, VRRP_MAC, Policy
 from weft.policy.rows import Host, Port, Rewrite, Rule, Subnet
 from weft.reference import packet, rewrite, trunk
 
@@ -373,7 +373,7 @@ def _stt(draw: st.DrawFn, vsid: int, inner: bytes) -> bytes:
 def _outer_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
     """NVGRE to the host, as another host would send it, or nearly so."""
     here = next(row for row in policy.rows[host] if isinstance(row, Host)).pas
-    to = _bytes(draw(st.sampled_from(here * 9 + (PAS4["hosts/h3"], PAS6["hosts/h2"], "192.0.2.99"))))
+    to = _bytes(draw(st.sampled_from(here * 9 + (PAS4["hosts/h3"], PAS6["hosts/h2"], "192.0.2.99", *GROUPS))))
     version = 4 if len(to) == 4 else 6
     pas = [*(PAS4 if version == 4 else PAS6).values(), *(MORE4.values() if version == 4 else ())]
     pas += ["192.0.2.99"] if version == 4 else ["2001:db8:f::99"]

@@ -44,6 +44,8 @@ QOS = (
     Qos(Limit(1)),
 )
 VLAN = 100
+#: Of the underlay; subnets may share one, and some are of the wrong family.
+GROUPS = ("239.77.0.1", "239.77.0.2", "ff15::77:1")
 RULES = tuple(rule for rule in Rule if rule is not Rule.VLAN)
 NETWORK = "provider-networks/fabric"
 #: A machine behind the switch.
@@ -223,6 +225,7 @@ def _subnet(draw: st.DrawFn, rdid: str, vsid: int, index: int) -> Subnet:
         vlan=vsid % 1000 if segment else 0,
         network=draw(st.sampled_from((NETWORK,) * 7 + ("provider-networks/another",))) if segment else "",
         external_gateway=segment and draw(st.integers(0, 3)) == 0,
+        provider_group=draw(st.sampled_from((None, None, None, *GROUPS))),
     )
 
 

@@ -214,9 +214,15 @@ ROWS = [
         for text in ("10.0.0.1", "224.0.0.18", "ff02::12", "fd00::1")
     ),
     refused(
-        subnet("blue/prod/new", "10.9.0.0/24", provider_group="239.1.2.3"),
+        subnet("blue/prod/new", "10.9.0.0/24", provider_group="239.1.2.3", rule="stt"),
         "spec.provider_group",
-        "no data plane sends to a group of the underlay, such as 239.1.2.3, yet",
+        "nothing goes to a group of the underlay, such as 239.1.2.3, by rule stt: give another rule first, or no group",
+    ),
+    refused(
+        subnet("blue/prod/web", "10.0.1.0/24", "fd00:1::/64", provider_group="ff15::1:2:3"),
+        "spec.provider_group",
+        "the group ff15::1:2:3, but ports of this subnet run there",
+        Conflict,
     ),
     refused(
         subnet("blue/prod/new", "10.9.0.0/24", flood_limit_pps=-1),

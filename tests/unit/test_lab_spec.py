@@ -30,6 +30,15 @@ def test_a_subnet_that_is_given_is_kept_and_not_given_again() -> None:
     assert [host.subnet for host in lab.hosts] == ["100.64.1.0/26", "100.64.2.0/24", "192.0.2.64/26"]
 
 
+def test_hosts_at_one_switch_are_in_one_subnet_and_its_pool_begins_with_the_first() -> None:
+    lab = parse("lab: x\nunderlay: {fabric: bridged}\nhosts: [h1, h2]")
+    assert [(host.subnet, host.gateway, host.pa) for host in lab.hosts] == [
+        ("100.64.1.0/24", "100.64.1.1", "100.64.1.2"),
+        ("100.64.1.0/24", "100.64.1.1", "100.64.1.3"),
+    ]
+    assert lab.objects[0].spec["pools"] == [{"prefix": "100.64.1.0/24", "first": "100.64.1.2"}]
+
+
 def test_an_underlay_may_be_ipv6() -> None:
     lab = parse('lab: x\nunderlay: {prefix: "fd64::/48"}\nhosts: [h1]')
     assert (lab.hosts[0].subnet, lab.hosts[0].pa) == ("fd64:0:0:1::/64", "fd64:0:0:1::2")
@@ -82,6 +91,12 @@ def test_hosts_have_an_uplink_into_each_further_network() -> None:
         ("lab: X_\nhosts: [h1]", "lab"),
         (f"lab: {'a' * 33}\nhosts: [h1]", "lab"),
         ("lab: x", "hosts"),
+        ("lab: x\nunderlay: {fabric: woven}\nhosts: [h1]", "underlay.fabric"),
+        ("lab: x\nunderlay: {fabric: bridged, further: [100.65.0.0/16]}\nhosts: [h1]", "underlay.further"),
+        (
+            "lab: x\nunderlay: {fabric: bridged, prefix: 100.64.0.0/30}\nhosts: {h1: {subnet: 100.64.0.0/30}, h2: {}}",
+            "underlay.prefix",
+        ),
         ("lab: x\nhosts: {}", "hosts"),
         ("lab: x\nhosts: [H1]", "hosts.H1"),
         ("lab: x\nhosts: {h1: {subnet: 10.0.0.1/24}}", "hosts.h1.subnet"),

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from weft.kit.errors import Rejected
-from weft.lab.spec import Attach, LabHost, LabSpec
+from weft.lab.spec import Attach, Fabric, LabHost, LabSpec
 from weft.model.features import Rule, overhead_bytes
 
 UPLINK = "eth0"
 GUEST_INTERFACE = "eth0"
+SWITCH = "switch"
 ARRIVING = "arriving"  # a moving guest's second wire
 
 
@@ -40,6 +41,24 @@ class AddVeth:
     left: End
     right: End
     mtu_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddSwitch:
+    """A bridge that floods a multicast group only to who has asked for it, and asks."""
+
+    namespace: str
+    interface: str
+    mtu_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plug:
+    """An interface becomes a port of a switch."""
+
+    namespace: str
+    interface: str
+    switch: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +142,8 @@ class AddRoute:
 Step: TypeAlias = (
     AddNamespace
     | AddVeth
+    | AddSwitch
+    | Plug
     | DeleteLink
     | Rename
     | SetSysctl
@@ -200,8 +221,16 @@ def underlay_steps(spec: LabSpec) -> list[Step]:
         AddVeth(End(fabric, f"host{index}"), End(namespace, UPLINK), spec.mtu_bytes) for index, _, namespace in hosts
     ]
     steps.append(SetUp(fabric, "lo"))
+    if spec.fabric is Fabric.BRIDGED:
+        steps += [AddSwitch(fabric, SWITCH, spec.mtu_bytes), SetUp(fabric, SWITCH)]
+        steps.append(AddAddress(fabric, SWITCH, _in(spec.hosts[0], spec.hosts[0].gateway)))
     for index, host, _ in hosts:
-        steps += [AddAddress(fabric, f"host{index}", _in(host, host.gateway)), SetUp(fabric, f"host{index}")]
+        wire = f"host{index}"
+        if spec.fabric is Fabric.BRIDGED:
+            steps.append(Plug(fabric, wire, SWITCH))
+        else:
+            steps.append(AddAddress(fabric, wire, _in(host, host.gateway)))
+        steps.append(SetUp(fabric, wire))
     for _, host, namespace in hosts:
         steps += [
             SetUp(namespace, "lo"),

@@ -20,10 +20,12 @@ from weft.lab.plan import (
     AddDefaultRoute,
     AddNamespace,
     AddRoute,
+    AddSwitch,
     AddVeth,
     DeleteAddress,
     DeleteLink,
     End,
+    Plug,
     Rename,
     RenameLive,
     SetSysctl,
@@ -174,6 +176,12 @@ def _line(step: Step) -> str:
             return f"netns add {name}"
         case AddVeth(left, right, mtu_bytes):
             return f"link add {_end(left)} mtu {mtu_bytes} type veth peer {_end(right)} mtu {mtu_bytes}"
+        case AddSwitch(_, interface, mtu_bytes):
+            # It snoops in earnest once it has asked and waited: for a second, in place of ten.
+            asks = "mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 100"
+            return f"link add name {interface} mtu {mtu_bytes} type bridge {asks}"
+        case Plug(_, interface, switch):
+            return f"link set {interface} master {switch}"
         case DeleteLink(_, interface):
             return f"link delete {interface}"
         case Rename(_, interface, to):

@@ -27,6 +27,13 @@ FIELDS = {"lab", "underlay", "hosts", "guests", "objects", "include"}
 PROVIDER_NETWORK = "provider-networks/fabric"
 
 
+class Fabric(StrEnum):
+    """What is between the hosts."""
+
+    ROUTED = "routed"  # a router, and each host in a subnet of its own
+    BRIDGED = "bridged"  # a switch that snoops IGMP and MLD, and asks; all hosts in one subnet
+
+
 class Attach(StrEnum):
     """How a host's agent learns which interface is a port's."""
 
@@ -47,7 +54,7 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class LabHost:
-    """One host, alone in its subnet of the underlay. gateway: the fabric's address there, pa: the host's."""
+    """One host, alone in its subnet of a routed underlay. gateway: the fabric's address there, pa: the host's."""
 
     name: str
     subnet: str
@@ -72,6 +79,7 @@ class LabSpec:
     hosts: tuple[LabHost, ...]
     guests: Mapping[str, GuestWish]  # by the port's full name
     objects: tuple[Manifest, ...]  # hosts and their provider network included
+    fabric: Fabric = Fabric.ROUTED
 
     def host(self, name: str) -> LabHost:
         for host in self.hosts:
@@ -85,19 +93,24 @@ def parse(text: str, source: str, include: Callable[[str], str], name: str | Non
     """include: gives the text of a file named in the YAML, relative to it. name: instead of the YAML's own."""
     value = _mapping(manifests.one_document(text, source), "", FIELDS)
     name = lab_name(name or value.get("lab"))
-    underlay = _mapping(value.get("underlay") or {}, "underlay", {"prefix", "further", "mtu_bytes"})
+    underlay = _mapping(value.get("underlay") or {}, "underlay", {"prefix", "further", "mtu_bytes", "fabric"})
     mtu_bytes = _integer(underlay.get("mtu_bytes", 1500), "underlay.mtu_bytes", 1280 + 62, 65_535)
     prefix = _network(underlay.get("prefix", DEFAULT_UNDERLAY), "underlay.prefix")
     further = underlay.get("further") or []
     if not isinstance(further, list):
         raise Rejected(f"{further!r} is not a list of prefixes", "underlay.further")
+    fabric = _fabric(underlay.get("fabric", "routed"))
     hosts = _hosts(value.get("hosts"), prefix)
+    if fabric is Fabric.BRIDGED:
+        if further:
+            raise Rejected("a bridged underlay has no further networks", "underlay.further")
+        hosts = _together(hosts)
     networks = [_network(each, f"underlay.further[{rank}]") for rank, each in enumerate(further)]
     hosts = _with_legs(hosts, prefix, networks)
     objects = list(_objects(value, source, include))
     given = {each.name for each in objects}
     generated = [each for each in _infrastructure(hosts, mtu_bytes) if each.name not in given]
-    return LabSpec(name, mtu_bytes, hosts, _guests(value.get("guests")), (*generated, *objects))
+    return LabSpec(name, mtu_bytes, hosts, _guests(value.get("guests")), (*generated, *objects), fabric)
 
 
 def lab_name(value: object) -> str:
@@ -144,6 +157,24 @@ def _hosts(value: object, prefix: Network) -> tuple[LabHost, ...]:
         attach = _attach(each.get("attach", "auto"), f"hosts.{name}.attach")
         hosts.append(LabHost(name, str(subnet), str(subnet[1]), str(subnet[2]), attach))
     return tuple(hosts)
+
+
+def _together(hosts: tuple[LabHost, ...]) -> tuple[LabHost, ...]:
+    """All in the first one's subnet."""
+    subnet = ipaddress.ip_network(hosts[0].subnet)
+    if subnet.num_addresses < len(hosts) + 3:
+        raise Rejected(f"{subnet} has no room for {len(hosts)} hosts", "underlay.prefix")
+    return tuple(
+        replace(host, subnet=str(subnet), gateway=str(subnet[1]), pa=str(subnet[2 + rank]))
+        for rank, host in enumerate(hosts)
+    )
+
+
+def _fabric(value: object) -> Fabric:
+    try:
+        return Fabric(str(value))
+    except ValueError:
+        raise Rejected(f"{value!r} is none of {', '.join(each.value for each in Fabric)}", "underlay.fabric") from None
 
 
 def _with_legs(hosts: tuple[LabHost, ...], first: Network, networks: list[Network]) -> tuple[LabHost, ...]:
@@ -204,7 +235,10 @@ def _objects(value: dict[str, Any], source: str, include: Callable[[str], str]) 
 
 def _infrastructure(hosts: tuple[LabHost, ...], mtu_bytes: int) -> Iterator[Manifest]:
     """The provider network and the hosts, as objects: a lab's YAML need not repeat them."""
-    pools = [{"prefix": host.subnet, "first": host.pa} for host in hosts]
+    pools = [
+        {"prefix": subnet, "first": first}
+        for subnet, first in {host.subnet: host.pa for host in reversed(hosts)}.items()
+    ]
     yield Manifest(PROVIDER_NETWORK, {"pools": pools, "mtu_bytes": mtu_bytes}, "the lab")
     for rank, network in enumerate(leg.network for leg in hosts[0].further):
         further = {"pools": [{"prefix": network}], "mtu_bytes": mtu_bytes}

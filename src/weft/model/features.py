@@ -25,6 +25,7 @@ class Feature(StrEnum):
     SAMPLING = "sampling"
     MIRRORING = "mirroring"
     TRUNK = "trunk"
+    PROVIDER_GROUP = "provider-group"
     SECURITY_GROUPS = "security-groups"
 
 
@@ -129,6 +130,7 @@ ABILITIES: AbilityTable = MappingProxyType(
                     Feature.TRUNK,
                     Feature.VLAN,
                     Feature.SECURITY_GROUPS,
+                    Feature.PROVIDER_GROUP,
                 }
             ),
             max_pas=8,  # MAX_PAS in the eBPF program's maps

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import bridge, dhcp, drafts, rules, underlay, values
+from weft.model import bridge, dhcp, drafts, provider_group, rules, underlay, values
 from weft.model.features import AbilityTable, Rule
 from weft.model.indexes import Indexes, Net
 from weft.model.names import Name, domain_of
@@ -89,11 +89,12 @@ def _parse(ix: Indexes, put: SubnetPut) -> _Parsed:
         rule_change=_rule_change(draft, old, rule),
         broadcast=_kept(draft.broadcast, old.broadcast if old is not None else True),
         snooping=_kept(draft.snooping, old.snooping if old is not None else True),
-        provider_group=_provider_group(draft, old),
+        provider_group=provider_group.said(draft, old),
         flood_limit_pps=_flood_limit(draft, old),
         dhcp=read("spec.dhcp", lambda given: dhcp.parse(given, prefixes), told),
     )
     subnet = bridge.said(ix, draft, old, subnet)
+    provider_group.check(subnet)
     return _Parsed(subnet, vsid, {version: rank for version, (rank, _) in by_version.items()}, gateway_ranks)
 
 
@@ -108,18 +109,6 @@ def _rule_change(draft: drafts.VirtualSubnet, old: VirtualSubnet | None, rule: R
 
 def _kept(given: bool | None, former: bool) -> bool:
     return former if given is None else given
-
-
-def _provider_group(draft: drafts.VirtualSubnet, old: VirtualSubnet | None) -> Ip | None:
-    if draft.provider_group is None:
-        return old.provider_group if old is not None else None
-    if not draft.provider_group:
-        return None
-    group = read("spec.provider_group", values.parse_provider_group, draft.provider_group)
-    raise Rejected(
-        f"no data plane sends to a group of the underlay, such as {group}, yet: leave it out; each host has a copy",
-        "spec.provider_group",
-    )
 
 
 def _flood_limit(draft: drafts.VirtualSubnet, old: VirtualSubnet | None) -> int:
@@ -218,10 +207,12 @@ def _check_ports(ix: Indexes, put: SubnetPut, subnet: VirtualSubnet, abilities: 
                 why = f"{ca} is outside them" if net is None else net.complaint(ca, ip_number(ca))
                 if why is not None:
                     raise Conflict(f"{name} has an address that it could not keep: {why}", "spec.prefixes")
-    if not set(subnet.carried_rules) <= set(old.carried_rules) or subnet.segment != old.segment:
+    travels = not set(subnet.carried_rules) <= set(old.carried_rules) or subnet.segment != old.segment
+    if travels or subnet.provider_group != old.provider_group:
         for host in sorted({host for name in index.ports for host in ix.ports[name].hosts}):
             if (why := underlay.why_not_on(ix.hosts[host], subnet, abilities)) is not None:
-                raise Conflict(f"{why}, but ports of this subnet run there", "spec.rule")
+                field = "spec.rule" if travels else "spec.provider_group"
+                raise Conflict(f"{why}, but ports of this subnet run there", field)
 
 
 def _choose(ix: Indexes, name: Name, accepts: Collection[Rule]) -> Vsid:

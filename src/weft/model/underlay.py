@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import bridge, drafts, qos, security, taps, values
+from weft.model import bridge, drafts, provider_group, qos, security, taps, values
 from weft.model.features import RULE_NEEDS, AbilityTable, DataPlaneKind, Feature, underlay_feature
 from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, domain_of, resolve
@@ -184,7 +184,7 @@ def why_not_on(host: Host, subnet: VirtualSubnet, abilities: AbilityTable) -> st
     for rule in subnet.carried_rules:
         if (need := RULE_NEEDS[rule]) not in abilities[host.data_plane].features:
             return f"{host.name} has data plane {host.data_plane}, which lacks {need}"
-    return bridge.why_not_on(host, subnet)
+    return bridge.why_not_on(host, subnet) or provider_group.why_not_on(host, subnet, abilities)
 
 
 def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
@@ -210,7 +210,7 @@ def check_ports_of(ix: Indexes, put: HostPut, abilities: AbilityTable) -> None:
 
 def _offers(host: Host) -> tuple[object, ...]:
     """What ports need of a host."""
-    return host.data_plane, bool(host.pas), {uplink.provider_network for uplink in host.uplinks}
+    return host.data_plane, bool(host.pas), _family(host), {uplink.provider_network for uplink in host.uplinks}
 
 
 def check_families(ix: Indexes, hosts: Sequence[HostPut], placed: Sequence[Put[drafts.Port, Port]]) -> None:

@@ -166,6 +166,12 @@ def _there(
 ) -> Iterator[ToUnderlay]:
     flow = packet.flow_id(ip)
     dscp = 0 if port.qos is None else port.qos.outer_dscp
+    if (together := _by_group(lookups, subnet, remote)) is not None:
+        source, group, rule = together
+        yield ToUnderlay(
+            packet.address_text(group), tunnel.encapsulate(source, group, rule, subnet.vsid, ip.frame, dscp)
+        )
+        return
     for pa, rule in remote.items():
         way = lookups.way(pa, flow)
         if way is None:
@@ -174,6 +180,19 @@ def _there(
         too_long = way.mtu_bytes and ip.l3_length + _overhead(rule, pa) > way.mtu_bytes
         if not too_long and reachable(text):
             yield ToUnderlay(text, tunnel.encapsulate(way.source, way.destination, rule, subnet.vsid, ip.frame, dscp))
+
+
+def _by_group(lookups: Lookups, subnet: Subnet, remote: dict[bytes, Rule]) -> tuple[bytes, bytes, Rule] | None:
+    """From where, to which group of the underlay and by which rule one copy goes to all other hosts; None: each has its
+    own.
+    """
+    group = subnet.provider_group
+    pa, rule = next(iter(remote.items()), (b"", Rule.STT))
+    # What looks like TCP goes to no group.
+    if group is None or rule is Rule.STT or len(pa) != len(group):
+        return None
+    source = lookups.host.source(group)
+    return None if source is None else (source, group, rule)
 
 
 def copied(copies: Iterable[Delivery], many: str, steps: list[str]) -> Copies | Drop:

@@ -456,6 +456,14 @@ class Lookups:
         """The rules that some subnet here accepts: what by none of them is the host's own stack's."""
         return frozenset().union(*(subnet.accepts for subnet in self.subnets.values()))
 
+    @property
+    def groups(self) -> frozenset[bytes]:
+        """Of the underlay, of subnets that have ports here: what comes to another is the host's own stack's."""
+        if not any(subnet.provider_group for subnet in self.subnets.values()):
+            return frozenset()
+        found = (self.subnets.get(port.vsid) for port in self._ports.values())
+        return frozenset(subnet.provider_group for subnet in found if subnet is not None and subnet.provider_group)
+
     # What changes them
 
     def put(self, row: Row) -> None:

@@ -77,7 +77,7 @@ def _say_spoofing(parsed: Ip | Arp, allowed: antispoof.Allowed | DropReason, ste
 
 def from_underlay(lookups: Lookups, frame: bytes, steps: list[str]) -> Verdict:
     """What becomes of a frame from an uplink."""
-    outer = tunnel.take(lookups.host, lookups.subnets, lookups.accepts, frame)
+    outer = tunnel.take(lookups.host, lookups.subnets, lookups.accepts, lookups.groups, frame)
     match outer:
         case tunnel.NotOurs():
             return _rewritten(lookups, frame, steps)
@@ -116,6 +116,9 @@ def _inner(lookups: Lookups, outer: tunnel.Tunnelled, steps: list[str]) -> Verdi
     if outer.rule not in subnet.accepts:
         steps.append(f"VSID {outer.vsid}: does not travel by {outer.rule}, but by {', '.join(sorted(subnet.accepts))}")
         return Drop(DropReason.RULE_NOT_ACCEPTED)
+    if outer.group is not None and outer.group != subnet.provider_group:
+        steps.append(f"VSID {outer.vsid}: {packet.address_text(outer.group)} is not its group")
+        return Drop(DropReason.RULE_NOT_ACCEPTED)
     parsed = _parse_inner(outer.inner)
     if isinstance(parsed, DropReason):
         steps.append(f"inner headers: {parsed.label}")
@@ -124,6 +127,9 @@ def _inner(lookups: Lookups, outer: tunnel.Tunnelled, steps: list[str]) -> Verdi
     if many and (reason := flood.why_not(subnet, parsed)) is not None:
         steps.append(f"destination MAC {packet.mac_text(parsed.destination_mac)} is a group's: not carried")
         return Drop(reason)
+    if not many and outer.group is not None:
+        steps.append("to one, and it came to a group of the underlay")
+        return Drop(DropReason.MULTICAST)
     place = _placed(lookups, subnet, parsed)
     steps.append(f"source {packet.address_text(parsed.source)}: policy places it {_where(place)}")
     if place is None or not place.is_at(lookups.identity(outer.source)):

@@ -37,6 +37,7 @@ class Tunnelled:
     vsid: int
     ecn: int
     inner: bytes
+    group: bytes | None = None  #: of the underlay, that it came to
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,16 @@ def _datagram(flow: int, port: int, payload: bytes) -> bytes:
     return b"".join(word.to_bytes(2, "big") for word in head) + payload
 
 
-def take(host: Host, subnets: Mapping[int, Subnet], accepts: Collection[Rule], frame: bytes) -> Outer:
-    """What a frame from the uplink is. accepts: the rules of all subnets here."""
+def take(
+    host: Host, subnets: Mapping[int, Subnet], accepts: Collection[Rule], groups: Collection[bytes], frame: bytes
+) -> Outer:
+    """What a frame from the uplink is. accepts, groups: of all subnets here, and of those with ports."""
     ethertype = frame[12:14]
-    read = Reading(subnets, accepts)
+    read = Reading(host, subnets, accepts, groups)
     if ethertype == b"\x08\x00":
-        return _take4(host, read, frame)
+        return _take4(read, frame)
     if ethertype == b"\x86\xdd":
-        return _take6(host, read, frame)
+        return _take6(read, frame)
     return NOT_OURS
 
 
@@ -114,8 +117,14 @@ def take(host: Host, subnets: Mapping[int, Subnet], accepts: Collection[Rule], f
 class Reading:
     """How to read what is behind an outer IP header."""
 
+    host: Host
     subnets: Mapping[int, Subnet]
     accepts: Collection[Rule]
+    groups: Collection[bytes]
+
+    def is_here(self, destination: bytes) -> bool:
+        """Whether it is a PA of this host, or a group of the underlay that a subnet with ports here has."""
+        return destination in self.host.pas or destination in self.groups
 
     def of(self, protocol: int, payload: bytes, source: bytes, pa: bytes) -> Callable[[bytes], _Said] | None:
         """Who reads such a payload; None: it is not ours. Looks at no more than its first 8 bytes."""
@@ -173,7 +182,7 @@ def _udp_payload(datagram: bytes) -> bytes | None:
     return datagram[UDP_BYTES:length] if UDP_BYTES <= length <= len(datagram) else None
 
 
-def _take4(host: Host, read: Reading, frame: bytes) -> Outer:
+def _take4(read: Reading, frame: bytes) -> Outer:
     head = frame[packet.ETHERNET_BYTES : packet.ETHERNET_BYTES + packet.IPV4_BYTES]
     if len(head) < packet.IPV4_BYTES or head[0] >> 4 != 4 or head[0] & 15 < 5:
         return NOT_OURS
@@ -181,7 +190,7 @@ def _take4(host: Host, read: Reading, frame: bytes) -> Outer:
     behind = frame[packet.ETHERNET_BYTES + (head[0] & 15) * 4 :]
     # A later fragment begins with no header of anybody's.
     reader = None if fragment & 0x1FFF else read.of(head[9], behind, head[12:16], head[16:20])
-    if reader is None or head[16:20] not in host.pas:
+    if reader is None or not read.is_here(head[16:20]):
         return NOT_OURS
     total = int.from_bytes(head[2:4], "big")
     if (
@@ -192,27 +201,27 @@ def _take4(host: Host, read: Reading, frame: bytes) -> Outer:
         return Bad(MALFORMED)
     if fragment & 0x2000:
         return Bad(DropReason.OUTER_FRAGMENT)
-    return _tunnelled(head[12:16], head[1] & 3, reader(behind[: total - packet.IPV4_BYTES]))
+    return _tunnelled(head[12:16], head[16:20], head[1] & 3, reader(behind[: total - packet.IPV4_BYTES]))
 
 
-def _take6(host: Host, read: Reading, frame: bytes) -> Outer:
+def _take6(read: Reading, frame: bytes) -> Outer:
     head = frame[packet.ETHERNET_BYTES : packet.ETHERNET_BYTES + packet.IPV6_BYTES]
     if len(head) < packet.IPV6_BYTES or head[0] >> 4 != 6:
         return NOT_OURS
     behind = frame[packet.ETHERNET_BYTES + packet.IPV6_BYTES :]
     reader = read.of(head[6], behind, head[8:24], head[24:40])
-    if reader is None or head[24:40] not in host.pas:
+    if reader is None or not read.is_here(head[24:40]):
         return NOT_OURS
     length = int.from_bytes(head[4:6], "big")
     if not 8 <= length <= len(behind):
         return Bad(MALFORMED)
-    return _tunnelled(head[8:24], head[1] >> 4 & 3, reader(behind[:length]))
+    return _tunnelled(head[8:24], head[24:40], head[1] >> 4 & 3, reader(behind[:length]))
 
 
-def _tunnelled(source: bytes, ecn: int, said: _Said) -> Outer:
+def _tunnelled(source: bytes, destination: bytes, ecn: int, said: _Said) -> Outer:
     if isinstance(said, DropReason):
         return Bad(said)
     rule, vsid, inner = said
     if not VSID_FIRST <= vsid <= VSID_LAST:
         return Bad(DropReason.RESERVED_VSID)
-    return Tunnelled(source, rule, vsid, ecn, inner)
+    return Tunnelled(source, rule, vsid, ecn, inner, destination if packet.is_multicast(destination) else None)

@@ -39,8 +39,8 @@ from weft.policy.upcall import UpcallKind
 
 MAX_PAS = 8
 HAS4, HAS6 = 1, 2  # SUBNET_HAS*
-DHCP4, DHCP6, BROADCAST, SNOOPING, BRIDGED = 4, 8, 16, 32, 64  # SUBNET_*
-HOST_PATHS, HOST_SAMPLED, HOST_VLANS, HOST_BRIDGES = 1, 2, 4, 8
+DHCP4, DHCP6, BROADCAST, SNOOPING, BRIDGED, GROUP = 4, 8, 16, 32, 64, 128  # SUBNET_*
+HOST_PATHS, HOST_SAMPLED, HOST_VLANS, HOST_BRIDGES, HOST_GROUPS = 1, 2, 4, 8, 16
 ACCEPTS_SHIFT = 8  # SUBNET_ACCEPTS
 ENABLED, PEER, HAS_QOS, SAMPLED, MIRRORED, GUARDED = 1, 2, 4, 8, 16, 32  # PORT_*
 DHCP, DHCP_SERVER = 0x100, 0x200  # PORT_DHCP*
@@ -124,6 +124,9 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "segment_vsids": (SEAT, NUMBER),
     "learned": (MAC_KEY, LEARNED),
     "hearing": (NUMBER, HEARING),
+    "provider_groups": (NUMBER, ADDRESS),
+    "groups": (ADDRESS, NUMBER),
+    "group_uplinks": (NUMBER, NUMBER),
     "records": (RECORD_KEY, RECORD),
     "rewrites": (ADDRESS, RECORD_KEY),
     "pas": (RECORD_KEY, ADDRESS),
@@ -269,6 +272,9 @@ def subnet(row: Subnet) -> tuple[bytes, bytes]:
     """Entry of the map subnets."""
     gateway4, gateway6, flags = bytes(4), NONE, accepts_mask(row.accepts) << ACCEPTS_SHIFT
     flags |= (BROADCAST if row.broadcast else 0) | (SNOOPING if row.snooping else 0) | (BRIDGED if row.bridged else 0)
+    if row.provider_group is not None:
+        address(row.provider_group)
+        flags |= GROUP
     router_mac = NOBODYS_MAC if row.external_gateway else mac(row.router_mac)
     if not 0 <= row.vlan <= 4094:
         raise Rejected(f"VLAN {row.vlan} is outside 1..4094 (or 0: none)")
@@ -308,11 +314,17 @@ def read_learned(key: bytes, value: bytes) -> tuple[int, str, int, int]:
 
 
 def host(
-    row: Host, kernel_mtus: Mapping[str, int], accepts: int, *, paths: bool = False, bridges: bool = False
+    row: Host,
+    kernel_mtus: Mapping[str, int],
+    accepts: int,
+    *,
+    paths: bool = False,
+    bridges: bool = False,
+    groups: bool = False,
 ) -> bytes:
     """Value of the map host. kernel_mtus: of the uplinks that exist; where one is smaller, it is the truth.
 
-    accepts: the mask of all subnets. paths, bridges: there is something in the map of them, and of segments.
+    accepts: the mask of all subnets. paths, bridges, groups: there is something in the map of them (of segments).
     """
     if len(row.pas) > MAX_PAS:
         raise Rejected(f"{len(row.pas)} PAs on {row.host}: the eBPF data plane takes {MAX_PAS}")
@@ -322,6 +334,7 @@ def host(
     flags = (HOST_PATHS if paths else 0) | (HOST_VLANS if any(u.vlan for u in row.uplinks) else 0)
     mtus = [min(u.mtu_bytes, kernel_mtus.get(u.interface, u.mtu_bytes)) for u in row.uplinks]
     flags |= (HOST_SAMPLED if row.sampling is not None else 0) | (HOST_BRIDGES if bridges else 0)
+    flags |= HOST_GROUPS if groups else 0
     return HOST.pack(b"".join(pas), source4, source6, _number(min(mtus, default=0)), accepts, flags)
 
 
@@ -617,7 +630,7 @@ class ReadSubnet:
     broadcast: bool
     snooping: bool
 
-    def row(self, prefixes: tuple[str, ...]) -> Subnet:
+    def row(self, prefixes: tuple[str, ...], group: str | None = None) -> Subnet:
         return Subnet(
             self.vsid,
             self.rdid,
@@ -628,6 +641,7 @@ class ReadSubnet:
             self.accepts,
             self.broadcast,
             self.snooping,
+            group,
         )
 
 

@@ -54,6 +54,8 @@ class Sizes:
         """Map name -> entries."""
         return {
             "subnets": self.subnets,
+            "provider_groups": self.subnets,
+            "groups": self.subnets,
             "records": self.records,
             "macs": self.macs,
             "moving": self.macs,

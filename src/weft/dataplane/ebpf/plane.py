@@ -33,6 +33,7 @@ from weft.contracts.dataplane import (
 )
 from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps
 from weft.dataplane.ebpf.bridges import Bridges, quieten
+from weft.dataplane.ebpf.groups import Groups
 from weft.dataplane.ebpf.guards import Guards, is_guarded
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
@@ -172,6 +173,7 @@ class EbpfDataPlane:
         self._vlans = Table(of["vlans"])
         self._came: list[MacRecord] = []
         self._bridges = Bridges(of, pins, times.learned_ns)
+        self._groups = Groups(Table(of["provider_groups"]), Table(of["groups"]), Table(of["group_uplinks"]), pins)
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
         self._listeners = Table(of["listeners"])
@@ -228,6 +230,9 @@ class EbpfDataPlane:
                 for row in group:
                     failures += self._update_host(row) if kind is Host else self._update_port(row)
                 failures += self._give_pas()
+                if kind is Port:
+                    failures += self._join_groups()
+                    self._write_host()
         self._announce()
         return failures + self._guard()
 
@@ -300,8 +305,16 @@ class EbpfDataPlane:
         for row in rows:
             if row.key not in failed:
                 self._known.subnets[layout.map_key(row.key)] = row
+        failures += self._join_groups()
         self._write_host()
         return failures
+
+    def _join_groups(self, *, mend: bool = False) -> list[Failure]:
+        """The underlay's groups of the subnets that are known, on this host's uplinks."""
+        known = self._known
+        return self._groups.update(
+            known.subnets, known.ports.values(), known.host, self._uplinks, prune=known.everything, mend=mend
+        )
 
     def _update_peers(self, rows: Iterable[Peer]) -> list[Failure]:
         failures = self._ways.update(rows)
@@ -338,6 +351,7 @@ class EbpfDataPlane:
         self._write_host(present)
         failures = self._attach_uplinks(present)
         self._let_go_of_uplinks()
+        failures += self._join_groups()
         if former != row.sampling:
             for port in self._bound:
                 failures += self._open(port)
@@ -393,6 +407,8 @@ class EbpfDataPlane:
                     for key in group:
                         self._forget_row(str(key[1]))
                     failures += self._give_pas()
+                    failures += self._join_groups()
+                    self._write_host()
                     failures += self._mirror()
                 case "subnets" | "records" | "macs" | "routes" | "rewrites":
                     failures += self._delete(table, group)
@@ -432,6 +448,7 @@ class EbpfDataPlane:
         if table == "subnets":
             for packed in gone:
                 self._known.subnets.pop(packed, None)
+            failures += self._join_groups()
             self._write_host()
         return failures
 
@@ -454,13 +471,14 @@ class EbpfDataPlane:
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
         self._ways.prune(wanted)
+        failures = self._join_groups()
         self._write_host()
         hosts = any(key[0] == "hosts" for key in wanted)
         if not hosts or (self._known.host is not None and self._known.host.key not in wanted):
             self._remove_host()
         self._let_go_of_uplinks()
         self._guards.prune(wanted)
-        failures = self._guard(prune=True)
+        failures += self._guard(prune=True)
         return failures + self._give_pas() + self._settle()
 
     def _prune_ports(self, wanted: Collection[Key]) -> None:
@@ -788,7 +806,14 @@ class EbpfDataPlane:
         if there is not None and not self._known.everything:
             # What a former agent was told, and this one may yet be.
             accepts |= layout.read_host(there).accepts
-        value = layout.host(row, self._mtus_bytes, accepts, paths=self._ways.in_use, bridges=self._bridges.in_use)
+        value = layout.host(
+            row,
+            self._mtus_bytes,
+            accepts,
+            paths=self._ways.in_use,
+            bridges=self._bridges.in_use,
+            groups=self._groups.in_use,
+        )
         self._host_value = value
         if there == value:
             return 0
@@ -1004,7 +1029,7 @@ class EbpfDataPlane:
                 yield told
             else:
                 seen = layout.read_subnet(key, value)
-                yield seen.row(_prefixes(seen.gateways, on_link.get((seen.rdid, seen.vsid), ())))
+                yield seen.row(_prefixes(seen.gateways, on_link.get((seen.rdid, seen.vsid), ())), self._groups.of(key))
         yield from self._ways.peers.values()
         moves = dict(self._moving.entries())
         for key, value in self._records.entries():
@@ -1069,7 +1094,9 @@ class EbpfDataPlane:
         mended += self._moving.repair(prune=all_told) + self._pas.repair(prune=all_told)
         mended += sum(table.repair(prune=all_told) for table in self._guards.tables)
         self._give_pas(mend=True)
+        self._join_groups(mend=True)
         mended += self._vlans.repair(prune=all_told) + self._bridges.repair(prune=all_told)
+        mended += self._groups.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
         mended += self._members.table.repair(prune=all_told)
         bindings_told = all_told and self._known.bindings is not None
@@ -1203,7 +1230,7 @@ class EbpfDataPlane:
 
     def remove(self) -> None:
         quieten(self._pins)
-        if (self._pins / "pas").exists():
+        if (self._pins / "pas").exists() or (self._pins / "groups").exists():
             from weft.dataplane.ebpf import addresses  # with it comes pyroute2
 
             addresses.clear()

@@ -165,7 +165,7 @@ static long find_member(__u32 number, struct flood_loop *loop)
 }
 
 /* The ends of the outer header; the rest is the same in every copy. */
-static __noinline int address_copy(struct __sk_buff *skb, const struct addr *source, const struct addr *destination)
+INLINE int address_copy(struct __sk_buff *skb, const struct addr *source, const struct addr *destination)
 {
 	struct ethernet *eth = (void *)(long)skb->data;
 
@@ -256,6 +256,51 @@ static __noinline int copy_to_members(struct __sk_buff *skb, const struct packet
 	return 0;
 }
 
+/* One for all other hosts, to the subnet's group of the underlay: the packet itself. 0: it has none that they are in. */
+static __noinline int send_to_group(struct __sk_buff *skb, const struct packet *p, struct flood *f, const struct host *h)
+{
+	struct addr *group = f ? bpf_map_lookup_elem(&provider_groups, &f->vsid) : NULL;
+	struct bpf_redir_neigh next_hop = {};
+	struct envelope e = {};
+	struct ethernet *eth;
+	struct counters *up;
+	__u32 six, *uplink;
+
+	if (!group || !p || !h || addr_is4(group) != addr_is4(&f->first) || f->rule == RULE_STT || !is_known_rule(f->rule))
+		return 0;
+	six = !addr_is4(group);
+	uplink = bpf_map_lookup_elem(&group_uplinks, &six);
+	e.source = six ? &h->source6 : &h->source4;
+	if (!uplink || addr_is_zero(e.source))
+		return 0;
+	e.destination = group;
+	e.inner_to = p->to;
+	e.inner_from = p->from;
+	e.vsid = f->vsid;
+	e.rule = f->rule;
+	e.tos = p->outer_tos;
+	if (tunnel_push(skb, p, &e))
+		return TC_ACT_SHOT;
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	/* bpf_redirect_neigh drops what is still to a group's MAC; the kernel knows that of a group of its own. */
+	__builtin_memset(eth->destination, 0, 6);
+	up = counters_of(*uplink);
+	if (up) {
+		up->sent_packets += f->packets;
+		up->sent_bytes += skb->len;
+	}
+	if (six) {
+		next_hop.nh_family = AF_INET6;
+		__builtin_memcpy(next_hop.ipv6_nh, group, 16);
+	} else {
+		next_hop.nh_family = AF_INET;
+		next_hop.ipv4_nh = group->w[3];
+	}
+	return bpf_redirect_neigh(*uplink, &next_hop, sizeof(next_hop), 0);
+}
+
 /* The packet itself ends here: everybody has a copy. */
 INLINE int copied(struct __sk_buff *skb, const struct flood *f, struct counters *c)
 {
@@ -318,6 +363,17 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	copy_to_receivers(skb, p, f);
 	if (bridged)
 		f->copies += copy_to_wire(skb, port->vsid);
+	if (f->rule && subnet->flags & SUBNET_GROUP) {
+		int sent = send_to_group(skb, p, f, h);
+
+		if (sent) {
+			if (sent == TC_ACT_SHOT && !f->copies)
+				return drop(skb, c, DROP_ENCAP_FAILED);
+			skb->cb[0] = VERDICT_COPIES;
+			skb->cb[1] = f->copies;
+			return sent;
+		}
+	}
 	if (f->rule && copy_to_members(skb, p, f, h) && !f->copies)
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	return copied(skb, f, c);

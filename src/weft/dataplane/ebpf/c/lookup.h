@@ -104,3 +104,9 @@ static __noinline int may_be_here(const struct host *h, const struct record *rec
 	also = bpf_map_lookup_elem(&moving, &key);
 	return also && is_local_pa(h, also);
 }
+
+/* Whether a subnet here has this group of the underlay. */
+static __noinline int is_group_here(const struct host *h, const struct addr *to)
+{
+	return h && to && h->flags & HOST_GROUPS && addr_is_multicast(to) && bpf_map_lookup_elem(&groups, to) != NULL;
+}

@@ -31,6 +31,7 @@ struct host {
 #define HOST_SAMPLED 2 /* uplinks have entries in sampling */
 #define HOST_VLANS 4 /* there is something in vlans */
 #define HOST_BRIDGES 8 /* there is something in segments */
+#define HOST_GROUPS 16 /* there is something in groups */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -93,6 +94,7 @@ struct {
 #define SUBNET_BROADCAST 16 /* broadcast and multicast are carried */
 #define SUBNET_SNOOPING 32 /* a group reaches only who listens to it */
 #define SUBNET_BRIDGED 64 /* what is for all, and for whom policy does not know, goes out in its VLAN */
+#define SUBNET_GROUP 128 /* has an entry in provider_groups */
 #define SUBNET_ACCEPTS 8 /* from this bit on: 1 << RULE_* */
 struct subnet {
 	__u8 rdid[16];
@@ -137,6 +139,42 @@ struct {
 	__type(value, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } segment_vsids SEC(".maps");
+
+/* provider_groups: written by the agent from Subnet rows: the group of the underlay that a subnet's broadcast and
+ * multicast go to; read where SUBNET_GROUP is set.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32); /* VSID */
+	__type(value, struct addr);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} provider_groups SEC(".maps");
+
+/* groups: written by the agent: those groups, of whatever subnet; read for multicast from an uplink, where the host has the
+ * flag.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, __u32); /* 1 */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} groups SEC(".maps");
+
+/* group_uplinks: written by the agent: the uplink that has this host's first PA of a family, by which packets to groups
+ * leave.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32); /* 0: IPv4; 1: IPv6 */
+	__type(value, __u32); /* ifindex */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} group_uplinks SEC(".maps");
 
 /* records: written by the agent from Record rows; read on every packet. */
 #define RULE_NVGRE 1

@@ -19,6 +19,7 @@ struct scratch {
 		};
 	};
 	struct bpf_fib_lookup fib;
+	struct addr group; /* of the underlay, that a packet came to */
 	/* What weft_rewrite is to know: where its packet goes, once policy has spoken. */
 	struct {
 		__u32 source_vsid;

@@ -238,6 +238,15 @@ INLINE int tunnel_push(struct __sk_buff *skb, const struct packet *p, const stru
 	return udp ? push(skb, p, e, false, true) : push(skb, p, e, false, false);
 }
 
+/* What an address adds to a checksum (RFC 1624 equation 3, by words of 32 bits) in place of another. */
+INLINE __u64 in_place_of(const void *in_packet, const struct addr *now)
+{
+	const __be32 *former = in_packet;
+
+	return (__u64)(__u32)~former[0] + (__u32)~former[1] + (__u32)~former[2] + (__u32)~former[3] + now->w[0] +
+	       now->w[1] + now->w[2] + now->w[3];
+}
+
 /* Another's outer addresses, on a packet that has been encapsulated: the rest is the same. STT's checksum is of them, too.
  * 0 or an errno.
  */
@@ -245,9 +254,8 @@ static __noinline int readdress(struct __sk_buff *skb, const struct addr *source
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethernet *eth = (void *)(long)skb->data;
-	__u64 sum; /* RFC 1624 equation 3, by words of 32 bits: what is added to a checksum */
-	__u32 at = ETHERNET_BYTES + IPV4_BYTES;
-	bool stt;
+	__u32 at, protocol;
+	__u64 sum;
 	__u16 check;
 
 	if (!source || !destination)
@@ -257,31 +265,25 @@ static __noinline int readdress(struct __sk_buff *skb, const struct addr *source
 
 		if ((void *)(ip + 1) > end)
 			return -1;
-		sum = (__u64)(__u32)~ip->source + (__u32)~ip->destination;
-		sum += (__u64)source->w[3] + destination->w[3];
+		sum = (__u64)(__u32)~ip->source + (__u32)~ip->destination + source->w[3] + destination->w[3];
 		ip->check = csum_fold(sum + (__u16)~ip->check);
 		ip->source = source->w[3];
 		ip->destination = destination->w[3];
-		stt = ip->protocol == IPPROTO_TCP;
+		protocol = ip->protocol;
+		at = ETHERNET_BYTES + IPV4_BYTES + TCP_CHECK_AT;
 	} else {
 		struct ipv6 *ip = (void *)(eth + 1);
-		int i;
 
 		if ((void *)(ip + 1) > end)
 			return -1;
-		sum = 0;
-#pragma unroll
-		for (i = 0; i < 4; i++) {
-			sum += (__u64)(__u32)~ip->source.w[i] + (__u32)~ip->destination.w[i];
-			sum += (__u64)source->w[i] + destination->w[i];
-		}
+		sum = in_place_of(&ip->source, source);
 		ip->source = *source;
+		sum += in_place_of(&ip->destination, destination);
 		ip->destination = *destination;
-		stt = ip->next_header == IPPROTO_TCP;
-		at = ETHERNET_BYTES + IPV6_BYTES;
+		protocol = ip->next_header;
+		at = ETHERNET_BYTES + IPV6_BYTES + TCP_CHECK_AT;
 	}
-	at += TCP_CHECK_AT;
-	if (!stt || skb->gso_size)
+	if (protocol != IPPROTO_TCP || skb->gso_size)
 		return 0;
 	if (bpf_skb_load_bytes(skb, at, &check, sizeof(check)))
 		return -1;
@@ -299,6 +301,7 @@ struct outer {
 	__u8 ecn;
 	__u8 is6; /* the outer header */
 	__u8 vouched; /* by STT: the inner TCP checksum is unfinished */
+	__u8 group; /* it came to a group, which is in scratch */
 };
 
 /* What a header behind the outer IP header is, by its first 8 bytes; 0: nothing of ours. */
@@ -360,7 +363,7 @@ INLINE __u16 is_for_us(struct __sk_buff *skb, const struct host *me)
 	} else {
 		return 0;
 	}
-	return rule && is_local_pa(me, &pa) ? rule : 0;
+	return rule && (is_local_pa(me, &pa) || is_group_here(me, &pa)) ? rule : 0;
 }
 
 /* The headers around a frame, and its own Ethernet header. */
@@ -429,6 +432,24 @@ INLINE enum drop_reason read_tunnel(struct __sk_buff *skb, struct outer *o, __u3
 	return 0;
 }
 
+INLINE void came_to_group(struct outer *o, struct addr group)
+{
+	struct scratch *room = scratch_of_this_cpu();
+
+	o->group = 1;
+	if (room)
+		room->group = group;
+}
+
+/* Whether the group that a packet came to is its subnet's. */
+static __noinline int is_group_of(__u32 vsid)
+{
+	struct addr *group = bpf_map_lookup_elem(&provider_groups, &vsid);
+	struct scratch *room = scratch_of_this_cpu();
+
+	return group && room && addr_equal(group, &room->group);
+}
+
 /* Step 2, of a frame that is for us. Returns 0 or the reason to drop it. */
 INLINE enum drop_reason outer4(struct __sk_buff *skb, struct outer *o)
 {
@@ -446,6 +467,8 @@ INLINE enum drop_reason outer4(struct __sk_buff *skb, struct outer *o)
 	if (ip->fragment & bpf_htons(IPV4_MF))
 		return DROP_OUTER_FRAGMENT;
 	o->source = addr_of4(ip->source);
+	if ((ip->destination & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000))
+		came_to_group(o, addr_of4(ip->destination));
 	o->ecn = ip->tos & 3;
 	o->is6 = 0;
 	return read_tunnel(skb, o, ETHERNET_BYTES + IPV4_BYTES, total - IPV4_BYTES);
@@ -462,6 +485,8 @@ INLINE enum drop_reason outer6(struct __sk_buff *skb, struct outer *o)
 	if (payload < GRE_BYTES || payload + IPV6_BYTES + ETHERNET_BYTES > skb->len)
 		return DROP_OUTER_MALFORMED;
 	o->source = ip->source;
+	if ((ip->destination.w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
+		came_to_group(o, ip->destination);
 	o->ecn = bpf_ntohl(ip->version_class_flow) >> 20 & 3;
 	o->is6 = 1;
 	return read_tunnel(skb, o, ETHERNET_BYTES + IPV6_BYTES, payload);
@@ -496,6 +521,8 @@ INLINE enum drop_reason subnet_of_outer(const struct host *me, struct outer *o, 
 	if (!found)
 		return DROP_UNKNOWN_VSID;
 	if (!accepts(found->flags >> SUBNET_ACCEPTS, o->rule))
+		return DROP_RULE_NOT_ACCEPTED;
+	if (o->group && !is_group_of(o->vsid))
 		return DROP_RULE_NOT_ACCEPTED;
 	*subnet = found;
 	return 0;

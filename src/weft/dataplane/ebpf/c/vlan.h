@@ -27,7 +27,8 @@ static __noinline int is_pa_here(const struct host *me, const struct addr *pa)
 	return record && may_be_here(me, record, place->vsid);
 }
 
-/* Whether an ARP or IP packet is from (ends: SOURCE) or for (DESTINATION) one of this host's PAs, or speaks of who has one.
+/* Whether an ARP or IP packet is from (ends: SOURCE) or for (DESTINATION) one of this host's PAs, or speaks of who has one,
+ * or is for a group that a subnet here has.
  * at: where its network header starts.
  */
 enum end { SOURCE, DESTINATION };
@@ -58,11 +59,11 @@ static __noinline int concerns_pa(struct __sk_buff *skb, const struct host *me, 
 		if (bpf_skb_load_bytes(skb, at + offset, &four, sizeof(four)))
 			return false;
 		pa = addr_of4(four);
-		return is_pa_here(me, &pa);
+		return is_pa_here(me, &pa) || (type == ETHERTYPE_IPV4 && is_group_here(me, &pa));
 	}
 	if (type != ETHERTYPE_IPV6 || bpf_skb_load_bytes(skb, at + (end == SOURCE ? 8 : 24), &pa, sizeof(pa)))
 		return false;
-	if (is_pa_here(me, &pa))
+	if (is_pa_here(me, &pa) || is_group_here(me, &pa))
 		return true;
 	/* Neighbour discovery, and no more, between link-local and multicast addresses. */
 	if (bpf_skb_load_bytes(skb, at + 6, &kind, 1) || kind != IPPROTO_ICMPV6 ||

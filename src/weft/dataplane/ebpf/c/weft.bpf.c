@@ -520,6 +520,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 	many = p.to[0] & 1;
 	if (many && !may_flood(&p, subnet))
 		return drop(skb, c, DROP_MULTICAST);
+	if (o.group && !many)
+		return drop(skb, c, DROP_MULTICAST);
 	place_vsid = o.vsid;
 	record = placed(&p, subnet, &place_vsid);
 	/* What this host sends to itself it does not send by the wire: RFC 1122 section 3.2.1.3 (a). */
