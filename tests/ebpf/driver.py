@@ -228,8 +228,13 @@ class EbpfDriver:
 
 
 def _is_chatter(frame: bytes) -> bool:
-    """What the namespace's own stack says on the uplink: ARP, MLD, neighbour discovery."""
-    return frame[12:14] == b"\x08\x06" or (frame[12:14] == b"\x86\xdd" and frame[22:26] == b"\xfe\x80\0\0")
+    """What the namespace's own stack says on the uplink: ARP, IGMP, MLD, neighbour discovery. No copy is such."""
+    kind = frame[12:14]
+    return (
+        kind == b"\x08\x06"
+        or (kind == b"\x08\x00" and frame[23] == 2)
+        or (kind == b"\x86\xdd" and frame[20] in (0, 58))
+    )
 
 
 def _to_underlay(frame: bytes) -> ToUnderlay:
