@@ -58,7 +58,7 @@ def run(context: Context) -> list[Figure]:
 
 def _over(context: Context, fleet: Fleet, at: Path, store: str, name: str) -> list[Figure]:
     figures: list[Figure] = []
-    with _controller(at, store) as process:
+    with serving(at, store) as process:
         context.progress(f"fleet, {name}: {fleet.ports:,} ports are made")
         began = time.perf_counter()
         _fill(at / "controller.sock", fleet)
@@ -90,7 +90,7 @@ def _over(context: Context, fleet: Fleet, at: Path, store: str, name: str) -> li
 def _restarted(context: Context, fleet: Fleet, at: Path, store: str, name: str) -> list[Figure]:
     """Every host has lost it, and asks for everything as soon as it is back."""
     began = time.perf_counter()
-    with _controller(at, store) as process:
+    with serving(at, store) as process:
         serves_s = time.perf_counter() - began
         synced_s, received = asyncio.run(_returned(at / "controller.sock", fleet))
         memory = processes.memory_peak_bytes(process.pid)
@@ -107,7 +107,7 @@ def _restarted(context: Context, fleet: Fleet, at: Path, store: str, name: str) 
 
 
 @contextmanager
-def _controller(at: Path, store: str) -> Iterator[subprocess.Popen[bytes]]:
+def serving(at: Path, store: str) -> Iterator[subprocess.Popen[bytes]]:
     words = ["controller", "--listen", f"unix://{at / 'controller.sock'}", "--store", store]
     with processes.weft(at / "controller.log", words) as process:
 

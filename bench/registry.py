@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import agent, api, controller, domain, fleet, flood, migration, network, records, security
+from bench import agent, api, controller, domain, fleet, flood, growth, migration, network, records, security
 from bench.context import Bench
 
 _TRAFFIC = (
@@ -133,6 +133,14 @@ BENCHES: dict[str, Bench] = {
             "program Open vSwitch. Then the controller is started anew; every host has lost it, comes back within"
             " its jittered wait of at most 3 s, and is sent everything.",
             fleet.run,
+        ),
+        Bench(
+            "growth",
+            "What ports cost at ten times as many each: 1,000 to 1,000,000 in one controller",
+            "Batches of 10,000 ports, on 500 hosts, in tenants of 20,000; then the controller is started anew. Over "
+            "SQLite and over three etcd nodes. The plot is build/growth.svg. Memory: VmHWM of the controller after its "
+            "new start.",
+            growth.run,
         ),
         Bench(
             "security",

@@ -149,6 +149,18 @@ class TestEtcdStore(StoreSuite):
                 await one.commit({}, {"a": b"last"}, [])
                 assert [each.revision for each in await take(batches, 6)] == [1, 2, 3, 4, 5, 6]
 
+    async def test_a_watch_that_begins_before_what_etcd_has_compacted_begins_again_after_it(self) -> None:
+        one, other = self.two()
+        async with aclosing(Closing(one)), aclosing(Closing(other)):
+            await other.snapshot()
+            await one.commit({}, {"a": b"1"}, [])
+            assert await other.head() == 1
+            await one.etcd.put(one.prefix + b"/elsewhere", b"")
+            await one.etcd.compact((await one.etcd.range(Range(one.prefix + b"/head"))).header.revision)
+            await other.head()
+            async with aclosing(other._watch_log()) as watched:
+                assert (await anext(watched)).created
+
     async def test_a_follower_that_the_log_has_left_behind_is_told_and_starts_anew(self) -> None:
         one, other = self.two(2)
         async with aclosing(Closing(one)), aclosing(Closing(other)):

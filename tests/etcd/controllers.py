@@ -12,6 +12,7 @@ from pathlib import Path
 
 from etcd_nodes import Cluster, free_ports
 from polling import eventually
+from weft.tls.contexts import Files
 
 RUN = "import sys; from weft.apps.controller import run; run(sys.argv[1], sys.argv[2:])"
 
@@ -24,6 +25,17 @@ class Controller:
     wrapper: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
+    secured: Files | None = None
+
+    @property
+    def words(self) -> Sequence[str]:
+        if self.secured is None:
+            return ("-c", RUN, self.store, *self.listen)
+        files = self.secured
+        return (
+            "-m", "weft.apps.cli", "controller", "--store", self.store, "--listen", self.listen[0],
+            "--certificate", str(files.certificate), "--key", str(files.key), "--ca", str(files.ca),
+        )  # fmt: skip
 
     @property
     def url(self) -> str:
@@ -33,7 +45,7 @@ class Controller:
         self.starts += 1
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.wrapper, sys.executable, "-c", RUN, self.store, *self.listen],
+                [*self.wrapper, sys.executable, *self.words],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -63,10 +75,19 @@ def etcd_url(nodes: Cluster, prefix: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def controllers(store: str, directory: Path, count: int = 2) -> Iterator[list[Controller]]:
+def controllers(
+    store: str, directory: Path, count: int = 2, secured: Files | None = None
+) -> Iterator[list[Controller]]:
+    """secured: they serve https, by these files."""
     ports = free_ports(count)
     made = [
-        Controller(store, (f"http://127.0.0.1:{number}",), directory / f"{n}.log") for n, number in enumerate(ports)
+        Controller(
+            store,
+            (f"{'https' if secured else 'http'}://127.0.0.1:{number}",),
+            directory / f"{n}.log",
+            secured=secured,
+        )
+        for n, number in enumerate(ports)
     ]
     try:
         for each in made:

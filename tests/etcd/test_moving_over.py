@@ -13,6 +13,7 @@ import pytest
 from etcd.controllers import controllers, etcd_url
 from etcd_nodes import Cluster, cluster
 from polling import eventually
+from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of
 from unit.controller_world import BASE, port
 from weft.client import ApiError, AsyncClient, Client, PortReport, StatusReport
 from weft.feed.log import Gone
@@ -21,6 +22,7 @@ from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Retry
 from weft.store.etcd_client import Address
 from weft.store.etcd_cluster import EtcdCluster
+from weft.tls.identity import Identity, Role
 
 pytestmark = pytest.mark.xdist_group("etcd")
 
@@ -94,6 +96,24 @@ def test_each_controller_knows_what_hosts_say_to_the_others(nodes: Cluster, tmp_
             a.kill()
             eventually(lambda: other.get("hosts/h1").status["state"] == "absent")
             feed.close()
+
+
+def test_controllers_tell_each_other_what_hosts_say_over_tls(nodes: Cluster, tmp_path: Path) -> None:
+    made = authority(tmp_path / "ca")
+    admin, host = credentials_of(made, ADMIN), credentials_of(made, Identity(Role.HOST, "h1"))
+    with (
+        controllers(etcd_url(nodes), tmp_path, secured=files_of(made, CONTROLLER)) as (a, b),
+        Client(a.url, credentials=admin) as one,
+        Client(b.url, credentials=admin) as other,
+        Client(f"{a.url},{b.url}", credentials=host) as agent,
+    ):
+        one.apply([*BASE, port(1)])
+        feed = agent.feed("hosts/h1")
+        next(feed)
+        said = {"tenants/blue/ports/p1": PortReport(state="active")}
+        agent.report("hosts/h1", StatusReport(revision=1, ports=said))
+        eventually(lambda: other.get("tenants/blue/ports/p1").status["state"] == "active")
+        feed.close()
 
 
 @asynccontextmanager

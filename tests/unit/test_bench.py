@@ -30,6 +30,7 @@ FIGURES = {
     "api",
     "controller",
     "domain",
+    "growth",
     "fleet",
     "security",
     "migration",

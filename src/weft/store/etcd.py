@@ -247,7 +247,12 @@ class EtcdStore:
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a part of the store has ended by a bug", exc_info=error)
 
     def _take(self, everything: _Everything) -> None:
         first = everything.pointer.revision
@@ -535,6 +540,8 @@ class EtcdStore:
                 self._wake()
                 raise Retry(self._replaced)
             if target <= self._known().head:
+                # Nothing in between: a watch may begin here, though etcd has compacted what was before.
+                state.etcd_revision = max(state.etcd_revision, outcome.header.revision)
                 return
             if not log.kvs or not await self._absorb(log.kvs, outcome.header.revision):
                 await self._reload()

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from weft.contracts.store import Guard, Overtaken
 
-# Commits that are remembered: whoever was judged before them is judged again.
+# Commits, and words of them, that are remembered: whoever was judged before them is judged again.
 _KEPT = 10_000
+_WORDS = 500_000
+# A commit of more words than this is taken to have written everything.
+_MANY = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    revision: int
-    marks: Collection[str]
-    puts: Mapping[str, object]
-    deletes: Collection[str]
+    """words: its marks and names; None: too many to tell."""
 
-    def hits(self, reads: Collection[str]) -> str | None:
-        """What of ``reads`` it has written."""
-        if len(self.marks) + len(self.puts) + len(self.deletes) < len(reads):
+    revision: int
+    words: frozenset[str] | None
+
+    @property
+    def size(self) -> int:
+        return 0 if self.words is None else len(self.words)
+
+    def refuse(self, guard: Guard) -> None:
+        if self.words is None:
+            if guard.reads:
+                raise Overtaken(f"revision {self.revision} has written too much to tell what")
+            return
+        reads = guard.reads
+        if len(self.words) < len(reads):
             wanted = reads if isinstance(reads, set | frozenset) else frozenset(reads)
-            for written in (self.marks, self.puts, self.deletes):
-                for mark in written:
-                    if mark in wanted:
-                        return mark
-            return None
-        return next((mark for mark in reads if mark in self.marks or mark in self.puts or mark in self.deletes), None)
+            hit = next((word for word in self.words if word in wanted), None)
+        else:
+            hit = next((word for word in reads if word in self.words), None)
+        if hit is not None:
+            raise Overtaken(f"{hit} was written by revision {self.revision}, after {guard.since}")
 
 
 class Marks:
@@ -37,16 +47,23 @@ class Marks:
     def __init__(self, revision: int) -> None:
         self._floor = revision
         self._written: deque[_Written] = deque()
+        self._words = 0
 
-    def note(self, revision: int, guard: Guard | None, puts: Mapping[str, object], deletes: Collection[str]) -> None:
-        self.wrote(revision, guard.writes if guard else (), puts, deletes)
+    def note(self, revision: int, guard: Guard | None, puts: Collection[str], deletes: Collection[str]) -> None:
+        """A commit of a store in which few ask, or nobody: nothing is kept before the first who does."""
+        if guard is None and not self._written:
+            self._floor = revision
+        else:
+            self.wrote(revision, guard.writes if guard else (), puts, deletes)
 
-    def wrote(
-        self, revision: int, marks: Collection[str], puts: Mapping[str, object], deletes: Collection[str]
-    ) -> None:
-        self._written.append(_Written(revision, frozenset(marks), dict.fromkeys(puts), frozenset(deletes)))
-        if len(self._written) > _KEPT:
-            self._floor = self._written.popleft().revision
+    def wrote(self, revision: int, marks: Collection[str], puts: Collection[str], deletes: Collection[str]) -> None:
+        written = _Written(revision, _words(marks, puts, deletes))
+        self._written.append(written)
+        self._words += written.size
+        while len(self._written) > 1 and (len(self._written) > _KEPT or self._words > _WORDS):
+            oldest = self._written.popleft()
+            self._floor = oldest.revision
+            self._words -= oldest.size
 
     def check(self, guard: Guard | None) -> None:
         """Raises Overtaken."""
@@ -59,21 +76,23 @@ class Marks:
         for written in reversed(self._written):
             if written.revision <= guard.since:
                 return
-            _refuse(guard, written)
+            written.refuse(guard)
 
     def check_one(
         self,
         guard: Guard | None,
         revision: int,
         other: Guard | None,
-        puts: Mapping[str, object],
+        puts: Collection[str],
         deletes: Collection[str],
     ) -> None:
         """The same against one commit that is not noted yet."""
         if guard is not None and revision > guard.since:
-            _refuse(guard, _Written(revision, frozenset(other.writes if other else ()), puts, frozenset(deletes)))
+            _Written(revision, _words(other.writes if other else (), puts, deletes)).refuse(guard)
 
 
-def _refuse(guard: Guard, written: _Written) -> None:
-    if (mark := written.hits(guard.reads)) is not None:
-        raise Overtaken(f"{mark} was written by revision {written.revision}, after {guard.since}")
+def _words(marks: Collection[str], puts: Collection[str], deletes: Collection[str]) -> frozenset[str] | None:
+    if len(marks) + len(puts) + len(deletes) > _MANY:
+        return None
+    parts: tuple[Iterable[str], ...] = (marks, puts, deletes)
+    return frozenset(word for part in parts for word in part)
