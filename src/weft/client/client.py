@@ -109,7 +109,7 @@ def _announced_bodies(announced: Sequence[Announced]) -> Iterator[bytes]:
         yield _body({"announcements": announced[first : first + MOST_ANNOUNCED]})
 
 
-def _fault(url: str, error: httpx2.HTTPError) -> Retry:
+def _fault(url: str, error: Exception) -> Retry:
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return Retry(f"no controller answers at {url}: {error}")
     return Retry(f"the connection to the controller at {url} broke: {str(error) or type(error).__name__}")
@@ -123,6 +123,9 @@ def _verified_by(tls: ClientTls | None) -> ssl.SSLContext | bool:
 # Any silence longer than this on a stream is a dead connection: the controller says something every 5 s.
 _STREAM_SILENCE_S = 12.0
 
+# A TLS 1.3 server refuses a certificate after the handshake: that alert comes as it is, through the HTTP client.
+_BROKEN = (httpx2.HTTPError, ssl.SSLError)
+
 # It cannot do it now, and nothing was done.
 _CANNOT = 503
 
@@ -132,7 +135,7 @@ def _timeouts(timeout_s: float, ends: EndPoints, read_s: float | None = None) ->
     return httpx2.Timeout(timeout_s, connect=connect_s, read=read_s or timeout_s)
 
 
-def _may_repeat(method: str, error: httpx2.HTTPError) -> bool:
+def _may_repeat(method: str, error: Exception) -> bool:
     """Whether nothing can have come of a request."""
     return method == "GET" or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
 
@@ -286,7 +289,7 @@ class Client:
                 answer = self._https[at].request(
                     method, path, headers={**(headers or {}), **self._ends.headers()}, **arguments
                 )
-            except httpx2.HTTPError as error:
+            except _BROKEN as error:
                 self._ends.failed(at)
                 if left and _may_repeat(method, error):
                     continue
@@ -310,7 +313,7 @@ class Client:
                 if answer.status_code >= 400:
                     _check(answer.status_code, answer.read())
                 yield from answer.iter_raw()
-        except httpx2.HTTPError as error:
+        except _BROKEN as error:
             self._ends.failed(at)
             raise _fault(self._ends.urls[at], error) from error
 
@@ -470,7 +473,7 @@ class AsyncClient:
                 answer = await self._https[at].request(
                     method, path, headers={**(headers or {}), **self._ends.headers()}, **arguments
                 )
-            except httpx2.HTTPError as error:
+            except _BROKEN as error:
                 self._ends.failed(at)
                 if left and _may_repeat(method, error):
                     continue
@@ -495,6 +498,6 @@ class AsyncClient:
                     _check(answer.status_code, await answer.aread())
                 async for chunk in answer.aiter_raw():
                     yield chunk
-        except httpx2.HTTPError as error:
+        except _BROKEN as error:
             self._ends.failed(at)
             raise _fault(self._ends.urls[at], error) from error

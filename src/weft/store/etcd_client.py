@@ -29,6 +29,9 @@ _UNAUTHENTICATED = 16
 
 _T = TypeVar("_T")
 
+# A TLS 1.3 server refuses a certificate after the handshake: that alert comes as it is, through the HTTP client.
+_BROKEN = (httpx2.HTTPError, ssl.SSLError)
+
 
 class Unanswered(Retry):
     """A request was sent and no answer came: it may have been carried out, or be under way still."""
@@ -298,7 +301,7 @@ class Etcd:
                             if said.canceled:
                                 raise Retry(f"etcd ends the watch: {said.cancel_reason}")
                             yield said
-        except (httpx2.HTTPError, msgspec.DecodeError, _Refusal) as error:
+        except (*_BROKEN, msgspec.DecodeError, _Refusal) as error:
             raise Retry(f"the watch at {self._address.endpoints[at]} broke: {_said(error)}") from error
 
     def move_on(self) -> None:
@@ -317,7 +320,7 @@ class Etcd:
                 return await self._ask(at, path, content, type_)
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 reasons.append(f"{self._address.endpoints[at]}: {_said(error)}")
-            except httpx2.HTTPError as error:
+            except _BROKEN as error:
                 maybe = True
                 reasons.append(f"{self._address.endpoints[at]}: {_said(error)}")
             except _Refusal as error:
