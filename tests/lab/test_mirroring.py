@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,20 @@ def test_a_port_beside_sees_both_directions_or_the_one_that_is_asked_for(
             with guest_wire(beside) as wire:
                 talk(source, target, mark, version)
                 assert bool(copies(wire, mark, 2.0 if sent else 0.3)) == sent, mark
+
+
+def test_a_port_beside_sees_broadcast_to_the_port_too(mirrored: Lab, mirror: Any) -> None:
+    watched, other, beside = (mirrored.guest(f"t/{name}") for name in ("a1", "a2", "c1"))
+    mirror("a1", port="c1", directions="to_guest")
+    network = ipaddress.ip_interface(next(each for each in other.addresses if ":" not in each)).network
+    mark = b"to whom it may concern"
+    with guest_wire(watched) as own, guest_wire(beside) as wire, udp(other.namespace, 4) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sender.sendto(mark, (str(network.broadcast_address), PORT))
+        assert len(copies(own, mark)) == 1
+        # Its own, and that of the port that it watches.
+        found = wire.frames(lambda them: sum(mark in each for each in them) > 2, within_s=1.0)
+        assert sum(mark in each for each in found) == 2
 
 
 def test_two_ports_may_watch_each_other_and_nothing_goes_round(mirrored: Lab, mirror: Any) -> None:

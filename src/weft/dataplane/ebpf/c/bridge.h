@@ -75,7 +75,7 @@ static __noinline int to_port_and_wire(struct __sk_buff *skb, const struct packe
 			count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
 		return to_local_port(skb, *to, true);
 	}
-	if (copy_to_port(skb, to->ifindex, to->vlan, to->flags))
+	if (copy_into_guest(skb, to->ifindex, to->vlan, to->flags))
 		return to_wire(skb, t->vsid, c);
 	count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
 	skb->cb[1] = 1 + copy_to_wire(skb, t->vsid);

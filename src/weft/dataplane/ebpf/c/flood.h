@@ -136,7 +136,7 @@ static long copy_to_receiver(__u32 number, struct flood_loop *loop)
 	if ((to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
 	    !within_limit(loop->skb, loop->p, port, DIRECTION_TO_GUEST, 0))
 		return 0;
-	if (copy_to_port(loop->skb, to->ifindex, to->vlan, to->flags))
+	if (copy_into_guest(loop->skb, to->ifindex, to->vlan, to->flags))
 		return 0;
 	f->copies += 1;
 	c = counters_of(port);

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "drop.h"
 #include "lookup.h"
 #include "tunnel.h"
 
@@ -59,6 +60,18 @@ static __noinline int mirror(struct __sk_buff *skb, __u32 ifindex, __u32 directi
 	}
 	skb->mark = before;
 	return 0;
+}
+
+/* A copy of a packet for a guest, and for whoever watches it; a guarded one is watched once its guard has let it pass.
+ * Returns 0 when it is on its way.
+ */
+static __noinline int copy_into_guest(struct __sk_buff *skb, __u32 ifindex, __u32 vlan, __u32 flags)
+{
+	int rc = copy_to_port(skb, ifindex, vlan, flags);
+
+	if (!rc && (flags & (PORT_MIRRORED | PORT_GUARDED)) == PORT_MIRRORED)
+		mirror(skb, ifindex, DIRECTION_TO_GUEST);
+	return rc;
 }
 
 /* A copy on its way to an address: cut short to what fits, since it may not be fragmented, and sent. */

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "mirror.h"
 #include "underlay.h"
 
 /* How to a PA, by the kernel's own routes and neighbours. */
@@ -187,7 +188,7 @@ INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct tar
 
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
-	if (to && !copy_to_port(skb, to->ifindex, to->vlan, to->flags)) {
+	if (to && !copy_into_guest(skb, to->ifindex, to->vlan, to->flags)) {
 		count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
 		copies = 1;
 	}

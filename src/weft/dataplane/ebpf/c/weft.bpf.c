@@ -167,6 +167,8 @@ int weft_ingress_copy(struct __sk_buff *skb)
 	skb->mark = 0;
 	if (!port || !p || arrives(skb, p, at, port->flags))
 		return TC_ACT_SHOT;
+	if (port->flags & PORT_MIRRORED)
+		mirror(skb, skb->ifindex, DIRECTION_TO_GUEST);
 	return TC_ACT_UNSPEC;
 }
 
