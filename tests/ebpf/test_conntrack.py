@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from packets.conversations import ADMITTED, CONVERSATIONS, Conversation
 from weft.dataplane.ebpf import build, conntrack, layout, libbpf, security
+from weft.policy.connections import State
 from weft.policy.drop import DropReason
 from weft.policy.rows import Direction, SecurityGroup, SecurityRule
 from weft.policy.security import compile_policy
+from weft.reference import packet
+from weft.reference.conntrack import Limits, Question, Ruling, Tracker
+from weft.reference.qos import Direction as GuestDirection
 
 SECOND_NS = 10**9
 SOURCE = Path(__file__).with_name("conntrack.bpf.c")
@@ -50,7 +58,7 @@ class Asking:
             for key, _ in list(self.maps[name].items()):
                 self.maps[name].delete(key)
         self.maps["tracked"].update(layout.NUMBER.pack(0), layout.TRACKED.pack(0, 0))
-        self.settings, self._keep = settings, keep
+        self.settings, self.keep = settings, keep
         self.start_ns += 10**6 * SECOND_NS  # datagrams under way are forgotten
 
     def admit(self, group: SecurityGroup) -> None:
@@ -66,7 +74,7 @@ class Asking:
                     self.maps[name].update(key, value)
             self._next += 1
         for rank, port in enumerate(PORTS):
-            flags = security.Flag.KEEP if self._keep else security.Flag(0)
+            flags = security.Flag.KEEP if self.keep else security.Flag(0)
             self.maps["guards"].update(layout.Seat(rank).key, security.guard(port, policies, flags))
         self.epoch += 1
 
@@ -74,10 +82,26 @@ class Asking:
         value = conntrack.tracking(self.settings, self.epoch, clock_ns=now_ns)
         self.maps["tracking"].update(layout.NUMBER.pack(0), value)
 
+    def table(self) -> dict[tuple[object, ...], tuple[object, ...]]:
+        """As the reference has it: by key, state, opener, expiry, packets and bytes of each side, refused."""
+        names = {security.port_number(port): port for port in PORTS}
+        found = {}
+        for key, value in self.maps["connections"].items():
+            port, local, remote, *ends, protocol, asked, _ = layout.CONNECTION_KEY.unpack(key)
+            numbers = (int.from_bytes(end, "big") for end in ends)
+            state, opener, flags, expires_ns, _, p0, p1, b0, b1, *_ = layout.CONNECTION.unpack(value)
+            name = (names[port], protocol, _short(local), _short(remote), *numbers, bool(asked))
+            found[name] = (State(state), opener, expires_ns, p0, p1, b0, b1, bool(flags & 128))
+        return found
+
     def ask(self, port: str, side: int, frame: bytes) -> DropReason | None:
         answer = self._run(frame, LOOPBACK, mark=PORTS.index(port) << 1 | side).retval
         assert answer >= 0
         return DropReason(answer) if answer else None
+
+
+def _short(address: bytes) -> bytes:
+    return address[12:] if address.startswith(bytes(10) + b"\xff\xff") else address
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +123,174 @@ def test_a_conversation(asking: Asking, conversation: Conversation) -> None:
             asking.admit(groups(turn.admitted, open_out=turn.open))
         asking.at(now_ns)
         assert asking.ask(turn.port, turn.side, turn.frame) == turn.dropped, rank
+
+
+TIMES_S = (0,) * 60 + (1, 9, 29, 61, 180)
+RULES = tuple(sorted(ADMITTED, key=str))
+FLAGS = (2, 18, 16, 16, 16, 24, 17, 4, 20, 3, 0)
+LOCAL6, REMOTE6 = (bytes.fromhex(f"20010db800010000000000000000000{n}") for n in (4, 5))
+LOCAL4, REMOTE4 = b"\x0a\0\1\4", b"\x0a\0\1\5"
+MAC_PAIR = bytes(5) + b"\2" + bytes(5) + b"\4"
+
+
+class Talks:
+    """Makes up what guests and others say: mostly what would come next, now and then anything."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self._next: dict[tuple[int, int, str], list[int]] = {}  # (version, port, of) -> what each side sends next
+        self._opener: dict[tuple[int, int, str], int] = {}  # who has sent a SYN; 2: it is answered
+
+    def frame(self, of: str, side: int) -> bytes:
+        random = self.random
+        version = random.choice((4, 4, 6))
+        kind = random.choice(
+            ("tcp",) * 6 + ("udp", "icmp", "sctp", "sctp", "other", "error", "error", "piece", "piece")
+        )
+        protocol, body = getattr(self, f"_{kind}")(version, of, side)
+        return self._around(version, side, protocol, body)
+
+    def _around(self, version: int, side: int, protocol: int, body: bytes) -> bytes:
+        mine, theirs = ((LOCAL4, REMOTE4), (LOCAL6, REMOTE6))[version == 6]
+        ends = (mine, theirs) if side == 0 else (theirs, mine)
+        if isinstance(body, tuple):
+            identity, offset, more, data = body
+            return self._fragment(version, ends, protocol, identity, offset, more, data)
+        if version == 4:
+            return MAC_PAIR + b"\x08\0" + packet.ipv4(*ends, protocol, body)
+        return MAC_PAIR + b"\x86\xdd" + packet.ipv6(*ends, protocol, body)
+
+    def _fragment(
+        self,
+        version: int,
+        ends: tuple[bytes, bytes],
+        protocol: int,
+        identity: int,
+        offset: int,
+        more: bool,
+        data: bytes,
+    ) -> bytes:
+        if version == 4:
+            made = bytearray(packet.ipv4(*ends, protocol, data))
+            made[4:8] = struct.pack("!HH", identity, (0x2000 if more else 0) | offset // 8)
+            return MAC_PAIR + b"\x08\0" + bytes(made)
+        header = struct.pack("!BBHI", protocol, 0, offset | more, identity)
+        return MAC_PAIR + b"\x86\xdd" + packet.ipv6(*ends, packet.IPV6_FRAGMENT, header + data)
+
+    def _ports(self, side: int, number: int) -> bytes:
+        local, remote = ((40000, 80), (22, 40000), (53, 53))[number]
+        return struct.pack("!HH", *((local, remote) if side == 0 else (remote, local)))
+
+    def _tcp(self, version: int, of: str, side: int) -> tuple[int, bytes]:
+        random = self.random
+        number = random.randrange(2)
+        known = self._next.setdefault((version, number, of), [1000, 2**32 - 50])
+        flags = random.choice(FLAGS) if random.random() < 0.15 else self._flags((version, number, of), side)
+        seq, ack = known[side], known[1 - side]
+        if flags & 2 and random.random() < 0.3:
+            seq = known[side] = random.choice((1000, 90_000, 2**31))
+        size = random.choice((0, 0, 1, 100, 1400)) if not flags & 2 else random.choice((0, 0, 0, 20))
+        if random.random() < 0.2:
+            seq += random.choice((-70_000, -1000, -1, 1, 500, 1000, 5000, 70_000))
+        elif not flags & 4:
+            known[side] = (seq + size + bool(flags & 2) + (flags & 1)) % 2**32
+        if random.random() < 0.15:
+            ack += random.choice((-70_000, -10, -1, 1, 10, 1000))
+        options = (
+            random.choice((b"", b"", b"\1\3\3\7", b"\3\3\2\0", b"\2\4\5\xb4\1\3\3\x0f", b"\3\0\0\0"))
+            if flags & 2
+            else b""
+        )
+        header = struct.pack(
+            "!4sIIBBHHH", self._ports(side, number), seq % 2**32, ack % 2**32, (20 + len(options)) << 2,
+            flags, random.choice((0, 1, 1000, 65535)), 0, 0,
+        )  # fmt: skip
+        return 6, header + options + bytes(size)
+
+    def _flags(self, talk: tuple[int, int, str], side: int) -> int:
+        """What would come next."""
+        opener = self._opener.get(talk)
+        if opener is None:
+            self._opener[talk] = side
+            return 2
+        if not 0 <= opener < 2:
+            if self.random.random() < 0.03:
+                del self._opener[talk]
+            return self.random.choice((16, 16, 16, 24, 24, 24, 24, 17, 4))
+        if side == opener:
+            return 2
+        self._opener[talk] = 2
+        return 18
+
+    def _udp(self, _version: int, _of: str, side: int) -> tuple[int, bytes]:
+        protocol = self.random.choice((17, 17, 33, 136))
+        return protocol, self._ports(side, self.random.randrange(3)) + bytes(self.random.choice((3, 4, 30)))
+
+    def _icmp(self, version: int, _of: str, _side: int) -> tuple[int, bytes]:
+        kinds = (8, 0, 8, 0, 13, 14, 5, 9) if version == 4 else (128, 129, 128, 129, 130, 1, 4)
+        head = struct.pack("!BBHHH", self.random.choice(kinds), 0, 0, self.random.choice((7, 8)), 1)
+        return 1 if version == 4 else 58, head[: self.random.choice((8, 8, 8, 5))] + b"abcd"
+
+    def _sctp(self, _version: int, _of: str, side: int) -> tuple[int, bytes]:
+        random = self.random
+        tag = random.choice((0, 0xA, 0xA, 0xB, 0xB))
+        chunk = random.choice((0, 1, 1, 2, 2, 10, 11, 11, 6, 7, 8, 14))
+        return 132, self._ports(side, 0) + struct.pack("!IIBBHI", tag, 0, chunk, 0, 20, (0xA, 0xB)[side]) + bytes(12)
+
+    def _other(self, _version: int, _of: str, _side: int) -> tuple[int, bytes]:
+        return self.random.choice((47, 50, 51)), b"secret"
+
+    def _error(self, version: int, of: str, side: int) -> tuple[int, bytes]:
+        quoted = self.frame_without_errors(version, of, self.random.choice((1 - side, 1 - side, side)))[14:]
+        kind = self.random.choice((3, 11) if version == 4 else (1, 2))
+        cut = self.random.choice((None, None, None, 27, 40, 47, 48))
+        return 1 if version == 4 else 58, struct.pack("!BBHI", kind, 0, 0, 0) + quoted[:cut]
+
+    def frame_without_errors(self, version: int, of: str, side: int) -> bytes:
+        kind = self.random.choice(("tcp", "udp", "icmp", "other", "sctp"))
+        protocol, body = getattr(self, f"_{kind}")(version, of, side)
+        return self._around(version, side, protocol, body)
+
+    def _piece(self, version: int, of: str, side: int) -> tuple[int, tuple[int, int, bool, bytes]]:
+        random = self.random
+        offset = random.choice((0, 0, 40, 48, 80, 88, 160))
+        protocol, whole = getattr(self, f"_{random.choice(('tcp', 'udp', 'udp', 'icmp'))}")(version, of, side)
+        data = (whole + bytes(80))[: random.choice((40, 48, 80, 80, 81, 8))]
+        return protocol, (random.choice((77, 77, 78)), offset, random.random() < 0.7, data)
+
+
+@pytest.mark.root
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32))
+def test_whatever_is_said_the_programs_track_it_as_the_reference_does(asking: Asking, seed: int) -> None:
+    random = Random(seed)  # noqa: S311 -- no secret: made-up talk
+    talks, most = Talks(random), random.choice((3, 100))
+    asking.begin(conntrack.Settings(most_of_port=most, most=2 * most), keep=random.random() < 0.2)
+    tracker = Tracker(Limits(most_of_port=most, most=2 * most), keep=asking.keep)
+    now_ns, admitted = asking.start_ns, ADMITTED
+    asking.admit(groups(admitted, open_out=True))
+
+    def judge(question: Question) -> Ruling:
+        if question.direction is GuestDirection.FROM_GUEST:
+            return Ruling(allow=True)
+        return Ruling((question.protocol, question.number) in admitted)
+
+    for _ in range(120):
+        now_ns += random.choice(TIMES_S) * SECOND_NS
+        if random.random() < 0.04:
+            admitted = frozenset(random.sample(RULES, random.randrange(len(RULES) + 1)))
+            asking.admit(groups(admitted, open_out=True))
+            tracker.epoch += 1
+        asking.at(now_ns)
+        port, side = random.choice(PORTS[:2]), random.randrange(2)
+        frame = talks.frame(port, side)
+        ip = packet.parse(frame)
+        assert isinstance(ip, packet.Ip)
+        expected = tracker.check(port, GuestDirection(side), ip, now_ns, judge)
+        assert asking.ask(port, side, frame) == expected.reason, (frame.hex(), side, expected.why)
+    assert asking.table() == {
+        (key.port, key.protocol, key.local, key.remote, key.local_port, key.remote_port, key.asked): (
+            of.state, of.opener, of.expires_ns, *of.packets, *of.bytes, of.refused,
+        )
+        for key, of in tracker.connections().items()
+    }  # fmt: skip
