@@ -24,6 +24,7 @@ FIGURES = {
     "rules",
     "openvswitch",
     "flood",
+    "guarded",
     "scale",
     "records",
     "agent",

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from weft.agent import metrics, report
+from weft.agent import conntrack, metrics, report
 from weft.agent.service import Agent
 from weft.contracts.dataplane import DataPlane, Traffic
 from weft.kit.errors import Conflict, Missing, Rejected
@@ -98,6 +98,23 @@ class Api:
         """How often each rule of a security group has decided here."""
         return _json(await self._agent.reconciler.ask(lambda plane: dict(sorted(plane.hits().items()))))
 
+    async def connections(self, request: Request) -> Response:
+        wanted = conntrack.parse(request.query_params)
+        return _json([conntrack.shown(found) for found in await self._agent.conntrack.list(wanted)])
+
+    async def flush(self, request: Request) -> Response:
+        return _json({"forgotten": await self._agent.conntrack.flush(conntrack.parse(request.query_params))})
+
+    async def connection_events(self, request: Request) -> Response:
+        wanted = conntrack.parse(request.query_params)
+        events = self._agent.conntrack.watch(wanted)
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for event in events:
+                yield msgspec.json.encode({"event": event.what, **conntrack.shown(event.connection)}) + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
     async def healthz(self, _request: Request) -> Response:
         return _json({"status": "ok", "revision": self._agent.reconciler.progress.revision})
 
@@ -148,6 +165,9 @@ def create_app(agent: Agent) -> Starlette:
             Route("/counters", api.counters),
             Route("/heard", api.heard),
             Route("/rules", api.rules),
+            Route("/connections", api.connections),
+            Route("/connections/flush", api.flush, methods=["POST"]),
+            Route("/connections/events", api.connection_events),
             Route("/healthz", api.healthz),
             Route("/metrics", api.metrics),
         ],

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from weft.agent import announce, dhcp, report, snooping
+from weft.agent import announce, conntrack, dhcp, report, snooping
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
 from weft.agent.exporter import Exporter
@@ -117,6 +117,7 @@ class Agent:
             self._take_handed,
         )
         self.exporter = Exporter(plane.sample_fd, self.reconciler.ask, clock, _now_ms)
+        self.conntrack = conntrack.Conntrack(plane.connection_fd, self.reconciler.ask, clock)
         self.prober = Prober(paths, clock, self._lead) if paths else None
 
     async def run(self) -> None:
@@ -134,6 +135,7 @@ class Agent:
                 tasks.create_task(self.responder.run(), name="dhcp")
                 tasks.create_task(self.exporter.run(), name="export")
                 tasks.create_task(self.snooper.run(), name="snooping")
+                tasks.create_task(self.conntrack.run(), name="conntrack")
                 if self.prober is not None:
                     tasks.create_task(self.prober.run(), name="probe")
                     tasks.create_task(self._repeat_ways(self.prober), name="repeat ways")

@@ -23,11 +23,13 @@ from weft.agent.service import Agent
 from weft.client.client import AsyncClient
 from weft.client.credentials import NONE, Credentials
 from weft.contracts.dataplane import DataPlane
+from weft.dataplane.ebpf import conntrack
 from weft.dataplane.ebpf.maps import Sizes, Times
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected
 from weft.model.names import Kind, parse_name_of
+from weft.policy.connections import State
 
 _log = structlog.get_logger("weft.agent")
 
@@ -42,6 +44,7 @@ def run(
     credentials: Credentials = NONE,
     join: str = "",
     learned_age_s: int = 300,
+    tracking: conntrack.Settings | None = None,
 ) -> None:
     """Until SIGTERM or SIGINT. Raises Rejected or Conflict, saying why, when it cannot start.
 
@@ -53,7 +56,13 @@ def run(
     directory = pins or Path("/sys/fs/bpf/weft") / label
     times = Times(learned_ns=learned_age_s * 10**9)
     serve(
-        name, controller, state, run, lambda: EbpfDataPlane(directory, sizes or Sizes(), times=times), credentials, join
+        name,
+        controller,
+        state,
+        run,
+        lambda: EbpfDataPlane(directory, sizes or Sizes(), times=times, tracking=tracking),
+        credentials,
+        join,
     )
 
 
@@ -131,6 +140,23 @@ def parse_sizes(given: Iterable[str]) -> Sizes:
             raise Rejected(f"{each!r} is not a size such as records=1000000; there are {', '.join(tables)}", "size")
         entries[table] = int(number)
     return Sizes(**entries)
+
+
+def parse_tracking(given: Iterable[str]) -> conntrack.Settings:
+    """``STATE=SECONDS``, ``most=N`` or ``most-of-port=N`` each; what is not given stays at its default."""
+    states = {state.label: state for state in State}
+    limits = {"most": 1 << 18, "most-of-port": 1 << 16}
+    timeouts_s: dict[State, int] = {}
+    for each in given:
+        name, _, number = each.partition("=")
+        if not number.isdecimal() or not 1 <= int(number) <= 1 << 31 or (name not in states and name not in limits):
+            known = ", ".join([*states, *limits])
+            raise Rejected(f"{each!r} is no setting such as established=3600; there are {known}", "conntrack")
+        if name in states:
+            timeouts_s[states[name]] = int(number)
+        else:
+            limits[name] = int(number)
+    return conntrack.Settings(limits["most"], limits["most-of-port"], timeouts_s)
 
 
 def _host_name(host: str) -> str:

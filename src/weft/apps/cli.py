@@ -21,6 +21,7 @@ COMMANDS = {
     "counters": Lazy("weft.cli.host:counters", "Show this host's traffic by port and uplink, and its drops by reason."),
     "hits": Lazy("weft.cli.host:hits", "Show how often each rule of a security group has decided on this host."),
     "heard": Lazy("weft.cli.host:heard", "Show the machines that this host has heard in VLANs behind its uplinks."),
+    "conntrack": Lazy("weft.cli.conntrack:conntrack", "Connections of this host's ports: list, flush, watch."),
     "controller": Lazy("weft.apps.services:controller", "Run the controller."),
     "agent": Lazy("weft.apps.services:agent", "Run the agent of a host."),
     "store": Lazy("weft.cli.store:store", "Back up a store, restore it, and move from SQLite to etcd and back."),

@@ -91,6 +91,10 @@ def controller(
     show_default=True, metavar="SECONDS", help="How long a machine heard in a VLAN behind an uplink is remembered.",
 )  # fmt: skip
 @click.option(
+    "--conntrack", "tracking", multiple=True, envvar="WEFT_CONNTRACK", metavar="STATE=SECONDS",
+    help="How long connections are remembered, such as established=3600; most=N and most-of-port=N: how many.",
+)  # fmt: skip
+@click.option(
     "--join", default="", envvar="WEFT_JOIN", metavar="TOKEN",
     help="Get a certificate by this token (weft host token), where there is none yet.",
 )  # fmt: skip
@@ -102,12 +106,13 @@ def agent(
     pins: Path | None,
     sizes: tuple[str, ...],
     learned_age_s: int,
+    tracking: tuple[str, ...],
     join: str,
 ) -> None:
     """Run the agent of a host."""
-    from weft.apps.agent import parse_sizes, run
+    from weft.apps.agent import parse_sizes, parse_tracking, run
 
     run(
         host=host, controller=url, state=state, run=run_directory, pins=pins, sizes=parse_sizes(sizes),
-        credentials=credentials(), join=join, learned_age_s=learned_age_s,
+        credentials=credentials(), join=join, learned_age_s=learned_age_s, tracking=parse_tracking(tracking),
     )  # fmt: skip

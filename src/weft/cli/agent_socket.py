@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -26,7 +26,7 @@ def with_agent(command: F) -> F:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout_s: float) -> None:
+    def __init__(self, path: str, timeout_s: float | None) -> None:
         super().__init__("agent", timeout=timeout_s)
         self._path = path
 
@@ -57,6 +57,23 @@ def ask(path: str, method: str, target: str, body: Any = None, *, timeout_s: flo
         code = ExitCode.NOT_FOUND if answer.status == 404 else ExitCode.REFUSED
         raise Failed(f"{field}: {text}" if field else text, code)
     return found
+
+
+def follow(path: str, target: str) -> Iterator[Any]:
+    """The JSON of each line of an answer that does not end. Raises Retry when no agent answers (any more)."""
+    connection = _Connection(path, None)
+    try:
+        connection.request("GET", target)
+        answer = connection.getresponse()
+        if answer.status >= 400:
+            found = _json(answer.read())
+            raise Failed(str(found.get("detail") if isinstance(found, dict) else answer.reason), ExitCode.REFUSED)
+        while line := answer.readline():
+            yield json.loads(line)
+    except (OSError, http.client.HTTPException) as error:
+        raise Retry(f"no agent answers at {path}: {error}") from error
+    finally:
+        connection.close()
 
 
 def _json(content: bytes) -> Any:

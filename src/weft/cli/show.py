@@ -17,6 +17,11 @@ def as_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def as_json_line(value: Any) -> None:
+    """One of many, as it comes."""
+    click.echo(json.dumps(value))
+
+
 def yaml_text(value: Any) -> str:
     import yaml
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from weft.contracts.connections import Connection, ConnectionEvent
 from weft.model.features import Feature
 from weft.policy.drop import DropReason
 from weft.policy.rows import Key, Row
@@ -225,6 +226,31 @@ class DataPlane(Protocol):
 
     def send(self, port: str, frame: bytes) -> None:
         """A frame of the agent's own to a port's guest. Raises Missing when the port is not bound here; Retry."""
+        ...
+
+    def connections(self) -> Iterator[Connection]:
+        """Those that guarded ports have, also what has expired and was not swept yet; while others come and go."""
+        ...
+
+    def forget(self, connections: Collection[bytes]) -> int:
+        """Connections by their keys; how many there were. What goes on of them is as if it were new."""
+        ...
+
+    def sweep(self) -> int:
+        """Forget the connections that have expired, and those of ports that are gone; how many."""
+        ...
+
+    def watch(self, *, on: bool) -> None:
+        """Whether anybody wants to hear of connections."""
+        ...
+
+    @property
+    def connection_fd(self) -> int | None:
+        """Readable when ``connection_events`` has something to give; None: it never has."""
+        ...
+
+    def connection_events(self) -> list[ConnectionEvent]:
+        """What became of connections, in order; never waits for more. What there was no room for is missing."""
         ...
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ class Event(NamedTuple):
 
     what: str
     key: Key
-    state: State
+    connection: Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class Tracker:
             found.expires_ns = now_ns + self.limits.timeouts_s[found.state] * SECOND_NS
         if found.state in ESTABLISHED_STATES and not found.told:
             found.told = True
-            self.events.append(Event("established", key, found.state))
+            self.events.append(Event("established", key, found))
         return Decision(None, f"connection ({found.state.label})", rule)
 
     def _begin(
@@ -221,7 +221,7 @@ class Tracker:
         if former is None and (reason := self._no_room(key.port, now_ns)) is not None:
             return Decision(reason, "there is no room for another connection", rule)
         if former is not None:
-            self.events.append(Event("destroyed", key, former.state))
+            self.events.append(Event("destroyed", key, former))
         else:
             self._of_port[key.port] += 1
         side = direction.value
@@ -234,7 +234,7 @@ class Tracker:
         made.expires_ns = now_ns + self.limits.timeouts_s[made.state] * SECOND_NS
         self._table[key] = made
         self._count(made, side, frame_bytes)
-        self.events.append(Event("new", key, made.state))
+        self.events.append(Event("new", key, made))
         return Decision(None, "a new connection", rule)
 
     def _no_room(self, port: str, now_ns: int) -> DropReason | None:
@@ -306,7 +306,7 @@ class Tracker:
             gone = self._table.pop(key, None)
             if gone is not None:
                 self._of_port[key.port] -= 1
-                self.events.append(Event("destroyed", key, gone.state))
+                self.events.append(Event("destroyed", key, gone))
 
     def forget(self, port: str) -> None:
         """All of a port."""

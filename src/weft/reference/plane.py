@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from weft.contracts.connections import Connection, ConnectionEvent
 from weft.contracts.dataplane import (
     Announcement,
     Failure,
@@ -21,7 +22,7 @@ from weft.contracts.dataplane import (
 from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
-from weft.reference import bridge, packet, pipeline, trunk
+from weft.reference import bridge, conntrack, packet, pipeline, trunk
 from weft.reference.lookups import Lookups, Wire
 from weft.reference.verdict import (
     Announced,
@@ -54,6 +55,14 @@ def _upcall(port: str, verdict: Verdict) -> Iterator[Upcall]:
             yield Handed(port, kind, frame)
         case _:
             pass
+
+
+def _shown(key: conntrack.Key, of: conntrack.Connection, now_ns: int) -> Connection:
+    return Connection(
+        repr(key).encode(), key.port, key.protocol, packet.address_text(key.local), packet.address_text(key.remote),
+        key.local_port, key.remote_port, of.state, of.opener == 0, of.rule, of.refused, (of.packets[0], of.packets[1]),
+        (of.bytes[0], of.bytes[1]), (now_ns - of.began_ns) / 1e9, (of.expires_ns - now_ns) / 1e9,
+    )  # fmt: skip
 
 
 def uplink_counters(interface: str) -> str:
@@ -241,6 +250,34 @@ class ReferenceDataPlane:
             raise Missing(f"{port} is not bound to an interface here")
         self._counts[port].sent(len(frame))
         self.sent.append((port, frame))
+
+    def connections(self) -> Iterator[Connection]:
+        now_ns = self._lookups.now_ns
+        return (_shown(key, of, now_ns) for key, of in list(self._lookups.tracker.connections().items()))
+
+    def forget(self, connections: Collection[bytes]) -> int:
+        tracker = self._lookups.tracker
+        found = [key for key in tracker.connections() if repr(key).encode() in connections]
+        tracker.flush(found)
+        return len(found)
+
+    def sweep(self) -> int:
+        tracker = self._lookups.tracker
+        before = len(tracker.connections())
+        tracker.sweep(self._lookups.now_ns)
+        return before - len(tracker.connections())
+
+    def watch(self, *, on: bool) -> None:
+        """It always listens: there is no cost to that."""
+
+    @property
+    def connection_fd(self) -> int | None:
+        return None
+
+    def connection_events(self) -> list[ConnectionEvent]:
+        tracker = self._lookups.tracker
+        events, tracker.events[:] = list(tracker.events), []
+        return [ConnectionEvent(what, _shown(key, of, self._lookups.now_ns)) for what, key, of in events]
 
     def close(self) -> None:
         """There is nothing to let go of."""

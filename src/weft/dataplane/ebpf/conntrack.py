@@ -7,9 +7,10 @@ program of theirs too, which is run on a packet that names it: what the kernel c
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from weft.contracts.connections import Connection, ConnectionEvent
 from weft.dataplane.ebpf import layout, libbpf
 from weft.policy.connections import TIMEOUTS_S, State
 
@@ -20,7 +21,10 @@ _MOST = 20  # ASKED_MOST
 _BATCH = 4096
 #: Where in a value the time is that it expires at.
 _EXPIRES = struct.Struct("=8xQ")
+_PORT = struct.Struct("=Q")
 _EVENTS = 1  # TRACKING_EVENTS
+_REFUSED = 128
+_WHAT = {1: "new", 2: "established", 3: "destroyed"}  # EVENT_*
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,42 @@ def tracking(settings: Settings, epoch: int, *, events: bool = False, clock_ns: 
 _STATES = frozenset(map(int, State))
 
 
+def shown(key: bytes, value: bytes, ports: Mapping[int, str], now_ns: int) -> Connection:
+    """An entry, for whoever asks. ports: names by number."""
+    state, opener, flags, expires_ns, began_ns, p0, p1, b0, b1, *rest = layout.CONNECTION.unpack(value)
+    return _shown(
+        key, ports, state, opener, rest[9], (p0, p1), (b0, b1), refused=bool(flags & _REFUSED),
+        age_s=(now_ns - began_ns) / SECOND_NS, expires_s=(expires_ns - now_ns) / SECOND_NS,
+    )  # fmt: skip
+
+
+def event(data: bytes, ports: Mapping[int, str], _now_ns: int) -> ConnectionEvent:
+    """One of the ring's."""
+    key, rule, what, state, opener, _, p0, p1, b0, b1 = layout.CONNECTION_EVENT.unpack(data)
+    return ConnectionEvent(_WHAT[what], _shown(key, ports, state, opener, rule, (p0, p1), (b0, b1)))
+
+
+def _shown(
+    key: bytes,
+    ports: Mapping[int, str],
+    state: int,
+    opener: int,
+    rule: int,
+    packets: tuple[int, int],
+    counted: tuple[int, int],
+    *,
+    refused: bool = False,
+    age_s: float = 0.0,
+    expires_s: float = 0.0,
+) -> Connection:
+    port, local, remote, local_port, remote_port, protocol, _, _ = layout.CONNECTION_KEY.unpack(key)
+    return Connection(
+        key, ports.get(port, ""), protocol, layout.address_text(local), layout.address_text(remote),
+        int.from_bytes(local_port, "big"), int.from_bytes(remote_port, "big"), State(state), opener == 0, rule, refused,
+        packets, counted, age_s, expires_s,
+    )  # fmt: skip
+
+
 class Tracking:
     """The map tracking: settings, and the epoch of the rules. clock_ns: a test's time; 0: the kernel's."""
 
@@ -73,26 +113,37 @@ class Tracking:
 _ONLY = layout.NUMBER.pack(0)
 
 
+def entries(table: libbpf.Map) -> Iterator[tuple[bytes, bytes]]:
+    """Of any map that has connections."""
+    for keys, values, count in table.chunks(_BATCH):
+        for at in range(count):
+            yield (
+                keys[at * layout.CONNECTION_KEY.size : (at + 1) * layout.CONNECTION_KEY.size],
+                values[at * layout.CONNECTION.size : (at + 1) * layout.CONNECTION.size],
+            )
+
+
 class Connections:
     """The table, by way of the program that is asked of it."""
 
     def __init__(self, table: libbpf.Map, asked: libbpf.Program) -> None:
-        self._table = table
+        self.table = table
         self._run = libbpf.TestRun(asked)
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """Every key and value, also of what has expired; while others come and go."""
-        for keys, values, count in self._table.chunks(_BATCH):
-            for at in range(count):
-                yield (
-                    keys[at * layout.CONNECTION_KEY.size : (at + 1) * layout.CONNECTION_KEY.size],
-                    values[at * layout.CONNECTION.size : (at + 1) * layout.CONNECTION.size],
-                )
+        return entries(self.table)
 
-    def sweep(self, now_ns: int) -> int:
-        """Forget what has expired; how many."""
-        over = [key for key, value in self.entries() if _EXPIRES.unpack_from(value)[0] <= now_ns]
-        return self._ask(_EXPIRED, over)
+    def sweep(self, now_ns: int, ports: Container[int] | None = None) -> int:
+        """Forget what has expired, and what is of no port of these (None: whatever port); how many."""
+        over: list[bytes] = []
+        gone: list[bytes] = []
+        for key, value in self.entries():
+            if _EXPIRES.unpack_from(value)[0] <= now_ns:
+                over.append(key)
+            elif ports is not None and _PORT.unpack_from(key)[0] not in ports:
+                gone.append(key)
+        return self._ask(_EXPIRED, over) + self._ask(_FORGET, gone)
 
     def forget(self, keys: Iterable[bytes]) -> int:
         return self._ask(_FORGET, list(keys))

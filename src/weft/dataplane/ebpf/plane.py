@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -19,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from weft.contracts.connections import Connection, ConnectionEvent
 from weft.contracts.dataplane import (
     Announcement,
     Failure,
@@ -31,7 +33,7 @@ from weft.contracts.dataplane import (
     UpcallKind,
     Way,
 )
-from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps
+from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps, security
 from weft.dataplane.ebpf.bridges import Bridges, quieten
 from weft.dataplane.ebpf.groups import Groups
 from weft.dataplane.ebpf.guards import Guards, is_guarded
@@ -184,6 +186,7 @@ class EbpfDataPlane:
         self._hits = of["hits"]
         self._guards = Guards(*(Table(of[name]) for name in ("guards", "identities", "classes", "rules")))
         self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
+        self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
         self._connections = conntrack.Connections(of["connections"], self._loaded.programs["weft_conntrack"])
         self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
@@ -992,6 +995,14 @@ class EbpfDataPlane:
                         self._counters.update(key, value)
                 former.close()
                 self._take_listeners_over(generation)
+                self._take_connections_over(generation)
+
+    def _take_connections_over(self, generation: Path) -> None:
+        """Of the same layout; what changes between this and the switch is as it was before."""
+        former = maps.former(generation / "connections", self._connections.table)
+        if former is not None:
+            self._connections.insert(dict(conntrack.entries(former)))
+            former.close()
 
     def _take_listeners_over(self, generation: Path) -> None:
         former = maps.former(generation / "listeners", self._listeners.map)
@@ -1220,9 +1231,45 @@ class EbpfDataPlane:
         except OSError as error:
             raise Retry(f"{bound.interface.name}: {error.strerror}") from error
 
+    # Connections of guarded ports.
+
+    def connections(self) -> Iterator[Connection]:
+        names, now_ns = self._numbered(), time.monotonic_ns()
+        return (conntrack.shown(key, value, names, now_ns) for key, value in self._connections.entries())
+
+    def forget(self, connections: Collection[bytes]) -> int:
+        return self._connections.forget(connections)
+
+    def remember(self, entries: Mapping[bytes, bytes]) -> int:
+        """Connections as another table of the same layout has them, where there are none yet; how many were taken."""
+        return self._connections.insert(entries)
+
+    def sweep(self) -> int:
+        names = self._numbered()
+        # Of ports that are not known (yet) nothing can be told from those that are gone.
+        gone = None if not self._known.all_ports else names.keys()
+        return self._connections.sweep(time.monotonic_ns(), gone)
+
+    def watch(self, *, on: bool) -> None:
+        self._tracking.events = on
+        self._tracking.write()
+
+    @property
+    def connection_fd(self) -> int | None:
+        return self._events.fd
+
+    def connection_events(self) -> list[ConnectionEvent]:
+        names, now_ns = self._numbered(), time.monotonic_ns()
+        return [conntrack.event(data, names, now_ns) for data in self._events.read()]
+
+    def _numbered(self) -> dict[int, str]:
+        """Bound ports by the numbers that guards have of them."""
+        return {security.port_number(port): port for port in self._bound}
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._events.close()
             self._ring.close()
             self._samples.close()
             self._loaded.close()

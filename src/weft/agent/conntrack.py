@@ -1,0 +1,161 @@
+"""Connections for whoever asks the agent, and their sweeping. Decides of none: its data plane knows what is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from weft.agent.exporter import Ask
+from weft.contracts.clock import Clock
+from weft.contracts.connections import Connection, ConnectionEvent
+from weft.kit.errors import Rejected
+from weft.policy.connections import State
+
+SWEEP_S = 5.0
+#: What a watcher has not read yet, at most; what comes beyond that it misses.
+MOST_WAITING = 4096
+#: Of a listing; whoever wants more narrows it.
+MOST_LISTED = 10_000
+
+PROTOCOLS: Mapping[int, str] = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
+_NUMBERS = {name: number for number, name in PROTOCOLS.items()}
+_STATES = {state.label: state for state in State}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which connections; what is None says nothing of them."""
+
+    tenant: str | None = None
+    port: str | None = None  # tenants/blue/ports/web-1
+    address: str | None = None  # at either end
+    protocol: int | None = None
+    state: State | None = None
+
+    def matches(self, of: Connection) -> bool:
+        return (
+            (self.tenant is None or of.port.startswith(f"tenants/{self.tenant}/"))
+            and (self.port is None or of.port == self.port)
+            and (self.address is None or self.address in (of.local, of.remote))
+            and (self.protocol is None or of.protocol == self.protocol)
+            and (self.state is None or of.state is self.state)
+        )
+
+
+def parse(given: Mapping[str, str]) -> Filter:
+    """A filter of what was asked for, by name."""
+    unknown = given.keys() - {"tenant", "port", "address", "protocol", "state"}
+    if unknown:
+        raise Rejected(f"{min(unknown)!r} is none of tenant, port, address, protocol, state", min(unknown))
+    state, protocol, address = given.get("state"), given.get("protocol"), given.get("address")
+    if state is not None and state not in _STATES:
+        raise Rejected(f"{state!r} is none of {', '.join(_STATES)}", "state")
+    if protocol is not None and protocol not in _NUMBERS and not (protocol.isdecimal() and int(protocol) < 256):
+        raise Rejected(f"{protocol!r} is none of {', '.join(_NUMBERS)}, nor a number of 0..255", "protocol")
+    try:
+        canonical = None if address is None else str(ip_address(address))
+    except ValueError:
+        raise Rejected(f"{address!r} is not an address such as 10.0.1.4", "address") from None
+    number = None if protocol is None else _NUMBERS[protocol] if protocol in _NUMBERS else int(protocol)
+    return Filter(given.get("tenant"), given.get("port"), canonical, number, None if state is None else _STATES[state])
+
+
+def shown(of: Connection) -> dict[str, Any]:
+    """As JSON has it."""
+    return {
+        "port": of.port,
+        "protocol": PROTOCOLS.get(of.protocol, str(of.protocol)),
+        "local": of.local,
+        "remote": of.remote,
+        "local_port": of.local_port,
+        "remote_port": of.remote_port,
+        "state": of.state.label,
+        "begun_by": "guest" if of.outward else "other",
+        "rule": of.rule,
+        "refused": of.refused,
+        "sent": {"packets": of.packets[0], "bytes": of.bytes[0]},
+        "received": {"packets": of.packets[1], "bytes": of.bytes[1]},
+        "age_s": round(of.age_s, 3),
+        "expires_s": round(of.expires_s, 3),
+    }
+
+
+class Conntrack:
+    """``run`` sweeps for ever, and reads events while somebody watches."""
+
+    def __init__(self, fd: int | None, ask: Ask, clock: Clock) -> None:
+        self._fd = fd
+        self._ask = ask
+        self._clock = clock
+        self._watchers: set[asyncio.Queue[ConnectionEvent]] = set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sweep())
+            if self._fd is not None:
+                tasks.create_task(self._read(self._fd))
+
+    async def _sweep(self) -> None:
+        while True:
+            await self._clock.sleep(SWEEP_S)
+            await self._ask(lambda plane: plane.sweep())
+
+    async def _read(self, fd: int) -> None:
+        while True:
+            await _readable(fd)
+            for event in await self._ask(lambda plane: plane.connection_events()):
+                for watcher in self._watchers:
+                    with suppress(asyncio.QueueFull):
+                        watcher.put_nowait(event)
+
+    async def list(self, wanted: Filter) -> list[Connection]:
+        """Those that have not expired; MOST_LISTED at most."""
+        return await self._ask(lambda plane: _some(wanted, plane.connections()))
+
+    async def flush(self, wanted: Filter) -> int:
+        """Forget them; how many there were. What goes on of them is held against the rules as if it were new."""
+        keys = [found.key for found in await self._ask(lambda plane: _all(wanted, plane.connections()))]
+        return await self._ask(lambda plane: plane.forget(keys))
+
+    async def watch(self, wanted: Filter) -> AsyncIterator[ConnectionEvent]:
+        """What becomes of them, from now on."""
+        queue: asyncio.Queue[ConnectionEvent] = asyncio.Queue(MOST_WAITING)
+        self._watchers.add(queue)
+        try:
+            await self._ask(lambda plane: plane.watch(on=True))
+            while True:
+                event = await queue.get()
+                if wanted.matches(event.connection):
+                    yield event
+        finally:
+            self._watchers.discard(queue)
+            if not self._watchers:
+                await self._ask(lambda plane: plane.watch(on=False))
+
+
+def _all(wanted: Filter, found: Iterable[Connection]) -> list[Connection]:
+    return [each for each in found if wanted.matches(each)]
+
+
+def _some(wanted: Filter, found: Iterable[Connection]) -> list[Connection]:
+    some: list[Connection] = []
+    for each in found:
+        if wanted.matches(each) and each.expires_s > 0:
+            some.append(each)
+            if len(some) == MOST_LISTED:
+                break
+    return some
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)  # it stays readable until it is read, which another thread does

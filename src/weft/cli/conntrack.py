@@ -1,0 +1,99 @@
+"""weft conntrack list, flush and watch: the connections of this host's ports, from its agent. Needs no controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import click
+
+from weft.cli import agent_socket, references, session, show
+from weft.cli.session import Output
+from weft.model.names import Kind
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _filtered(command: F) -> F:
+    for option in (
+        click.option("--state", help="established, syn_sent, udp_replied..."),
+        click.option("--protocol", help="tcp, udp, icmp, icmpv6, sctp, or a number."),
+        click.option("--address", help="Of the guest, or of whom it talks to."),
+        click.option("--port", help="blue/web-1."),
+        click.option("--tenant", help="blue."),
+    ):
+        command = option(command)
+    return command
+
+
+def _query(**given: str | None) -> str:
+    if given.get("port") is not None:
+        given["port"] = references.full(str(given["port"]), Kind.PORT)
+    asked = {name: value for name, value in given.items() if value is not None}
+    return f"?{urlencode(asked)}" if asked else ""
+
+
+@click.group()
+def conntrack() -> None:
+    """Connections of this host's ports: list, flush, watch."""
+
+
+@conntrack.command("list")
+@_filtered
+@session.with_output(Output.YAML)
+@agent_socket.with_agent
+def list_(output: Output, agent: str, **filters: str | None) -> None:
+    """Show connections: who talks to whom, in which state, how much, and by which rule."""
+    found: list[dict[str, Any]] = agent_socket.ask(agent, "GET", f"/connections{_query(**filters)}") or []
+    match output:
+        case Output.JSON:
+            show.as_json(found)
+        case Output.YAML:
+            show.as_yaml(found)
+        case _:
+            show.table(list(_COLUMNS), [_row(each) for each in found])
+
+
+_COLUMNS = ("port", "protocol", "state", "guest", "", "other", "sent", "received", "expires s", "rule")
+
+
+def _row(of: dict[str, Any]) -> list[Any]:
+    return [
+        references.short(of["port"]) if of["port"] else "",
+        of["protocol"],
+        f"{of['state']}{', refused' if of['refused'] else ''}",
+        f"{of['local']} {of['local_port']}",
+        "->" if of["begun_by"] == "guest" else "<-",
+        f"{of['remote']} {of['remote_port']}",
+        f"{of['sent']['packets']} ({of['sent']['bytes']} B)",
+        f"{of['received']['packets']} ({of['received']['bytes']} B)",
+        int(of["expires_s"]),
+        of["rule"] or "",
+    ]
+
+
+@conntrack.command()
+@_filtered
+@session.with_output()
+@agent_socket.with_agent
+def flush(output: Output, agent: str, **filters: str | None) -> None:
+    """Forget connections: what goes on of them must be let begin again by the rules."""
+    done = agent_socket.ask(agent, "POST", f"/connections/flush{_query(**filters)}")
+    if output is Output.JSON:
+        show.as_json(done)
+    else:
+        click.echo(f"{done['forgotten']} connections are forgotten")
+
+
+@conntrack.command()
+@_filtered
+@session.with_output()
+@agent_socket.with_agent
+def watch(output: Output, agent: str, **filters: str | None) -> None:
+    """Show what becomes of connections, as it happens: new, established, destroyed."""
+    for event in agent_socket.follow(agent, f"/connections/events{_query(**filters)}"):
+        if output is Output.JSON:
+            show.as_json_line(event)
+        else:
+            click.echo(f"{event['event']:<12} {'  '.join(map(str, _row(event)))}")

@@ -1,0 +1,41 @@
+"""Connections as an operator sees them, and what becomes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weft.policy.connections import State
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One that a port's guest has, from its side. Pairs: what the guest has sent, what was sent to it.
+
+    key: names it to its data plane; port: its name, empty while this host has no such port; local_port and remote_port:
+    of an ICMP query identifier and type; rule: the number of the one that admitted it, 0: none speaks of it; refused:
+    no rule would let it begin by now; expires_s: in so long, if nothing more is heard of it.
+    """
+
+    key: bytes
+    port: str
+    protocol: int
+    local: str
+    remote: str
+    local_port: int
+    remote_port: int
+    state: State
+    outward: bool  # the guest has begun it
+    rule: int
+    refused: bool
+    packets: tuple[int, int]
+    bytes: tuple[int, int]
+    age_s: float
+    expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionEvent:
+    """what: new, established or destroyed."""
+
+    what: str
+    connection: Connection

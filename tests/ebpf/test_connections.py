@@ -1,0 +1,111 @@
+"""Connections as the eBPF data plane shows, sweeps, forgets and keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from ebpf.driver import EbpfDriver, ebpf_driver
+from packets.guarding import FIRST, GUARDED, SECOND, WEB1_PORT, WEB2_PORT, dns, opened
+from packets.policy import BINDINGS, UPLINK
+from weft.contracts.connections import Connection
+from weft.dataplane.ebpf import build, conntrack
+from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.policy.connections import State
+from weft.policy.rows import Port
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def driver() -> Iterator[EbpfDriver]:
+    with ebpf_driver(build.OBJECT, list(BINDINGS.values()), UPLINK) as made:
+        made.load(GUARDED)
+        yield made
+
+
+def talk(driver: EbpfDriver) -> None:
+    for exchange in (*opened(FIRST, SECOND), dns(FIRST, SECOND)):
+        driver.inject(exchange.interface, exchange.frame)
+
+
+def by_port(plane: EbpfDataPlane) -> dict[tuple[str, State], Connection]:
+    return {(found.port, found.state): found for found in plane.connections()}
+
+
+def test_each_port_shows_its_own_side(driver: EbpfDriver) -> None:
+    talk(driver)
+    found = by_port(driver.plane)
+    assert set(found) == {
+        (port, state) for port in (WEB1_PORT, WEB2_PORT) for state in (State.ESTABLISHED, State.UDP_UNREPLIED)
+    }
+    client, server = found[WEB1_PORT, State.ESTABLISHED], found[WEB2_PORT, State.ESTABLISHED]
+    assert (client.local, client.remote, client.remote_port, client.outward) == (FIRST, SECOND, 80, True)
+    assert (server.local, server.remote, server.local_port, server.outward) == (SECOND, FIRST, 80, False)
+    assert client.packets == (3, 2)
+    assert server.packets == (2, 3)
+    assert (client.rule, server.rule) == (11, 21)
+    assert 431_000 < client.expires_s <= 432_000
+
+
+def test_what_is_forgotten_or_has_expired_is_not_there(driver: EbpfDriver) -> None:
+    talk(driver)
+    plane = driver.plane
+    assert plane.sweep() == 0
+    udp = [found.key for found in plane.connections() if found.protocol == 17]
+    assert plane.forget(udp) == 2
+    assert {found.protocol for found in plane.connections()} == {6}
+    plane._tracking.clock_ns = 2**62  # where all has expired long ago
+    plane._tracking.write()
+    assert plane._connections.sweep(2**62) == 2
+    assert list(plane.connections()) == []
+
+
+def test_connections_of_a_port_that_is_gone_go_with_the_next_sweep(driver: EbpfDriver) -> None:
+    talk(driver)
+    rows = [row for row in GUARDED.rows if not (isinstance(row, Port) and row.port == WEB1_PORT)]
+    driver.load(replace(GUARDED, rows=tuple(rows), bindings={p: i for p, i in BINDINGS.items() if p != WEB1_PORT}))
+    assert driver.plane.sweep() == 2
+    assert {found.port for found in driver.plane.connections()} == {WEB2_PORT}
+
+
+def test_whoever_watches_hears_what_becomes_of_them(driver: EbpfDriver) -> None:
+    plane = driver.plane
+    talk(driver)
+    assert plane.connection_events() == []
+    plane.forget([found.key for found in plane.connections()])
+    plane.watch(on=True)
+    talk(driver)
+    plane.forget([found.key for found in plane.connections() if found.port == WEB1_PORT and found.protocol == 6])
+    told = [(event.what, event.connection.port, event.connection.protocol) for event in plane.connection_events()]
+    assert told.count(("new", WEB1_PORT, 6)) == 1
+    assert told.count(("new", WEB2_PORT, 17)) == 1
+    assert told.count(("established", WEB2_PORT, 6)) == 1
+    assert told[-1] == ("destroyed", WEB1_PORT, 6)
+    plane.watch(on=False)
+    talk(driver)
+    assert plane.connection_events() == []
+
+
+def test_no_flood_of_one_guest_takes_another_guests_connections(driver: EbpfDriver) -> None:
+    plane = driver.plane
+    plane._tracking.settings = conntrack.Settings(most=64, most_of_port=16)
+    plane._tracking.write()
+    talk(driver)
+    for port in range(100):
+        flood = dns(FIRST, SECOND, port=1000 + port)
+        driver.inject(flood.interface, flood.frame)
+    counted = [found.port for found in plane.connections()]
+    assert counted.count(WEB1_PORT) == 16
+    assert counted.count(WEB2_PORT) == 2  # what the flood did not get out with did not get in
+    for exchange in opened(FIRST, SECOND)[3:]:
+        assert getattr(driver.inject(exchange.interface, exchange.frame), "reason", None) is None
+
+
+def test_an_entry_is_within_256_bytes_of_the_kernels_memory(driver: EbpfDriver) -> None:
+    table = driver.plane._loaded.maps["connections"]
+    head_bytes, bucket_bytes, list_bytes = 48, 16, 8  # struct htab_elem, a bucket each, the allocator's list
+    key, value = (-(-size // 8) * 8 for size in (table.key_bytes, table.value_bytes))
+    assert head_bytes + key + value + bucket_bytes + list_bytes <= 256

@@ -1,0 +1,191 @@
+"""Security groups and connections with real stacks: who gets through, who is cut, and what an operator sees."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.scenes import address, dropped
+from polling import eventually
+from weft.lab import shell
+from weft.lab.lab import Lab
+from weft.lab.plan import Guest
+
+HTTP, DATAGRAMS = 8000, 9000
+PATIENCE_S = 5.0
+RULE = "tenants/t/security-groups/servers/rules/http"
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[Lab]:
+    name = f"security-{os.getpid()}"
+    try:
+        yield Lab.up(Path(__file__).parent / "security.yaml", name=name)
+    finally:
+        Lab.down(name)
+
+
+def made(guest: Guest, family: int, kind: int) -> socket.socket:
+    """A socket of the guest's."""
+    found = shell.within(guest.namespace, lambda: socket.socket(family, kind))
+    found.settimeout(PATIENCE_S)
+    return found
+
+
+@contextmanager
+def connected(lab: Lab, version: int = 4, port: int = HTTP) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A TCP connection from the client to the server: the client's end, and the server's."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    client, server = lab.guest("t/client"), lab.guest("t/server")
+    with made(server, family, socket.SOCK_STREAM) as listening, made(client, family, socket.SOCK_STREAM) as ours:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address(server, version), port))
+        listening.listen()
+        ours.connect((address(server, version), port))
+        theirs, _ = listening.accept()
+        with theirs:
+            theirs.settimeout(PATIENCE_S)
+            yield ours, theirs
+
+
+def listed(lab: Lab, host: str, query: str = "") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = lab.ask_agent(host, "GET", f"/connections{query}")
+    return found
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_client_speaks_http_to_a_server_that_knows_its_group(secured: Lab, version: int) -> None:
+    server, client = secured.guest("t/server"), secured.guest("t/client")
+    where = address(server, version)
+    command = [sys.executable, "-m", "http.server", str(HTTP + version), "--bind", where, "--directory", "/etc/ssl"]
+    running = subprocess.Popen(
+        shell.inside(server.namespace, command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    url = f"http://{where if version == 4 else f'[{where}]'}:{HTTP + version}/"
+    fetch = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=3).status)"
+    try:
+
+        def answered() -> bool:
+            done = subprocess.run(
+                shell.inside(client.namespace, [sys.executable, "-c", fetch]),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            return done.stdout.strip() == "200"
+
+        eventually(answered, "the page is there", within_s=20)
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def test_who_is_in_no_group_that_the_server_knows_does_not_connect(secured: Lab) -> None:
+    server, stranger = secured.guest("t/server"), secured.guest("t/stranger")
+    with (
+        made(stranger, socket.AF_INET, socket.SOCK_STREAM) as ours,
+        dropped(secured, "h2", stranger.port, "security_group"),
+    ):
+        ours.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            ours.connect((address(server), HTTP))
+
+
+def test_pings_are_answered_one_way_and_not_the_other(secured: Lab) -> None:
+    server, client = secured.guest("t/server"), secured.guest("t/client")
+    asks = ["ping", "-c", "2", "-i", "0.2", "-W", "2", address(server)]
+    assert subprocess.run(shell.inside(client.namespace, asks), capture_output=True, check=False).returncode == 0
+    asks = ["ping", "-c", "1", "-W", "1", address(client)]
+    with dropped(secured, "h2", server.port, "security_group"):
+        assert subprocess.run(shell.inside(server.namespace, asks), capture_output=True, check=False).returncode == 1
+
+
+def test_a_large_datagram_crosses_in_fragments_and_so_does_its_answer(secured: Lab) -> None:
+    server, client = secured.guest("t/server"), secured.guest("t/client")
+    with (
+        made(server, socket.AF_INET, socket.SOCK_DGRAM) as theirs,
+        made(client, socket.AF_INET, socket.SOCK_DGRAM) as ours,
+    ):
+        theirs.bind((address(server), DATAGRAMS))
+        for _ in range(3):
+            sent = os.urandom(9000)
+            ours.sendto(sent, (address(server), DATAGRAMS))
+            found, whom = theirs.recvfrom(10_000)
+            assert found == sent
+            theirs.sendto(found[::-1], whom)
+            assert ours.recv(10_000) == sent[::-1]
+
+
+def test_bytes_by_the_million_pass_both_windows(secured: Lab) -> None:
+    """Large windows, scaled; segments that are large frames within the host."""
+    much = os.urandom(1 << 20) * 16
+    with connected(secured) as (ours, theirs):
+        sender = threading.Thread(target=ours.sendall, args=(much,))
+        sender.start()
+        left = len(much)
+        while left and (some := theirs.recv(1 << 20)):
+            left -= len(some)
+        sender.join()
+        assert left == 0
+        theirs.sendall(b"all")
+        assert ours.recv(10) == b"all"
+
+
+def test_one_side_closes_and_the_other_goes_on(secured: Lab) -> None:
+    with connected(secured) as (ours, theirs):
+        ours.shutdown(socket.SHUT_WR)
+        assert theirs.recv(1) == b""
+        for _ in range(3):
+            theirs.sendall(b"more")
+            assert ours.recv(10) == b"more"
+        eventually(lambda: bool(listed(secured, "h1", "?state=half_closed")), "half closed is seen", within_s=3)
+
+
+def test_a_rule_that_goes_cuts_its_connections_and_brings_them_back_when_it_comes(secured: Lab) -> None:
+    with connected(secured) as (ours, theirs), secured.client() as client:
+        ours.sendall(b"before")
+        assert theirs.recv(10) == b"before"
+        spec = client.get(RULE).spec
+        client.delete(RULE)
+        eventually(lambda: client.get("hosts/h2").status["applied_revision"] >= client.health()["revision"])
+        theirs.settimeout(0.5)
+        try:
+            ours.sendall(b"cut")
+            with pytest.raises(TimeoutError):
+                theirs.recv(10)
+        finally:
+            client.put(RULE, {key: value for key, value in spec.items() if key != "number"})
+        theirs.settimeout(PATIENCE_S)
+        assert theirs.recv(10) == b"cut"  # sent again by TCP
+
+
+def test_a_connection_outlives_the_agent(secured: Lab) -> None:
+    with connected(secured) as (ours, theirs):
+        secured.kill("agent:h2")
+        secured.mend()
+        ours.sendall(b"still")
+        assert theirs.recv(10) == b"still"
+        [seen] = [of for of in listed(secured, "h2", "?state=established&protocol=tcp") if of["local_port"] == HTTP]
+        assert seen["port"] == "tenants/t/ports/server"
+
+
+def test_an_operator_lists_and_flushes_connections_and_what_is_flushed_is_over(secured: Lab) -> None:
+    with connected(secured) as (ours, theirs):
+        query = "?port=tenants/t/ports/server&protocol=tcp&state=established"
+        [seen] = listed(secured, "h2", query)
+        assert (seen["local_port"], seen["begun_by"]) == (HTTP, "other")
+        assert secured.ask_agent("h2", "POST", f"/connections/flush{query}") == {"forgotten": 1}
+        assert listed(secured, "h2", query) == []
+        ours.sendall(b"nobody knows")
+        theirs.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            theirs.recv(10)
