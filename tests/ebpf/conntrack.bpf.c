@@ -18,7 +18,7 @@ int ask(struct __sk_buff *skb)
 	if (parse(skb, p, 0, skb->len))
 		return -2;
 	parse_transport(skb, p, ETHERNET_BYTES);
-	return guarded(skb, p, g, 4096, skb->mark & 1);
+	return guarded(skb, p, g, skb->mark & 1);
 }
 
 SEC("tc")

@@ -253,7 +253,7 @@ class Tracker:
     def _step(self, found: Connection, side: int, flow: Flow) -> tcp.Step:
         if found.tcp is not None and flow.segment is not None:
             step = found.tcp.step(side, flow.segment)
-            found.state = found.tcp.state
+            found.state, found.opener = found.tcp.state, found.tcp.opener  # either end may have opened it anew
             return step
         if flow.chunk is not None:
             return _sctp(found, side, flow.chunk)

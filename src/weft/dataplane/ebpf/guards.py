@@ -164,7 +164,7 @@ class Guards:
             numbers = policies.numbers
             if not all(group.stateful for group in policies.groups):
                 flags |= Flag.STATELESS
-        value = security.guard(row.port, numbers, flags)
+        value = security.guard(row.port, row.vsid, numbers, flags)
         if self.guards.told.get(seat.key) != value:
             self.changed = True
         # What could not be put is missing from what the guard would name: the former rules stay.

@@ -32,9 +32,9 @@ def port_number(port: str) -> int:
     return int.from_bytes(hashlib.sha256(port.encode()).digest()[:8], "big")
 
 
-def guard(port: str, policies: Mapping[tuple[Direction, int], int], flags: Flag) -> bytes:
+def guard(port: str, vsid: int, policies: Mapping[tuple[Direction, int], int], flags: Flag) -> bytes:
     """Value of the map guards. policies: their numbers, by direction and version."""
-    return layout.GUARD.pack(port_number(port), *(policies[look] for look in LOOKS), flags, 0)
+    return layout.GUARD.pack(port_number(port), *(policies[look] for look in LOOKS), flags, vsid)
 
 
 def classes(number: int, policy: Policy) -> dict[bytes, bytes]:

@@ -603,9 +603,8 @@ static __noinline int remember_first(struct flow *f, const struct packet *p)
 	return 0;
 }
 
-/* A port's packet, in a direction: 0: it passes; or why it does not. vsid: the port's. */
-INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 vsid,
-			      __u32 direction)
+/* A port's packet, in a direction: 0: it passes; or why it does not. */
+INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 direction)
 {
 	struct flow *f = flow_of_this_cpu();
 	struct tracking *t = tracking_of_host();
@@ -615,10 +614,10 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct g
 	if (!f || !p || !g || !t)
 		return DROP_SECURITY_GROUP;
 	f->side = direction & 1;
-	f->vsid = vsid;
+	f->vsid = g->vsid;
 	f->key.port = g->port;
 	f->epoch = t->epoch;
-	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_ns();
+	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
 	if (read_flow(skb, p, f))
 		return DROP_CONNECTION_INVALID;
 	if (!f->piece)
@@ -651,7 +650,7 @@ static __noinline int do_asked(struct __sk_buff *skb)
 
 	if (!f || !t || bpf_skb_load_bytes(skb, ETHERNET_BYTES, words, sizeof(words)))
 		return -1;
-	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_ns();
+	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
 	for (i = 0; i < ASKED_MOST; i++) {
 		struct connection *c;
 

@@ -74,6 +74,8 @@ struct flow {
 	struct fresh fresh;
 	struct connection_event event;
 	struct connection_key swept;
+	struct addr inner_source; /* of a quoted packet */
+	struct addr inner_destination;
 };
 
 struct {
@@ -217,7 +219,7 @@ static __noinline int read_sctp(struct __sk_buff *skb, struct flow *f, __u32 at,
 /* Whose packet an error is of, into the key: it went the other way. 1: that is to be told. */
 static __noinline int read_quoted(struct __sk_buff *skb, struct flow *f, __u32 at, __u32 stop, __u32 is4)
 {
-	struct addr source, destination;
+	struct addr *source, *destination;
 	__u32 side;
 	__u8 head[8], protocol;
 	__be16 ports[2] = {};
@@ -225,6 +227,8 @@ static __noinline int read_quoted(struct __sk_buff *skb, struct flow *f, __u32 a
 
 	if (!f)
 		return 0;
+	source = &f->inner_source;
+	destination = &f->inner_destination;
 	side = !(f->side & 1);
 	if (is4) {
 		struct ipv4 ip;
@@ -234,18 +238,15 @@ static __noinline int read_quoted(struct __sk_buff *skb, struct flow *f, __u32 a
 			return 0;
 		at += (ip.version_ihl & 15) * 4;
 		protocol = ip.protocol;
-		source = addr_of4(ip.source);
-		destination = addr_of4(ip.destination);
+		*source = addr_of4(ip.source);
+		*destination = addr_of4(ip.destination);
 	} else {
-		struct ipv6 ip;
-
-		if (at + sizeof(ip) > stop || bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) ||
-		    bpf_ntohl(ip.version_class_flow) >> 28 != 6)
+		if (at + IPV6_BYTES > stop || bpf_skb_load_bytes(skb, at, head, sizeof(head)) || head[0] >> 4 != 6 ||
+		    bpf_skb_load_bytes(skb, at + 8, source, sizeof(*source)) ||
+		    bpf_skb_load_bytes(skb, at + 24, destination, sizeof(*destination)))
 			return 0;
-		at += sizeof(ip);
-		protocol = ip.next_header;
-		source = ip.source;
-		destination = ip.destination;
+		at += IPV6_BYTES;
+		protocol = head[6];
 		if (protocol == IPPROTO_FRAGMENT) {
 			if (at + 8 > stop || bpf_skb_load_bytes(skb, at, head, sizeof(head)) || head[2] || head[3] & 0xf8)
 				return 0;
@@ -262,7 +263,7 @@ static __noinline int read_quoted(struct __sk_buff *skb, struct flow *f, __u32 a
 
 		if (!type)
 			return 0;
-		put_ends(&f->key, side, &source, &destination, 0, 0);
+		put_ends(&f->key, side, source, destination, 0, 0);
 		f->key.local_port = *(__be16 *)(head + 4);
 		f->key.remote_port = bpf_htons(type);
 		f->key.asked = answers ? !side : side;
@@ -271,7 +272,7 @@ static __noinline int read_quoted(struct __sk_buff *skb, struct flow *f, __u32 a
 			ports[0] = *(__be16 *)head;
 			ports[1] = *(__be16 *)(head + 2);
 		}
-		put_ends(&f->key, side, &source, &destination, ports[0], ports[1]);
+		put_ends(&f->key, side, source, destination, ports[0], ports[1]);
 		f->segment.seq = bpf_ntohl(*(__be32 *)(head + 4));
 	}
 	return 1;
@@ -371,7 +372,12 @@ static __noinline int read_flow(struct __sk_buff *skb, const struct packet *p, s
 	length = p->ip_length - at;
 	at += ETHERNET_BYTES;
 	if (has_ports(f->protocol)) {
-		if (length < UDP_BYTES || bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
+		if (length < UDP_BYTES)
+			return -1;
+		/* parse_transport() has read the commonest; it has read nothing else of 0. */
+		if (p->l4_word)
+			__builtin_memcpy(ports, &p->l4_word, sizeof(ports));
+		else if (bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
 			return -1;
 		if (f->side == DIRECTION_FROM_GUEST) {
 			f->key.local_port = ports[0];

@@ -619,7 +619,7 @@ struct guard {
 	__u64 port; /* the port's number: the same while it has its name, wherever it is */
 	__u32 policies[2][2]; /* by DIRECTION_*, and by version: IPv4, IPv6 */
 	__u32 flags;
-	__u32 pad;
+	__u32 vsid; /* of the port */
 };
 
 struct {

@@ -6,7 +6,6 @@
  * weft_from_wire    the same of a frame in the VLAN of a subnet that is bridged
  * weft_bridge       the rest of weft_from_port for what goes out in such a VLAN
  * weft_flood        the rest of weft_from_port for what goes to many: a program of its own has a stack of its own
- * weft_egress       in weft_from_port, of a guarded port: may it send this? and weft_onward goes on
  * weft_ingress      before a guarded port is given something: may it come to it?
  * weft_to_uplink    TC egress of an uplink whose PAs are in a VLAN: puts their tag on
  * weft_to_port      TC egress of a port's interface: lets nothing to the guest but what the other two sent
@@ -30,10 +29,8 @@
 #define PROGRAM_REWRITE 2
 #define PROGRAM_BRIDGE 3
 #define PROGRAM_FROM_WIRE 4
-#define PROGRAM_EGRESS 5
-#define PROGRAM_ONWARD 6
-#define PROGRAM_INGRESS 7
-#define PROGRAM_INGRESS_COPY 8
+#define PROGRAM_INGRESS 5
+#define PROGRAM_INGRESS_COPY 6
 
 /* Step 8: the destination MAC is the distributed router's. */
 INLINE int route(struct __sk_buff *skb, const struct packet *p, struct target *t, const struct subnet *subnet,
@@ -92,26 +89,38 @@ INLINE int bridge(struct __sk_buff *skb, const struct packet *p, struct target *
 	return TO_DELIVER;
 }
 
+/* What a guarded port sends, and weft_from_port has read: 0, or why it does not pass. A global function: the verifier
+ * takes it by itself.
+ */
+__noinline int may_leave(struct __sk_buff *skb)
+{
+	seat at = sender_seat(skb);
+	struct guard *g = bpf_map_lookup_elem(&guards, &at);
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+
+	return g && p ? guarded(skb, p, g, DIRECTION_FROM_GUEST) : DROP_SECURITY_GROUP;
+}
+
 /* What is to come to a guarded port: 0, or why it does not. */
 INLINE int arrives(struct __sk_buff *skb, struct packet *p, seat at, __u32 flags)
 {
 	struct guard *g = bpf_map_lookup_elem(&guards, &at);
-	struct port *port = bpf_map_lookup_elem(&ports, &at);
 	bool spoken;
 	int why;
 
-	if (!p || !g || !port)
+	if (!p || !g)
 		return DROP_SECURITY_GROUP;
 	pull_frame(skb, 0);
 	if (parse(skb, p, 0, skb->len))
 		return DROP_CONNECTION_INVALID;
 	/* ARP and neighbour discovery are not asked of. */
 	spoken = p->type == ETHERTYPE_ARP;
-	if (p->type == ETHERTYPE_IPV6 && p->protocol == IPPROTO_ICMPV6 && p->hop_limit == 255) {
+	if (!spoken)
 		parse_transport(skb, p, ETHERNET_BYTES);
+	if (p->type == ETHERTYPE_IPV6 && p->protocol == IPPROTO_ICMPV6 && p->hop_limit == 255)
 		spoken = is_neighbour_discovery(skb, p);
-	}
-	why = spoken ? 0 : guarded(skb, p, g, port->vsid, DIRECTION_TO_GUEST);
+	why = spoken ? 0 : guarded(skb, p, g, DIRECTION_TO_GUEST);
 	if (why)
 		return why;
 	return flags & PORT_QOS && !within_limit(skb, p, at, DIRECTION_TO_GUEST, 0) ? DROP_RATE_LIMIT : 0;
@@ -137,7 +146,6 @@ int weft_flood(struct __sk_buff *skb)
 SEC("tc")
 int weft_ingress(struct __sk_buff *skb)
 {
-	struct counters *c = counters_of(sender_seat(skb));
 	struct scratch *s = scratch_of_this_cpu();
 	struct local_port to;
 	struct packet *p;
@@ -146,11 +154,11 @@ int weft_ingress(struct __sk_buff *skb)
 
 	p = bpf_map_lookup_elem(&packets, &zero);
 	if (!s || !p)
-		return drop(skb, c, DROP_SECURITY_GROUP);
+		return drop(skb, counters_of(sender_seat(skb)), DROP_SECURITY_GROUP);
 	to = s->arrival.to;
 	why = arrives(skb, p, seat_of(to.ifindex, to.vlan), to.flags);
 	if (why)
-		return drop(skb, c, why);
+		return drop(skb, counters_of(sender_seat(skb)), why);
 	count_sent(skb, counters_of(seat_of(to.ifindex, to.vlan)));
 	return into_guest(skb, to, s->arrival.peer_works);
 }
@@ -186,8 +194,6 @@ int weft_rewrite(struct __sk_buff *skb)
 }
 
 int weft_rewritten(struct __sk_buff *skb);
-int weft_egress(struct __sk_buff *skb);
-int weft_onward(struct __sk_buff *skb);
 
 int weft_bridge(struct __sk_buff *skb);
 int weft_from_wire(struct __sk_buff *skb);
@@ -195,7 +201,7 @@ int weft_from_wire(struct __sk_buff *skb);
 /* programs: what weft_from_port and weft_from_uplink go on with. Filled as the object is loaded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 9);
+	__uint(max_entries, 7);
 	__uint(key_size, sizeof(__u32));
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__array(values, int(struct __sk_buff *));
@@ -206,8 +212,6 @@ struct {
 		[PROGRAM_REWRITE] = weft_rewrite,
 		[PROGRAM_BRIDGE] = weft_bridge,
 		[PROGRAM_FROM_WIRE] = weft_from_wire,
-		[PROGRAM_EGRESS] = weft_egress,
-		[PROGRAM_ONWARD] = weft_onward,
 		[PROGRAM_INGRESS] = weft_ingress,
 		[PROGRAM_INGRESS_COPY] = weft_ingress_copy,
 	},
@@ -279,62 +283,6 @@ INLINE int onward(struct __sk_buff *skb, struct packet *p, const struct port *po
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	}
 	return verdict;
-}
-
-/* A guarded port's packet, which weft_from_port has read: security groups and connections. */
-SEC("tc")
-int weft_egress(struct __sk_buff *skb)
-{
-	seat at = sender_seat(skb);
-	struct counters *c = counters_of(at);
-	struct port *port = bpf_map_lookup_elem(&ports, &at);
-	struct guard *g = bpf_map_lookup_elem(&guards, &at);
-	__u32 zero = 0;
-	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
-	int why;
-
-	if (!port || !g || !p)
-		return drop(skb, c, DROP_SECURITY_GROUP);
-	why = guarded(skb, p, g, port->vsid, DIRECTION_FROM_GUEST);
-	if (why)
-		return drop(skb, c, why);
-	bpf_tail_call(skb, &programs, PROGRAM_ONWARD);
-	return drop(skb, c, DROP_ENCAP_FAILED);
-}
-
-/* These are functions for the sake of the keys, which are not on weft_onward's stack so. */
-static __noinline struct port *sending_port(struct __sk_buff *skb)
-{
-	seat at = sender_seat(skb);
-
-	return bpf_map_lookup_elem(&ports, &at);
-}
-
-static __noinline struct counters *sending_counters(struct __sk_buff *skb)
-{
-	return counters_of(sender_seat(skb));
-}
-
-static __noinline struct packet *packet_under_way(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&packets, &zero);
-}
-
-/* What weft_from_port does of a port that is not guarded. */
-SEC("tc")
-int weft_onward(struct __sk_buff *skb)
-{
-	struct counters *c = sending_counters(skb);
-	struct port *port = sending_port(skb);
-	struct subnet *subnet = port ? subnet_of(port->vsid) : NULL;
-	struct packet *p = packet_under_way();
-
-	/* All of it was asked before: it can only have changed since. */
-	if (!subnet || !p)
-		return drop(skb, c, DROP_PORT_UNBOUND);
-	return onward(skb, p, port, subnet, c);
 }
 
 SEC("tc")
@@ -411,8 +359,10 @@ int weft_from_port(struct __sk_buff *skb)
 			return drop(skb, c, DROP_RATE_LIMIT);
 	}
 	if (port->flags & PORT_GUARDED) {
-		bpf_tail_call(skb, &programs, PROGRAM_EGRESS);
-		return drop(skb, c, DROP_ENCAP_FAILED);
+		int refused = may_leave(skb);
+
+		if (refused)
+			return drop(skb, c, refused);
 	}
 	return onward(skb, p, port, subnet, c);
 }
