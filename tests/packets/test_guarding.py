@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from ebpf.driver import EbpfDriver, ebpf_driver
-from packets.guarding import SCENES, Scene
+from packets import build as b
+from packets.guarding import (
+    CLIENTS,
+    FIREWALL,
+    FIRST,
+    SCENES,
+    SECOND,
+    SERVERS,
+    TAPS,
+    WEB1_PORT,
+    WEB2_PORT,
+    Scene,
+    guarded,
+    talk,
+)
 from packets.policy import BINDINGS, UPLINK, Policy
+from weft.contracts.connections import Logged
 from weft.dataplane.ebpf import build
+from weft.policy.rows import Direction
 from weft.reference.plane import ReferenceDataPlane
 from weft.reference.verdict import Verdict
 
@@ -71,3 +88,23 @@ def test_by_the_programs_as_on_the_reference(scene: Scene, driver: EbpfDriver) -
         counted = reference.plane.hits()
         assert {name: driver.plane.hits()[name] - before for name, before in hits.items()} == counted, rank
         assert getattr(expected, "reason", None) == exchange.dropped
+
+
+@pytest.mark.root
+def test_what_a_rule_that_logs_decides_is_told_once_in_a_while(driver: EbpfDriver) -> None:
+    logging = tuple(replace(rule, log=rule.number in (11, 24)) for rule in (*CLIENTS.rules, *SERVERS.rules))
+    clients, servers = replace(CLIENTS, rules=logging[:2]), replace(SERVERS, rules=logging[2:])
+    driver.load(guarded({WEB1_PORT: (1,), WEB2_PORT: (2,)}, (clients, servers)))
+    driver.plane.connection_events()
+    for sender, port in ((FIRST, 4001), (FIRST, 4002), (FIREWALL, 4003)):
+        driver.inject(TAPS[sender], talk(sender, SECOND, b.UDP(sport=port, dport=53) / b.Raw(b"name")).frame)
+    told = [each for each in driver.plane.connection_events() if isinstance(each, Logged)]
+    assert [(each.rule, each.port, each.direction, each.allowed) for each in told] == [
+        ("clients/out", WEB1_PORT, Direction.EGRESS, True),
+        ("servers/not-fw", WEB2_PORT, Direction.INGRESS, False),
+    ], "the second of one rule came too soon"
+    assert [(each.protocol, each.local, each.remote, each.local_port, each.remote_port) for each in told] == [
+        (17, FIRST, SECOND, 4001, 53),
+        (17, SECOND, FIREWALL, 53, 4003),
+    ]
+    assert all(each.frame_bytes >= 42 for each in told)

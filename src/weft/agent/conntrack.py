@@ -10,8 +10,9 @@ from ipaddress import ip_address
 from typing import Any
 
 from weft.agent.exporter import Ask
+from weft.agent.rule_log import RuleLog
 from weft.contracts.clock import Clock
-from weft.contracts.connections import Connection, ConnectionEvent
+from weft.contracts.connections import Connection, ConnectionEvent, Logged
 from weft.kit.errors import Rejected
 from weft.policy.connections import State
 
@@ -85,12 +86,13 @@ def shown(of: Connection) -> dict[str, Any]:
 
 
 class Conntrack:
-    """``run`` sweeps for ever, and reads events while somebody watches."""
+    """``run`` sweeps for ever, and reads what becomes of connections, and what rules log."""
 
-    def __init__(self, fd: int | None, ask: Ask, clock: Clock) -> None:
+    def __init__(self, fd: int | None, ask: Ask, clock: Clock, log: RuleLog) -> None:
         self._fd = fd
         self._ask = ask
         self._clock = clock
+        self._log = log
         self._watchers: set[asyncio.Queue[ConnectionEvent]] = set()
 
     async def run(self) -> None:
@@ -107,10 +109,19 @@ class Conntrack:
     async def _read(self, fd: int) -> None:
         while True:
             await _readable(fd)
-            for event in await self._ask(lambda plane: plane.connection_events()):
-                for watcher in self._watchers:
-                    with suppress(asyncio.QueueFull):
-                        watcher.put_nowait(event)
+            await self.take(await self._ask(lambda plane: plane.connection_events()))
+
+    async def take(self, events: Iterable[ConnectionEvent | Logged]) -> None:
+        """Events to who watches, and what rules log to the log."""
+        logged = []
+        for event in events:
+            if isinstance(event, Logged):
+                logged.append(event)
+                continue
+            for watcher in self._watchers:
+                with suppress(asyncio.QueueFull):
+                    watcher.put_nowait(event)
+        await self._log.write(logged)
 
     async def list(self, wanted: Filter) -> list[Connection]:
         """Those that have not expired; MOST_LISTED at most."""

@@ -27,6 +27,7 @@ from weft.agent.links import Links
 from weft.agent.paths import Paths
 from weft.agent.probes import Prober
 from weft.agent.reconcile import Bind, Lead, Prune, Reconciler, Start
+from weft.agent.rule_log import RuleLog
 from weft.agent.upcalls import Upcalls
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
@@ -117,7 +118,8 @@ class Agent:
             self._take_handed,
         )
         self.exporter = Exporter(plane.sample_fd, self.reconciler.ask, clock, _now_ms)
-        self.conntrack = conntrack.Conntrack(plane.connection_fd, self.reconciler.ask, clock)
+        self.rule_log = RuleLog(state / "rules.log", clock, _now_ms, conntrack.PROTOCOLS)
+        self.conntrack = conntrack.Conntrack(plane.connection_fd, self.reconciler.ask, clock, self.rule_log)
         self.prober = Prober(paths, clock, self._lead) if paths else None
 
     async def run(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weft.policy.connections import State
+from weft.policy.rows import Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,24 @@ class Connection:
     bytes: tuple[int, int]
     age_s: float
     expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A rule that logs has decided of a packet that belonged to no connection: one of many, at most 100 a second of a
+    rule. rule: its name, empty when it is gone; the rest as in Connection.
+    """
+
+    port: str
+    rule: str
+    direction: Direction
+    allowed: bool
+    protocol: int
+    local: str
+    remote: str
+    local_port: int
+    remote_port: int
+    frame_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

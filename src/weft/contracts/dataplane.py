@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from weft.contracts.connections import Connection, ConnectionEvent
+from weft.contracts.connections import Connection, ConnectionEvent, Logged
 from weft.model.features import Feature
 from weft.policy.drop import DropReason
 from weft.policy.rows import Key, Row
@@ -249,8 +249,10 @@ class DataPlane(Protocol):
         """Readable when ``connection_events`` has something to give; None: it never has."""
         ...
 
-    def connection_events(self) -> list[ConnectionEvent]:
-        """What became of connections, in order; never waits for more. What there was no room for is missing."""
+    def connection_events(self) -> list[ConnectionEvent | Logged]:
+        """What became of connections, and what rules log, in order; never waits for more. What there was no room for is
+        missing.
+        """
         ...
 
     def close(self) -> None:

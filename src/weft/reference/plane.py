@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from weft.contracts.connections import Connection, ConnectionEvent
+from weft.contracts.connections import Connection, ConnectionEvent, Logged
 from weft.contracts.dataplane import (
     Announcement,
     Failure,
@@ -274,7 +274,7 @@ class ReferenceDataPlane:
     def connection_fd(self) -> int | None:
         return None
 
-    def connection_events(self) -> list[ConnectionEvent]:
+    def connection_events(self) -> list[ConnectionEvent | Logged]:
         tracker = self._lookups.tracker
         events, tracker.events[:] = list(tracker.events), []
         return [ConnectionEvent(what, _shown(key, of, self._lookups.now_ns)) for what, key, of in events]

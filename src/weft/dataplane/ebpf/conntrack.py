@@ -10,9 +10,10 @@ import struct
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from weft.contracts.connections import Connection, ConnectionEvent
+from weft.contracts.connections import Connection, ConnectionEvent, Logged
 from weft.dataplane.ebpf import layout, libbpf
 from weft.policy.connections import TIMEOUTS_S, State
+from weft.policy.rows import Direction
 
 SECOND_NS = 10**9
 _WORDS = struct.Struct("=14xII")
@@ -25,6 +26,7 @@ _PORT = struct.Struct("=Q")
 _EVENTS = 1  # TRACKING_EVENTS
 _REFUSED = 128
 _WHAT = {1: "new", 2: "established", 3: "destroyed"}  # EVENT_*
+_LOG = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,16 @@ def shown(key: bytes, value: bytes, ports: Mapping[int, str], now_ns: int) -> Co
     )  # fmt: skip
 
 
-def event(data: bytes, ports: Mapping[int, str], _now_ns: int) -> ConnectionEvent:
-    """One of the ring's."""
+def event(data: bytes, ports: Mapping[int, str], rules: Mapping[int, str]) -> ConnectionEvent | Logged:
+    """One of the ring's. rules: names by number."""
     key, rule, what, state, opener, _, p0, p1, b0, b1 = layout.CONNECTION_EVENT.unpack(data)
+    if what == _LOG:
+        port, local, remote, local_port, remote_port, protocol, _, _ = layout.CONNECTION_KEY.unpack(key)
+        return Logged(
+            ports.get(port, ""), rules.get(rule, ""), Direction.INGRESS if opener else Direction.EGRESS, bool(state),
+            protocol, layout.address_text(local), layout.address_text(remote), int.from_bytes(local_port, "big"),
+            int.from_bytes(remote_port, "big"), b0,
+        )  # fmt: skip
     return ConnectionEvent(_WHAT[what], _shown(key, ports, state, opener, rule, (p0, p1), (b0, b1)))
 
 

@@ -99,6 +99,7 @@ SAMPLING = struct.Struct("=IIII")
 SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
 MIRROR = struct.Struct("=16sIHBB")
 COUNT = struct.Struct("=Q")
+HIT = struct.Struct("=QQ")
 SEGMENT = struct.Struct("=IHH")
 LEARNED = struct.Struct("=QII")  # when it was heard last, ifindex
 HEARING = struct.Struct("=QQ")  # how many were learned, how often there was no room
@@ -149,7 +150,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "identities": (RECORD_KEY, NUMBER),
     "classes": (CLASS_KEY, NUMBER),
     "rules": (RULE_KEY, RULING),
-    "hits": (NUMBER, COUNT),
+    "hits": (NUMBER, HIT),
     "tracking": (NUMBER, TRACKING),
     "tracked": (NUMBER, TRACKED),
     "quotas": (COUNT, COUNT),

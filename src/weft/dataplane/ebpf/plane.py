@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from weft.contracts.connections import Connection, ConnectionEvent
+from weft.contracts.connections import Connection, ConnectionEvent, Logged
 from weft.contracts.dataplane import (
     Announcement,
     Failure,
@@ -1155,9 +1155,8 @@ class EbpfDataPlane:
         return found
 
     def hits(self) -> Mapping[str, int]:
-        counted = {layout.NUMBER.unpack(key)[0]: layout.COUNT.unpack(value)[0] for key, value in self._hits.items()}
-        groups = [row for row in self._guards.rows() if isinstance(row, SecurityGroup)]
-        names = {rule.number: rule.name for group in groups for rule in group.rules}
+        counted = {layout.NUMBER.unpack(key)[0]: layout.HIT.unpack(value)[0] for key, value in self._hits.items()}
+        names = self._rules()
         if self._known.everything:
             for number in counted.keys() - names.keys():
                 self._hits.delete(layout.NUMBER.pack(number))
@@ -1258,9 +1257,14 @@ class EbpfDataPlane:
     def connection_fd(self) -> int | None:
         return self._events.fd
 
-    def connection_events(self) -> list[ConnectionEvent]:
-        names, now_ns = self._numbered(), time.monotonic_ns()
-        return [conntrack.event(data, names, now_ns) for data in self._events.read()]
+    def connection_events(self) -> list[ConnectionEvent | Logged]:
+        ports, rules = self._numbered(), self._rules()
+        return [conntrack.event(data, ports, rules) for data in self._events.read()]
+
+    def _rules(self) -> dict[int, str]:
+        """Rules' names by their numbers."""
+        groups = (row for row in self._guards.rows() if isinstance(row, SecurityGroup))
+        return {rule.number: rule.name for group in groups for rule in group.rules}
 
     def _numbered(self) -> dict[int, str]:
         """Bound ports by the numbers that guards have of them."""

@@ -688,12 +688,18 @@ struct {
 } rules SEC(".maps");
 
 /* hits: counted by the programs: how often a rule has decided, by its number; read by the agent, which drops old ones. */
+#define LOG_GAP_NS 10000000ull /* of one rule, on one host, no more is logged than every 10 ms */
+struct hit {
+	__u64 count;
+	__u64 logged_ns; /* when a decision of it was logged last */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct hit);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } hits SEC(".maps");
 
@@ -842,7 +848,7 @@ struct {
 #define EVENT_NEW 1
 #define EVENT_ESTABLISHED 2
 #define EVENT_DESTROYED 3
-#define EVENT_LOG 4 /* a rule that logs has decided */
+#define EVENT_LOG 4 /* a rule that logs has decided; packets[0]: the number that it looked at, bytes[0]: the frame's */
 struct connection_event {
 	struct connection_key key;
 	__u32 rule;

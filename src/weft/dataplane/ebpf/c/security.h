@@ -73,14 +73,44 @@ static __noinline __u32 identity_of(struct flow *f, const struct addr *remote)
 	return identity ? *identity : 0;
 }
 
-static __noinline int count_hit(__u32 rule)
+/* A rule that logs has decided of a packet: for whoever listens, sampled. */
+static __noinline int log_ruling(struct flow *f, __u32 direction)
 {
-	__u64 one = 1, *hit = bpf_map_lookup_elem(&hits, &rule);
+	struct hit *hit;
 
+	if (!f)
+		return 0;
+	hit = bpf_map_lookup_elem(&hits, &f->rule);
+	/* Two CPUs may log at once, which harms nobody. */
+	if (!hit || (hit->logged_ns && f->now_ns - hit->logged_ns < LOG_GAP_NS))
+		return 0;
+	hit->logged_ns = f->now_ns;
+	f->event.key = f->key;
+	f->event.key.remote = f->remote;
+	f->event.key.protocol = f->protocol;
+	f->event.what = EVENT_LOG;
+	f->event.state = f->flags & RULE_ALLOW;
+	f->event.opener = direction;
+	f->event.rule = f->rule;
+	f->event.packets[0] = f->numbered ? f->number : 0;
+	f->event.packets[1] = 0;
+	f->event.bytes[0] = f->length;
+	f->event.bytes[1] = 0;
+	bpf_ringbuf_output(&connection_events, &f->event, sizeof(f->event), 0);
+	return 0;
+}
+
+static __noinline int count_hit(struct flow *f)
+{
+	struct hit first = {.count = 1}, *hit;
+
+	if (!f)
+		return 0;
+	hit = bpf_map_lookup_elem(&hits, &f->rule);
 	if (hit)
-		__sync_fetch_and_add(hit, 1);
+		__sync_fetch_and_add(&hit->count, 1);
 	else
-		bpf_map_update_elem(&hits, &rule, &one, BPF_NOEXIST);
+		bpf_map_update_elem(&hits, &f->rule, &first, BPF_NOEXIST);
 	return 0;
 }
 
@@ -109,6 +139,8 @@ static __noinline int rules_say(struct flow *f, const struct guard *g, __u32 dir
 	if (identity)
 		consider_remote(f, REMOTE_IDENTITY | identity);
 	if (f->rule)
-		count_hit(f->rule);
+		count_hit(f);
+	if (f->rule && f->flags & RULE_LOG)
+		log_ruling(f, direction);
 	return f->flags & RULE_ALLOW;
 }

@@ -1,0 +1,76 @@
+"""What rules log, in a file that stays within its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from structlog.testing import capture_logs
+
+from weft.agent import rule_log
+from weft.agent.conntrack import PROTOCOLS
+from weft.agent.rule_log import RuleLog
+from weft.contracts.connections import Logged
+from weft.policy.rows import Direction
+
+
+class StandingClock:
+    """A clock that moves when the test says so."""
+
+    def __init__(self) -> None:
+        self.time_s = 0.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("the log waits for nothing")
+
+
+SSH = Logged(
+    "tenants/blue/ports/web-1", "tenants/blue/security-groups/base/rules/ssh", Direction.INGRESS, False, 6, "10.0.1.4",
+    "192.0.2.7", 22, 40000, 60,
+)  # fmt: skip
+
+
+async def test_each_is_a_line_in_the_file_and_in_the_journal(tmp_path: Path) -> None:
+    log = RuleLog(tmp_path / "rules.log", StandingClock(), lambda: 1234, PROTOCOLS)
+    with capture_logs() as journal:
+        await log.write([SSH, replace(SSH, allowed=True, protocol=50)])
+    first, second = map(json.loads, (tmp_path / "rules.log").read_text().splitlines())
+    assert first == {
+        "time_ms": 1234, "rule": SSH.rule, "port": SSH.port, "direction": "ingress", "verdict": "denied",
+        "protocol": "tcp", "local": "10.0.1.4", "remote": "192.0.2.7", "local_port": 22, "remote_port": 40000,
+        "bytes": 60,
+    }  # fmt: skip
+    assert (second["verdict"], second["protocol"]) == ("allowed", "50")
+    assert [(each["event"], each["rule"]) for each in journal] == [("rule", SSH.rule)] * 2
+
+
+async def test_what_is_beyond_the_hosts_bound_is_counted_and_said(tmp_path: Path) -> None:
+    clock = StandingClock()
+    log = RuleLog(tmp_path / "rules.log", clock, lambda: 0, PROTOCOLS)
+    await log.write([SSH] * (rule_log.AT_ONCE + 7))
+    assert log.lost == 7
+    clock.time_s += 1
+    await log.write([SSH])
+    lines = (tmp_path / "rules.log").read_text().splitlines()
+    assert len(lines) == rule_log.AT_ONCE + 1
+    assert json.loads(lines[-1])["lost"] == 7
+
+
+def test_a_file_that_is_full_makes_room_for_another(tmp_path: Path) -> None:
+    log = RuleLog(tmp_path / "rules.log", StandingClock(), lambda: 0, PROTOCOLS, file_bytes=1000)
+    for _ in range(22):
+        asyncio.run(log.write([SSH]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rules.log", "rules.log.1"]
+    assert all(path.stat().st_size < 1300 for path in tmp_path.iterdir())
+
+
+async def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    log = RuleLog(tmp_path / "none" / "rules.log", StandingClock(), lambda: 0, PROTOCOLS)
+    with capture_logs() as journal:
+        await log.write([SSH])
+    assert [each["event"] for each in journal] == ["rule", "what rules log is not kept in a file"]
