@@ -110,7 +110,7 @@ def test_values_that_repeat_are_one_object() -> None:
         (b"", "truncated"),
         (b"{}", "no field together"),
         (b'{"scope":"rd:x"}', "scope together; a frame is scope with puts or deletes"),
-        (b'{"scope":"web","puts":{}}', "scope 'web' is neither host:NAME nor rd:RDID"),
+        (b'{"scope":"web","puts":{}}', "scope 'web' begins with none of"),
         (b'{"scope":"rd:x","puts":{"records":[{"vsid":"a"}]}}', "$.puts.records[0].vsid"),
         (b'{"scope":"rd:x","puts":{"firewalls":[]}}', "unknown field `firewalls`"),
         (b'{"scope":"rd:x","puts":{"records":[{"vsid":1,"ca":"a","pa":"b","mac":"c","rule":"smoke"}]}}', "smoke"),

@@ -34,6 +34,8 @@ def grouped(request: pytest.FixtureRequest) -> Iterator[Lab]:
     try:
         lab = Lab.up(HERE / f"{request.param}.yaml", name=name)
         eventually(lambda: members(lab) == {"host1", "host2", "host3"}, "three hosts have joined", within_s=10)
+        # A switch gives everything to everybody until it has asked who listens, and waited for answers.
+        eventually(lambda: not reaches(lab, b"for whom?")["h4"], "the switch tells members from others", within_s=20)
         yield lab
     finally:
         Lab.down(name)

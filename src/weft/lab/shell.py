@@ -177,13 +177,13 @@ def _line(step: Step) -> str:
         case AddVeth(left, right, mtu_bytes):
             return f"link add {_end(left)} mtu {mtu_bytes} type veth peer {_end(right)} mtu {mtu_bytes}"
         case AddSwitch(_, interface, mtu_bytes):
-            # It snoops in earnest once it has asked and waited: for a second, in place of ten.
+            # It snoops in earnest once it has asked and waited: for a second, in place of ten, if that is said before.
             # By IGMPv3 and MLDv2, where every host speaks for itself, also when it leaves.
-            asks = (
-                "mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 100 "
-                "mcast_igmp_version 3 mcast_mld_version 2"
+            waits = "mcast_query_response_interval 100 mcast_igmp_version 3 mcast_mld_version 2"
+            return (
+                f"link add name {interface} mtu {mtu_bytes} type bridge {waits}\n"
+                f"link set {interface} type bridge mcast_snooping 1 mcast_querier 1"
             )
-            return f"link add name {interface} mtu {mtu_bytes} type bridge {asks}"
         case Plug(_, interface, switch):
             return f"link set {interface} master {switch}"
         case DeleteLink(_, interface):
