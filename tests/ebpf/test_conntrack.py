@@ -267,7 +267,7 @@ def test_whatever_is_said_the_programs_track_it_as_the_reference_does(asking: As
     random = Random(seed)  # noqa: S311 -- no secret: made-up talk
     talks, most = Talks(random), random.choice((3, 100))
     asking.begin(conntrack.Settings(most_of_port=most, most=2 * most), keep=random.random() < 0.2)
-    tracker = Tracker(Limits(most_of_port=most, most=2 * most), keep=asking.keep)
+    tracker = Tracker(Limits(most_of_port=most, most=2 * most))
     now_ns, admitted = asking.start_ns, ADMITTED
     asking.admit(groups(admitted, open_out=True))
 
@@ -287,7 +287,7 @@ def test_whatever_is_said_the_programs_track_it_as_the_reference_does(asking: As
         frame = talks.frame(port, side)
         ip = packet.parse(frame)
         assert isinstance(ip, packet.Ip)
-        expected = tracker.check(port, GuestDirection(side), ip, now_ns, judge)
+        expected = tracker.check(port, GuestDirection(side), ip, now_ns, judge, keep=asking.keep)
         assert asking.ask(port, side, frame) == expected.reason, (frame.hex(), side, expected.why)
     assert asking.table() == {
         (key.port, key.protocol, key.local, key.remote, key.local_port, key.remote_port, key.asked): (

@@ -16,6 +16,7 @@ import pytest
 
 from lab.scenes import address, dropped
 from polling import eventually
+from weft.client import Client
 from weft.lab import shell
 from weft.lab.lab import Lab
 from weft.lab.plan import Guest
@@ -166,6 +167,47 @@ def test_a_rule_that_goes_cuts_its_connections_and_brings_them_back_when_it_come
             client.put(RULE, {key: value for key, value in spec.items() if key != "number"})
         theirs.settimeout(PATIENCE_S)
         assert theirs.recv(10) == b"cut"  # sent again by TCP
+
+
+def test_a_rule_that_goes_leaves_connections_alone_that_the_groups_of_both_ends_keep(secured: Lab) -> None:
+    groups = ("tenants/t/security-groups/servers", "tenants/t/security-groups/clients")
+    with connected(secured) as (ours, theirs), secured.client() as client:
+        ours.sendall(b"before")
+        assert theirs.recv(10) == b"before"
+        spec = client.get(RULE).spec
+        try:
+            for each in groups:
+                client.patch(each, {"keep_connections": True})
+            client.delete(RULE)
+            followed(client)
+            ours.sendall(b"kept")
+            assert theirs.recv(10) == b"kept"
+            with (
+                made(secured.guest("t/client"), socket.AF_INET, socket.SOCK_STREAM) as another,
+                dropped(secured, "h2", secured.guest("t/server").port, "security_group"),
+            ):
+                another.settimeout(0.3)
+                with pytest.raises(TimeoutError):
+                    another.connect((address(secured.guest("t/server")), HTTP))
+            client.patch(groups[0], {"keep_connections": False})
+            followed(client)
+            theirs.settimeout(0.5)
+            ours.sendall(b"cut")
+            with pytest.raises(TimeoutError):
+                theirs.recv(10)
+        finally:
+            for each in groups:
+                client.patch(each, {"keep_connections": False})
+            client.put(RULE, {key: value for key, value in spec.items() if key != "number"})
+        theirs.settimeout(PATIENCE_S)
+        assert theirs.recv(10) == b"cut"
+
+
+def followed(client: Client) -> None:
+    """Every host does what was last written."""
+    revision = client.health()["revision"]
+    for host in ("hosts/h1", "hosts/h2"):
+        eventually(lambda host=host: client.get(host).status["applied_revision"] >= revision, within_s=10)  # type: ignore[misc]
 
 
 def test_a_connection_outlives_the_agent(secured: Lab) -> None:

@@ -134,6 +134,7 @@ groups = st.builds(
         "tenants/{}/security-groups/{}".format, st.sampled_from(OWNERS), st.sampled_from(("default", "g1", "g2"))
     ),
     stateful=maybe(True, True, False),
+    keep_connections=maybe(True, False),
 ) | st.builds(
     drafts.AddressGroup,
     st.builds("tenants/{}/address-groups/{}".format, st.sampled_from(OWNERS), st.sampled_from(("a1", "a2"))),

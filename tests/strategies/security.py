@@ -65,7 +65,11 @@ def groups(draw: st.DrawFn) -> tuple[SecurityGroup, ...]:
     found = []
     for number in draw(st.lists(st.sampled_from(GROUPS), unique=True, max_size=3)):
         several = [draw(rules(number * 10 + rank, number)) for rank in range(draw(st.integers(0, 6)))]
-        found.append(SecurityGroup(number, f"tenants/blue/security-groups/g{number}", stateful, tuple(several)))
+        found.append(
+            SecurityGroup(
+                number, f"tenants/blue/security-groups/g{number}", stateful, tuple(several), draw(st.booleans())
+            )
+        )
     return tuple(sorted(found, key=lambda group: group.number))
 
 

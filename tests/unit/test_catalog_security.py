@@ -106,6 +106,14 @@ def test_a_number_is_for_good_and_no_others(catalog: Catalog) -> None:
     assert all(0 < number < 2**31 for number in numbers)
 
 
+def test_whether_connections_are_kept_stays_as_it_was_said(catalog: Catalog) -> None:
+    name = Name(f"{GROUPS}/web")
+    assert not catalog.security_groups[name].keep_connections
+    for said, then in ((True, True), (None, True), (False, False), (None, False)):
+        catalog.apply([group(keep_connections=said)])
+        assert catalog.security_groups[name].keep_connections is then
+
+
 def test_numbers_are_functions_of_names() -> None:
     catalog = Catalog()
     catalog.apply([tenant("blue"), group()])

@@ -15,7 +15,7 @@ SECOND_NS = 10**9
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
 def test_a_conversation(conversation: Conversation) -> None:
-    tracker = Tracker(Limits(**conversation.limits), keep=conversation.keep)  # type: ignore[arg-type]
+    tracker = Tracker(Limits(**conversation.limits))  # type: ignore[arg-type]
     admitted, open_out, now_ns = ADMITTED, True, 1000 * SECOND_NS
 
     def judge(question: Question) -> Ruling:
@@ -30,7 +30,7 @@ def test_a_conversation(conversation: Conversation) -> None:
             tracker.epoch += 1
         ip = packet.parse(turn.frame)
         assert isinstance(ip, Ip), (rank, ip)
-        decision = tracker.check(turn.port, Direction(turn.side), ip, now_ns, judge)
+        decision = tracker.check(turn.port, Direction(turn.side), ip, now_ns, judge, keep=conversation.keep)
         assert decision.reason == turn.dropped, (rank, decision.why)
 
 

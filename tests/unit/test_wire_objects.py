@@ -57,6 +57,7 @@ EVERYTHING: list[tuple[str, dict[str, Any]]] = [
     ("tenants/blue/address-groups/offices", {"prefixes": ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"]}),
     ("tenants/blue/security-groups/web", {}),
     ("tenants/blue/security-groups/flat", {"stateful": False}),
+    ("tenants/blue/security-groups/lasting", {"keep_connections": True}),
     ("tenants/blue/security-groups/house", {"operator": True}),
     ("tenants/blue/security-groups/web/rules/any", {"direction": "egress", "protocol": "any"}),
     (

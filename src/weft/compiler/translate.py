@@ -72,7 +72,11 @@ def security_group_row(
     """groups, address_groups: the numbers of those that the rules name."""
     found = (_security_rule(rule, groups, address_groups) for rule in rules)
     return rows.SecurityGroup(
-        group.number, group.name, group.stateful, tuple(sorted(found, key=lambda rule: rule.number))
+        group.number,
+        group.name,
+        group.stateful,
+        tuple(sorted(found, key=lambda rule: rule.number)),
+        group.keep_connections,
     )
 
 

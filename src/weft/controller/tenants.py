@@ -30,7 +30,7 @@ THEIRS: Mapping[Kind, frozenset[str]] = {
     }),
     Kind.CUSTOMER_ROUTE: frozenset({"prefix", "next_hop", "virtual_subnet", "metric"}),
     Kind.ADDRESS_GROUP: frozenset({"prefixes"}),
-    Kind.SECURITY_GROUP: frozenset({"stateful"}),
+    Kind.SECURITY_GROUP: frozenset({"stateful", "keep_connections"}),
     Kind.SECURITY_GROUP_RULE: frozenset({
         "direction", "family", "protocol", "port_min", "port_max", "icmp_type", "icmp_code", "remote_prefix",
         "remote_group", "remote_address_group", "log",

@@ -128,6 +128,7 @@ class SecurityGroup:
     name: str
     stateful: bool | None = None
     operator: bool | None = None
+    keep_connections: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

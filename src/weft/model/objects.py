@@ -220,12 +220,14 @@ class SecurityGroup:
     """What ports that have it may send and receive: its rules. number: what hosts know it by; never changed.
 
     operator: it is the operator's, and is given to ports by the operator; its rules may deny, and have a priority.
+    keep_connections: of ports all of whose groups say so, connections outlive the rule that let them begin.
     """
 
     name: Name
     number: int
     stateful: bool = True
     operator: bool = False
+    keep_connections: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,13 +112,15 @@ def admit_groups(ix: Indexes, puts: Sequence[GroupPut]) -> None:
         draft, old = put.draft, put.old
         stateful = draft.stateful if draft.stateful is not None else old.stateful if old is not None else True
         operator = bool(draft.operator) if old is None else old.operator
+        former = old is not None and old.keep_connections
+        keep = former if draft.keep_connections is None else draft.keep_connections
         try:
             domains.require_tenant(ix, put.name)
             if draft.operator not in {None, operator}:
                 raise Conflict(f"{put.name} has operator: {str(operator).lower()} for good", "spec.operator")
         except Rejected as fault:
             raise fault.at(put.field) from None
-        ix.insert(SecurityGroup(put.name, number, stateful, operator))
+        ix.insert(SecurityGroup(put.name, number, stateful, operator, keep))
 
 
 def admit_rules(ix: Indexes, puts: Sequence[RulePut]) -> None:

@@ -256,6 +256,7 @@ class SecurityGroup:
     name: str  # tenants/blue/security-groups/web
     stateful: bool = True  # answers pass; all groups of a port are, or none
     rules: tuple[SecurityRule, ...] = ()
+    keep: bool = False  # connections outlive the rule that let them begin, of ports all of whose groups say so
 
     @property
     def key(self) -> SecurityGroupKey:

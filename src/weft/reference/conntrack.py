@@ -115,7 +115,6 @@ class Tracker:
 
     limits: Limits = field(default_factory=Limits)
     epoch: int = 1
-    keep: bool = False  # connections outlive the rule that admitted them
     events: list[Event] = field(default_factory=list)
     _table: dict[Key, Connection] = field(default_factory=dict)
     _of_port: Counter[str] = field(default_factory=Counter)
@@ -123,22 +122,32 @@ class Tracker:
     _swept_ns: int = 0
 
     def check(
-        self, port: str, direction: Direction, ip: Ip, now_ns: int, judge: Judge, *, stateful: bool = True
+        self,
+        port: str,
+        direction: Direction,
+        ip: Ip,
+        now_ns: int,
+        judge: Judge,
+        *,
+        stateful: bool = True,
+        keep: bool = False,
     ) -> Decision:
-        """Whether a port's packet passes. Not stateful: each packet by itself, but for later fragments."""
+        """Whether a port's packet passes. Not stateful: each packet by itself, but for later fragments. keep:
+        connections outlive the rule that admitted them.
+        """
         flow = flows.read(ip)
         if flow is None:
             return Decision(DropReason.CONNECTION_INVALID, "no connection has such headers")
         side = direction.value
         if flow.piece is None:
-            return self._judge(port, direction, flow, len(ip.frame), now_ns, judge, stateful)
+            return self._judge(port, direction, flow, len(ip.frame), now_ns, judge, stateful, keep)
         datagram = self._fragments.of(port, side, flow, flow.piece, now_ns)
         if flow.kind is Kind.LATER:
             return self._later(port, side, flow, flow.piece, datagram, len(ip.frame))
         if datagram is not None and not datagram.whole:
             datagram.spoilt = True
             return Decision(DropReason.FRAGMENT_OVERLAP, "the datagram's first fragment has come before")
-        decision = self._judge(port, direction, flow, len(ip.frame), now_ns, judge, stateful)
+        decision = self._judge(port, direction, flow, len(ip.frame), now_ns, judge, stateful, keep)
         if decision.reason is None:
             self._fragments.first(port, side, flow, flow.piece, now_ns)
         return decision
@@ -168,6 +177,7 @@ class Tracker:
         now_ns: int,
         judge: Judge,
         stateful: bool,
+        keep: bool,
     ) -> Decision:
         question = _question(direction, flow)
         if flow.kind is Kind.MESSAGE or not stateful:
@@ -181,7 +191,7 @@ class Tracker:
         found = self._table.get(key)
         if found is None or now_ns >= found.expires_ns:
             return self._begin(key, direction, flow, frame_bytes, now_ns, judge)
-        if found.epoch != self.epoch and not self.keep:
+        if found.epoch != self.epoch and (found.refused or not keep):
             self._ask_again(key, found, judge)
         if found.refused:
             return Decision(DropReason.SECURITY_GROUP, "the rule that let its connection begin is no more", found.rule)

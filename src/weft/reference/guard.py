@@ -29,6 +29,8 @@ def check(lookups: Lookups, port: Port, direction: Direction, ip: Ip, steps: lis
         return Ruling(judgement.allowed, 0 if judgement.rule is None else judgement.rule.number)
 
     stateful = security.is_stateful(lookups, port)
-    decision = lookups.tracker.check(port.name, direction, ip, lookups.now_ns, judge, stateful=stateful)
+    decision = lookups.tracker.check(
+        port.name, direction, ip, lookups.now_ns, judge, stateful=stateful, keep=security.keeps(lookups, port)
+    )
     steps.append(f"{_LOOKS[direction]} of {port.name}: {decision.why}{said[0]}")
     return decision.reason

@@ -124,6 +124,7 @@ class SecurityRule:
 class SecurityGroup:
     stateful: bool
     rules: tuple[SecurityRule, ...]
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +294,7 @@ def _security_group(row: rows.SecurityGroup) -> SecurityGroup:
             SecurityRule(rule, None if rule.remote_prefix is None else _prefix(rule.remote_prefix))
             for rule in row.rules
         ),
+        row.keep,
     )
 
 

@@ -53,6 +53,12 @@ def is_stateful(lookups: Lookups, port: Port) -> bool:
     return all(group.stateful for group in groups if group is not None)
 
 
+def keeps(lookups: Lookups, port: Port) -> bool:
+    """Whether the port's connections outlive the rule that let them begin: when all of its groups say so."""
+    groups = [lookups.security_groups.get(number) for number in port.groups]
+    return bool(groups) and all(group is not None and group.keep for group in groups)
+
+
 def evaluate(lookups: Lookups, port: Port, subnet: Subnet, asked: Asked) -> Judgement:
     """What the port's rules say of a packet that belongs to no connection yet. subnet: the port's."""
     stateful = is_stateful(lookups, port)

@@ -162,6 +162,16 @@ class SecurityGroupSpec(_Spec, frozen=True):
         Annotated[bool, msgspec.Meta(description="the operator's: its rules may deny; for good; default: false")] | None
     ) = None
     number: _Number | None = None
+    keep_connections: (
+        Annotated[
+            bool,
+            msgspec.Meta(
+                description="of ports all of whose groups say so, connections outlive the rule that let them begin; "
+                "default: false, they are cut"
+            ),
+        ]
+        | None
+    ) = None
 
 
 class SecurityGroupRuleSpec(_Spec, frozen=True):
@@ -376,7 +386,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
             del said["number"]
             return drafts.SecurityGroupRule(name, **said)
         case SecurityGroupSpec():
-            return drafts.SecurityGroup(name, spec.stateful, spec.operator)
+            return drafts.SecurityGroup(name, spec.stateful, spec.operator, spec.keep_connections)
         case AddressGroupSpec():
             return drafts.AddressGroup(name, spec.prefixes)
         case TenantSpec():
@@ -466,7 +476,9 @@ def load(name: Name, raw: bytes) -> objects.Object:
         case SecurityGroupRuleSpec():
             return _security_group_rule(name, spec)
         case SecurityGroupSpec():
-            return objects.SecurityGroup(name, _said(spec.number), _said(spec.stateful), bool(spec.operator))
+            return objects.SecurityGroup(
+                name, _said(spec.number), _said(spec.stateful), bool(spec.operator), bool(spec.keep_connections)
+            )
         case AddressGroupSpec():
             return objects.AddressGroup(name, _said(spec.number), tuple(map(Prefix, spec.prefixes)))
         case TenantSpec():
@@ -565,7 +577,9 @@ def _spec_of(value: objects.Object) -> Spec:
         case objects.SecurityGroupRule():
             return _security_group_rule_spec(value)
         case objects.SecurityGroup():
-            return SecurityGroupSpec(value.stateful, value.operator or None, value.number)
+            return SecurityGroupSpec(
+                value.stateful, value.operator or None, value.number, value.keep_connections or None
+            )
         case objects.AddressGroup():
             return AddressGroupSpec(value.prefixes, value.number)
         case objects.Tenant():

@@ -48,10 +48,9 @@ class Policies:
 class Guards:
     """The maps guards, identities, classes and rules. ``changed``: since it was last set to False."""
 
-    def __init__(self, guards: Table, identities: Table, classes: Table, rules: Table, *, keep: bool = False) -> None:
+    def __init__(self, guards: Table, identities: Table, classes: Table, rules: Table) -> None:
         self.guards, self.identities, self.classes, self.rules = guards, identities, classes, rules
         self.changed = False
-        self._keep = keep
         self._groups: dict[int, SecurityGroup] = {}
         self._address_groups: dict[int, AddressGroup] = {}
         self._policies: dict[tuple[int, ...], Policies] = {}  # by the groups of a port
@@ -156,7 +155,7 @@ class Guards:
             self.guards.drop([seat.key])
 
     def _guard(self, seat: layout.Seat, row: Port) -> list[str]:
-        flags = Flag.KEEP if self._keep else Flag(0)
+        flags = Flag(0)
         refused: list[str] = []
         numbers: Mapping[tuple[Direction, int], int] = _OPEN_OUT
         if row.groups:
@@ -164,6 +163,8 @@ class Guards:
             numbers = policies.numbers
             if not all(group.stateful for group in policies.groups):
                 flags |= Flag.STATELESS
+            if len(policies.groups) == len(row.groups) and all(group.keep for group in policies.groups):
+                flags |= Flag.KEEP
         value = security.guard(row.port, row.vsid, numbers, flags)
         if self.guards.told.get(seat.key) != value:
             self.changed = True

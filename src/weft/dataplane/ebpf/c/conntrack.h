@@ -431,7 +431,7 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 			return DROP_SECURITY_GROUP;
 		return opens(f) ? insert(f, c) : DROP_CONNECTION_INVALID;
 	}
-	if (c->epoch != f->epoch && !(g->flags & GUARD_KEEP))
+	if (c->epoch != f->epoch && (!(g->flags & GUARD_KEEP) || c->flags & REFUSED))
 		ask_again(f, g, c);
 	step = advance(c, f, t);
 	if (step == STEP_PASS || step == STEP_QUIET)
