@@ -10,7 +10,17 @@ from typing import TypeAlias
 import pytest
 from hypothesis import strategies as st
 
-from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Store, Stored
+from weft.contracts.store import (
+    Batch,
+    Compacted,
+    Guard,
+    OtherSchema,
+    Overtaken,
+    PreconditionFailed,
+    Snapshot,
+    Store,
+    Stored,
+)
 from weft.kit.errors import Retry
 
 SOON_S = 10.0
@@ -94,6 +104,36 @@ class StoreSuite:
         async with aclosing(Closing(self.open())) as it:
             await it.store.commit({}, {"a": b"1"}, [], Guard(0, {"x"}, {"y"}))
             assert await it.store.commit({}, {"b": b"1"}, [], Guard(0, {"x", "b"}, {"y"})) == 2
+
+    async def test_a_store_goes_over_to_another_schema_in_one_commit_that_overtakes_everybody(self) -> None:
+        async with aclosing(Closing(self.open())) as it:
+            await it.store.commit({}, {"a": b"1", "b": b"1"}, [])
+            with pytest.raises(Overtaken):
+                await it.store.migrate(0, 1, {"a": b"x"}, [])
+            assert await it.store.migrate(1, 1, {"a": b"2"}, ["b"]) == 2
+            assert it.store.schema == 1
+            assert await it.store.snapshot() == Snapshot({"a": Stored(b"2", 2)}, 2, schema=1)
+            with pytest.raises(OtherSchema):
+                await it.store.commit({}, {"c": b"1"}, [])
+            with pytest.raises(Overtaken):
+                await it.store.commit({}, {"c": b"1"}, [], Guard(1, {"of nobody"}), 1)
+            assert await it.store.commit({"a": 2}, {"c": b"1"}, [], Guard(2, {"a"}), 1) == 3
+            assert await it.store.migrate(3, 2, {"c": b"2"}, []) == 4
+            assert await it.store.commit({"c": 4}, {"c": b"3"}, []) == 5
+            assert await it.store.snapshot() == Snapshot({"a": Stored(b"2", 2), "c": Stored(b"3", 5)}, 5)
+
+    async def test_a_watcher_sees_the_store_go_over_and_in_which_schema_each_commit_is(self) -> None:
+        async with aclosing(Closing(self.open())) as it:
+            await it.store.commit({}, {"a": b"1"}, [])
+            async with aclosing(it.store.watch(1)) as batches:
+                coming = asyncio.ensure_future(take(batches, 2))
+                await asyncio.sleep(0)
+                await it.store.migrate(1, 1, {"a": b"2"}, [])
+                await it.store.commit({}, {"a": b"3"}, [], None, 1)
+                assert [(b.revision, b.schema, dict(b.puts)) for b in await coming] == [
+                    (2, 1, {"a": b"2"}),
+                    (3, 1, {"a": b"3"}),
+                ]
 
     async def test_of_concurrent_commits_with_one_guard_one_wins(self) -> None:
         async with aclosing(Closing(self.open())) as it:

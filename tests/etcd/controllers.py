@@ -26,6 +26,8 @@ class Controller:
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     secured: Files | None = None
+    #: Of another release, to run instead of this one's.
+    sources: Path | None = None
 
     @property
     def words(self) -> Sequence[str]:
@@ -48,7 +50,7 @@ class Controller:
                 [*self.wrapper, sys.executable, *self.words],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**os.environ, "PYTHONPATH": str(self.sources or os.pathsep.join(sys.path))},
             )
 
     def answers(self) -> bool:

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from weft.client import AsyncClient
-from weft.contracts.store import Guard, Store
+from weft.contracts.store import SCHEMA, Guard, Store
 from weft.controller.access import Access
 from weft.controller.access_api import AccessApi
 from weft.controller.api import create_app
@@ -69,12 +69,13 @@ class UnsureStore(MemoryStore):
         puts: Mapping[str, bytes],
         deletes: Collection[str],
         guard: Guard | None = None,
+        schema: int = SCHEMA,
     ) -> int:
         self.entered.set()
         await self.going_on.wait()
         if self.failing:
             raise Retry("the disk is full")
-        return await super().commit(preconditions, puts, deletes, guard)
+        return await super().commit(preconditions, puts, deletes, guard, schema)
 
 
 @dataclass(frozen=True, slots=True)

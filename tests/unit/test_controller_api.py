@@ -10,6 +10,7 @@ import pytest
 from unit.controller_world import BASE, DOMAIN, WEB, UnsureStore, World, defaults, port, world
 from weft.client import ApiError, FailureReport, PortReport, StatusReport
 from weft.compiler.full import compile_all
+from weft.contracts.store import SCHEMA
 from weft.controller import api
 from weft.model.names import Kind
 from weft.policy.rows import host_scope
@@ -465,9 +466,9 @@ async def test_metrics_say_what_there_is_and_what_was_asked() -> None:
         assert figures['weft_http_requests_total{method="GET",path="/v1/tenants/{tenant}",status="404"}'] == "1.0"
 
 
-async def test_health_says_the_revision() -> None:
+async def test_health_says_the_revision_and_the_stores_schema() -> None:
     async with world() as it:
-        assert await it.client.health() == {"status": "ok", "revision": 1}
+        assert await it.client.health() == {"status": "ok", "revision": 1, "schema": SCHEMA}
 
 
 async def test_the_description_is_whole_and_is_of_the_routes_there_are() -> None:

@@ -23,8 +23,8 @@ HOSTS = sorted(RECORDED["feeds"])
 
 
 async def restored() -> MemoryStore:
-    store = MemoryStore()
-    await store.commit({}, {name: value.encode() for name, value in RECORDED["objects"].items()}, [])
+    store = MemoryStore(schema=1)
+    await store.commit({}, {name: value.encode() for name, value in RECORDED["objects"].items()}, [], schema=1)
     return store
 
 

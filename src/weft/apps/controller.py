@@ -29,6 +29,7 @@ from prometheus_client.core import Metric
 from weft.client.client import AsyncClient
 from weft.client.credentials import Credentials, is_loopback
 from weft.contracts.cluster import Cluster
+from weft.contracts.store import SCHEMA, Store
 from weft.controller import peers
 from weft.controller.access import Access
 from weft.controller.access_api import AccessApi
@@ -44,6 +45,7 @@ from weft.controller.signing import Signer
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
 from weft.store.address import open_cluster, open_store, shown
+from weft.store.migration import migrate
 from weft.tls.contexts import Files, ServerTls
 
 DEFAULT_LISTEN = ("http://127.0.0.1:8640", "unix:///run/weft/controller.sock")
@@ -126,6 +128,7 @@ async def serve(
         listeners = [opened_doors.enter_context(_door(url, tls, security.insecure)) for url in listen]
         opened = await asyncio.to_thread(open_store, store)
         try:
+            await _take_up(opened)
             service = await Service.start(opened)
             _log.info("started", store=shown(store), revision=service.revision, listen=list(listen))
             cluster = open_cluster(store, advertise or listen[0])
@@ -140,6 +143,20 @@ async def serve(
     if service.broken.is_set():
         raise Retry("memory and store may differ after a failure (see the log above); starting again mends it")
     _log.info("stopped", revision=service.revision)
+
+
+async def _take_up(store: Store) -> None:
+    """A store of the release before. Where nobody else has it, it goes over to this one's schema now."""
+    snapshot = await store.snapshot()
+    if snapshot.schema == SCHEMA:
+        return
+    if store.shared:
+        _log.warning(
+            "the store is kept as the release before reads it, until weft store migrate", schema=snapshot.schema
+        )
+        return
+    done = await migrate(store, SCHEMA)
+    _log.info("the store has gone over", schema_before=done.before, schema=done.after, objects=done.written)
 
 
 async def _serve(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import click
 
 from weft.cli import session
+from weft.kit.errors import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -29,6 +30,7 @@ _STORE = click.option(
     show_default=True,
     help="As of weft controller: sqlite:///PATH, a path alone, or etcd://HOST:PORT,HOST:PORT/PREFIX.",
 )
+_DROP = click.option("--drop", is_flag=True, help="Leave out what the older schema version cannot say.")
 _FILE = click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), default="-")
 
 
@@ -43,13 +45,14 @@ def store() -> None:
 @store.command("export")
 @_STORE
 @click.option("--schema", type=click.IntRange(1), help="For a Weft of the release before: the version that it reads.")
+@_DROP
 @_FILE
-def export_(url: str, schema: int | None, file: Path) -> None:
+def export_(url: str, schema: int | None, drop: bool, file: Path) -> None:
     """Write all of a store to FILE (-: standard output)."""
     from weft.store import backup
 
     with _writing(file) as out:
-        count = _with_store(url, lambda it: backup.export(it, out.write, schema))
+        count = _with_store(url, lambda it: backup.export(it, out.write, schema, drop=drop))
     click.echo(f"{count} objects", err=True)
 
 
@@ -64,6 +67,44 @@ def import_(url: str, file: Path) -> None:
         lines = sys.stdin.buffer if str(file) == "-" else closing.enter_context(file.open("rb"))
         count = _with_store(url, lambda it: backup.restore(it, lines))
     click.echo(f"{count} objects", err=True)
+
+
+@store.command("migrate")
+@_STORE
+@click.option("--to", type=click.IntRange(1), help="The schema version; this Weft's own unless said.")
+@_DROP
+@click.option("--leave-behind", is_flag=True, help="Though controllers that are running could not go on with it.")
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and change nothing.")
+def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: bool) -> None:
+    """Take a store to a schema version: forward when an upgrade is over, back before one is taken back.
+
+    An etcd's is taken while controllers run. Nothing, or all of it, is done. What the older version cannot say is named
+    and refused, unless it may be dropped.
+    """
+    from weft.contracts.store import SCHEMA
+    from weft.store.address import open_cluster
+    from weft.store.migration import Migrated, migrate
+
+    wanted = SCHEMA if to is None else to
+
+    async def work(opened: Store) -> Migrated:
+        cluster = open_cluster(url, "")
+        try:
+            if not (leave_behind or dry_run) and (left := await cluster.left_behind_by(wanted)):
+                raise Rejected(
+                    f"controllers of an older release serve this store and would have to stop: {', '.join(left)}."
+                    " Upgrade them first, or say --leave-behind",
+                    "to",
+                )
+        finally:
+            await cluster.close()
+        return await migrate(opened, wanted, drop=drop, dry_run=dry_run)
+
+    done = _with_store(url, work)
+    for each in done.dropped:
+        click.echo(f"{'would drop' if dry_run else 'dropped'} {each}", err=True)
+    did = "would be written" if dry_run else "written"
+    click.echo(f"schema version {done.before} -> {done.after}: {done.written} objects {did}", err=True)
 
 
 def _with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from weft.kit.errors import Retry
 
+#: The version of names and values that this Weft writes, when it may (weft.store.schema).
+SCHEMA = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -19,20 +22,25 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """identity: of this store and no other, for ever; revisions of two stores have nothing to do with each other."""
+    """identity: of this store and no other, for ever; revisions of two stores have nothing to do with each other.
+
+    schema: the version that all of it is in.
+    """
 
     objects: Mapping[str, Stored]
     revision: int
     identity: str = field(default="", compare=False)
+    schema: int = SCHEMA
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One commit. A watcher sees each, whole, once, in order."""
+    """One commit. A watcher sees each, whole, once, in order. schema: the version that it is in."""
 
     revision: int
     puts: Mapping[str, bytes]
     deletes: Collection[str]
+    schema: int = SCHEMA
 
 
 class Compacted(Exception):
@@ -49,6 +57,10 @@ class PreconditionFailed(Exception):
 
 class Overtaken(Exception):
     """Somebody has written what a commit was judged against. Nothing was written: catch up, and judge again."""
+
+
+class OtherSchema(Overtaken):
+    """The store has gone over to another schema. Nothing was written: say it in that one."""
 
 
 class Unsure(Retry):
@@ -76,6 +88,11 @@ class Store(Protocol):
         """Whether others may write to it, too."""
         ...
 
+    @property
+    def schema(self) -> int:
+        """The version that it is in, as far as is known here; it is known from the first snapshot on."""
+        ...
+
     async def snapshot(self) -> Snapshot: ...
 
     async def head(self) -> int:
@@ -88,10 +105,19 @@ class Store(Protocol):
         puts: Mapping[str, bytes],
         deletes: Collection[str],
         guard: Guard | None = None,
+        schema: int = SCHEMA,
     ) -> int:
         """All or nothing, durable when it returns. preconditions: name -> revision it must be at, 0 for absent.
 
-        Deleting what is absent is no fault. Raises PreconditionFailed; Overtaken; Retry: it was not made; Unsure.
+        Deleting what is absent is no fault. schema: the version of the puts. Raises PreconditionFailed; Overtaken,
+        OtherSchema; Retry: it was not made; Unsure.
+        """
+        ...
+
+    async def migrate(self, at: int, schema: int, puts: Mapping[str, bytes], deletes: Collection[str]) -> int:
+        """One commit that takes the store as it is at a revision to another schema, all or nothing.
+
+        Whoever was judged before it is overtaken. Raises Overtaken: it is at another revision; Retry; Unsure.
         """
         ...
 

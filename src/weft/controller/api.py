@@ -414,7 +414,9 @@ class Api:
     async def _health(self, _request: Request) -> Response:
         if self._service.broken.is_set():
             raise Retry("the controller is about to start over")
-        return requests.json_answer({"status": "ok", "revision": self._service.revision})
+        return requests.json_answer(
+            {"status": "ok", "revision": self._service.revision, "schema": self._service.schema}
+        )
 
     async def _scrape(self, _request: Request) -> Response:
         return Response(self._metrics.exposition(), media_type=self._metrics.content_type)

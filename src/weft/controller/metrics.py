@@ -81,6 +81,7 @@ class _Present(Collector):
         service = self._service
         yield from self._figures()
         yield GaugeMetricFamily("weft_revision", "Of the last commit", value=service.revision)
+        yield GaugeMetricFamily("weft_store_schema", "Schema version that the store is in", value=service.schema)
         objects = GaugeMetricFamily("weft_objects", "Objects there are", labels=["kind"])
         for kind in Kind:
             objects.add_metric([kind.value], service.count(kind))

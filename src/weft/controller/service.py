@@ -38,6 +38,7 @@ from weft.model.marks import marks_of
 from weft.model.names import Kind, Name, kind_of
 from weft.model.objects import KINDS, Host, Object, Port, VirtualSubnet
 from weft.policy.rows import Row, Scope
+from weft.store.versioned import Versioned
 from weft.wire.api import Action, StatusReport, Told
 from weft.wire.objects import decode_spec, encode_spec, load
 
@@ -126,7 +127,7 @@ class Service:
 
     def __init__(
         self,
-        store: Store,
+        store: Versioned,
         catalog: Catalog,
         compiler: Compiler,
         held: dict[Name, Held],
@@ -169,7 +170,8 @@ class Service:
     @classmethod
     async def start(cls, store: Store, abilities: AbilityTable = ABILITIES) -> Service:
         """Reads the store and compiles all of it."""
-        snapshot = await store.snapshot()
+        versioned = Versioned(store)
+        snapshot = await versioned.snapshot()
         held = {
             Name(name): Held(load(Name(name), stored.value), stored.revision)
             for name, stored in snapshot.objects.items()
@@ -179,7 +181,7 @@ class Service:
         catalog.load(each.value for each in held.values())
         history = f"{snapshot.identity}.{EDITION}"
         beside = Beside(snapshot.objects)
-        return cls(store, catalog, Compiler(catalog), held, snapshot.revision, history, beside)
+        return cls(versioned, catalog, Compiler(catalog), held, snapshot.revision, history, beside)
 
     async def run(self) -> None:
         """Follows what others write to the store, until cancelled. Over at once when nobody else can."""
@@ -214,6 +216,11 @@ class Service:
     @property
     def revision(self) -> int:
         return self._revision
+
+    @property
+    def schema(self) -> int:
+        """The version that the store is in; it may be the release before's."""
+        return self._store.stored_as
 
     async def reach(self, revision: int) -> None:
         """Raises Retry when this controller does not know a revision within a short while."""
@@ -367,6 +374,7 @@ class Service:
                     self._catalog.revert(changes)
                 revision = self._revision
             differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
+            await self._store.refuse(_puts_of(differences))
             return Outcome(revision, differences)
         return await self._write(lambda: (reworked(), deletes))
 
@@ -500,8 +508,7 @@ class Service:
         preconditions: dict[str, int] = {
             each.name: held.revision if (held := self._held.get(each.name)) else 0 for each in differences
         }
-        puts: dict[str, bytes] = {each.name: each.after for each in differences if each.after is not None}
-        puts |= extra.puts
+        puts = _puts_of(differences) | extra.puts
         deletes = [*(each.name for each in differences if each.after is None), *extra.deletes]
         began = perf_counter()
         revision = await self._store.commit(preconditions, puts, deletes, guard)
@@ -548,7 +555,12 @@ class Service:
 
     async def _start_over(self) -> None:
         """The difference to all that is there now, as one change."""
-        snapshot = await self._store.snapshot()
+        try:
+            snapshot = await self._store.snapshot()
+        except Rejected as error:
+            _log.error("the store cannot be read any more", reason=str(error))
+            self.broken.set()
+            return
         if f"{snapshot.identity}.{EDITION}" != self.history or snapshot.revision < self._revision:
             _log.error("the store is not the one it was")
             self.broken.set()
@@ -641,6 +653,10 @@ class Service:
 
 def _is_changing(value: Object | None) -> bool:
     return isinstance(value, VirtualSubnet) and value.rule_change is not None
+
+
+def _puts_of(differences: Iterable[Difference]) -> dict[str, bytes]:
+    return {each.name: each.after for each in differences if each.after is not None}
 
 
 def _check(name: Name, held: Held | None, condition: Condition) -> None:

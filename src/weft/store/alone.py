@@ -21,5 +21,8 @@ class Alone:
         yield {}
         await asyncio.Event().wait()
 
+    async def left_behind_by(self, schema: int) -> list[str]:  # noqa: ARG002 -- the contract's
+        return []
+
     async def close(self) -> None:
         pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -46,12 +46,22 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def export(
-    store: Store, write: Callable[[bytes], object], version: int | None = None, schema: Schema = SCHEMA
+    store: Store,
+    write: Callable[[bytes], object],
+    version: int | None = None,
+    schema: Schema = SCHEMA,
+    *,
+    drop: bool = False,
 ) -> int:
-    """How many there were. A backup is of one revision, whatever is committed meanwhile."""
+    """How many there were. A backup is of one revision, whatever is committed meanwhile.
+
+    version: the schema that it is to be in; the store's own unless said. drop: without what that cannot say.
+    """
     snapshot = await store.snapshot()
-    wanted = schema.version if version is None else version
-    values = schema.given({name: stored.value for name, stored in snapshot.objects.items()}, wanted)
+    wanted = snapshot.schema if version is None else version
+    values: Mapping[str, bytes] = {name: stored.value for name, stored in snapshot.objects.items()}
+    if wanted != snapshot.schema:
+        values = schema.given(schema.taken(values, snapshot.schema), wanted, drop=drop).values
     write(_encode(_Head(_FORMAT, wanted, snapshot.identity, snapshot.revision)) + b"\n")
     digest = hashlib.sha256()
     for name in sorted(values):
@@ -64,18 +74,21 @@ async def export(
 
 async def restore(store: Store, lines: Iterable[bytes], schema: Schema = SCHEMA) -> int:
     """How many there are. Raises Rejected for what is no whole backup, or a store that is not empty."""
-    values = schema.taken(*read(lines))
+    values, version = read(lines)
+    schema.check(version, "the backup")
     snapshot = await store.snapshot()
+    if version != snapshot.schema:
+        values = schema.given(schema.taken(values, version), snapshot.schema).values
     if snapshot.objects:
         raise Rejected(
             f"the store is not empty: it has {len(snapshot.objects)} objects; a backup is restored into a new one",
             "store",
         )
-    await store.commit(dict.fromkeys(values, 0), values, ())
+    await store.commit(dict.fromkeys(values, 0), values, (), schema=snapshot.schema)
     return len(values)
 
 
-def read(lines: Iterable[bytes]) -> tuple[dict[str, bytes], int]:
+def read(lines: Iterable[bytes]) -> tuple[Mapping[str, bytes], int]:
     """(values, their schema version)."""
     rest = iter(lines)
     head = _decode(next(rest, b""), _Head, 1)

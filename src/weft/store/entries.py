@@ -23,11 +23,14 @@ Body: TypeAlias = tuple[dict[str, bytes], list[str], list[str]]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """A commit in the log. id: of this commit and no other. parts: how many hold its body; 0: it is here."""
+    """A commit in the log. id: of this commit and no other. parts: how many hold its body; 0: it is here. schema: the
+    version that its values are in, and the store with them from it on; the release that had but one said nothing of it.
+    """
 
     id: bytes
     parts: int
     body: bytes
+    schema: int = 1
 
 
 class Pointer(msgspec.Struct, frozen=True, array_like=True):

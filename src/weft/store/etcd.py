@@ -24,9 +24,11 @@ import structlog
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import (
+    SCHEMA,
     Batch,
     Compacted,
     Guard,
+    OtherSchema,
     Overtaken,
     PreconditionFailed,
     Snapshot,
@@ -36,6 +38,7 @@ from weft.contracts.store import (
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
 from weft.store import entries
+from weft.store import schema as schemas
 from weft.store.entries import Entry, Meta, Pointer
 from weft.store.etcd_client import (
     Address,
@@ -56,8 +59,7 @@ from weft.store.etcd_client import (
     put,
     read,
 )
-from weft.store.marks import Marks
-from weft.store.schema import VERSION
+from weft.store.marks import EVERYTHING, Marks
 
 # A commit that finds nobody to take it gives up after this long: elections are over by then.
 _COMMIT_S = 8.0
@@ -94,6 +96,7 @@ class _State:
 
     meta: bytes
     identity: str
+    schema: int
     head: int
     etcd_revision: int
     revisions: dict[str, int]
@@ -111,6 +114,7 @@ class _Everything:
 
     meta: bytes
     identity: str
+    schema: int
     head: int
     etcd_revision: int
     objects: dict[str, Stored]
@@ -162,6 +166,10 @@ class EtcdStore:
     def shared(self) -> bool:
         return True
 
+    @property
+    def schema(self) -> int:
+        return self._state.schema if self._state else SCHEMA
+
     async def head(self) -> int:
         await self._ready()
         await self._catch_up()
@@ -172,9 +180,9 @@ class EtcdStore:
         if self._state is None:
             found = await self._open()
             if found is not None:
-                return Snapshot(found.objects, found.head, found.identity)
+                return Snapshot(found.objects, found.head, found.identity, found.schema)
         everything = await self._read_everything()
-        return Snapshot(everything.objects, everything.head, everything.identity)
+        return Snapshot(everything.objects, everything.head, everything.identity, everything.schema)
 
     async def commit(
         self,
@@ -182,15 +190,36 @@ class EtcdStore:
         puts: Mapping[str, bytes],
         deletes: Collection[str],
         guard: Guard | None = None,
+        schema: int = SCHEMA,
     ) -> int:
         await self._ready()
-        marks = guard.writes if guard else ()
-        body = await _here_or_thread(len(puts), partial(entries.encode_body, puts, deletes, marks))
-        attempt = _Attempt(uuid.uuid4().bytes, body, Batch(0, puts, list(deletes)), marks)
+        attempt = await self._attempt(puts, deletes, guard.writes if guard else (), schema)
         async with self._committing:
             revision = await self._publish(attempt, preconditions, guard)
         self._consider_checkpoint()
         return revision
+
+    async def migrate(self, at: int, schema: int, puts: Mapping[str, bytes], deletes: Collection[str]) -> int:
+        """The entry and what it makes of the store are one transaction; every commit rests on which schema that is."""
+        await self._ready()
+        attempt = await self._attempt(puts, deletes, (EVERYTHING,), schema)
+        attempt.migrates = at
+        older = schema < self._known().schema
+        async with self._committing:
+            revision = await self._publish(attempt, {}, None)
+        if older:
+            # The release before reads what comes from here on, and none of what was.
+            try:
+                await self._make_checkpoint(keep=0)
+            except Retry as error:
+                _log.warning("what was before the migration stays in the log for a while", reason=str(error))
+        return revision
+
+    async def _attempt(
+        self, puts: Mapping[str, bytes], deletes: Collection[str], marks: Collection[str], schema: int
+    ) -> _Attempt:
+        body = await _here_or_thread(len(puts), partial(entries.encode_body, puts, deletes, marks))
+        return _Attempt(uuid.uuid4().bytes, body, Batch(0, puts, list(deletes), schema), marks)
 
     async def watch(self, revision: int) -> AsyncGenerator[Batch, None]:
         """Like the contract. What memory no longer has is read from etcd."""
@@ -265,6 +294,7 @@ class EtcdStore:
         self._state = _State(
             everything.meta,
             everything.identity,
+            everything.schema,
             everything.head,
             everything.etcd_revision,
             {name: stored.revision for name, stored in everything.objects.items()},
@@ -293,7 +323,7 @@ class EtcdStore:
 
     async def _read_once(self) -> _Everything:
         meta_key, head_key, pointer_key = self._key("meta"), self._key("head"), self._key("checkpoint")
-        first = Meta(VERSION, uuid.uuid4().hex)
+        first = Meta(SCHEMA, uuid.uuid4().hex)
         await self.etcd.transact(
             Transaction(
                 [is_absent(meta_key)],
@@ -306,12 +336,7 @@ class EtcdStore:
         if not meta.kvs or not head.kvs:
             raise Retry("the store goes away while it is read")
         told = entries.decode_meta(meta.kvs[0].value)
-        if told.schema != VERSION:
-            raise Rejected(
-                f"the store has schema version {told.schema}; this Weft reads version {VERSION}:"
-                " export it by the Weft that wrote it, and import that",
-                "store",
-            )
+        schemas.SCHEMA.check(told.schema, "the store")
         newest = entries.decode_pointer(pointer.kvs[0].value) if pointer.kvs else Pointer(0, b"", 0, 0)
         objects: dict[str, Stored] = {}
         if newest.parts:
@@ -335,7 +360,9 @@ class EtcdStore:
                     objects.pop(name, None)
                 objects.update((name, Stored(value, revision)) for name, value in kept.batch.puts.items())
         pointer_at = pointer.kvs[0].mod_revision if pointer.kvs else 0
-        return _Everything(meta.kvs[0].value, told.identity, target, at, objects, newest, pointer_at, tail, marks)
+        return _Everything(
+            meta.kvs[0].value, told.identity, told.schema, target, at, objects, newest, pointer_at, tail, marks
+        )
 
     async def _read_parts(self, id_: bytes, count: int, at: int = 0) -> bytes:
         parts: list[bytes] = []
@@ -352,7 +379,7 @@ class EtcdStore:
         body = await self._read_parts(entry.id, entry.parts, at) if entry.parts else entry.body
         decode = partial(entries.decode_body, body)
         puts, deletes, marks = await asyncio.to_thread(decode) if entry.parts else decode()
-        return _Kept(entry.id, Batch(revision, puts, deletes), len(body)), marks
+        return _Kept(entry.id, Batch(revision, puts, deletes, entry.schema), len(body)), marks
 
     async def _after(self, revision: int) -> list[Batch]:
         """The next batches, from memory or else from etcd."""
@@ -384,6 +411,7 @@ class EtcdStore:
             if attempt.sent and (revision := self._find(attempt.id, begun)) is not None:
                 return revision
             reason = ""
+            self._refuse_another(attempt)
             try:
                 await self._judge(preconditions, guard)
                 if await self._write_parts(attempt):
@@ -418,6 +446,15 @@ class EtcdStore:
                 raise PreconditionFailed(name, expected, actual)
         state.marks.check(guard)
 
+    def _refuse_another(self, attempt: _Attempt) -> None:
+        """What is said in another schema is nothing for the store, nor would it be taken: all rests on which it is."""
+        state = self._known()
+        if attempt.migrates is not None:
+            if attempt.migrates != state.head:
+                raise Overtaken(f"the store is at revision {state.head}, not {attempt.migrates}")
+        elif attempt.batch.schema != state.schema:
+            raise OtherSchema(f"the store has schema version {state.schema}, not {attempt.batch.schema}")
+
     async def _write_parts(self, attempt: _Attempt) -> bool:
         """What is too large for the entry; whether there was anything to write. Repeating it changes nothing."""
         first = attempt.written
@@ -430,7 +467,9 @@ class EtcdStore:
         """The revision, or None: the head had moved, and what moved it is known now."""
         head = self._known().head
         state = self._known()
-        entry = Entry(attempt.id, len(attempt.parts), b"" if attempt.parts else attempt.body)
+        self._refuse_another(attempt)
+        schema = attempt.batch.schema
+        entry = Entry(attempt.id, len(attempt.parts), b"" if attempt.parts else attempt.body, schema)
         conditions: list[Compare] = [
             has_value(self._key("meta"), state.meta),
             has_value(self._key("head"), b"%d" % head),
@@ -438,9 +477,12 @@ class EtcdStore:
         if attempt.parts:
             # Nobody may have cleared them away meanwhile.
             conditions.append(is_present(_numbered(self._parts(attempt.id), 0)))
+        puts = [put(self._key("head"), b"%d" % (head + 1)), put(self._entry(head + 1), entries.encode_entry(entry))]
+        if attempt.migrates is not None:
+            puts.append(put(self._key("meta"), entries.encode_meta(Meta(schema, state.identity))))
         publish = Transaction(
             conditions,
-            [put(self._key("head"), b"%d" % (head + 1)), put(self._entry(head + 1), entries.encode_entry(entry))],
+            puts,
             [read(self._key("head")), Operation(request_range=self._log_range(head + 1, head + _READ))],
         )
         try:
@@ -449,7 +491,7 @@ class EtcdStore:
             attempt.sent = True
             raise
         if outcome.succeeded:
-            batch = Batch(head + 1, attempt.batch.puts, attempt.batch.deletes)
+            batch = Batch(head + 1, attempt.batch.puts, attempt.batch.deletes, schema)
             kept = _Kept(attempt.id, batch, len(attempt.body))
             async with self._absorbing:
                 self._append(kept, attempt.marks, outcome.header.revision)
@@ -534,11 +576,10 @@ class EtcdStore:
             head, log, meta = outcome.ranges
             target = int(head.kvs[0].value) if head.kvs else -1
             # What was known before it was asked for: meanwhile the watch may have brought more.
-            if not meta.kvs or meta.kvs[0].value != state.meta or target < known:
+            told = entries.decode_meta(meta.kvs[0].value) if meta.kvs else None
+            if told is None or told.identity != state.identity or target < known:
                 # Nobody here can go on: what was told of the one has nothing to do with the other.
-                self._replaced = "the store was replaced by another, or by an older copy of itself"
-                self._wake()
-                raise Retry(self._replaced)
+                raise self._cannot_go_on("the store was replaced by another, or by an older copy of itself")
             if target <= self._known().head:
                 # Nothing in between: a watch may begin here, though etcd has compacted what was before.
                 state.etcd_revision = max(state.etcd_revision, outcome.header.revision)
@@ -546,7 +587,15 @@ class EtcdStore:
             if not log.kvs or not await self._absorb(log.kvs, outcome.header.revision):
                 await self._reload()
             if self._known().head >= target:
+                if told.schema == self._known().schema:
+                    self._known().meta = meta.kvs[0].value
                 return
+
+    def _cannot_go_on(self, reason: str) -> Retry:
+        """Watchers are told, and whoever then reads everything is told why."""
+        self._replaced = reason
+        self._wake()
+        return Retry(reason)
 
     async def _absorb(self, kvs: Sequence[KeyValue], etcd_revision: int) -> bool:
         """Take in entries of the log, in order; those that are known already are passed over. False: one is missing."""
@@ -562,6 +611,8 @@ class EtcdStore:
                     kept, marks = await self._decode(revision, kv.value)
                 except _Gap:
                     return False
+                if kept.batch.schema > SCHEMA:
+                    raise self._cannot_go_on(f"the store has gone over to schema version {kept.batch.schema}")
                 self._append(kept, marks, kv.mod_revision)
             self._known().etcd_revision = max(self._known().etcd_revision, etcd_revision if kvs else 0)
         return True
@@ -576,6 +627,8 @@ class EtcdStore:
         for name in batch.puts:
             state.revisions[name] = batch.revision
         state.marks.wrote(batch.revision, marks, batch.puts, batch.deletes)
+        if batch.schema != state.schema:
+            state.schema, state.meta = batch.schema, entries.encode_meta(Meta(batch.schema, state.identity))
         state.log.append(kept)
         state.log_bytes += kept.size
         state.since_bytes += kept.size
@@ -616,7 +669,9 @@ class EtcdStore:
         finally:
             self._checkpointing = False
 
-    async def _make_checkpoint(self) -> None:
+    async def _make_checkpoint(self, keep: int | None = None) -> None:
+        """keep: commits that stay in the log beside it."""
+        keep = self._log_commits if keep is None else keep
         everything = await self._read_everything()
         raw = await asyncio.to_thread(entries.encode_objects, everything.objects)
         parts = entries.cut(raw)
@@ -636,7 +691,7 @@ class EtcdStore:
         state.checkpoint, state.checkpoint_bytes, state.since_bytes = pointer.revision, pointer.size, 0
         if everything.pointer.parts:
             await self._forget_parts(everything.pointer.id)
-        await self._trim(min(pointer.revision, state.head - self._log_commits))
+        await self._trim(min(pointer.revision, state.head - keep))
         await self._clear_away(pointer)
         await self.etcd.compact(everything.etcd_revision)
 
@@ -706,12 +761,14 @@ class _Attempt:
     marks: Collection[str]
     parts: list[bytes]
     written: int
+    migrates: int | None
     sent: bool
 
     def __init__(self, id_: bytes, body: bytes, batch: Batch, marks: Collection[str]) -> None:
         self.id, self.body, self.batch, self.marks = id_, body, batch, marks
         self.parts = entries.cut(body) if len(body) > entries.INLINE_BYTES else []
         self.written = 0
+        self.migrates = None  # the revision that it takes to the schema of its batch
         self.sent = False  # and not answered: it may have been taken
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from weft.contracts.clock import Clock
+from weft.contracts.store import SCHEMA
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
 from weft.store.etcd_client import (
@@ -69,7 +70,15 @@ class EtcdCluster:
         if self._lease is not None:
             return await self._etcd.keep(self._lease)
         lease = await self._etcd.grant(LEASE_S)
-        await self._etcd.put(self._key(f"controllers/{self.id}"), self._url.encode(), lease)
+        await self._etcd.transact(
+            Transaction(
+                (),
+                [
+                    put(self._key(f"controllers/{self.id}"), self._url.encode(), lease),
+                    put(self._key(f"schemas/{self.id}"), b"%d" % SCHEMA, lease),
+                ],
+            )
+        )
         self._lost = asyncio.Event()
         self._lease = lease
         return True
@@ -125,6 +134,14 @@ class EtcdCluster:
                 async with asyncio.timeout(1.0):
                     await self._etcd.revoke(lease)
         await self._etcd.close()
+
+    async def left_behind_by(self, schema: int) -> list[str]:
+        """URLs of the controllers that could not go on with a store of that schema. The first release said nothing."""
+        there, told = [self._key(f"{what}/") for what in ("controllers", "schemas")]
+        outcome = await self._etcd.transact(Transaction((), [read(each, end_of(each)) for each in (there, told)]))
+        controllers, schemas = outcome.ranges
+        known = {kv.key.removeprefix(told): int(kv.value) for kv in schemas.kvs}
+        return [kv.value.decode() for kv in controllers.kvs if known.get(kv.key.removeprefix(there), 1) < schema]
 
     def _key(self, name: str) -> bytes:
         return self._prefix + b"/" + name.encode()

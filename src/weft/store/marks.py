@@ -11,6 +11,8 @@ from weft.contracts.store import Guard, Overtaken
 # Commits, and words of them, that are remembered: whoever was judged before them is judged again.
 _KEPT = 10_000
 _WORDS = 500_000
+#: The mark of a commit that has written everything, whatever its names say.
+EVERYTHING = "*"
 # A commit of more words than this is taken to have written everything.
 _MANY = 5_000
 
@@ -92,7 +94,7 @@ class Marks:
 
 
 def _words(marks: Collection[str], puts: Collection[str], deletes: Collection[str]) -> frozenset[str] | None:
-    if len(marks) + len(puts) + len(deletes) > _MANY:
+    if len(marks) + len(puts) + len(deletes) > _MANY or EVERYTHING in marks:
         return None
     parts: tuple[Iterable[str], ...] = (marks, puts, deletes)
     return frozenset(word for part in parts for word in part)

@@ -7,16 +7,27 @@ import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Mapping
 
-from weft.contracts.store import Batch, Compacted, Guard, PreconditionFailed, Snapshot, Stored
+from weft.contracts.store import (
+    SCHEMA,
+    Batch,
+    Compacted,
+    Guard,
+    OtherSchema,
+    Overtaken,
+    PreconditionFailed,
+    Snapshot,
+    Stored,
+)
 from weft.kit.errors import Retry
-from weft.store.marks import Marks
+from weft.store.marks import EVERYTHING, Marks
 
 
 class MemoryStore:
     """Objects in a dict, the log in a deque of bounded length."""
 
-    def __init__(self, log_commits: int = 10_000, *, shared: bool = False) -> None:
-        """shared: as if others could have it, too: several controllers of one test."""
+    def __init__(self, log_commits: int = 10_000, *, shared: bool = False, schema: int = SCHEMA) -> None:
+        """shared: as if others could have it, too: several controllers of one test. schema: of another release."""
+        self.schema = schema
         self._shared = shared
         self._objects: dict[str, Stored] = {}
         self._log: deque[Batch] = deque(maxlen=log_commits)
@@ -32,7 +43,7 @@ class MemoryStore:
 
     async def snapshot(self) -> Snapshot:
         self._refuse_when_closed()
-        return Snapshot(dict(self._objects), self._revision, self._identity)
+        return Snapshot(dict(self._objects), self._revision, self._identity, self.schema)
 
     async def head(self) -> int:
         return self._revision
@@ -43,21 +54,34 @@ class MemoryStore:
         puts: Mapping[str, bytes],
         deletes: Collection[str],
         guard: Guard | None = None,
+        schema: int = SCHEMA,
     ) -> int:
         self._refuse_when_closed()
+        if schema != self.schema:
+            raise OtherSchema(f"the store has schema version {self.schema}, not {schema}")
         self._marks.check(guard)
         for name, expected in preconditions.items():
             stored = self._objects.get(name)
             actual = stored.revision if stored else 0
             if actual != expected:
                 raise PreconditionFailed(name, expected, actual)
+        return self._write(puts, deletes, guard)
+
+    async def migrate(self, at: int, schema: int, puts: Mapping[str, bytes], deletes: Collection[str]) -> int:
+        self._refuse_when_closed()
+        if at != self._revision:
+            raise Overtaken(f"the store is at revision {self._revision}, not {at}")
+        self.schema = schema
+        return self._write(puts, deletes, Guard(at, (), {EVERYTHING}))
+
+    def _write(self, puts: Mapping[str, bytes], deletes: Collection[str], guard: Guard | None) -> int:
         self._revision += 1
         self._marks.note(self._revision, guard, puts, deletes)
         for name in deletes:
             self._objects.pop(name, None)
         for name, value in puts.items():
             self._objects[name] = Stored(bytes(value), self._revision)
-        self._log.append(Batch(self._revision, dict(puts), tuple(deletes)))
+        self._log.append(Batch(self._revision, dict(puts), tuple(deletes), self.schema))
         self._wake()
         return self._revision
 

@@ -22,10 +22,20 @@ from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Stored
+from weft.contracts.store import (
+    SCHEMA,
+    Batch,
+    Compacted,
+    Guard,
+    OtherSchema,
+    Overtaken,
+    PreconditionFailed,
+    Snapshot,
+    Stored,
+)
 from weft.kit.errors import Rejected, Retry
-from weft.store.marks import Marks
-from weft.store.schema import VERSION
+from weft.store import schema as schemas
+from weft.store.marks import EVERYTHING, Marks
 
 # PRAGMA application_id, "Weft": tells our files from other programs'.
 _APPLICATION_ID = 0x57656674
@@ -45,7 +55,7 @@ _SCHEMA = (
     "CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL, identity TEXT NOT NULL)",
     "INSERT INTO head VALUES (1, 0, lower(hex(randomblob(16))))",
     f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {VERSION}",
+    f"PRAGMA user_version = {SCHEMA}",
 )
 
 _T = TypeVar("_T")
@@ -85,7 +95,10 @@ class _Commit:
     puts: Mapping[str, bytes]
     deletes: Collection[str]
     guard: Guard | None
+    schema: int
     answer: _Answer[int]
+    #: The revision that it takes to another schema; None: it is in the store's.
+    migrates: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,8 @@ class SqliteStore:
         self._db = _open(path)
         self._revision: int
         self._identity: str
+        self._schema: int
+        (self._schema,) = self._db.execute("PRAGMA user_version").fetchone()
         self._revision, self._identity = self._db.execute("SELECT revision, identity FROM head").fetchone()
         self._log: deque[tuple[int, int]] = deque(
             self._db.execute("SELECT revision, length(batch) FROM log ORDER BY revision")
@@ -129,6 +144,10 @@ class SqliteStore:
     def shared(self) -> bool:
         return False
 
+    @property
+    def schema(self) -> int:
+        return self._schema
+
     async def snapshot(self) -> Snapshot:
         return await self._call(self._read_all)
 
@@ -141,11 +160,21 @@ class SqliteStore:
         puts: Mapping[str, bytes],
         deletes: Collection[str],
         guard: Guard | None = None,
+        schema: int = SCHEMA,
     ) -> int:
-        self._refuse_when_closed()
         answer: _Answer[int] = _Answer()
-        self._queue.put(_Commit(preconditions, puts, deletes, guard, answer))
-        revision = await answer.get()
+        return await self._asked(_Commit(preconditions, puts, deletes, guard, schema, answer))
+
+    async def migrate(self, at: int, schema: int, puts: Mapping[str, bytes], deletes: Collection[str]) -> int:
+        """Whoever watches from before it is Compacted: the log keeps one schema."""
+        answer: _Answer[int] = _Answer()
+        everything = Guard(at, (), {EVERYTHING})
+        return await self._asked(_Commit({}, puts, deletes, everything, schema, answer, migrates=at))
+
+    async def _asked(self, commit: _Commit) -> int:
+        self._refuse_when_closed()
+        self._queue.put(commit)
+        revision = await commit.answer.get()
         self._wake()
         return revision
 
@@ -214,21 +243,30 @@ class SqliteStore:
 
     def _commit(self, commits: list[_Commit]) -> None:
         """One transaction. Callers hear of it after the fsync, and all of the same failure if there is one."""
-        revision = self._revision
+        revision, schema = self._revision, self._schema
         log: list[tuple[int, int]] = []
         noted: list[tuple[int, _Commit]] = []
         outcomes: list[int | Exception] = []
+        log_starts_at = 0
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for commit in commits:
-                refused = self._overtaken(commit, noted) or self._refusal(commit.preconditions)
+                refused = (
+                    _of_another(commit, revision, schema)
+                    or self._overtaken(commit, noted)
+                    or self._refusal(commit.preconditions)
+                )
                 if refused is None:
                     revision += 1
+                    if commit.migrates is not None:
+                        schema = commit.schema
+                        log_starts_at = revision
+                        self._db.execute(f"PRAGMA user_version = {schema:d}")
                     log.append((revision, self._write(revision, commit)))
                     noted.append((revision, commit))
                 outcomes.append(refused or revision)
             self._db.execute("UPDATE head SET revision = ?", (revision,))
-            surplus = self._surplus(log)
+            surplus = self._surplus(log, log_starts_at)
             if surplus:
                 self._db.execute("DELETE FROM log WHERE revision <= ?", (surplus[-1][0],))
             self._db.execute("COMMIT")
@@ -237,7 +275,7 @@ class SqliteStore:
                 self._db.execute("ROLLBACK")
             outcomes = [Retry(f"the store did not take the write: {error}") for _ in commits]
         else:
-            self._revision = revision
+            self._revision, self._schema = revision, schema
             for each, commit in noted:
                 self._marks.note(each, commit.guard, commit.puts, commit.deletes)
             self._log.extend(log)
@@ -277,13 +315,14 @@ class SqliteStore:
         self._db.execute("INSERT INTO log VALUES (?, ?)", (revision, entry))
         return len(entry)
 
-    def _surplus(self, added: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The entries that the log is too long by, oldest first. The newest always stays."""
+    def _surplus(self, added: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
+        """The entries that the log is too long by, and those before ``first``, in order. The newest always stays."""
         count = len(self._log) + len(added)
         size = self._log_size + sum(size for _, size in added)
         surplus: list[tuple[int, int]] = []
         for entry in chain(self._log, added):
-            if count <= max(self._log_commits, 1) and (size <= self._log_bytes or count == 1):
+            fits = count <= max(self._log_commits, 1) and (size <= self._log_bytes or count == 1)
+            if fits and entry[0] >= first:
                 break
             surplus.append(entry)
             count -= 1
@@ -293,7 +332,10 @@ class SqliteStore:
     def _read_all(self) -> Snapshot:
         rows = self._db.execute("SELECT name, value, revision FROM objects")
         return Snapshot(
-            {name: Stored(value, revision) for name, value, revision in rows}, self._revision, self._identity
+            {name: Stored(value, revision) for name, value, revision in rows},
+            self._revision,
+            self._identity,
+            self._schema,
         )
 
     def _read_log(self, after: int) -> list[Batch]:
@@ -303,7 +345,20 @@ class SqliteStore:
         rows = self._db.execute(
             "SELECT revision, batch FROM log WHERE revision > ? ORDER BY revision LIMIT ?", (after, _READ)
         )
-        return [Batch(revision, *_decode_log(entry)) for revision, entry in rows]
+        return [self._batch(revision, entry) for revision, entry in rows]
+
+    def _batch(self, revision: int, entry: bytes) -> Batch:
+        puts, deletes = _decode_log(entry)
+        return Batch(revision, puts, deletes, self._schema)
+
+
+def _of_another(commit: _Commit, revision: int, schema: int) -> Overtaken | None:
+    """Why a commit is not for the store as it would find it."""
+    if commit.migrates is None:
+        if commit.schema == schema:
+            return None
+        return OtherSchema(f"the store has schema version {schema}, not {commit.schema}")
+    return None if commit.migrates == revision else Overtaken(f"the store is at revision {revision}")
 
 
 def _waiting(requests: queue.SimpleQueue[_Commit | _Call | _Stop]) -> Iterator[_Commit | _Call | _Stop]:
@@ -347,12 +402,12 @@ def _claim(db: sqlite3.Connection, path: Path) -> None:
             db.execute(statement)
     elif application_id != _APPLICATION_ID:
         raise Rejected(f"{path} is a database of another program, not a Weft store", "store")
-    elif version != VERSION:
-        raise Rejected(
-            f"the store {path} has schema version {version}; this Weft reads version {VERSION}:"
-            " export it by the Weft that wrote it, and import that",
-            "store",
-        )
+    else:
+        schemas.SCHEMA.check(version, f"the store {path}")
+        columns = {name for _, name, *_ in db.execute("PRAGMA table_info(head)")}
+        if "identity" not in columns:  # the first files of version 1 had none: hosts then took everything anew
+            db.execute("ALTER TABLE head ADD COLUMN identity TEXT NOT NULL DEFAULT ''")
+            db.execute("UPDATE head SET identity = lower(hex(randomblob(16)))")
     db.execute("COMMIT")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")

@@ -16,7 +16,7 @@ from weft.kit.errors import Rejected
 from weft.model import drafts, objects, qos, security, taps
 from weft.model.features import Action, DataPlaneKind, Direction, Family, Ipv6Mode, Rule
 from weft.model.names import Kind, Name, kind_of
-from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
+from weft.model.values import AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
 
 class Malformed(Rejected):
@@ -514,12 +514,11 @@ def load(name: Name, raw: bytes) -> objects.Object:
                 rule_change=None
                 if (change := spec.rule_change) is None
                 else objects.RuleChange(Rule(change.sending), tuple(map(Rule, change.accepted))),
-                # Objects from before broadcast have none of these, and their defaults are what they had.
-                broadcast=spec.broadcast is not False,
-                snooping=spec.snooping is not False,
+                broadcast=_said(spec.broadcast),
+                snooping=_said(spec.snooping),
                 provider_group=None if spec.provider_group is None else Ip(spec.provider_group),
-                flood_limit_pps=FLOOD_LIMIT_PPS if spec.flood_limit_pps is None else spec.flood_limit_pps,
-                dhcp=objects.Dhcp() if spec.dhcp is None else _dhcp(spec.dhcp),
+                flood_limit_pps=_said(spec.flood_limit_pps),
+                dhcp=_dhcp(_said(spec.dhcp)),
                 vlan=spec.vlan or 0,
                 provider_network=None if spec.provider_network is None else Name(spec.provider_network),
                 external_gateway=spec.external_gateway is True,
