@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from ebpf.harness import Harness, Netns, Wires, eventually, netns, pin_directory, run, send
-from weft.contracts.dataplane import Announcement, Handed, Traffic, Way
+from weft.contracts.dataplane import Announcement, Handed, Routing, Traffic, Wanted, Way
 from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes, Times
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
 from weft.policy.rows import Member, Peer, Port, Row, Subnet
+from weft.policy.upcall import UpcallKind
 from weft.reference.trunk import tagged
 from weft.reference.verdict import (
     Announced,
@@ -54,6 +55,8 @@ class Told(Protocol):
     def listeners(self) -> Mapping[str, Collection[str]]: ...
     @property
     def ways(self) -> Mapping[str, Sequence[Way]]: ...
+    @property
+    def wanted(self) -> Mapping[tuple[int, str], Wanted]: ...
 
 
 class EbpfDriver:
@@ -72,6 +75,7 @@ class EbpfDriver:
         self._names: dict[tuple[int, int], str] = {}  # (ifindex, VLAN) -> port
         self._unreachable: set[str] = set()
         self._met: set[str] = set()
+        self._heeded: set[tuple[int, str]] = set()
         self._segments: set[int] = set()  # VLANs that subnets are
         self._wires = Wires({f"{name}p": name for name in self._ifindexes if f"{name}p" in self._ifindexes})
 
@@ -82,6 +86,8 @@ class EbpfDriver:
         failed = self.plane.bind(told.bindings)
         assert failed == [], failed
         assert self.plane.listen(told.listeners) == []
+        assert self.plane.heed({**dict.fromkeys(self._heeded), **told.wanted}) == []
+        self._heeded = set(told.wanted)
         peers = {row.pa: () for row in told.rows if isinstance(row, Peer)}
         assert self.plane.paths({**peers, **told.ways}) == []
         # From zero, as a new reference data plane counts.
@@ -154,8 +160,9 @@ class EbpfDriver:
         match self.plane.upcalls():
             case []:
                 return verdict
-            case [Announcement(_, mac, address)]:
-                said = Announced(bytes.fromhex(mac.replace(":", "")), ipaddress.ip_address(address).packed)
+            case [Announcement(_, mac, address) | Routing(_, mac, address) as hint]:
+                kind = UpcallKind.PIM if isinstance(hint, Routing) else UpcallKind.ANNOUNCEMENT
+                said = Announced(bytes.fromhex(mac.replace(":", "")), ipaddress.ip_address(address).packed, kind)
                 return Announcing(verdict, said)
             case others:
                 raise AssertionError(f"handed up at {interface}: {others}")

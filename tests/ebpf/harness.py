@@ -25,7 +25,7 @@ _SO_RCVBUFFORCE = 33
 _libc = ctypes.CDLL(None, use_errno=True)
 
 #: Small, so that a hundred of them fit a test run.
-SMALL = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512)
+SMALL = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512, wanted=1024)
 
 
 def run(*words: str) -> str:

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from ebpf.driver import ETHERNET_BYTES, EbpfDriver, ebpf_driver
 from strategies import packets
 from strategies.policies import HOSTS, policies
-from weft.contracts.dataplane import Way
-from weft.policy.rows import Row
+from weft.contracts.dataplane import Wanted, Way
+from weft.policy.rows import Member, Row
 from weft.reference.plane import ReferenceDataPlane
 
 UPLINK = "eth0"
 #: A policy has at most twelve ports on a host. Attaching takes the time, so a policy carries many frames.
 INTERFACES = tuple(f"tap{number}" for number in range(12))
 FRAMES = 25
+HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Told:
     unreachable: Collection[str] = ()
     ways: Mapping[str, Sequence[Way]] = field(default_factory=dict)
     listeners: Mapping[str, Collection[str]] = field(default_factory=dict)
+    wanted: Mapping[tuple[int, str], Wanted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,9 +59,18 @@ def scenes(draw: st.DrawFn) -> Scene:
             frames.append((interface, draw(packets.frames_from(policy, host, port))))
         else:
             frames.append((UPLINK, draw(packets.frames_from_underlay(policy, host))))
-    groups = st.lists(st.sampled_from(packets.GROUPS4 + packets.GROUPS6), max_size=3, unique=True)
-    listeners = {port: draw(groups) for port in bindings}
-    return Scene(host, Told(policy.rows[host], bindings, ways=policy.ways[host], listeners=listeners), tuple(frames))
+    every = st.sampled_from(packets.GROUPS4 + packets.GROUPS6)
+    groups = st.lists(every, max_size=3, unique=True)
+    asked = st.lists(every | st.sampled_from(("0.0.0.0", "::")), max_size=3, unique=True)  # and of routers'
+    listeners = {port: draw(asked) for port in bindings}
+    # What all hosts but some have said, and of some of that the time is over.
+    wanted = {
+        (row.vsid, row.pa): Wanted(frozenset(draw(groups)), draw(st.sampled_from((HOUR_S, HOUR_S, HOUR_S, 0.0))))
+        for row in policy.rows[host]
+        if isinstance(row, Member) and draw(st.integers(0, 3))
+    }
+    told = Told(policy.rows[host], bindings, ways=policy.ways[host], listeners=listeners, wanted=wanted)
+    return Scene(host, told, tuple(frames))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +88,7 @@ def test_the_programs_do_what_the_reference_does(driver: EbpfDriver, scene: Scen
     assert reference.bind(scene.told.bindings) == []
     assert reference.paths(scene.told.ways) == []
     assert reference.listen(scene.told.listeners) == []
+    assert reference.heed(scene.told.wanted) == []
     driver.load(scene.told)
     for interface, frame in scene.frames:
         if len(frame) < ETHERNET_BYTES:

@@ -14,6 +14,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from ebpf.harness import SMALL, Netns, Wires, eventually, netns, send
 from ebpf.rows import HOST, MAC_A, POLICY, PORT_A, PORT_B, SUBNET, A, B
+from weft.contracts.dataplane import Wanted
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
 from weft.policy.rows import Member
@@ -168,6 +169,40 @@ def test_who_listens_outlives_the_agent_and_goes_with_the_port(site: Site) -> No
         assert plane.bind({A: "port0"}) == []
         assert plane.bind({A: "port0", B: "port1"}) == []
         assert plane.listening() == {}
+
+
+def test_what_other_hosts_have_said_holds_until_the_next_agent_or_its_time(site: Site) -> None:
+    first, second, third = far(3)
+    nobody = Wanted(frozenset(), 3600.0)
+    with site.plane(first, second, third) as plane:
+        said = {(SUBNET.vsid, first.pa): nobody, (SUBNET.vsid, second.pa): Wanted(frozenset({GROUP}), 3600.0)}
+        assert plane.heed({**said, (SUBNET.vsid, third.pa): Wanted(frozenset(), 0.0)}) == []
+        send("peer0", broadcast(GROUP))
+        assert sorted(site.copies(2)) == sorted([second.pa, third.pa])
+        assert plane.heed({(SUBNET.vsid, second.pa): nobody, (SUBNET.vsid, first.pa): None}) == []
+        send("peer0", broadcast(GROUP))
+        assert sorted(site.copies(2)) == sorted([first.pa, third.pa])
+        assert plane.usage()["wanted"][0] == 2
+    with site.plane(first, second, third) as plane:
+        send("peer0", broadcast(GROUP))
+        assert sorted(site.copies(2)) == sorted([first.pa, third.pa]), "as long as nobody says anything else"
+        assert plane.heed({}) == []
+        send("peer0", broadcast(GROUP))
+        assert sorted(site.copies(3)) == sorted([first.pa, second.pa, third.pa])
+
+
+def test_a_host_that_there_is_no_room_for_is_sent_everything(site: Site) -> None:
+    (one,) = far(1)
+    with site.plane(one) as plane:
+        room = plane.usage()["wanted"][1]
+        many = frozenset(f"239.2.{number // 250}.{number % 250}" for number in range(room))
+        assert plane.heed({(SUBNET.vsid, one.pa): Wanted(frozenset(), 3600.0)}) == []
+        (failure,) = plane.heed({(SUBNET.vsid, one.pa): Wanted(many, 3600.0)})
+        assert failure.key == ("members", SUBNET.vsid, one.pa)
+        assert "full" in failure.reason
+        assert plane.usage()["wanted"][0] == 0
+        send("peer0", broadcast(GROUP))
+        assert site.copies(1) == [one.pa]
 
 
 def test_a_guest_that_floods_is_held_to_its_limit_and_nobody_else(site: Site) -> None:

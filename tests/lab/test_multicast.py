@@ -8,10 +8,11 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
-from lab.scenes import address, drops, guest_wire
+from lab.scenes import address, drops, fabric_wire, guest_wire
 from polling import eventually
 from weft.lab import plan, shell
 from weft.lab.capture import Wire
@@ -119,6 +120,38 @@ def test_a_group_reaches_who_has_joined_it_here_and_there_and_nobody_else(lab: L
         eventually(both, f"{group} heard by {HERE} and {THERE}", within_s=10)
         assert heard(other_tenant) == set(), "the same group of another tenant is another group"
         assert not any(mark in frame for frame in bystander.frames(lambda _: False, 0.3))
+
+
+@BOTH
+def test_a_group_is_copied_only_to_hosts_whose_guests_listen(lab: Lab, version: int) -> None:
+    """h2 has ports of the subnet, and nobody there listens: from soon on there is no copy for it. Who joins there has
+    what is sent, at once.
+    """
+    group = "239.77.4.4" if version == 4 else "ff15::77:4"
+    mouth, here = sender(lab.guest(SENDER), version), listener(lab.guest(HERE), version, group)
+    uplink = fabric_wire(lab, "h1")
+    number = count()
+
+    def copied() -> bool:
+        """Whether what is sent now leaves for another host."""
+        mark = f"only to {group} {next(number)}.".encode()
+        mouth.sendto(mark, (group, PORT))
+        eventually(
+            lambda: mark in heard(here) or mouth.sendto(mark, (group, PORT)) == 0, "it is heard here", within_s=5
+        )
+        return any(mark in frame for frame in uplink.frames(lambda _: False, 0.2))
+
+    with uplink, sockets(mouth, here):
+        eventually(lambda: not copied(), f"{group} stays on h1", within_s=30)
+        with contextlib.closing(listener(lab.guest(THERE), version, group)) as there:
+            mark = f"to the new one {group}".encode()
+
+            def arrives() -> bool:
+                mouth.sendto(mark, (group, PORT))
+                return mark in heard(there)
+
+            eventually(arrives, f"{group} reaches who has just joined on h2", within_s=3)
+        eventually(lambda: not copied(), f"{group} stays on h1 again", within_s=30)
 
 
 @BOTH

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from weft.contracts.dataplane import Way
+from weft.contracts.dataplane import Wanted, Way
 from weft.policy.rows import (
     Dhcp,
     Host,
@@ -166,6 +166,7 @@ class Policy:
     unreachable: frozenset[str]  # PAs that the kernel has no route to
     ways: dict[str, tuple[Way, ...]] = field(default_factory=dict)
     listeners: dict[str, tuple[str, ...]] = field(default_factory=lambda: LISTENERS)
+    wanted: dict[tuple[int, str], Wanted] = field(default_factory=dict)
 
 
 #: Who has asked for which groups: the same one in either tenant.
@@ -227,6 +228,18 @@ LIMITED = Policy(
 #: What differs between subnets: one that carries no broadcast, and one that carries every group to everybody.
 QUIET = replace(MAIN, rows=tuple(replace(row, broadcast=False) if isinstance(row, Subnet) else row for row in ROWS))
 OPEN = replace(MAIN, rows=tuple(replace(row, snooping=False) if isinstance(row, Subnet) else row for row in ROWS))
+
+_HOUR_S = 3600.0
+#: The groups of the same name that are snooped, in either IP version.
+GROUPS = frozenset({"239.1.2.3", "ff15::123"})
+#: The other hosts have said which groups their guests listen to: one to these, one to none; of the third it is too old.
+#: In the other tenant's subnet nothing has been said.
+HEEDING = replace(MAIN, wanted={(BLUE_1, PA2): Wanted(GROUPS, _HOUR_S), (BLUE_1, PA3): Wanted(frozenset(), _HOUR_S)})
+FORGETTING = replace(
+    MAIN, wanted={(BLUE_1, PA2): Wanted(frozenset(), 0.0), (BLUE_1, PA3): Wanted(frozenset(), _HOUR_S)}
+)
+#: The firewall is a multicast router.
+ROUTED = replace(MAIN, listeners={**LISTENERS, "tenants/blue/ports/fw": ("0.0.0.0", "::")})
 
 VLAN = 100
 

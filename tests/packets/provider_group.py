@@ -87,6 +87,16 @@ def out() -> Iterator[Case]:
         Copies.of([*everybody, *each]),
         policy=other_family,
     )
+    heeding = replace(POLICIES[Rule.VXLAN, 4], wanted=p.HEEDING.wanted)
+    for group, ports, copies in (("239.1.2.3", (WEB2_PORT,), 1), ("239.9.9.9", (), 0)):
+        frame = b.eth(group_mac(group), b.network(W[4], group) / b.UDP(sport=53, dport=53))
+        flow = b.flow32(W[4], group, 17, (53, 53))
+        there = [ToUnderlay(GROUP[4], wire.packet(p.PA1, GROUP[4], p.BLUE_1, flow, frame))] * copies
+        expected = (
+            Copies.of([*(ToPort(port, frame) for port in ports), *there]) if copies else Drop(DropReason.NO_MEMBER)
+        )
+        yield guest(f"provider group: {group} that {copies} has asked for", frame, expected, policy=heeding)
+    flow = b.flow32("10.0.1.4", "255.255.255.255", 17, (1, 2))
     alone = replace(
         POLICIES[Rule.VXLAN, 4],
         rows=tuple(row for row in POLICIES[Rule.VXLAN, 4].rows if not isinstance(row, Member) or row.pa == p.PA1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from packets import build as b
@@ -567,6 +567,7 @@ def to_all(frame: bytes, *ports: str, **where: Any) -> Copies:
     return to_many(frame, packet.src, packet.dst, *ports, protocol=protocol, ends=known, **where)
 
 
+LINK = {4: "224.0.0.251", 6: "ff02::fb"}
 ALL_ONES = "ff:ff:ff:ff:ff:ff"
 
 
@@ -618,10 +619,12 @@ def groups() -> Iterator[Case]:
         unasked = "239.9.9.9" if version == 4 else "ff15::999"
         frame = b.eth(group_mac(unasked), b.network(W[version], unasked) / b.UDP())
         yield guest(f"{unasked}: nobody of this tenant here", frame, to_many(frame, W[version], unasked))
+        yield from _heeded(version, group, unasked)
     old = b.eth(group_mac("239.1.2.3"), b.network("10.0.3.4", "239.1.2.3") / b.UDP(), p.OLD)
     yield drop("a group where nobody else is", old, DropReason.NO_MEMBER, "tapold")
     yield from _carried_nowhere()
     yield from _memberships()
+    yield from _routers()
     size = 1458 - 28
     for more, expected in ((0, None), (1, Drop(DropReason.TOO_BIG))):
         frame = b.eth(ALL_ONES, b.network(W[4], "10.0.1.255") / b.UDP(sport=53, dport=53) / bytes(size + more))
@@ -629,6 +632,33 @@ def groups() -> Iterator[Case]:
         yield guest(f"broadcast of {1458 + more} bytes", frame, expected or copies)
     frame = b.eth(ALL_ONES, b.network("10.0.2.6", "10.0.2.255") / b.UDP() / bytes(p.MTU_2 - 27), p.DB1)
     yield drop("broadcast larger than the subnet's MTU", frame, DropReason.TOO_BIG, "tapdb1")
+
+
+def _heeded(version: int, group: str, unasked: str) -> Iterator[Case]:
+    """Other hosts have said which groups are listened to there."""
+
+    def to(group: str, port: int = 53) -> bytes:
+        return b.eth(group_mac(group), b.network(W[version], group) / b.UDP(sport=53, dport=port))
+
+    frame, nobodys = to(group), to(unasked)
+    asked = to_many(frame, W[version], group, WEB2_PORT, pas=(p.PA2,))
+    yield guest(f"{group}: elsewhere only to who has asked", frame, asked, policy=p.HEEDING)
+    yield drop(f"{unasked}: nobody has asked for it, here and there", nobodys, DropReason.NO_MEMBER, policy=p.HEEDING)
+    late = to_many(frame, W[version], group, WEB2_PORT, pas=(p.PA2,))
+    yield guest(f"{group}: what was said too long ago counts for nothing", frame, late, policy=p.FORGETTING)
+    late = to_many(nobodys, W[version], unasked, pas=(p.PA2,))
+    yield guest(f"{unasked}: nor does it for another group", nobodys, late, policy=p.FORGETTING)
+    for link in ("224.0.0.251", "224.0.0.22") if version == 4 else ("ff02::fb", "ff02::1:ff00:1"):
+        whole = to(link)
+        copies = to_many(whole, W[version], link, WEB2_PORT, FW_PORT)
+        yield guest(f"{link}: of one link, to all, whatever was said", whole, copies, policy=p.HEEDING)
+    everybody = to_many(frame, W[version], group, WEB2_PORT, FW_PORT)
+    unsnooped = replace(OPEN, wanted=p.HEEDING.wanted)
+    yield guest(f"{group}: to all without snooping, whatever was said", frame, everybody, policy=unsnooped)
+    copies = to_many(frame, W[version], group, WEB2_PORT, FW_PORT)
+    yield guest(f"{group}: to a multicast router, too", frame, copies, policy=p.ROUTED)
+    copies = to_many(nobodys, W[version], unasked, FW_PORT)
+    yield guest(f"{unasked}: to a multicast router alone", nobodys, copies, policy=p.ROUTED)
 
 
 def _carried_nowhere() -> Iterator[Case]:
@@ -649,6 +679,21 @@ def _carried_nowhere() -> Iterator[Case]:
     for group in ("ff00::1", "ff01::1", "ff11::1"):
         frame = b.eth(group_mac(group), b.network(W[6], group) / b.UDP())
         yield drop(f"{group} never leaves a machine", frame, DropReason.MULTICAST)
+
+
+def _routers() -> Iterator[Case]:
+    """Who speaks PIM is a multicast router, and the agent hears of it."""
+    for version, group in ((4, "224.0.0.13"), (6, "ff02::d")):
+        pim = {"proto": 103} if version == 4 else {"nh": 103}
+        hello = b.network(W[version], group, **pim) / b.Raw(b"\x20\0\0\0")
+        frame = b.eth(group_mac(group), hello)
+        copies = to_many(frame, W[version], group, WEB2_PORT, FW_PORT, protocol=103, ends=None)
+        said = Announced(bytes.fromhex(WEB1.replace(":", "")), ipaddress.ip_address(W[version]).packed, UpcallKind.PIM)
+        yield guest(f"IPv{version}: PIM to all routers", frame, Announcing(copies, said))
+        yield guest(f"IPv{version}: PIM where there is no snooping", frame, copies, policy=OPEN)
+        other = b.eth(group_mac(LINK[version]), b.network(W[version], LINK[version], **pim) / b.Raw(b"\x20\0\0\0"))
+        copies = to_many(other, W[version], LINK[version], WEB2_PORT, FW_PORT, protocol=103, ends=None)
+        yield guest(f"IPv{version}: PIM's protocol, to another group", other, copies)
 
 
 def _memberships() -> Iterator[Case]:

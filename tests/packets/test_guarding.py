@@ -46,6 +46,7 @@ class Reference:
         assert self.plane.prune({row.key for row in policy.rows}) == []
         assert self.plane.bind(policy.bindings) == []
         assert self.plane.listen(policy.listeners) == []
+        assert self.plane.heed(policy.wanted) == []
 
     def inject(self, interface: str, frame: bytes) -> Verdict:
         enter = self.plane.from_uplink if interface == UPLINK else self.plane.from_port

@@ -25,6 +25,7 @@ class ReferenceDriver:
         assert self._plane.update(policy.rows) == []
         assert self._plane.bind(policy.bindings) == []
         assert self._plane.listen(policy.listeners) == []
+        assert self._plane.heed(policy.wanted) == []
         assert self._plane.paths(policy.ways) == []
 
     def forget(self) -> None:

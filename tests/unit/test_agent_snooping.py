@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TypeVar
 
 import pytest
@@ -23,12 +23,13 @@ from weft.agent.membership import (
     Joined,
     Left,
     Members,
+    Routes,
     queries,
     reports,
 )
-from weft.agent.snooping import Snooper
-from weft.contracts.dataplane import DataPlane, Handed
-from weft.policy.rows import Host, Port, Row, Subnet, Uplink
+from weft.agent.snooping import SETTLE_S, Snooper
+from weft.contracts.dataplane import DataPlane, Handed, Routing
+from weft.policy.rows import Host, MacRecord, Port, Row, Subnet, Uplink
 from weft.policy.upcall import UpcallKind
 from weft.reference import packet
 from weft.reference.plane import ReferenceDataPlane
@@ -75,7 +76,7 @@ def version3(*records: bytes, kind: int = 0x22) -> bytes:
         (b"\x12\0\0\0" + G4, [Joined(G4)]),
         (b"\x16\0\0\0" + G4, [Joined(G4)]),
         (b"\x17\0\0\0" + G4, [Left(G4)]),
-        (b"\x11\0\0\0" + G4, []),  # a query of the guest's own
+        (b"\x11\0\0\0" + G4, [Routes(bytes(4))]),  # who asks is a router
         (b"\x16\0\0\0" + packet.address_bytes("224.0.0.251"), []),  # nobody need ask for it
         (b"\x16\0\0\0" + packet.address_bytes("10.0.1.4"), []),
         (b"\x16\0\0\0" + G4[:3], []),
@@ -90,7 +91,7 @@ def version3(*records: bytes, kind: int = 0x22) -> bytes:
         (bytes((0x22, 0, 0, 0, 0, 0, 0xFF, 0xFF)) + record(4, G4), [Joined(G4)]),
     ],
 )
-def test_what_igmp_says(message: bytes, said: list[Joined | Left]) -> None:
+def test_what_igmp_says(message: bytes, said: list[Joined | Left | Routes]) -> None:
     assert list(reports(UpcallKind.IGMP, igmp(message))) == said
     assert list(reports(UpcallKind.IGMP, igmp(message, damage=1))) == [], "a damaged report says nothing"
 
@@ -100,7 +101,7 @@ def test_what_igmp_says(message: bytes, said: list[Joined | Left]) -> None:
     [
         (b"\x83" + bytes(7) + G6, [Joined(G6)]),
         (b"\x84" + bytes(7) + G6, [Left(G6)]),
-        (b"\x82" + bytes(7) + G6, []),
+        (b"\x82" + bytes(7) + G6, [Routes(bytes(16))]),
         (b"\x83" + bytes(7) + packet.address_bytes("ff02::fb"), []),
         (b"\x83" + bytes(7) + G6[:15], []),
         (version3(record(4, G6), kind=143), [Joined(G6)]),
@@ -108,7 +109,7 @@ def test_what_igmp_says(message: bytes, said: list[Joined | Left]) -> None:
         (version3(record(5, G6, 3), record(2, G6), kind=143), [Joined(G6), Joined(G6)]),
     ],
 )
-def test_what_mld_says(message: bytes, said: list[Joined | Left]) -> None:
+def test_what_mld_says(message: bytes, said: list[Joined | Left | Routes]) -> None:
     assert list(reports(UpcallKind.MLD, mld(message))) == said
     assert list(reports(UpcallKind.MLD, mld(message, hop_limit=2))) == [], "what has come by a router is no MLD"
 
@@ -175,7 +176,11 @@ class World:
         async def ask(question: Callable[[DataPlane], _T]) -> _T:
             return question(self.plane)
 
-        self.snooper = Snooper(ask, self.clock)
+        self.told: dict[int, frozenset[str] | None] | None = None
+        self.snooper = Snooper(ask, self.clock, self._tell)
+
+    def _tell(self, groups: Mapping[int, frozenset[str] | None]) -> None:
+        self.told = dict(groups)
 
     def tell(self, *rows: Row) -> None:
         assert self.plane.update(rows) == []
@@ -264,3 +269,54 @@ async def test_a_subnet_without_snooping_is_not_asked(setting: str) -> None:
         assert await it.pass_by(QUERY_S) == []
         await it.hear(UpcallKind.IGMP, igmp(b"\x16\0\0\0" + G4))
         assert it.plane.listening() == {}
+
+
+async def test_the_other_hosts_are_told_once_it_is_programmed_and_not_before_anything_is_known() -> None:
+    async with world() as it:
+        it.tell(HOST, SUBNET, PORT)
+        await it.settle()
+        assert it.told is None, "a former agent may have bound ports and programmed groups"
+        it.bind()
+        await it.settle()
+        assert it.told == {}
+        await it.hear(UpcallKind.IGMP, igmp(version3(record(4, G4))))
+        assert it.told == {5001: {GROUP4}}
+        await it.pass_by(MEMBER_S)
+        assert it.told == {}
+
+
+async def test_a_multicast_router_hears_every_group_while_it_says_that_it_is_one() -> None:
+    async with world() as it:
+        it.tell(HOST, SUBNET, PORT)
+        it.bind()
+        await it.hear(UpcallKind.IGMP, igmp(b"\x11\0\0\0" + bytes(4)))
+        await it.hear(UpcallKind.MLD, mld(b"\x82" + bytes(7) + bytes(16)))
+        await it.pass_by(MEMBER_S - 1)
+        assert it.plane.listening() == {NAME: {"0.0.0.0", "::"}}
+        assert it.told == {5001: None}, "and so every group comes to its host"
+        it.snooper.routed([Routing(NAME, MAC, "fe80::1")])  # PIM
+        await it.pass_by(1)
+        assert it.plane.listening() == {NAME: {"::"}}
+        await it.pass_by(MEMBER_S)
+        assert it.plane.listening() == {}
+        assert it.told == {}
+
+
+async def test_a_port_that_moves_hears_every_group_until_its_guest_has_said_which() -> None:
+    """It does not know that it has moved, and whoever sends to it sends to both hosts."""
+    async with world() as it:
+        moving = MacRecord(5001, MAC, "192.0.2.11", also="192.0.2.12")
+        it.tell(HOST, SUBNET, PORT, moving)
+        it.bind()
+        await it.pass_by(MEMBER_S)
+        assert it.plane.listening() == {NAME: {"0.0.0.0", "::"}}
+        assert it.told == {5001: None}
+        it.plane.sent[:] = []
+        it.tell(MacRecord(5001, MAC, "192.0.2.12"))
+        await it.settle()
+        assert [frame for _, frame in it.plane.sent] == list(queries(SUBNET)), "it is asked as it arrives"
+        await it.hear(UpcallKind.IGMP, igmp(version3(record(4, G4))))
+        assert it.plane.listening() == {NAME: {"0.0.0.0", "::", GROUP4}}
+        await it.pass_by(SETTLE_S)
+        assert it.plane.listening() == {NAME: {GROUP4}}
+        assert it.told == {5001: {GROUP4}}

@@ -46,7 +46,14 @@ class Left:
     group: bytes
 
 
-Report: TypeAlias = Joined | Left
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """A multicast router speaks, who has to hear every group. group: all zero, of its IP version's length."""
+
+    group: bytes
+
+
+Report: TypeAlias = Joined | Left | Routes
 
 
 def reports(kind: UpcallKind, frame: bytes) -> Iterator[Report]:
@@ -55,7 +62,7 @@ def reports(kind: UpcallKind, frame: bytes) -> Iterator[Report]:
     if not isinstance(parsed, packet.Ip):
         return
     read = _igmp if kind is UpcallKind.IGMP else _mld
-    yield from (each for each in read(parsed) if _may_ask_for(each.group))
+    yield from (each for each in read(parsed) if isinstance(each, Routes) or _may_ask_for(each.group))
 
 
 def _may_ask_for(group: bytes) -> bool:
@@ -69,6 +76,9 @@ def _igmp(ip: packet.Ip) -> Iterator[Report]:
     if len(message) < 8 or packet.checksum(message) != 0:
         return
     match message[0]:
+        # RFC 4541 section 2.1.1: what comes from 0.0.0.0 is a switch's that asks in a router's place.
+        case 0x11 if any(ip.source):
+            yield Routes(bytes(4))
         case 0x12 | 0x16:
             yield Joined(message[4:8])
         case 0x17:
@@ -85,6 +95,8 @@ def _mld(ip: packet.Ip) -> Iterator[Report]:
     ) not in (0, 0xFFFF):  # fmt: skip
         return
     match message[0]:
+        case 130 if len(message) >= 24:
+            yield Routes(bytes(16))
         case 131 if len(message) >= 24:
             yield Joined(message[8:24])
         case 132 if len(message) >= 24:
@@ -152,7 +164,7 @@ class Members:
         """What a guest says. A group that is left is over soon, unless somebody behind the port asks for it again."""
         groups = self.until_s.setdefault(port, {})
         match report:
-            case Joined(group):
+            case Joined(group) | Routes(group):
                 fresh = group not in groups
                 if fresh and len(groups) >= MOST_GROUPS:
                     return False

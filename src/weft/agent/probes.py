@@ -9,6 +9,7 @@ is never larger than the question. An answer counts when it bears the number of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
@@ -35,6 +36,8 @@ HEADER_BYTES = {4: 28, 6: 48}
 
 #: At most so many are read before others have their turn.
 _TURN = 64
+#: Of what comes no more is looked at: of a padded question the beginning is enough.
+_MOST_BYTES = 1280
 #: Timers are not finer than this.
 _TICK_S = 0.002
 
@@ -70,6 +73,8 @@ class Prober:
         self.paths = paths
         self._clock = clock
         self._told = told
+        #: What comes by these sockets and is no probe: to which of this host's addresses, from whom, what.
+        self.other: Callable[[str, str, bytes], None] | None = None
         self._sockets: dict[str, socket.socket] = {}
         self._awake = asyncio.Event()
 
@@ -155,6 +160,13 @@ class Prober:
             if fault.errno == errno.EMSGSIZE:
                 self.paths.refused(probe.source, probe.destination, 0, self._clock.now_s())
 
+    def send(self, source: str, destination: str, data: bytes) -> None:
+        """What is no probe; whether it arrives nobody says."""
+        opened = self._sockets.get(source)
+        if opened is not None:
+            with contextlib.suppress(OSError):  # who does not hear it asks again
+                self._send_to(opened, data, source, destination)
+
     def _send_to(self, opened: socket.socket, data: bytes, pa: str, destination: str) -> None:
         """The socket reports an error about a former packet in place of sending this one: then once more."""
         try:
@@ -169,11 +181,15 @@ class Prober:
         now_s = self._clock.now_s()
         for _ in range(_TURN):
             try:
-                data, sender = opened.recvfrom(64)
+                data, sender = opened.recvfrom(_MOST_BYTES)
             except OSError:  # nothing more; or what was just read of as an error
                 break
             found = read(data)
-            if found is None or sender[1] != PORT:
+            if sender[1] != PORT:
+                continue
+            if found is None:
+                if self.other is not None:
+                    self.other(pa, sender[0], data)
                 continue
             asked, token = found
             if asked:

@@ -22,7 +22,9 @@ import structlog
 from weft.agent import announce, conntrack, dhcp, report, snooping
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
+from weft.agent.exchange import Exchange
 from weft.agent.exporter import Exporter
+from weft.agent.interest import Interest
 from weft.agent.links import Links
 from weft.agent.paths import Paths
 from weft.agent.probes import Prober
@@ -35,7 +37,7 @@ from weft.contracts.dataplane import DataPlane, Handed, Way
 from weft.feed.log import Gone
 from weft.feed.reflector import Batch, Connected, Lost, Piece, Reflector, Tables, follow
 from weft.kit.errors import Retry
-from weft.policy.rows import Host, Key, Peer, Port, Row, Subnet
+from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Row, Subnet
 from weft.wire.api import StatusReport
 
 _log = structlog.get_logger("weft.agent")
@@ -80,8 +82,11 @@ class Agent:
         clock: Clock,
         random: Random,
         paths: Paths | None = None,
+        interest: Interest | None = None,
     ) -> None:
-        """paths: None: nobody looks for ways to other hosts, and each is reached by its first PA."""
+        """paths: None: nobody looks for ways to other hosts, and each is reached by its first PA; interest: None, or no
+        paths: nobody asks them which multicast groups they want, and each is sent all.
+        """
         self.host = host
         self.controller = controller
         self.links = links
@@ -109,18 +114,22 @@ class Agent:
         self._reporter = report.Reporter(host, controller, clock, self._to_report)
         self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
         self.responder = dhcp.Responder(self.reconciler.ask, clock, random)
-        self.snooper = snooping.Snooper(self.reconciler.ask, clock)
+        self.snooper = snooping.Snooper(self.reconciler.ask, clock, self._tell_groups)
         self.announcer = announce.Announcer(host, controller, clock)
         self._upcalls = Upcalls(
             plane.upcall_fd,
             lambda: self.reconciler.ask(lambda plane: plane.upcalls()),
             self.announcer.heard,
             self._take_handed,
+            self.snooper.routed,
         )
         self.exporter = Exporter(plane.sample_fd, self.reconciler.ask, clock, _now_ms)
         self.rule_log = RuleLog(state / "rules.log", clock, _now_ms, conntrack.PROTOCOLS)
         self.conntrack = conntrack.Conntrack(plane.connection_fd, self.reconciler.ask, clock, self.rule_log)
         self.prober = Prober(paths, clock, self._lead) if paths else None
+        self.exchange: Exchange | None = None
+        if self.prober is not None and interest is not None:
+            self.exchange = Exchange(interest, self.prober, self.reconciler.ask, clock)
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -141,6 +150,8 @@ class Agent:
                 if self.prober is not None:
                     tasks.create_task(self.prober.run(), name="probe")
                     tasks.create_task(self._repeat_ways(self.prober), name="repeat ways")
+                if self.exchange is not None:
+                    tasks.create_task(self.exchange.run(), name="exchange")
         finally:
             gc.enable()
             await self.reconciler.stop()
@@ -298,13 +309,21 @@ class Agent:
         self.responder.heard(handed)
         self.snooper.heard(handed)
 
+    def _tell_groups(self, groups: Mapping[int, frozenset[str] | None]) -> None:
+        if self.exchange is not None:
+            self.exchange.interest.listening(groups, self._clock.now_s())
+            self.exchange.changed()
+
     # -- ports and interfaces --
 
     def _learn(self, puts: Iterable[Row], deletes: Collection[Key]) -> None:
         told: list[Row] = []  # what guests are told follows from these
+        others: list[Row] = []  # and from these, whom else their multicast is for
         for row in puts:
             if isinstance(row, Port | Subnet | Host):
                 told.append(row)
+            elif isinstance(row, Member | Peer) or (type(row) is MacRecord and self.snooper.moves(row)):
+                others.append(row)
             if type(row) is Port:
                 self._ports[row.port] = row
             elif type(row) is Host:
@@ -321,12 +340,17 @@ class Agent:
                 self._peers.pop(key, None)
                 self._elsewhere = True
         self.responder.learn(told, deletes)
-        self.snooper.learn(told, deletes)
+        self.snooper.learn((*told, *others), deletes)
+        if self.exchange is not None:
+            self.exchange.interest.learn((*told, *others), deletes)
+            self.exchange.changed()
 
     def _learn_all(self, tables: Tables) -> None:
         self._ports = {}
         self.responder.forget()
         self.snooper.forget()
+        if self.exchange is not None:
+            self.exchange.interest.forget()
         self._peers = {}
         self._elsewhere = True
         self._learn(tables.rows(), ())

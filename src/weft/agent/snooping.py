@@ -7,25 +7,28 @@ programmed, and asks anew: nobody loses a group meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
 from weft.agent.dhcp import Ask
 from weft.agent.membership import (
     QUERY_S,
+    RESPONSE_S,
     STARTUP_QUERIES,
     STARTUP_S,
     Left,
     Members,
+    Routes,
     queries,
     reports,
 )
 from weft.contracts.clock import Clock
-from weft.contracts.dataplane import DataPlane, Handed
+from weft.contracts.dataplane import DataPlane, Handed, Routing
 from weft.kit.errors import Missing, Retry
-from weft.policy.rows import Key, Port, Row, Subnet
+from weft.policy.rows import Key, MacRecord, Port, Row, Subnet
 from weft.policy.upcall import UpcallKind
+from weft.reference import packet
 
 _log = structlog.get_logger("weft.agent")
 
@@ -37,6 +40,12 @@ ADOPT_S = 15.0
 #: Reports that wait; what is beyond them is reported again when it is asked for.
 MOST_WAITING = 4096
 
+#: All groups of either IP version: what the port of a multicast router listens to.
+ALL_GROUPS = frozenset({packet.address_text(bytes(4)), packet.address_text(bytes(16))})
+
+#: How long a port that has moved is given every group, until its guest has said which ones it wants.
+SETTLE_S = RESPONSE_S + 2.0
+
 #: A guest that could not be asked, since its interface is not there yet, is asked again.
 AGAIN_S = 1.0
 
@@ -44,8 +53,12 @@ AGAIN_S = 1.0
 class Snooper:
     """One host's. ``learn``, ``bound`` and ``heard`` say what is so; ``run`` asks and tells, for ever."""
 
-    def __init__(self, ask: Ask, clock: Clock) -> None:
+    def __init__(self, ask: Ask, clock: Clock, told: Callable[[Mapping[int, frozenset[str] | None]], None]) -> None:
+        """told: hears of each subnet which groups are listened to, once that is programmed; None: all of them."""
         self.members = Members()
+        self._told = told
+        self._moving: set[tuple[int, str]] = set()  # VSID, MAC
+        self._settling: dict[tuple[int, str], float] = {}  # those that have moved, and until when they settle
         self._ask = ask
         self._clock = clock
         self._subnets: dict[int, Subnet] = {}
@@ -68,6 +81,9 @@ class Snooper:
                     self._ports[row.port] = row
                 case Subnet():
                     self._subnets[row.vsid] = row
+                    self._changed = True
+                case MacRecord():
+                    self._move((row.vsid, row.mac), on=row.also is not None)
                 case _:
                     pass
         for key in deletes:
@@ -75,7 +91,26 @@ class Snooper:
                 self._ports.pop(str(key[1]), None)
             elif key[0] == "subnets":
                 self._subnets.pop(int(key[1]), None)
+                self._changed = True
+            elif key[0] == "macs":
+                self._moving.discard((int(key[1]), str(key[-1])))
         self._renew()
+
+    def moves(self, row: MacRecord) -> bool:
+        """Whether the row says that a port begins to move, or ends."""
+        return row.also is not None or (row.vsid, row.mac) in self._moving
+
+    def _move(self, place: tuple[int, str], *, on: bool) -> None:
+        """A guest that is moved does not know it: what it listens to, it says when it is asked at its new host."""
+        if on:
+            self._moving.add(place)
+        elif place in self._moving:
+            self._moving.discard(place)
+            self._settling[place] = self._clock.now_s() + SETTLE_S
+            for name, port in self._ports.items():
+                if (port.vsid, port.mac) == place:
+                    self._due.pop(name, None)
+        self._changed = True
 
     def bound(self, interfaces: Mapping[str, int]) -> None:
         """All ports that are behind an interface, and its number: another number is another guest's turn to speak."""
@@ -85,6 +120,15 @@ class Snooper:
         self._bound = dict(interfaces)
         self._changed = True
         self._renew()
+
+    def routed(self, routing: Iterable[Routing]) -> None:
+        """Whose guests speak as multicast routers do."""
+        now_s = self._clock.now_s()
+        for each in routing:
+            if self._subnet_of(each.port) is not None:
+                zeros = bytes(len(packet.address_bytes(each.address)))
+                self._changed |= self.members.hear(each.port, Routes(zeros), now_s)
+        self._awake.set()
 
     def heard(self, handed: Iterable[Handed]) -> None:
         self._heard += (each for each in handed if each.kind in KINDS)
@@ -111,6 +155,7 @@ class Snooper:
 
     async def _wait(self) -> None:
         times = [at for at, _ in self._due.values()]
+        times += self._settling.values()
         if (over_s := self.members.next_s()) is not None:
             times.append(over_s)
         due_s = min(times, default=None)
@@ -143,18 +188,50 @@ class Snooper:
                 if isinstance(report, Left):
                     frames += ((each.port, frame) for frame in queries(subnet, report.group))
         changed |= self.members.expire(now_s)
-        if changed:
-            listeners = self.members.listeners()
+        settled = [place for place, until_s in self._settling.items() if until_s <= now_s]
+        for place in settled:
+            del self._settling[place]
+        if changed or settled:
+            listeners = self._listeners()
             for failure in await self._ask(lambda plane: plane.listen(listeners)):
                 _log.warning("a group's listener is not programmed", port=failure.key[-1], reason=failure.reason)
+            if self._bound:
+                self._told(self._of_subnets(listeners))
         await self._send(frames)
         await self._query(now_s)
+
+    def _listeners(self) -> dict[str, frozenset[str]]:
+        listeners = self.members.listeners()
+        for name in self._bound:
+            if self._is_moving(name):
+                listeners[name] = listeners.get(name, frozenset()) | ALL_GROUPS
+        return listeners
+
+    def _is_moving(self, name: str) -> bool:
+        port = self._ports.get(name)
+        place = None if port is None else (port.vsid, port.mac)
+        return place is not None and (place in self._moving or place in self._settling)
+
+    def _of_subnets(self, listeners: Mapping[str, frozenset[str]]) -> dict[int, frozenset[str] | None]:
+        """Which groups somebody here listens to; None: all."""
+        found: dict[int, frozenset[str] | None] = {}
+        for name, groups in listeners.items():
+            port = self._ports.get(name)
+            if port is not None:
+                before = found.get(port.vsid, frozenset())
+                found[port.vsid] = None if before is None or groups & ALL_GROUPS else before | groups
+        return found
 
     async def _take_over(self, now_s: float) -> None:
         if self._adopt_until_s is None:
             self._adopt_until_s = now_s + ADOPT_S
         if now_s < self._adopt_until_s:
-            self.members.adopt(await self._ask(lambda plane: plane.listening()), now_s)
+            programmed = await self._ask(lambda plane: plane.listening())
+            moving = {name for name in programmed if self._is_moving(name)}  # and so given all, by this agent
+            self.members.adopt(
+                {name: set(groups) - (ALL_GROUPS if name in moving else set()) for name, groups in programmed.items()},
+                now_s,
+            )
 
     async def _query(self, now_s: float) -> None:
         for name, (at_s, times) in list(self._due.items()):

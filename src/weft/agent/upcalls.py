@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from weft.contracts.dataplane import Announcement, Handed, Upcall
+from weft.contracts.dataplane import Announcement, Handed, Routing, Upcall
 
 
 class Upcalls:
@@ -17,12 +17,14 @@ class Upcalls:
         read: Callable[[], Awaitable[Sequence[Upcall]]],
         announced: Callable[[list[Announcement]], None],
         handed: Callable[[list[Handed]], None],
+        routing: Callable[[list[Routing]], None],
     ) -> None:
         """fd: readable when ``read`` has something to give; None: it never has."""
         self._fd = fd
         self._read = read
         self._announced = announced
         self._handed = handed
+        self._routing = routing
 
     async def run(self) -> None:
         if self._fd is None:
@@ -34,6 +36,8 @@ class Upcalls:
                 self._announced(announced)
             if handed := [each for each in found if isinstance(each, Handed)]:
                 self._handed(handed)
+            if routing := [each for each in found if isinstance(each, Routing)]:
+                self._routing(routing)
 
 
 async def _readable(fd: int) -> None:

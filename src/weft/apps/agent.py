@@ -16,6 +16,7 @@ from random import Random, SystemRandom
 import structlog
 
 from weft.agent import joining
+from weft.agent.interest import Interest
 from weft.agent.links import NetlinkLinks
 from weft.agent.paths import Paths
 from weft.agent.process import live, locked
@@ -120,7 +121,8 @@ async def _main(
             # Numbers of probes are secret until they are sent: whoever is not on the way cannot answer one.
             secret = SystemRandom()
             paths = Paths(random.random, lambda: secret.getrandbits(64))
-            agent = Agent(host, plane, client, state, links, MonotonicClock(), random, paths)
+            interest = Interest(random.random, lambda: secret.getrandbits(64))
+            agent = Agent(host, plane, client, state, links, MonotonicClock(), random, paths, interest)
             keeper = joining.Keeper(host, client, credentials.files, MonotonicClock(), renewed_in=renewed_in)
             agent.certificate_ends = keeper.ends
             async with asyncio.TaskGroup() as tasks:

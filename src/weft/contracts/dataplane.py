@@ -21,11 +21,13 @@ __all__ = [
     "Handed",
     "Heard",
     "Learned",
+    "Routing",
     "Sample",
     "Samples",
     "Traffic",
     "Upcall",
     "UpcallKind",
+    "Wanted",
     "Way",
 ]
 
@@ -90,6 +92,17 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """The multicast groups of a subnet that another host's guests listen to, as that host has said.
+
+    for_s: how long that holds from now on.
+    """
+
+    groups: frozenset[str]
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """One who was heard in a subnet's VLAN behind an uplink, and how long ago."""
 
@@ -125,7 +138,16 @@ class Handed:
     frame: bytes
 
 
-Upcall: TypeAlias = Announcement | Handed
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """A guest speaks PIM, so it is a multicast router; address: where from (canonical text). A hint, not the truth."""
+
+    port: str
+    mac: str
+    address: str
+
+
+Upcall: TypeAlias = Announcement | Handed | Routing
 
 
 class DataPlane(Protocol):
@@ -173,12 +195,21 @@ class DataPlane(Protocol):
     def listen(self, listeners: Mapping[str, Collection[str]]) -> list[Failure]:
         """All multicast groups that guests listen to (port name -> groups), replacing the former.
 
-        Ports that are not bound are passed over. A port that is let go listens to nothing.
+        Group 0.0.0.0 stands for all of IPv4's, :: for all of IPv6's: the port of a multicast router. Ports that are not
+        bound are passed over. A port that is let go listens to nothing.
         """
         ...
 
     def listening(self) -> Mapping[str, Collection[str]]:
         """What is programmed of that, also by a former agent."""
+        ...
+
+    def heed(self, wanted: Mapping[tuple[int, str], Wanted | None]) -> list[Failure]:
+        """By VSID and a member's PA, what it wants copies of; None: nothing is known of that. Others keep what they
+        have; the first call of a process forgets what a former one has told.
+
+        A member of which nothing is known, or not any more, is sent every group.
+        """
         ...
 
     def repair(self) -> int:

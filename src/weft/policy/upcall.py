@@ -18,6 +18,7 @@ class UpcallKind(IntEnum):
     ROUTER_SOLICITATION = 4  #: RFC 4861 section 4.1
     IGMP = 5  #: a group membership message
     MLD = 6  #: a multicast listener message
+    PIM = 7  #: a multicast router speaks to others: a hint, and the packet goes on
 
     @property
     def label(self) -> str:

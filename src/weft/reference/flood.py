@@ -13,9 +13,21 @@ from weft.reference import guard, packet, tunnel
 from weft.reference.lookups import Lookups, Port, Subnet, Wire
 from weft.reference.packet import Ip
 from weft.reference.qos import Direction
-from weft.reference.verdict import Copies, Delivery, Drop, ToAgent, ToPort, ToUnderlay, ToWire, Verdict
+from weft.reference.verdict import (
+    Announced,
+    Announcing,
+    Copies,
+    Delivery,
+    Drop,
+    ToAgent,
+    ToPort,
+    ToUnderlay,
+    ToWire,
+    Verdict,
+)
 
-HOP_BY_HOP, IGMP = 0, 2
+HOP_BY_HOP, IGMP, PIM = 0, 2, 103
+PIM_ROUTERS = (b"\xe0\0\0\x0d", b"\xff\x02" + bytes(13) + b"\x0d")  # 224.0.0.13, ff02::d
 MLD_TYPES = frozenset({130, 131, 132, 143})  # RFC 2710 section 3, RFC 3810 section 5
 BROADCAST_MAC = b"\xff" * 6
 LIMITED_BROADCAST = b"\xff" * 4
@@ -54,6 +66,10 @@ def from_guest(
         for pa, rule in lookups.members(subnet.vsid).items()
         if pa not in lookups.host.pas and rule is not Rule.VLAN
     }
+    if (group := _asked_for(subnet, ip)) is not None:
+        for pa in [pa for pa in remote if not lookups.wants(subnet.vsid, pa, group)]:
+            steps.append(f"{packet.address_text(pa)} has said that nobody there listens to this group")
+            del remote[pa]
     limit = _limit(lookups, subnet, remote)
     if _is_longer(ip, limit):
         steps.append(f"size: {ip.l3_length} bytes to many, and no more than {limit} fit")
@@ -64,7 +80,11 @@ def from_guest(
     here = list(_here(lookups, subnet, ip, came_from=port, steps=steps))
     there = list(_there(lookups, reachable, port, subnet, ip, remote))
     out = [] if wire is None else [_out(wire, ip)]
-    return copied([*here, *there, *out], packet.address_text(ip.destination), steps)
+    copies = copied([*here, *there, *out], packet.address_text(ip.destination), steps)
+    if isinstance(copies, Copies) and subnet.snooping and _speaks_pim(ip):
+        steps.append("PIM: the agent hears that a multicast router is here")
+        return Announcing(copies, Announced(ip.source_mac, ip.source, UpcallKind.PIM))
+    return copies
 
 
 def from_underlay(lookups: Lookups, subnet: Subnet, ip: Ip, steps: list[str]) -> Copies | Drop:
@@ -91,6 +111,11 @@ def _membership(ip: Ip) -> UpcallKind | None:
     if ip.protocol != HOP_BY_HOP or len(payload) < 9 or payload[:2] != bytes((packet.ICMPV6, 0)):
         return None
     return UpcallKind.MLD if payload[8] in MLD_TYPES else None
+
+
+def _speaks_pim(ip: Ip) -> bool:
+    """To all PIM routers: RFC 7761 section 4.9."""
+    return ip.protocol == PIM and not (ip.version == 4 and ip.fragment) and ip.destination in PIM_ROUTERS
 
 
 def _out(wire: Wire, ip: Ip) -> ToWire:
@@ -123,8 +148,13 @@ def _overhead(rule: Rule, pa: bytes) -> int:
 
 
 def _here(lookups: Lookups, subnet: Subnet, ip: Ip, came_from: Port | None, steps: list[str]) -> Iterator[ToPort]:
+    return to_everybody(lookups, subnet, ip.frame, came_from, steps, ip, _asked_for(subnet, ip))
+
+
+def _asked_for(subnet: Subnet, ip: Ip) -> bytes | None:
+    """The group that one must have asked for to be sent the packet; None: it is for everybody."""
     asked = subnet.snooping and is_group(ip.destination) and not _for_everybody(ip.destination)
-    return to_everybody(lookups, subnet, ip.frame, came_from, steps, ip, ip.destination if asked else None)
+    return ip.destination if asked else None
 
 
 def to_everybody(

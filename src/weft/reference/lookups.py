@@ -334,6 +334,7 @@ class Lookups:
     used: Counter[str] = field(default_factory=Counter)  # table -> rows
     bindings: dict[str, str] = field(default_factory=dict)  # port -> interface
     listeners: dict[str, frozenset[bytes]] = field(default_factory=dict)  # port -> multicast groups
+    wanted: dict[tuple[int, bytes], tuple[frozenset[bytes], int]] = field(default_factory=dict)  # groups; until when
     host: Host = NOWHERE
     subnets: dict[int, Subnet] = field(default_factory=dict)
     security_groups: dict[int, SecurityGroup] = field(default_factory=dict)
@@ -372,8 +373,14 @@ class Lookups:
         return (port for port in self._ports.values() if port.vsid == vsid and self.interface_of(port.name))
 
     def listens(self, port: str, group: bytes) -> bool:
-        """Whether the port's guest has asked for the multicast group."""
-        return group in self.listeners.get(port, ())
+        """Whether the port's guest has asked for the multicast group, or is a router that has to hear them all."""
+        groups = self.listeners.get(port, frozenset())
+        return group in groups or bytes(len(group)) in groups
+
+    def wants(self, vsid: int, pa: bytes, group: bytes) -> bool:
+        """Whether a guest of the subnet at another host may listen to the multicast group."""
+        groups, until_ns = self.wanted.get((vsid, pa), (frozenset(), 0))
+        return until_ns <= self.now_ns or group in groups
 
     def route(self, rdid: str, destination: bytes) -> Route | None:
         """The longest match."""

@@ -14,14 +14,17 @@ from weft.contracts.dataplane import (
     Handed,
     Heard,
     Learned,
+    Routing,
     Samples,
     Traffic,
     Upcall,
+    Wanted,
     Way,
 )
 from weft.kit.errors import Missing, Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
+from weft.policy.upcall import UpcallKind
 from weft.reference import bridge, conntrack, packet, pipeline, trunk
 from weft.reference.lookups import Lookups, Wire
 from weft.reference.verdict import (
@@ -49,6 +52,8 @@ UNLIMITED = 2**63 - 1
 
 def _upcall(port: str, verdict: Verdict) -> Iterator[Upcall]:
     match verdict:
+        case Announcing(announced=Announced(mac, address, UpcallKind.PIM)):
+            yield Routing(port, packet.mac_text(mac), packet.address_text(address))
         case Drop(announced=Announced(mac, address)) | Announcing(announced=Announced(mac, address)):
             yield Announcement(port, packet.mac_text(mac), packet.address_text(address))
         case ToAgent(kind, frame):
@@ -206,6 +211,15 @@ class ReferenceDataPlane:
             for port, groups in self._lookups.listeners.items()
             if groups
         }
+
+    def heed(self, wanted: Mapping[tuple[int, str], Wanted | None]) -> list[Failure]:
+        for (vsid, pa), said in wanted.items():
+            at = vsid, packet.address_bytes(pa)
+            self._lookups.wanted.pop(at, None)
+            if said is not None:
+                until_ns = self._lookups.now_ns + int(said.for_s * 1e9)
+                self._lookups.wanted[at] = frozenset(map(packet.address_bytes, said.groups)), until_ns
+        return []
 
     def repair(self) -> int:
         return 0  # what was told is what is programmed

@@ -83,10 +83,11 @@ class ToAgent:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What a guest says that it has, and may: the agent hears of it."""
+    """What a guest says that it has, and may, or (PIM) that it is a router: the agent hears of it."""
 
     mac: bytes
     address: bytes
+    kind: UpcallKind = UpcallKind.ANNOUNCEMENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ PLACE = struct.Struct("=II")  # VSID, number
 MEMBER = struct.Struct("=16sII")
 RECEIVER = struct.Struct("=IHH")
 LISTENER_KEY = struct.Struct("=8s16s")
+WANTED_KEY = struct.Struct("=I16s16s")
 UPCALL = struct.Struct("=IIHH6sH16s")
 QOS = struct.Struct("=" + 4 * "QqQ" + "BB6x")
 BUCKET_KEY = struct.Struct("=QQ")
@@ -146,6 +147,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "members": (PLACE, MEMBER),
     "receivers": (PLACE, RECEIVER),
     "listeners": (LISTENER_KEY, NUMBER),
+    "wanted": (WANTED_KEY, COUNT),
     "guards": (SEAT, GUARD),
     "identities": (RECORD_KEY, NUMBER),
     "classes": (CLASS_KEY, NUMBER),
@@ -394,6 +396,12 @@ def receiver_seat(value: bytes) -> bytes:
 def listener(seat: Seat, group: str) -> bytes:
     """Key of the map listeners."""
     return LISTENER_KEY.pack(seat.key, address(group))
+
+
+def wanted(vsid: int, pa: str, groups: Iterable[str], until_ns: int) -> dict[bytes, bytes]:
+    """Entries of the map wanted: all that a member has said of a subnet. The last says that this is all."""
+    entries = {WANTED_KEY.pack(vsid, address(pa), address(group)): COUNT.pack(0) for group in groups}
+    return entries | {WANTED_KEY.pack(vsid, address(pa), NONE): COUNT.pack(until_ns)}
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -39,6 +39,7 @@ class Sizes:
     peers: int = 4096
     members: int = 65536
     listeners: int = 16384
+    wanted: int = 65536
     learned: int = 65536
     connections: int = 1 << 18
     rules: int = 1 << 18  # of security groups, as the programs look them up
@@ -72,6 +73,7 @@ class Sizes:
             "members": self.members,
             "receivers": self.ports,
             "listeners": self.listeners,
+            "wanted": self.wanted,
             "segments": self.subnets,
             "segment_vsids": self.subnets,
             "hearing": self.subnets,

@@ -27,10 +27,12 @@ from weft.contracts.dataplane import (
     Feature,
     Handed,
     Heard,
+    Routing,
     Samples,
     Traffic,
     Upcall,
     UpcallKind,
+    Wanted,
     Way,
 )
 from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps, security
@@ -179,6 +181,8 @@ class EbpfDataPlane:
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
         self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
         self._listeners = Table(of["listeners"])
+        self._wanted = Table(of["wanted"])
+        self._heard: dict[tuple[int, str], frozenset[bytes]] | None = None  # None: whatever a former process has told
         self._members = Places(Table(of["members"]), layout.member_pa)
         self._receivers = Places(Table(of["receivers"]), layout.receiver_seat)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
@@ -774,6 +778,24 @@ class EbpfDataPlane:
                 found.setdefault(names[seat], set()).add(group)
         return found
 
+    def heed(self, wanted: Mapping[tuple[int, str], Wanted | None]) -> list[Failure]:
+        if self._heard is None:
+            self._heard = {}
+            self._wanted.drop([key for key, _ in self._wanted.entries()])
+        failures: list[Failure] = []
+        now_ns = time.monotonic_ns()
+        for at, said in wanted.items():
+            entries = {} if said is None else layout.wanted(*at, said.groups, now_ns + int(said.for_s * 1e9))
+            gone = self._heard.pop(at, frozenset()) - entries.keys()
+            if refused := self._wanted.put(entries):
+                failures.append(Failure(("members", *at), "; ".join(dict.fromkeys(refused))))
+                gone |= entries.keys()  # what not all is known of is as if nothing were
+            else:
+                self._heard[at] = frozenset(entries)
+            # What says that this is all goes first.
+            self._wanted.drop(sorted(gone, key=lambda key: key[-16:] != layout.NONE))
+        return failures
+
     def _forget_where(self, wanted: Callable[[layout.Seat], bool]) -> None:
         for table, seat_of in self._of_ports():
             table.drop([key for key, value in table.entries() if wanted(seat_of(key, value))])
@@ -1179,6 +1201,7 @@ class EbpfDataPlane:
                     ("paths", self._ways.paths),
                     ("members", self._members.table),
                     ("listeners", self._listeners),
+                    ("wanted", self._wanted),
                     ("rules", self._guards.rules),
                 )
             },
@@ -1201,6 +1224,8 @@ class EbpfDataPlane:
                 continue
             if up.kind is UpcallKind.ANNOUNCEMENT:
                 found.append(Announcement(port, up.mac, up.address))
+            elif up.kind is UpcallKind.PIM:
+                found.append(Routing(port, up.mac, up.address))
             else:
                 found.append(Handed(port, up.kind, up.frame))
         return found

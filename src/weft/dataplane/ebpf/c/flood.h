@@ -25,6 +25,8 @@ struct flood {
 	__u32 rule; /* of the first member; 0: there is none. While members' rules differ, receivers take each of them */
 	__u32 way; /* the flow's, of those to a peer with several PAs */
 	__u32 outer_length; /* what a way must take */
+	__u64 now_ns; /* with snooped */
+	struct wanted_key asked;
 };
 
 struct {
@@ -91,6 +93,18 @@ INLINE __u32 membership_kind(struct __sk_buff *skb, const struct packet *p)
 	return (head[8] >= 130 && head[8] <= 132) || head[8] == 143 ? UPCALL_MLD : 0;
 }
 
+/* PIM, to all routers of the link (RFC 7761 section 4.9): 224.0.0.13, ff02::d. */
+INLINE bool is_pim(const struct packet *p)
+{
+	const struct addr *to = &p->destination;
+
+	if (p->protocol != IPPROTO_PIM || (p->type == ETHERTYPE_IPV4 && p->fragment))
+		return false;
+	if (addr_is4(to))
+		return to->w[3] == bpf_htonl(0xe000000d);
+	return to->w[0] == bpf_htonl(0xff020000) && !to->w[1] && !to->w[2] && to->w[3] == bpf_htonl(0xd);
+}
+
 /* As for upcalls, by the generic cell rate algorithm; pps 0: no limit. */
 static __noinline bool flood_within_rate(seat port, __u32 pps, __u32 packets)
 {
@@ -113,6 +127,41 @@ static __noinline bool flood_within_rate(seat port, __u32 pps, __u32 packets)
 	return true;
 }
 
+/* Whether the port has asked for the group, or is a router's, who hears them all. */
+static __noinline bool port_listens(seat port, const struct addr *group)
+{
+	struct listener_key key = { .port = port };
+
+	if (!group)
+		return false;
+	key.group = *group;
+	if (bpf_map_lookup_elem(&listeners, &key))
+		return true;
+	key.group.w[3] = 0;
+	if (!addr_is4(group))
+		key.group.w[0] = key.group.w[1] = key.group.w[2] = 0;
+	return bpf_map_lookup_elem(&listeners, &key);
+}
+
+/* Whether a guest at another host may listen to the group: that host has not said, or not lately, that none does. */
+static __noinline bool member_wants(struct flood *f, const struct addr *pa)
+{
+	struct wanted_key *asked;
+	__u64 *until_ns;
+
+	if (!f || !pa || !f->snooped)
+		return true;
+	asked = &f->asked;
+	asked->vsid = f->vsid;
+	asked->pa = *pa;
+	__builtin_memset(&asked->group, 0, sizeof(asked->group));
+	until_ns = bpf_map_lookup_elem(&wanted, asked);
+	if (!until_ns || *until_ns <= f->now_ns)
+		return true;
+	asked->group = f->group;
+	return bpf_map_lookup_elem(&wanted, asked);
+}
+
 /* Into each local port of the subnet but the one that it came from. 1 ends the loop. */
 static long copy_to_receiver(__u32 number, struct flood_loop *loop)
 {
@@ -127,12 +176,8 @@ static long copy_to_receiver(__u32 number, struct flood_loop *loop)
 	port = seat_of(to->ifindex, to->vlan);
 	if (!(to->flags & PORT_ENABLED) || port == f->from)
 		return 0;
-	if (f->snooped) {
-		struct listener_key key = { .port = port, .group = f->group };
-
-		if (!bpf_map_lookup_elem(&listeners, &key))
-			return 0;
-	}
+	if (f->snooped && !port_listens(port, &f->group))
+		return 0;
 	if ((to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
 	    !within_limit(loop->skb, loop->p, port, DIRECTION_TO_GUEST, 0))
 		return 0;
@@ -147,7 +192,7 @@ static long copy_to_receiver(__u32 number, struct flood_loop *loop)
 	return 0;
 }
 
-/* Finds the first member on another host. */
+/* Finds the first member on another host that is to have it. */
 static long find_member(__u32 number, struct flood_loop *loop)
 {
 	struct flood *f = loop->f;
@@ -157,7 +202,7 @@ static long find_member(__u32 number, struct flood_loop *loop)
 
 	if (!m || !h)
 		return 1;
-	if (!m->rule || m->rule == RULE_VLAN || is_local_pa(h, &m->pa))
+	if (!m->rule || m->rule == RULE_VLAN || is_local_pa(h, &m->pa) || !member_wants(f, &m->pa))
 		return 0;
 	f->rule = m->rule;
 	f->first = m->pa;
@@ -188,7 +233,7 @@ static long copy_to_member(__u32 number, struct flood_loop *loop)
 
 	if (!m || !h)
 		return 1;
-	if (!m->rule || is_local_pa(h, &m->pa) || addr_is4(&m->pa) != addr_is4(&f->first))
+	if (!m->rule || is_local_pa(h, &m->pa) || addr_is4(&m->pa) != addr_is4(&f->first) || !member_wants(f, &m->pa))
 		return 0;
 	destination = &m->pa;
 	source = addr_is4(destination) ? &h->source4 : &h->source6;
@@ -346,6 +391,7 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	f->from = sender_seat(skb);
 	f->group = p->destination;
 	f->snooped = group && !is_link_local_group(&p->destination);
+	f->now_ns = f->snooped ? bpf_ktime_get_ns() : 0;
 	bpf_loop(MEMBERS_MAX, find_member, &loop, 0);
 	if (f->rule && h->uplink_mtu) {
 		__u32 left = h->uplink_mtu - tunnel_bytes(f->rule, &f->first);
@@ -369,6 +415,8 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 		if (sent) {
 			if (sent == TC_ACT_SHOT && !f->copies)
 				return drop(skb, c, DROP_ENCAP_FAILED);
+			if (group && is_pim(p))
+				hand_up_hint(skb, f->vsid, UPCALL_PIM, p->from, &p->source);
 			skb->cb[0] = VERDICT_COPIES;
 			skb->cb[1] = f->copies;
 			return sent;
@@ -376,6 +424,8 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	}
 	if (f->rule && copy_to_members(skb, p, f, h) && !f->copies)
 		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (group && f->copies && is_pim(p))
+		hand_up_hint(skb, f->vsid, UPCALL_PIM, p->from, &p->source);
 	return copied(skb, f, c);
 }
 

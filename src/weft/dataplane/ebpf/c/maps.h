@@ -594,6 +594,25 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } listeners SEC(".maps");
 
+/* wanted: written by the agent: which multicast groups of a subnet guests of another host listen to, as that host has
+ * said. The entry without a group (0) says until when it has, in bpf_ktime_get_ns()'s time: then, and where there is
+ * none, every group is for that host.
+ */
+struct wanted_key {
+	__u32 vsid;
+	struct addr pa;
+	struct addr group;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct wanted_key);
+	__type(value, __u64); /* until when; of a group 0 */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} wanted SEC(".maps");
+
 /* flood_rates: the programs' own, and pinned nowhere: when a port's share of broadcast will be full again. */
 struct flood_rate {
 	__u64 full_ns;

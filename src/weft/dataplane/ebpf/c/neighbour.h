@@ -63,7 +63,7 @@ static __noinline int arp(struct __sk_buff *skb, const struct packet *p, const s
 	}
 	if (a->opcode == bpf_htons(2) || a->sender == a->target) {
 		if (sender.w[3] != 0) {
-			hand_up_announcement(skb, port->vsid, p->from, &sender);
+			hand_up_hint(skb, port->vsid, UPCALL_ANNOUNCEMENT, p->from, &sender);
 			if (goes_on(p, subnet))
 				return TO_BRIDGE;
 		}
@@ -179,7 +179,7 @@ static __noinline int neighbour(struct __sk_buff *skb, const struct packet *p, c
 		if (!why)
 			why = check_source(skb, port, p->from, &target);
 		if (!why) {
-			hand_up_announcement(skb, port->vsid, p->from, &target);
+			hand_up_hint(skb, port->vsid, UPCALL_ANNOUNCEMENT, p->from, &target);
 			if (goes_on(p, subnet))
 				return TO_BRIDGE;
 		}

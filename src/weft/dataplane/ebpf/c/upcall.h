@@ -36,14 +36,15 @@ INLINE bool upcall_within_rate(seat port, __u16 kind)
 	return true;
 }
 
-/* What an announcement says. The agent hears of it, unless there are too many. */
-static __noinline int hand_up_announcement(struct __sk_buff *skb, __u32 vsid, const __u8 *mac, const struct addr *address)
+/* What an announcement says, or who speaks. The agent hears of it, unless there are too many; the packet goes on. */
+static __noinline int hand_up_hint(struct __sk_buff *skb, __u32 vsid, __u32 kind, const __u8 *mac,
+				   const struct addr *address)
 {
 	struct scratch *s = scratch_of_this_cpu();
 
-	if (!s || !mac || !address || !upcall_within_rate(sender_seat(skb), UPCALL_ANNOUNCEMENT))
+	if (!s || !mac || !address || !upcall_within_rate(sender_seat(skb), kind))
 		return 0;
-	s->upcall = (struct upcall){ .ifindex = skb->ifindex, .vsid = vsid, .kind = UPCALL_ANNOUNCEMENT };
+	s->upcall = (struct upcall){ .ifindex = skb->ifindex, .vsid = vsid, .kind = kind };
 	s->upcall.vlan = skb->cb[2];
 	__builtin_memcpy(s->upcall.mac, mac, 6);
 	s->upcall.address = *address;
