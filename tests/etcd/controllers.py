@@ -14,6 +14,10 @@ from etcd_nodes import Cluster, free_ports
 from polling import eventually
 from weft.tls.contexts import Files
 
+OPEN = (
+    "import sys; from weft.apps.controller import Security, run;"
+    " run(sys.argv[1], sys.argv[2:], Security(insecure=True))"
+)
 RUN = "import sys; from weft.apps.controller import run; run(sys.argv[1], sys.argv[2:])"
 
 
@@ -28,11 +32,13 @@ class Controller:
     secured: Files | None = None
     #: Of another release, to run instead of this one's.
     sources: Path | None = None
+    #: It lets in whoever reaches it, in a network of the test's own.
+    insecure: bool = False
 
     @property
     def words(self) -> Sequence[str]:
         if self.secured is None:
-            return ("-c", RUN, self.store, *self.listen)
+            return ("-c", OPEN if self.insecure else RUN, self.store, *self.listen)
         files = self.secured
         return (
             "-m", "weft.apps.cli", "controller", "--store", self.store, "--listen", self.listen[0],
@@ -61,6 +67,10 @@ class Controller:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -42,13 +42,26 @@ class Fault:
 
 
 @dataclass
+class Move:
+    """Somebody went on at another controller. silence_s: since it last heard anything."""
+
+    who: str
+    at_s: float
+    silence_s: float
+    to: str
+
+
+@dataclass
 class History:
     operations: list[Operation] = field(default_factory=list)
     #: By client, the revisions that its reads were of, in order.
     reads: dict[str, list[int]] = field(default_factory=dict)
     #: By watcher, what it was told: (revision, names put, names deleted).
     watched: dict[str, list[tuple[int, frozenset[str], frozenset[str]]]] = field(default_factory=dict)
+    #: By host, of each bookmark of its feed: its revision, and a digest of the rows that the host has then.
+    fed: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,8 @@ class Finding:
     wrong: tuple[str, ...]
 
 
-def judge(history: History, log: Sequence[Batch]) -> list[Finding]:
+def judge(history: History, log: Sequence[Batch], owed: Mapping[tuple[str, int], int]) -> list[Finding]:
+    """owed: digests of what hosts are to have, by host and revision."""
     return [
         _log_has_no_gap(log),
         _acknowledged_is_there(history, log),
@@ -68,6 +82,7 @@ def judge(history: History, log: Sequence[Batch]) -> list[Finding]:
         _nothing_is_given_twice(log),
         _reads_never_go_back(history),
         _watches_are_the_log(history, log),
+        _feeds_are_the_log(history, owed),
     ]
 
 
@@ -184,6 +199,15 @@ def _watches_are_the_log(history: History, log: Sequence[Batch]) -> Finding:
     return Finding("no watch skips or repeats", looked_at, tuple(wrong))
 
 
+def _feeds_are_the_log(history: History, owed: Mapping[tuple[str, int], int]) -> Finding:
+    """What was skipped is missing at the next bookmark; what was repeated late is there though it is gone."""
+    wrong = []
+    for host, told in history.fed.items():
+        wrong += [f"{host}: bookmark {a[0]}, then {b[0]}" for a, b in pairwise(told) if b[0] < a[0]]
+        wrong += [f"{host} does not have at {at} what it is to have" for at, has in told if owed.get((host, at)) != has]
+    return Finding("no feed skips or repeats", sum(map(len, history.fed.values())), tuple(wrong))
+
+
 def report(history: History, log: Sequence[Batch], findings: Sequence[Finding]) -> str:
     """For people, as Markdown."""
     lines = ["# What happened while things broke", "", f"{len(log)} commits.", "", "## Verdict", ""]
@@ -218,6 +242,11 @@ def report(history: History, log: Sequence[Batch], findings: Sequence[Finding]) 
         silence = max((b - a for a, b in pairwise(inside)), default=0.0) * 1e3
         times = f"{fault.began_s - zero:.1f} | {fault.ended_s - zero:.1f}"
         lines.append(f"| {times} | {fault.what} | {len(inside) - 2} | {silence:.0f} |")
+    lines += ["", "## Who went on at another controller", "", "| at s | who | to | silence ms |", "|---|---|---|---|"]
+    lines += [
+        f"| {each.at_s - zero:.1f} | {each.who} | {each.to} | {each.silence_s * 1e3:.0f} |"
+        for each in sorted(history.moves, key=lambda each: each.at_s)
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,5 +1,5 @@
-"""Two controllers and three etcd nodes; writers, readers, watchers and hosts; and nodes that are killed, paused and cut
-off meanwhile. Whatever then was answered, seen or fed must follow from one history.
+"""Two controllers and three etcd nodes; writers, readers, watchers and hosts; and nodes and controllers that are
+killed, paused and cut off meanwhile. Whatever then was answered, seen or fed must follow from one history.
 """
 
 from __future__ import annotations
@@ -7,30 +7,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from etcd.controllers import Controller
-from etcd.history import Fault, Finding, History, Operation, judge, report
-from etcd_nodes import Cluster, Node, memory_directory
+from etcd.history import Fault, Finding, History, Move, Operation, judge, report
+from etcd.place import CONTROLLERS, NODES, Place, place
+from etcd.replay import digest, fed
+from etcd_nodes import Node
 from polling import eventually
 from weft.client import ApiError, AsyncClient
 from weft.contracts.store import Batch
 from weft.controller.service import is_intent
 from weft.feed.log import Gone
+from weft.feed.reflector import Batch as Bookmarked
 from weft.feed.reflector import Reflector, follow
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Retry
@@ -39,14 +37,11 @@ from weft.policy.rows import Row
 pytestmark = [pytest.mark.xdist_group("etcd"), pytest.mark.root]
 
 FAULT_S, CALM_S = 1.2, 0.3
+# A controller that is cut off is gone for longer than its clients need to notice, and to go on at the other.
+CUT_OFF_S = 3.5
 REPORT = Path(__file__).parents[2] / "build" / "history.md"
 HOSTS = ("h1", "h2")
 
-PROBE = """
-import sys, urllib.request
-for url in sys.argv[1:]:
-    urllib.request.urlopen(urllib.request.Request(url + "/v3/kv/range", data=b'{"key":"YQ=="}'), timeout=2)
-"""
 READ_LOG = """
 import asyncio, pickle, sys
 from weft.store.etcd import EtcdStore
@@ -66,101 +61,6 @@ asyncio.run(main())
 """
 
 
-def run(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=20)
-
-
-@dataclass
-class Place:
-    """A network of its own: a switch with controllers, and each etcd node in a namespace of its own."""
-
-    hub: str
-    cluster: Cluster
-    controllers: list[Controller]
-
-    def cut(self, number: int) -> None:
-        nft = "add table ip cut; add chain ip cut in { type filter hook input priority 0; policy accept; };"
-        nft += "add chain ip cut out { type filter hook output priority 0; policy accept; };"
-        nft += 'add rule ip cut in iifname "eth0" drop; add rule ip cut out oifname "eth0" drop'
-        run("ip", "netns", "exec", f"{self.hub}{number}", "nft", nft)
-
-    def mend(self, number: int) -> None:
-        run("ip", "netns", "exec", f"{self.hub}{number}", "nft", "delete table ip cut")
-
-    def is_healthy(self) -> bool:
-        """Whether each node answers a linearizable read."""
-        return self.python(PROBE, *self.cluster.endpoints).returncode == 0
-
-    def python(self, code: str, *words: str) -> subprocess.CompletedProcess[bytes]:
-        """Where the controllers are: from elsewhere etcd is not reached."""
-        return subprocess.run(
-            ["ip", "netns", "exec", self.hub, sys.executable, "-c", code, *words],
-            check=False,
-            capture_output=True,
-            timeout=60,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-
-
-@contextlib.contextmanager
-def namespaces(hub: str, count: int) -> Iterator[None]:
-    names = [hub, *(f"{hub}{n}" for n in range(count))]
-    try:
-        for name in names:
-            run("ip", "netns", "add", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
-        run("ip", "-n", hub, "link", "add", "br0", "type", "bridge")
-        run("ip", "-n", hub, "addr", "add", "10.99.0.100/24", "dev", "br0")
-        run("ip", "-n", hub, "link", "set", "br0", "up")
-        for n in range(count):
-            run("ip", "-n", hub, "link", "add", f"v{n}", "type", "veth", "peer", "name", "eth0", "netns", f"{hub}{n}")
-            run("ip", "-n", hub, "link", "set", f"v{n}", "master", "br0", "up")
-            run("ip", "-n", f"{hub}{n}", "addr", "add", f"10.99.0.{n + 1}/24", "dev", "eth0")
-            run("ip", "-n", f"{hub}{n}", "link", "set", "eth0", "up")
-        yield
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=20)
-
-
-@contextlib.contextmanager
-def place(directory: Path) -> Iterator[Place]:
-    hub = f"whist{os.getpid()}"
-    state = memory_directory()
-    with namespaces(hub, 3):
-        nodes = [
-            Node(
-                f"n{n}", f"http://10.99.0.{n + 1}:2379", f"http://10.99.0.{n + 1}:2380", state,
-                wrapper=("ip", "netns", "exec", f"{hub}{n}"),
-            )
-            for n in range(3)
-        ]  # fmt: skip
-        cluster = Cluster(nodes, state)
-        store = "etcd://10.99.0.1:2379,10.99.0.2:2379,10.99.0.3:2379/weft"
-        made = Place(
-            hub,
-            cluster,
-            [
-                Controller(
-                    store, (f"unix://{directory}/{n}.sock",), directory / f"{n}.log", ("ip", "netns", "exec", hub)
-                )
-                for n in range(2)
-            ],
-        )
-        try:
-            cluster.start()
-            eventually(made.is_healthy, "the etcd cluster answers", within_s=30.0, every_s=0.1)
-            for each in made.controllers:
-                each.start()
-            for each in made.controllers:
-                eventually(each.answers, within_s=20.0)
-            yield made
-        finally:
-            for each in made.controllers:
-                each.stop()
-            cluster.stop()
-
-
 class Scene:
     """Everybody at once, and what they did."""
 
@@ -169,6 +69,20 @@ class Scene:
         self.history = History()
         self.over = asyncio.Event()
         self.feeds: dict[str, Reflector] = {}
+        self._heard: dict[str, tuple[str, float]] = {}
+
+    def hears(self, who: str, client: AsyncClient) -> None:
+        """Somebody was told something by the controller that it is at."""
+        now_s = time.monotonic()
+        at, before_s = self._heard.get(who, (client.url, now_s))
+        if at != client.url:
+            self.history.moves.append(Move(who, now_s, now_s - before_s, client.url))
+        self._heard[who] = (client.url, now_s)
+
+    def urls_of(self, number: int) -> str:
+        """Every second keeps to one controller, and sees what becomes of that; the others know both."""
+        turned = self.urls if number % 2 else self.urls[::-1]
+        return ",".join(turned) if number % 4 > 1 else turned[0]
 
     async def write(
         self, client: AsyncClient, who: str, what: str, name: str, work: Any, expected: int | None = None
@@ -191,7 +105,7 @@ class Scene:
         """Makes ports, hosts and subnets, and takes some of them away again."""
         who, dice = f"writer {number}", random.Random(number)  # noqa: S311 -- no secret
         made: list[str] = []
-        async with AsyncClient(self.urls[number % 2], timeout_s=6.0) as client:
+        async with AsyncClient(self.urls_of(number), timeout_s=6.0) as client:
             for n in itertools.count():
                 if self.over.is_set():
                     return
@@ -218,7 +132,7 @@ class Scene:
     async def counter(self, number: int) -> None:
         """Adds one to a number that others add to as well."""
         who, name = f"counter {number}", "tenants/blue"
-        async with AsyncClient(self.urls[number % 2], timeout_s=6.0) as client:
+        async with AsyncClient(self.urls_of(2 + number), timeout_s=6.0) as client:
             while not self.over.is_set():
                 await asyncio.sleep(0.02)
                 with contextlib.suppress(ApiError, Retry):
@@ -244,6 +158,7 @@ class Scene:
             while True:
                 with contextlib.suppress(ApiError, Retry):
                     async for event in client.watch(revision):
+                        self.hears(f"watcher {number}", client)
                         if event.puts or event.deletes:
                             told.append(
                                 (event.revision, frozenset(item.name for item in event.puts), frozenset(event.deletes))
@@ -253,40 +168,58 @@ class Scene:
 
     async def host(self, label: str) -> None:
         reflector = self.feeds[label] = Reflector(host=f"hosts/{label}")
+        told = self.history.fed.setdefault(f"hosts/{label}", [])
         async with AsyncClient(",".join(self.urls if label == "h1" else self.urls[::-1]), timeout_s=3.0) as client:
 
             async def connect(revision: int | None) -> AsyncIterator[bytes]:
                 try:
                     async for chunk in client.feed(f"hosts/{label}", revision, reflector.history):
+                        self.hears(f"host {label}", client)
                         yield chunk
                 except ApiError as error:
                     raise (Gone if error.status == 410 else Retry)(str(error)) from error
 
             async with aclosing(follow(reflector, connect, MonotonicClock(), random.Random(label))) as events:  # noqa: S311
-                async for _ in events:
-                    pass
+                async for event in events:
+                    if isinstance(event, Bookmarked):
+                        told.append((event.revision, digest(list(reflector.tables.rows()))))
 
     async def trouble(self, place: Place) -> None:
         """One thing after the other; each is made good before the next."""
         nodes, (a, b) = place.cluster.nodes, place.controllers
-        faults: list[tuple[str, Callable[[], None], Callable[[], None]]] = []
-        for n, node in enumerate(nodes):
-            faults.append((f"etcd {n + 1} is killed", node.kill, partial(node.start, place.cluster.members)))
-            faults.append((f"etcd {n + 1} is paused", node.pause, node.resume))
-            faults.append((f"etcd {n + 1} is cut off", partial(place.cut, n), partial(place.mend, n)))
-        faults.append(("controller 1 is killed", a.kill, a.start))
+        faults: list[tuple[str, Callable[[], None], Callable[[], None], float]] = []
+        for n, (node, at) in enumerate(zip(nodes, NODES, strict=True), 1):
+            faults += [
+                (f"etcd {n} is killed", node.kill, partial(node.start, place.cluster.members), FAULT_S),
+                (f"etcd {n} is paused", node.pause, node.resume, FAULT_S),
+                (f"etcd {n} is cut off", partial(place.cut, at), partial(place.mend, at), FAULT_S),
+            ]
+        for n, (each, at) in enumerate(zip((a, b), CONTROLLERS, strict=True), 1):
+            pause, go_on = partial(each.signal, signal.SIGSTOP), partial(each.signal, signal.SIGCONT)
+            faults += [
+                (f"controller {n} is killed", each.kill, each.start, FAULT_S),
+                (f"controller {n} is paused", pause, go_on, FAULT_S),
+                (f"controller {n} is cut off", partial(place.cut, at), partial(place.mend, at), CUT_OFF_S),
+                (
+                    f"controller {n} is cut off from etcd",
+                    partial(place.cut, at, NODES),
+                    partial(place.mend, at),
+                    FAULT_S,
+                ),
+            ]
         faults.append(
-            ("controller 2 is paused", partial(_signal, b, signal.SIGSTOP), partial(_signal, b, signal.SIGCONT))
-        )
-        faults.append(("controller 2 is killed", b.kill, b.start))
-        faults.append(
-            ("two etcd are paused", partial(_each, nodes[:2], Node.pause), partial(_each, nodes[:2], Node.resume))
+            (
+                "two etcd are paused",
+                partial(_each, nodes[:2], Node.pause),
+                partial(_each, nodes[:2], Node.resume),
+                FAULT_S,
+            )
         )
         random.Random(5).shuffle(faults)  # noqa: S311 -- no secret
-        for what, breaks, mends in faults:
+        for what, breaks, mends, lasts_s in faults:
             began_s = time.monotonic()
             await asyncio.to_thread(breaks)
-            await asyncio.sleep(FAULT_S)
+            await asyncio.sleep(lasts_s)
             await asyncio.to_thread(mends)
             self.history.faults.append(Fault(what, began_s, time.monotonic()))
             await asyncio.to_thread(eventually, place.is_healthy, "", 30.0, 0.2)
@@ -298,11 +231,6 @@ async def until(look: Callable[[], bool]) -> None:
     """The caller says how long it may take."""
     while not look():  # noqa: ASYNC110 -- what others do to plain data has no event
         await asyncio.sleep(0.05)
-
-
-def _signal(controller: Controller, number: int) -> None:
-    assert controller.process is not None
-    controller.process.send_signal(number)
 
 
 def _each(nodes: list[Node], what: Callable[[Node], None]) -> None:
@@ -320,7 +248,7 @@ async def _delete(client: AsyncClient, name: str) -> int:
 
 
 async def test_one_history_explains_whatever_was_seen_while_things_broke(tmp_path: Path) -> None:
-    with place(tmp_path) as where:
+    with place(tmp_path) as where, where.clients():
         scene = Scene([each.url for each in where.controllers])
         async with AsyncClient(scene.urls[0]) as client:
             await client.apply(
@@ -346,7 +274,7 @@ async def test_one_history_explains_whatever_was_seen_while_things_broke(tmp_pat
         scene.over.set()
         await asyncio.gather(*until_over)
         log = await asyncio.to_thread(read_log, where)
-        judged(scene.history, log)  # whatever comes of the rest
+        await asyncio.to_thread(judged, scene.history, log)  # whatever comes of the rest
         async with asyncio.timeout(30):
             watched = scene.history.watched.values()
             await until(lambda: all(told and told[-1][0] == log[-1].revision for told in watched))
@@ -371,10 +299,14 @@ async def test_one_history_explains_whatever_was_seen_while_things_broke(tmp_pat
     for h in HOSTS:
         assert len(set(wanted[h].values())) == 1  # both controllers feed the same
     assert all(finding.looked_at for finding in findings if "said not to be done" not in finding.check)
+    # Feeds and watches were at controllers that went away, and went on at the others.
+    assert {f"host {h}" for h in HOSTS} <= {move.who for move in scene.history.moves}
+    assert any(move.who.startswith("watcher") for move in scene.history.moves)
 
 
 def judged(history: History, log: list[Batch]) -> list[Finding]:
-    findings = judge(history, log)
+    seen = {host: {revision for revision, _ in told} for host, told in history.fed.items()}
+    findings = judge(history, log, fed(log, seen))
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(report(history, log, findings))
     return findings

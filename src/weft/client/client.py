@@ -17,7 +17,8 @@ import httpx2
 import msgspec
 
 from weft.client.credentials import NONE, Credentials
-from weft.client.endpoints import CONNECT_S, DEFAULT_URL, KEEPALIVE, EndPoints, address
+from weft.client.endpoints import CONNECT_S, DEFAULT_URL, EndPoints, address
+from weft.client.liveness import KEEPALIVE, asking, asking_beside
 from weft.kit.errors import Rejected, Retry
 from weft.tls.contexts import ClientTls
 from weft.wire import problem
@@ -312,7 +313,8 @@ class Client:
                     self._ends.failed(at)
                 if answer.status_code >= 400:
                     _check(answer.status_code, answer.read())
-                yield from answer.iter_raw()
+                with asking_beside(answer.extensions if len(self._ends) > 1 else {}):
+                    yield from answer.iter_raw()
         except _BROKEN as error:
             self._ends.failed(at)
             raise _fault(self._ends.urls[at], error) from error
@@ -496,8 +498,9 @@ class AsyncClient:
                     self._ends.failed(at)
                 if answer.status_code >= 400:
                     _check(answer.status_code, await answer.aread())
-                async for chunk in answer.aiter_raw():
-                    yield chunk
+                async with asking(answer.extensions if len(self._ends) > 1 else {}):
+                    async for chunk in answer.aiter_raw():
+                        yield chunk
         except _BROKEN as error:
             self._ends.failed(at)
             raise _fault(self._ends.urls[at], error) from error

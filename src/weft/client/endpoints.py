@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
@@ -13,15 +12,6 @@ DEFAULT_URL = "http://127.0.0.1:8640"
 
 #: One of several that does not take a connection is passed over after so long.
 CONNECT_S = 1.0
-
-#: A machine that is gone is noticed within two seconds, also on a stream that is silent.
-KEEPALIVE: list[tuple[int, int, int]] = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1_800),
-]
 
 
 class EndPoints:
