@@ -16,7 +16,7 @@ PACKAGES += keepalived
 # The store of several controllers.
 PACKAGES += etcd-server
 # Whom `make bench` measures Weft against; nothing else wants it.
-BENCH_PACKAGES := openvswitch-switch
+BENCH_PACKAGES := openvswitch-switch ovn-central ovn-host
 LAB ?= examples/demo.yaml
 ONLY ?=
 TESTS ?=

@@ -43,7 +43,7 @@ def chosen(only: str | None) -> list[str]:
 @click.option("--only", metavar="NAME,NAME", help="Some of the benches, by name.")
 @click.option("--list", "list_them", is_flag=True, help="Name them and end.")
 @click.option("--quick", is_flag=True, help="Fewer and shorter runs: shows that all works, and no figure.")
-@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Of each measurement of traffic.  [default: 1]")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Of each measurement of traffic.  [default: 0.5]")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the JSON goes.  [default: build/bench.json]")
 @click.option("--write-docs", is_flag=True, help="Write docs/benchmarks.md from this run; it must be a full one.")
 def main(
@@ -70,10 +70,11 @@ def main(
     path = output or build / ("bench-quick.json" if quick else "bench.json")
     report.write_json(figures, path)
     path.with_name(f"{path.stem}-machine.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    _print(results, facts, quick=quick)
+    _print(results, broken, facts, quick=quick)
     click.echo(f"written to {path}")
     if write_docs and not broken:
-        docs.write(docs.page(results, BENCHES, MISSED, facts), _DOCS)
+        plots = [context.build / each.plot for each in BENCHES.values() if each.plot]
+        docs.write(docs.page(results, BENCHES, MISSED, facts), _DOCS, plots)
         click.echo(f"written to {_DOCS}")
     if broken:
         click.echo(f"broken: {', '.join(broken)}", err=True)
@@ -126,7 +127,9 @@ class _Lines:
         self._console.print(f"{passed:6.0f} s  {text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _print(results: Mapping[str, Sequence[Figure]], facts: Mapping[str, object], *, quick: bool) -> None:
+def _print(
+    results: Mapping[str, Sequence[Figure]], broken: Sequence[str], facts: Mapping[str, object], *, quick: bool
+) -> None:
     title = f"{facts['date']}, {facts['cpus']} CPUs, Linux {facts['kernel']}"
     table = Table(title=f"{title}  (quick: no figures)" if quick else title)
     table.add_column("figure", no_wrap=True)
@@ -142,6 +145,8 @@ def _print(results: Mapping[str, Sequence[Figure]], facts: Mapping[str, object],
                 style=style,
             )  # fmt: skip
         table.add_section()
+    for name in broken:
+        table.add_row(name, "", "", BENCHES[name].title, "failed", style="bold red")
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)  # a pipe has no width to keep to

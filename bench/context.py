@@ -21,9 +21,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One word of --only. how: how it is measured, for docs/benchmarks.md."""
+    """One word of --only. how: how it is measured, for docs/benchmarks.md. plot: a file that it leaves in ``build``."""
 
     name: str
     title: str
     how: str
     run: Callable[[Context], list[Figure]]
+    plot: str | None = None

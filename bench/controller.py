@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import statistics
 import time
 from collections.abc import Iterator
@@ -20,17 +21,11 @@ HOSTS = 100
 PORTS_OF_SUBNET = 4_000
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket, bodies ready made: the client's own work is not the controller's."""
+class Connection(http.client.HTTPConnection):
+    """HTTP with bodies ready made: the client's own work is not the controller's."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("weft", timeout=300)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+    def __init__(self, host: str, port: int | None = None) -> None:
+        super().__init__(host, port, timeout=300)
 
     def apply(self, body: bytes) -> bytes:
         self.request("POST", "/v1/apply", body, {"content-type": "application/json"})
@@ -39,6 +34,31 @@ class UnixConnection(http.client.HTTPConnection):
         if answer.status != 200:
             raise RuntimeError(f"the controller refused a batch with {answer.status}: {content[:500]!r}")
         return content
+
+
+class UnixConnection(Connection):
+    """Over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("weft")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class SecuredConnection(Connection):
+    """Over TLS, with a certificate of the caller's."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        super().__init__(host, port)
+        self._context = context
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host)
 
 
 def body(puts: list[tuple[str, dict[str, Any]]]) -> bytes:

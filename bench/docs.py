@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,16 @@ def page(
     return "\n".join(_lines(results, benches, missed, machine)) + "\n"
 
 
-def write(text: str, path: Path) -> None:
+def write(text: str, path: Path, plots: Iterable[Path] = ()) -> None:
+    """plots: what the page shows, which goes beside it."""
     path.write_text(text, encoding="utf-8")
+    for each in plots:
+        shutil.copyfile(each, path.with_name(plot_name(each.name)))
+
+
+def plot_name(file: str) -> str:
+    """What a plot is called beside the page."""
+    return f"benchmarks-{file}"
 
 
 def _lines(
@@ -61,6 +70,9 @@ def _lines(
         yield ""
         yield benches[name].how
         yield ""
+        if plot := benches[name].plot:
+            yield f"![{benches[name].title}]({plot_name(plot)})"
+            yield ""
         for each in figures:
             if each.detail:
                 yield f"- {each.name}: {each.detail}."

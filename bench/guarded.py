@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+from bench import trackers
 from bench.context import Context
 from bench.network import _latency, _measured, _ping, _pps, _round_trip_text, _tcp
-from bench.pairs import Pair
+from bench.pairs import Pair, Ratio, ratio
 from bench.report import AtLeast, AtMost, Figure, ReportOnly
 from bench.topology import BRIDGED, Side, Topology, pa, rows, topology
+from bench.traffic import AT_ONCE, Traffic, program
 from weft.dataplane.ebpf import layout, security
 from weft.dataplane.ebpf.plane import EbpfDataPlane
-from weft.lab import shell
 from weft.policy.connections import State
 from weft.policy.rows import Direction, Port, Record, Row, SecurityGroup, SecurityRule
 
@@ -26,32 +25,6 @@ MEMBERS = 10_000
 FEW = 10
 GROUP, REMOTE = 1, 2
 NAMES = ("guarded", "no groups")
-
-#: Connects and closes for so many seconds, from one thread; prints how often.
-CONNECT = """
-import socket, struct, sys, time
-target, seconds = sys.argv[1], float(sys.argv[2])
-end, count = time.monotonic() + seconds, 0
-while time.monotonic() < end:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        one.connect((target, 7007))
-        count += 1
-print(count)
-"""
-ACCEPT = """
-import socket, sys
-with socket.socket() as listening:
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("", 7007))
-    listening.listen(1024)
-    print("ready", flush=True)
-    while True:
-        try:
-            listening.accept()[0].close()
-        except ConnectionError:
-            pass
-"""
 
 
 def run(context: Context) -> list[Figure]:
@@ -67,8 +40,11 @@ def run(context: Context) -> list[Figure]:
             *_tcp(context, *sides, "guarded_tcp", bar, NAMES)[:1],
             *_pps(context, *sides, "guarded_pps", bar, NAMES)[:1],
             *_turned(context, sides, "guarded_latency", "none_vs_groups", NAMES),
-            *_connections(context, *sides),
         ]
+        with trackers.peers(members) as others:
+            figures += _connections(context, *sides, others)
+            for peer in others:
+                figures += _beside(context, sides[0], peer)
         for number, plane in enumerate(plain.planes, 1):
             plane.update(list(guarded_rows(number, members)))
         context.progress(f"guarded: {many:,} connections into each host of one topology, {FEW} into the other's")
@@ -143,28 +119,53 @@ def _fill(up: Topology, count: int) -> None:
             raise RuntimeError(f"{made} connections could be made, of {count}")
 
 
-def _connections(context: Context, ours: Side, theirs: Side) -> list[Figure]:
-    """TCP connections opened one after another, and reset."""
-    seconds = context.settings.seconds
-
-    def rate(side: Side) -> float:
-        serving = subprocess.Popen(
-            shell.inside(side.server, [sys.executable, "-c", ACCEPT]), stdout=subprocess.PIPE, text=True
+def _connections(context: Context, guarded: Side, plain: Side, peers: Sequence[Side]) -> list[Figure]:
+    """New TCP connections a second; beside the same without groups, and beside other trackers with as many rules."""
+    traffic, seconds = Traffic(program(context.build)), context.settings.seconds
+    of: dict[str, Ratio] = {}
+    for side in (plain, *peers):
+        pairs = _measured(
+            context,
+            f"guarded_connections beside {side.name}",
+            lambda each: traffic.connections(each, seconds),
+            guarded,
+            side,
+            lambda each: f"{each:,.0f} a second",
         )
-        try:
-            if serving.stdout is None or serving.stdout.readline() != "ready\n":
-                raise RuntimeError("nobody listens")
-            command = shell.inside(side.client, [sys.executable, "-c", CONNECT, side.target, str(seconds)])
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            return float(json.loads(done.stdout)) / seconds
-        finally:
-            serving.kill()
-            serving.wait()
+        of[side.name] = ratio(pairs, float)
+    mine = statistics.median(each.ours for each in of.values())
+    without = of[plain.name]
+    detail = f"{AT_ONCE} of each client under way, each opened and reset; without groups {without.theirs:,.0f} a second"
+    return [
+        Figure(
+            "guarded_connections_per_second",
+            mine,
+            "1/s",
+            ReportOnly("a client and a server on each of two CPUs"),
+            detail,
+        ),
+        *(
+            Figure(
+                f"guarded_connections_vs_{side.name}",
+                of[side.name].value,
+                "ratio",
+                AtLeast(1.0),
+                f"Weft {of[side.name].ours:,.0f}, {side.name} {of[side.name].theirs:,.0f} a second; "
+                f"{of[side.name].spread()}",
+            )
+            for side in peers
+        ),
+    ]
 
-    pairs = _measured(context, "guarded_connections", rate, ours, theirs, lambda each: f"{each:,.0f} a second")
-    mine, others = (sorted(getattr(pair, which) for pair in pairs)[len(pairs) // 2] for which in ("ours", "theirs"))
-    detail = f"one after another, each opened and reset; without groups {others:,.0f} a second"
-    return [Figure("guarded_connections_per_second", mine, "1/s", ReportOnly("one thread asks"), detail)]
+
+def _beside(context: Context, guarded: Side, peer: Side) -> list[Figure]:
+    """Established traffic through another tracker: fewer pairs, since nothing is held to it."""
+    fewer = replace(context, settings=replace(context.settings, pairs=min(5, context.settings.pairs)))
+    pairs = _measured(fewer, f"guarded_latency_{peer.name}", _ping(fewer), guarded, peer, _round_trip_text)
+    return [
+        *_pps(fewer, guarded, peer, f"guarded_pps_vs_{peer.name}", ReportOnly("both guarded"), ("Weft", peer.name))[:1],
+        *_latency(pairs, "guarded_latency", f"vs_{peer.name}", ReportOnly("both guarded"), ("Weft", peer.name))[:2],
+    ]
 
 
 def _memory() -> Figure:

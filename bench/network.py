@@ -139,7 +139,7 @@ def _pps(
 
 
 def _latency(
-    pairs: list[Pair[RoundTrip]], name: str, suffix: str, bar: AtLeast | AtMost, names: tuple[str, str]
+    pairs: list[Pair[RoundTrip]], name: str, suffix: str, bar: AtLeast | AtMost | ReportOnly, names: tuple[str, str]
 ) -> list[Figure]:
     figures = []
     sides = []

@@ -30,6 +30,11 @@ class Peers:
     """What ``peers`` has set up."""
 
     up: Topology
+    at: Path
+
+    def home(self, number: int) -> Path:
+        """Where the switch of that host has its sockets."""
+        return self.at / f"h{number}"
 
     def side(self, rule: Rule) -> Side:
         kind, second = KINDS[rule]
@@ -41,7 +46,7 @@ def peers(up: Topology, rules: Sequence[Rule] = tuple(KINDS)) -> Iterator[Peers]
     """Up and carrying; gone again at the end, but for the interfaces, which go with their namespaces."""
     fabric = f"{up.name}fabric"
     with ExitStack() as stack:
-        at = stack.enter_context(processes.directory())
+        found = Peers(up, stack.enter_context(processes.directory()))
         for number in (1, 2):
             host, guest = f"{up.name}host{number}", f"{up.name}guest{number}"
             shell.ip_batch([_wire(f"name ovsup netns {host}", f"name ovs{number} netns {fabric}", MTU_BYTES)])
@@ -58,10 +63,9 @@ def peers(up: Topology, rules: Sequence[Rule] = tuple(KINDS)) -> Iterator[Peers]
                 subprocess.run(
                     shell.inside(guest, ["ethtool", "-K", f"o{kind}", "tx", "off"]), check=True, capture_output=True
                 )
-            (home := at / f"h{number}").mkdir()
+            (home := found.home(number)).mkdir()
             stack.enter_context(_switch(home, host))
             _configure(home, host, number, rules)
-        found = Peers(up)
         for rule in rules:
             reached(found.side(rule))
         yield found
@@ -78,28 +82,11 @@ def _switch(home: Path, namespace: str) -> Iterator[None]:
     subprocess.run(["ovsdb-tool", "create", str(home / "conf.db"), str(SCHEMA)], check=True, env=environment)
     with ExitStack() as stack:
         database = ["ovsdb-server", str(home / "conf.db"), f"--remote=punix:{home}/db.sock", f"--unixctl={home}/db.ctl"]
-        stack.enter_context(_process(home / "db.log", database, environment))
+        stack.enter_context(processes.running(home / "db.log", database, environment))
         processes.wait((home / "db.sock").exists, "the switch's database listens")
         switch = ["ovs-vswitchd", f"unix:{home}/db.sock", f"--unixctl={home}/switch.ctl"]
-        stack.enter_context(_process(home / "switch.log", shell.inside(namespace, switch), environment))
+        stack.enter_context(processes.running(home / "switch.log", shell.inside(namespace, switch), environment))
         yield
-
-
-@contextmanager
-def _process(log: Path, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _configure(home: Path, host: str, number: int, rules: Sequence[Rule]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,6 +89,26 @@ def controller(at: Path) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def running(
+    log: Path, command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of others, until the block ends."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 def wait(done: Callable[[], bool], what: str, patience_s: float = 30.0, every_s: float = 0.02) -> None:
     deadline = time.monotonic() + patience_s
     while not done():
@@ -99,7 +119,22 @@ def wait(done: Callable[[], bool], what: str, patience_s: float = 30.0, every_s:
 
 def memory_peak_bytes(pid: int) -> int:
     """The most that was ever resident (VmHWM)."""
+    return _status_bytes(pid, "VmHWM")
+
+
+def memory_bytes(pid: int) -> int:
+    """What is resident now (VmRSS)."""
+    return _status_bytes(pid, "VmRSS")
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU's time that it has used so far, its own and the kernel's for it."""
+    fields = Path("/proc", str(pid), "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _status_bytes(pid: int, field: str) -> int:
     for line in Path("/proc", str(pid), "status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"process {pid} has no VmHWM")
+    raise RuntimeError(f"process {pid} has no {field}")

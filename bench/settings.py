@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Settings:
     quick: bool = False
-    seconds: float = 1.0  # of one measurement of one side: more pairs tell more than longer ones
+    seconds: float = 0.5  # of one measurement of one side: more pairs tell more than longer ones
     pairs: int = 15
     records: int = 1_000_000
     requests: int = 300  # of the API
@@ -23,4 +23,4 @@ class Settings:
             return cls(
                 True, seconds or 0.3, 3, 20_000, requests=20, repeats=2, ports=2_000, domain_ports=400, domain_hosts=20
             )
-        return cls(seconds=seconds or 1.0)
+        return cls(seconds=seconds or 0.5)

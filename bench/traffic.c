@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Loads a path and measures it at the far end: one stream of TCP, small UDP packets, or a ping-pong of one byte.
+/* Loads a path and measures it: one stream of TCP, small UDP packets, a ping-pong of one byte, or new TCP connections.
  *
  *   traffic tcp-receive PORT            traffic tcp-send ADDRESS PORT SECONDS
  *   traffic udp-receive PORT            traffic udp-send ADDRESS PORT SECONDS PAYLOAD DESTINATIONS
  *   traffic echo PORT                   traffic ping ADDRESS PORT SECONDS
+ *   traffic accept PORT                 traffic connect ADDRESS PORT SECONDS AT_ONCE
  *
  * A receiver says "ready", measures one run and prints one line of JSON. What happens in the first 100 ms is not counted:
  * the path is warming up. DESTINATIONS > 1: each packet goes to another one of so many addresses from ADDRESS on.
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,6 +33,7 @@
 #define READ_BYTES 250000
 #define WARM_UP_NS 100000000ULL
 #define SILENCE_MS 500 /* after the last packet: the run is over */
+#define END_BYTES 1 /* of a datagram that says so, without waiting */
 #define PATIENCE_MS 10000 /* for the first one */
 
 static uint64_t now_ns(void)
@@ -67,7 +70,7 @@ static int listening(int type, const char *port)
 	if (type == SOCK_DGRAM) /* not for TCP: it would end the kernel's own tuning of the window */
 		setsockopt(s, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room));
 	check(bind(s, (void *)&a, sizeof(a)) == 0, "bind");
-	check(type == SOCK_DGRAM || listen(s, 1) == 0, "listen");
+	check(type == SOCK_DGRAM || listen(s, 1024) == 0, "listen");
 	return s;
 }
 
@@ -138,7 +141,7 @@ static int udp_receive(char **argv)
 	static char buffers[BATCH][2048];
 	struct iovec parts[BATCH];
 	struct mmsghdr messages[BATCH] = { 0 };
-	int s = listening(SOCK_DGRAM, argv[2]), got, wait_ms = PATIENCE_MS;
+	int s = listening(SOCK_DGRAM, argv[2]), got, wait_ms = PATIENCE_MS, over = 0;
 	uint64_t begin = 0, from = 0, last = 0, packets = 0, t;
 
 	for (int i = 0; i < BATCH; i++) {
@@ -146,7 +149,7 @@ static int udp_receive(char **argv)
 		messages[i].msg_hdr = (struct msghdr){ .msg_iov = &parts[i], .msg_iovlen = 1 };
 	}
 	ready();
-	for (;;) {
+	while (!over) {
 		got = recvmmsg(s, messages, BATCH, MSG_DONTWAIT, NULL);
 		if (got < 0) {
 			check(errno == EAGAIN || errno == EINTR, "recvmmsg");
@@ -163,6 +166,10 @@ static int udp_receive(char **argv)
 				from = last = t;
 			continue;
 		}
+		for (int i = 0; i < got; i++)
+			over |= messages[i].msg_len == END_BYTES;
+		if (over)
+			break;
 		packets += got;
 		last = t;
 	}
@@ -197,6 +204,10 @@ static int udp_send(char **argv)
 			sent += done;
 		else /* ICMP that came back, or no room: the next one may do */
 			refused++;
+	}
+	for (int i = 0; i < 5; i++) {
+		usleep(20000); /* until what is before it is out of the way */
+		sendto(s, buffer, END_BYTES, 0, (void *)&base, sizeof(base));
 	}
 	printf("{\"sent\": %llu, \"refused\": %llu}\n", (unsigned long long)sent, (unsigned long long)refused);
 	return 0;
@@ -266,6 +277,75 @@ static int ping(char **argv)
 	return 0;
 }
 
+/* Takes connections in, and lets go of each once its other end has reset it. */
+static int accepting(char **argv)
+{
+	struct epoll_event here[BATCH], one = { .events = EPOLLIN };
+	int listener = listening(SOCK_STREAM, argv[2]), e = epoll_create1(0), wait_ms = PATIENCE_MS, got, s;
+	uint64_t accepted = 0;
+
+	one.data.fd = listener;
+	check(epoll_ctl(e, EPOLL_CTL_ADD, listener, &one) == 0, "epoll_ctl");
+	ready();
+	while ((got = epoll_wait(e, here, BATCH, wait_ms)) > 0 || (got < 0 && errno == EINTR)) {
+		for (int i = 0; i < got; i++) {
+			if (here[i].data.fd != listener) {
+				close(here[i].data.fd);
+				continue;
+			}
+			s = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+			if (s < 0) /* it is gone already */
+				continue;
+			accepted++;
+			wait_ms = SILENCE_MS;
+			one = (struct epoll_event){ .events = EPOLLRDHUP, .data.fd = s };
+			check(epoll_ctl(e, EPOLL_CTL_ADD, s, &one) == 0, "epoll_ctl");
+		}
+	}
+	printf("{\"accepted\": %llu}\n", (unsigned long long)accepted);
+	return 0;
+}
+
+/* A connection on its way: to be reset when it is closed, so that neither end keeps it in TIME_WAIT. */
+static void set_out(int e, const struct sockaddr_in *to)
+{
+	struct linger reset = { .l_onoff = 1 };
+	int s = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	struct epoll_event one = { .events = EPOLLOUT, .data.fd = s };
+
+	check(s >= 0, "socket");
+	setsockopt(s, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	check(connect(s, (const void *)to, sizeof(*to)) == 0 || errno == EINPROGRESS, "connect");
+	check(epoll_ctl(e, EPOLL_CTL_ADD, s, &one) == 0, "epoll_ctl");
+}
+
+static int connecting(char **argv)
+{
+	struct epoll_event here[BATCH];
+	struct sockaddr_in to = address(argv[2], argv[3]);
+	uint64_t from = now_ns() + WARM_UP_NS, until = from + atof(argv[4]) * 1e9, now, count = 0, failed = 0;
+	int e = epoll_create1(0), got, error;
+	socklen_t size = sizeof(error);
+
+	for (int i = atoi(argv[5]); i > 0; i--)
+		set_out(e, &to);
+	while ((now = now_ns()) < until) {
+		got = epoll_wait(e, here, BATCH, 100);
+		for (int i = 0; i < got; i++) {
+			check(getsockopt(here[i].data.fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0, "SO_ERROR");
+			failed += error != 0;
+			count += !error && now >= from;
+			close(here[i].data.fd);
+			set_out(e, &to);
+		}
+	}
+	errno = ENODATA;
+	check(count > 0, "no connection came about");
+	printf("{\"connections\": %llu, \"failed\": %llu, \"seconds\": %.9f}\n", (unsigned long long)count,
+	       (unsigned long long)failed, (now - from) / 1e9);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -275,6 +355,7 @@ int main(int argc, char **argv)
 	} verbs[] = {
 		{ "tcp-receive", 1, tcp_receive }, { "tcp-send", 3, tcp_send }, { "udp-receive", 1, udp_receive },
 		{ "udp-send", 5, udp_send }, { "echo", 1, echo }, { "ping", 3, ping },
+		{ "accept", 1, accepting }, { "connect", 4, connecting },
 	};
 
 	for (size_t i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)

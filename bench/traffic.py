@@ -11,8 +11,10 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from weft.lab import shell
 SOURCE = Path(__file__).with_name("traffic.c")
 #: A frame of 64 bytes as RFC 2544 counts: 14 Ethernet + 20 IPv4 + 8 UDP + this + 4 FCS (which veth does not carry).
 PAYLOAD_64 = 18
+CONNECT_PORT = 7007
+AT_ONCE = 64  # connections of a client under way
 
 _ports = itertools.count(20_000)
 
@@ -81,6 +85,24 @@ class Traffic:
         here = cpus()[0]
         _, took = self._run(side, ["echo", port], ["ping", side.target, port, str(seconds)], (here, here))
         return RoundTrip(took["p50_ns"] / 1000, took["p99_ns"] / 1000)
+
+    def connections(self, side: Side, seconds: float) -> float:
+        """New TCP connections a second: opened, several under way at a time, and reset.
+
+        A client and a server on each CPU, so that nobody's path is carried by a CPU that would have been idle. Always
+        to the same ports, so that the clients' come again and again and no tracker fills up.
+        """
+        with ThreadPoolExecutor(len(cpus())) as threads:
+            found = list(threads.map(partial(self._connections, side, seconds), range(len(cpus()))))
+        return sum(found)
+
+    def _connections(self, side: Side, seconds: float, turn: int) -> float:
+        port, here = str(CONNECT_PORT + turn), cpus()[turn]
+        connect = ["connect", side.target, port, str(seconds), str(AT_ONCE)]
+        _, made = self._run(side, ["accept", port], connect, (here, here))
+        if made["failed"] > made["connections"] / 100:
+            raise RuntimeError(f"{side.name}: {made['failed']} connections failed, {made['connections']} came about")
+        return float(made["connections"] / made["seconds"])
 
     def _run(
         self, side: Side, server: Sequence[str], client: Sequence[str], where: tuple[int, int]

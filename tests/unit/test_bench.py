@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import click
 import pytest
-from bench import docs, report
+from bench import docs, growth, report
 from bench.__main__ import chosen
 from bench.domain import Counting
+from bench.ovn import Database
 from bench.pairs import Pair, alternate, percentile, ratio
 from bench.registry import BENCHES, MISSED
 from bench.report import AtLeast, AtMost, Figure, ReportOnly
@@ -33,6 +38,7 @@ FIGURES = {
     "domain",
     "growth",
     "fleet",
+    "ovn",
     "security",
     "migration",
 }
@@ -156,3 +162,74 @@ async def test_rows_are_counted_right_wherever_a_read_ends(step: int) -> None:
     assert (host.rows, host.revision, host.bytes) == (50, 42, len(stream))
     assert connected.is_set()
     await host.holds(42)
+
+
+@pytest.mark.parametrize("step", [1, 5, 64, 10_000])
+def test_what_an_ovsdb_server_says_is_read_wherever_a_read_ends(step: int, tmp_path: Path) -> None:
+    answer = {"id": 0, "error": None, "result": [{"rows": [{"name": "a}b", "n": each} for each in range(20)]}]}
+    asked: list[dict[str, Any]] = []
+
+    def serve(listening: socket.socket) -> None:
+        peer, _ = listening.accept()
+        with peer:
+            asked.append(json.loads(peer.recv(1 << 16)))
+            said = json.dumps({"id": "echo", "method": "echo", "params": ["x"]}) + "\n" + json.dumps(answer)
+            for start in range(0, len(said), step):
+                peer.sendall(said[start : start + step].encode())
+            asked.append(json.loads(peer.recv(1 << 16)))
+
+    with socket.socket(socket.AF_UNIX) as listening, ThreadPoolExecutor(1) as threads:
+        listening.bind(str(tmp_path / "db.sock"))
+        listening.listen()
+        serving = threads.submit(serve, listening)
+        database = Database(tmp_path / "db.sock", "OVN_Northbound")
+        rows = database.rows("Logical_Switch_Port", ["name", "n"])
+        serving.result()
+        database.close()
+    assert rows == answer["result"][0]["rows"]  # type: ignore[index]
+    assert asked[0]["method"] == "transact"
+    assert asked[1] == {"id": "echo", "result": ["x"], "error": None}
+
+
+def test_what_an_ovsdb_server_refuses_is_said(tmp_path: Path) -> None:
+    refused = {"id": 0, "error": None, "result": [{}, {"error": "constraint violation", "details": "no such column"}]}
+    with socket.socket(socket.AF_UNIX) as listening, ThreadPoolExecutor(1) as threads:
+        listening.bind(str(tmp_path / "db.sock"))
+        listening.listen()
+        serving = threads.submit(lambda: listening.accept()[0])
+        database = Database(tmp_path / "db.sock", "OVN_Northbound")
+        with serving.result() as peer:
+            peer.sendall(json.dumps(refused).encode())
+            with pytest.raises(RuntimeError, match="no such column"):
+                database.transact([])
+        database.close()
+
+
+def test_the_plot_of_growth_has_every_point_and_label_inside_it() -> None:
+    steps = [
+        growth.Step(10**power, 10.0**power / 9_000, 10.0**power / 1e4, power * 2.0, 60 << 20) for power in (3, 4, 6)
+    ]
+    drawn = ET.fromstring(growth.plot({"sqlite": steps, "etcd": steps[:2]}))  # noqa: S314 - ours
+    width, height = float(drawn.attrib["width"]), float(drawn.attrib["height"])
+    space = "{http://www.w3.org/2000/svg}"
+    circles, texts = drawn.findall(f"{space}circle"), drawn.findall(f"{space}text")
+    panels = 4
+    assert len(circles) == panels * (3 + 2)
+    assert all(0 < float(each.attrib["cx"]) < width and 0 < float(each.attrib["cy"]) < height for each in circles)
+    last = [float(each.attrib["x"]) for each in texts if each.text == "1M"]
+    assert len(last) == panels
+    assert max(last) + 10 < width  # half of the label
+
+
+def test_the_page_shows_a_plot_that_goes_beside_it(tmp_path: Path) -> None:
+    made = tmp_path / "build" / growth.PLOT
+    made.parent.mkdir()
+    made.write_text("<svg/>", encoding="utf-8")
+    machine = dict.fromkeys(("date", "commit", "cpus", "cpu", "memory_gib", "kernel", "python"), "1") | {
+        "hypervisor": ""
+    }
+    results = {"growth": [Figure("growth_sqlite_created", 1.0, "s", detail="x")]}
+    page = tmp_path / "benchmarks.md"
+    docs.write(docs.page(results, BENCHES, MISSED, machine), page, [made])
+    assert f"]({docs.plot_name(growth.PLOT)})" in page.read_text(encoding="utf-8")
+    assert (tmp_path / docs.plot_name(growth.PLOT)).read_text(encoding="utf-8") == "<svg/>"
