@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from weft.agent import server
@@ -14,13 +14,24 @@ from weft.agent.service import Agent
 from weft.kit.errors import Conflict, Rejected
 
 
-async def live(agent: Agent, socket: Path, stop: asyncio.Event) -> None:
-    """The agent and its socket, until it is told to stop, or one of them fails."""
+async def live(agent: Agent, socket: Path, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
+    """The agent and its socket, until it is told to stop, or one of them fails.
+
+    ready: called once what was on the disk is programmed, and the socket answers; no controller has to be there.
+    """
+    listening = asyncio.Event()
+
+    async def tell() -> None:
+        await agent.settled()
+        await listening.wait()
+        ready()
+
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(agent.run(), name="agent"),
-                tasks.create_task(server.serve(agent, socket), name="socket"),
+                tasks.create_task(server.serve(agent, socket, listening.set), name="socket"),
+                tasks.create_task(tell(), name="ready"),
             ]
             await stop.wait()
             for task in running:

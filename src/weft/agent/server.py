@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,11 @@ def create_app(agent: Agent) -> Starlette:
     )
 
 
-async def serve(agent: Agent, path: Path) -> None:
-    """Until it is cancelled; the socket's file goes with it. Raises Conflict when another agent serves there."""
+async def serve(agent: Agent, path: Path, ready: Callable[[], None] = lambda: None) -> None:
+    """Until it is cancelled; the socket's file goes with it. Raises Conflict when another agent serves there.
+
+    ready: called once requests are answered.
+    """
     with _listening(path) as listener:
         config = uvicorn.Config(
             create_app(agent),
@@ -186,7 +189,7 @@ async def serve(agent: Agent, path: Path) -> None:
             ws="none",
             timeout_graceful_shutdown=STOP_S,
         )
-        server = _Server(config)
+        server = _Server(config, ready)
         serving = asyncio.ensure_future(server.serve([listener]))
         try:
             await asyncio.shield(serving)
@@ -199,6 +202,14 @@ async def serve(agent: Agent, path: Path) -> None:
 
 class _Server(uvicorn.Server):
     """Signals are the whole process's business, not the socket's."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

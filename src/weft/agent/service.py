@@ -108,6 +108,7 @@ class Agent:
         self._host_row: Host | None = None
         self._peers: dict[Key, Peer] = {}
         self._elsewhere = False  # who is where in the underlay has changed, and the prober was not told yet
+        self._loaded = asyncio.Event()
         self._known = False  # policy was read, from the disk or the controller: what is not in it need not be bound
         self._bound: tuple[Mapping[str, str], Mapping[str, int]] | None = None
         self._reached: Mapping[str, int] = {}  # sub-ports among them
@@ -131,10 +132,16 @@ class Agent:
         if self.prober is not None and interest is not None:
             self.exchange = Exchange(interest, self.prober, self.reconciler.ask, clock)
 
+    async def settled(self) -> None:
+        """Returns when what was on the disk is programmed, or cannot be."""
+        await self._loaded.wait()
+        await self.reconciler.settled()
+
     async def run(self) -> None:
         """Until it is cancelled."""
         try:
             await self._load()
+            self._loaded.set()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.reconciler.run(), name="reconcile")
                 tasks.create_task(self._reporter.run(), name="report")

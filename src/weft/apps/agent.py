@@ -27,6 +27,7 @@ from weft.contracts.dataplane import DataPlane
 from weft.dataplane.ebpf import conntrack
 from weft.dataplane.ebpf.maps import Sizes, Times
 from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.kit import notify
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected
 from weft.model.names import Kind, parse_name_of
@@ -127,7 +128,8 @@ async def _main(
             agent.certificate_ends = keeper.ends
             async with asyncio.TaskGroup() as tasks:
                 keeping = tasks.create_task(keeper.run(), name="certificates")
-                await live(agent, socket, stop)
+                await live(agent, socket, stop, notify.ready)
+                notify.stopping()
                 keeping.cancel()
     _log.info("stopped; what is programmed stays", host=host)
 

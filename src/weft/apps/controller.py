@@ -42,6 +42,7 @@ from weft.controller.oidc import Oidc, read_settings
 from weft.controller.rules import RuleChanges
 from weft.controller.service import Service
 from weft.controller.signing import Signer
+from weft.kit import notify
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
 from weft.store.address import open_cluster, open_store, shown
@@ -108,7 +109,7 @@ async def _until_signalled(store: str, listen: Sequence[str], security: Security
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await serve(store, listen, stopping, security=security, advertise=advertise)
+    await serve(store, listen, stopping, ready=notify.ready, security=security, advertise=advertise)
 
 
 async def serve(
@@ -208,6 +209,7 @@ async def _serve(
         keeping = tasks.create_task(_keep_certificates(listeners))
         stopped, broken = tasks.create_task(stopping.wait()), tasks.create_task(service.broken.wait())
         await asyncio.wait((serving, stopped, broken), return_when=asyncio.FIRST_COMPLETED)
+        notify.stopping()
         stopping.set()  # ends the streams
         server.should_exit = True
         broken.cancel()
