@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from ebpf.driver import EbpfDriver, ebpf_driver
-from packets.guarding import FIRST, GUARDED, SECOND, WEB1_PORT, WEB2_PORT, dns, opened
+from ebpf.driver import SIZES, TIMES, EbpfDriver, ebpf_driver
+from packets.guarding import FIRST, FTP, GUARDED, SECOND, WEB1_PORT, WEB2_PORT, dns, ftp, opened
 from packets.policy import BINDINGS, UPLINK
 from weft.contracts.connections import Connection
 from weft.dataplane.ebpf import build, conntrack
 from weft.dataplane.ebpf.plane import EbpfDataPlane
-from weft.policy.connections import State
+from weft.policy.connections import Expected, State
 from weft.policy.rows import Port
 
 pytestmark = pytest.mark.root
@@ -102,6 +103,57 @@ def test_no_flood_of_one_guest_takes_another_guests_connections(driver: EbpfDriv
     assert counted.count(WEB2_PORT) == 2  # what the flood did not get out with did not get in
     for exchange in opened(FIRST, SECOND)[3:]:
         assert getattr(driver.inject(exchange.interface, exchange.frame), "reason", None) is None
+
+
+def test_data_connections_that_ftp_expects_are_seen_swept_and_forgotten(driver: EbpfDriver) -> None:
+    plane = driver.plane
+    driver.load(FTP)
+    control = ftp(FIRST, SECOND, b"227 (10,0,1,5,195,80)\r\n", by_server=True)
+    for exchange in control:
+        driver.inject(exchange.interface, exchange.frame)
+    found = {each.port: each for each in plane.connections() if each.state is State.EXPECTED}
+    assert found.keys() == {WEB1_PORT, WEB2_PORT}
+    client, server = found[WEB1_PORT], found[WEB2_PORT]
+    assert (client.local, client.local_port, client.remote, client.remote_port) == (FIRST, 0, SECOND, 50_000)
+    assert (server.local, server.local_port, server.remote, server.remote_port) == (SECOND, 50_000, FIRST, 0)
+    assert (client.outward, server.outward, client.rule, server.rule) == (True, False, 51, 61)
+    assert 50 < client.expires_s <= 60
+    assert plane.expected()[Expected.MADE] == 2
+    assert plane.sweep() == 0
+    assert plane.forget([client.key]) == 1
+    plane._tracking.clock_ns = 2**40 + time.monotonic_ns()
+    plane._tracking.write()
+    assert plane._connections.sweep(plane._tracking.clock_ns) == 1
+    assert not any(each.state is State.EXPECTED for each in plane.connections())
+
+
+def test_what_ftp_expects_outlives_the_agent(driver: EbpfDriver) -> None:
+    driver.load(FTP)
+    for exchange in ftp(FIRST, SECOND, b"227 (10,0,1,5,195,80)\r\n", by_server=True):
+        driver.inject(exchange.interface, exchange.frame)
+    before = {each.key for each in driver.plane.connections()}
+    pins = driver.plane._pins
+    driver.plane.close()
+    driver.plane = EbpfDataPlane(pins, SIZES, source=build.OBJECT, times=TIMES)
+    again = EbpfDriver(driver.plane, driver._harness.netns, UPLINK)
+    again._unreachable = driver._unreachable
+    try:
+        again.load(FTP)
+        assert {each.key for each in again.plane.connections()} == before
+        for exchange in opened(FIRST, SECOND, 50_000):
+            assert getattr(again.inject(exchange.interface, exchange.frame), "reason", None) is None
+        assert again.plane.expected()[Expected.ADMITTED] == 2
+    finally:
+        again._wires.close()
+
+
+def test_with_a_control_connection_goes_what_it_expects(driver: EbpfDriver) -> None:
+    plane = driver.plane
+    driver.load(FTP)
+    for exchange in ftp(FIRST, SECOND, b"227 (10,0,1,5,195,80)\r\n", by_server=True):
+        driver.inject(exchange.interface, exchange.frame)
+    assert plane.forget([each.key for each in plane.connections() if each.state is not State.EXPECTED]) == 2
+    assert list(plane.connections()) == []
 
 
 def test_an_entry_is_within_256_bytes_of_the_kernels_memory(driver: EbpfDriver) -> None:

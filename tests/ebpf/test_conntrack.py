@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from random import Random
 
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from packets.conversations import ADMITTED, CONVERSATIONS, Conversation
+from packets import conversations, ftp
+from packets.conversations import ADMITTED, GUEST, OTHER, Conversation
 from weft.dataplane.ebpf import build, conntrack, layout, libbpf, security
-from weft.policy.connections import State
+from weft.policy.connections import Expected, State
 from weft.policy.drop import DropReason
 from weft.policy.rows import Direction, SecurityGroup, SecurityRule
 from weft.policy.security import compile_policy
@@ -22,6 +24,7 @@ from weft.reference.conntrack import Limits, Question, Ruling, Tracker
 from weft.reference.qos import Direction as GuestDirection
 
 SECOND_NS = 10**9
+CONVERSATIONS = (*conversations.CONVERSATIONS, *ftp.conversations())
 SOURCE = Path(__file__).with_name("conntrack.bpf.c")
 LOOPBACK = 1
 PORTS = ("a", "b", "c")
@@ -47,17 +50,19 @@ class Asking:
         with libbpf.Object(source) as opened:
             self.maps, self.programs = opened.load()
         self._run = libbpf.TestRun(self.programs["ask"])
-        self.connections = conntrack.Connections(self.maps["connections"], self.programs["asked"])
+        self.connections = conntrack.Connections(
+            *(self.maps[name] for name in ("connections", "expectations", "tracked")), self.programs["asked"]
+        )
         self._next = 2
         self.settings = conntrack.Settings()
         self.epoch = 0
         self.start_ns = 0
 
     def begin(self, settings: conntrack.Settings, *, keep: bool) -> None:
-        for name in ("connections", "quotas"):
+        for name in ("connections", "quotas", "expectations", "expecting"):
             for key, _ in list(self.maps[name].items()):
                 self.maps[name].delete(key)
-        self.maps["tracked"].update(layout.NUMBER.pack(0), layout.TRACKED.pack(0, 0))
+        self.maps["tracked"].update(layout.NUMBER.pack(0), bytes(layout.TRACKED.size))
         self.settings, self.keep = settings, keep
         self.start_ns += 10**6 * SECOND_NS  # datagrams under way are forgotten
 
@@ -94,6 +99,18 @@ class Asking:
             found[name] = (State(state), opener, expires_ns, p0, p1, b0, b1, bool(flags & 128))
         return found
 
+    def awaited(self) -> dict[tuple[object, ...], tuple[object, ...]]:
+        """What FTP expects, as the reference has it: by key, opener, expiry, rule."""
+        names = {security.port_number(port): port for port in PORTS}
+        found = {}
+        for key, value in self.maps["expectations"].items():
+            port, local, remote, *ends, protocol, asked, _ = layout.CONNECTION_KEY.unpack(key)
+            expires_ns, _, _, rule, opener = layout.EXPECTATION.unpack(value)
+            numbers = (int.from_bytes(end, "big") for end in ends)
+            name = (names[port], protocol, _short(local), _short(remote), *numbers, bool(asked))
+            found[name] = (opener, expires_ns, rule)
+        return found
+
     def ask(self, port: str, side: int, frame: bytes) -> DropReason | None:
         answer = self._run(frame, LOOPBACK, mark=PORTS.index(port) << 1 | side).retval
         assert answer >= 0
@@ -126,7 +143,8 @@ def test_a_conversation(asking: Asking, conversation: Conversation) -> None:
 
 
 TIMES_S = (0,) * 60 + (1, 9, 29, 61, 180)
-RULES = tuple(sorted(ADMITTED, key=str))
+ADMITTED_FTP = ADMITTED | {(6, 21)}
+RULES = tuple(sorted(ADMITTED_FTP, key=str))
 FLAGS = (2, 18, 16, 16, 16, 24, 17, 4, 20, 3, 0)
 LOCAL6, REMOTE6 = (bytes.fromhex(f"20010db800010000000000000000000{n}") for n in (4, 5))
 LOCAL4, REMOTE4 = b"\x0a\0\1\4", b"\x0a\0\1\5"
@@ -138,14 +156,18 @@ class Talks:
 
     def __init__(self, random: Random) -> None:
         self.random = random
+        self.ftp = random.choice((0, 0, 6, 60))  # of so many frames
+        self.server = random.random() < 0.5  # the guest is it
         self._next: dict[tuple[int, int, str], list[int]] = {}  # (version, port, of) -> what each side sends next
         self._opener: dict[tuple[int, int, str], int] = {}  # who has sent a SYN; 2: it is answered
 
     def frame(self, of: str, side: int) -> bytes:
         random = self.random
-        version = random.choice((4, 4, 6))
+        version = random.choice((4, 4, 6)) if self.ftp < 60 else 4 + 2 * self.server
         kind = random.choice(
-            ("tcp",) * 6 + ("udp", "icmp", "sctp", "sctp", "other", "error", "error", "piece", "piece")
+            ("tcp",) * 6
+            + ("ftp",) * self.ftp
+            + ("udp", "icmp", "sctp", "sctp", "other", "error", "error", "piece", "piece")
         )
         protocol, body = getattr(self, f"_{kind}")(version, of, side)
         return self._around(version, side, protocol, body)
@@ -222,6 +244,33 @@ class Talks:
         self._opener[talk] = 2
         return 18
 
+    def _ftp(self, version: int, of: str, side: int) -> tuple[int, bytes]:
+        """A control connection, of one or two clients, or what could be a data connection of theirs."""
+        random = self.random
+        server = self.server
+        if random.random() < 0.3:
+            far, port = 40_300 + random.randrange(8), random.choice((50_000, 50_000, 50_001, 1023))
+            ends = (far, port) if random.random() < 0.9 else (port, far)
+            flags, seq = random.choice((2, 2, 2, 18, 4)), random.choice((1000, 1001))
+            return 6, struct.pack("!HHIIBBHHH", *ends, seq, 0, 80, flags, 1000, 0, 0)
+        client = 41_000 + (random.random() < 0.1)
+        ends = (21, client) if server else (client, 21)
+        known = self._next.setdefault((version, ends[0] * 65536 + ends[1], of), [1000, 2**32 - 50])
+        flags = self._flags((version, ends[0] * 65536 + ends[1], of), side)
+        if random.random() < 0.9 and flags & 5:
+            flags = 24
+        seq, ack = known[side], known[1 - side]
+        text = b"" if flags & 6 else self._line(version, of_client=(side == 0) is not server, side=side)
+        if random.random() < 0.05:
+            seq += random.choice((-3, 3, len(text)))
+        elif not flags & 4:
+            known[side] = (seq + len(text) + bool(flags & 2) + (flags & 1)) % 2**32
+        ports = ends if side == 0 else ends[::-1]
+        return 6, struct.pack("!HHIIBBHHH", *ports, seq % 2**32, ack % 2**32, 80, flags, 60_000, 0, 0) + text
+
+    def _line(self, version: int, *, of_client: bool, side: int) -> bytes:
+        return spoken(self.random, ((LOCAL4, REMOTE4), (LOCAL6, REMOTE6))[version == 6][side], of_client=of_client)
+
     def _udp(self, _version: int, _of: str, side: int) -> tuple[int, bytes]:
         protocol = self.random.choice((17, 17, 33, 136))
         return protocol, self._ports(side, self.random.randrange(3)) + bytes(self.random.choice((3, 4, 30)))
@@ -259,6 +308,80 @@ class Talks:
         return protocol, (random.choice((77, 77, 78)), offset, random.random() < 0.7, data)
 
 
+def spoken(random: Random, own: bytes, *, of_client: bool) -> bytes:
+    """What an FTP client or server says: mostly something that matters, now and then nearly."""
+    said = b""
+    for _ in range(random.choice((1, 1, 1, 2, 3))):
+        address = own if random.random() < 0.9 else bytes(reversed(own))
+        port = random.choice((50_000, 50_000, 50_001, 1023, 70_000))
+        numbers = ",".join(map(str, (*address[:4], port >> 8, port & 255)))
+        text = str(ip_address(address)) if random.random() < 0.5 else ip_address(address).exploded
+        family = random.choice((1 if len(own) == 4 else 2,) * 9 + (1, 2, 3))
+        ways = (
+            (f"PORT {numbers}", f"EPRT |{family}|{text}|{port}|", f"eprt ~{family}~{text}~{port}~", "NOOP", "PASV")
+            if of_client
+            else (f"227 Passive ({numbers}).", f"227 {numbers}", f"229 So (|||{port}|)", "200 so", "220-(|||1|)")
+        )
+        line = random.choice(ways) + random.choice(("\r\n",) * 8 + ("\n", "\r", "", " \r\n"))
+        said += line.encode()
+    return said
+
+
+ALPHABET = st.sampled_from(list(b"0123456789abcdefABCDEFPORTEport ,.:|!()\r\n\x00\xff(|:"))
+OWN = {4: LOCAL4, 6: LOCAL6}
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> tuple[int, bool, bytes]:
+    """(IP version, whether it is the client's, text): what is said, with bytes changed, left out and put in."""
+    version, of_client = draw(st.sampled_from((4, 6))), draw(st.booleans())
+    text = bytearray(spoken(Random(draw(st.integers(0, 2**32))), OWN[version], of_client=of_client))  # noqa: S311
+    for _ in range(draw(st.integers(0, 3))):
+        at, byte = draw(st.integers(0, len(text))), draw(ALPHABET)
+        match draw(st.sampled_from(("change", "leave", "put", "keep"))):
+            case "change":
+                text[at : at + 1] = bytes([byte])
+            case "leave":
+                del text[at : at + 1]
+            case "put":
+                text[at:at] = bytes([byte])
+            case _:
+                pass
+    return version, of_client, bytes(text) + draw(st.sampled_from((b"", b"", b"200 so\r\n" * 70)))
+
+
+IPV6_TEXT = st.lists(st.sampled_from(("", ":", "::", "0", "4", "1", "2001", "db8", "0db8", "10000")), max_size=18).map(
+    "".join
+)
+
+
+@pytest.mark.root
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.one_of(
+    texts(),
+    st.binary(min_size=1, max_size=60).map(lambda text: (4, True, text)),
+    IPV6_TEXT.map(lambda text: (6, True, f"EPRT |2|{text}|50000|\r\n".encode())),
+))  # fmt: skip
+def test_whatever_a_control_connection_says_is_heard_as_the_reference_hears_it(
+    asking: Asking, case: tuple[int, bool, bytes]
+) -> None:
+    version, of_client, text = case
+    tracker = Tracker()
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.admit(groups({(6, 21)}, open_out=True))
+    asking.at(asking.start_ns)
+    control = ftp.Ftp(OTHER if of_client else GUEST, version)
+    for turn in (*control.opened(), control.says(GUEST, text.decode("latin-1"))):
+        ip = packet.parse(turn.frame)
+        assert isinstance(ip, packet.Ip)
+        tracker.check("a", GuestDirection(turn.side), ip, asking.start_ns, lambda _: Ruling(allow=True, rule=10))
+        assert asking.ask("a", turn.side, turn.frame) is None
+    assert {key: value[:2] for key, value in asking.awaited().items()} == {
+        tuple(key): (of.opener, of.expires_ns) for key, of in tracker.expectations.items()
+    }, text
+    assert asking.connections.expected() == {what: tracker.expected[what] for what in Expected}, text
+
+
 @pytest.mark.root
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32))
@@ -268,27 +391,29 @@ def test_whatever_is_said_the_programs_track_it_as_the_reference_does(asking: As
     talks, most = Talks(random), random.choice((3, 100))
     asking.begin(conntrack.Settings(most_of_port=most, most=2 * most), keep=random.random() < 0.2)
     tracker = Tracker(Limits(most_of_port=most, most=2 * most))
-    now_ns, admitted = asking.start_ns, ADMITTED
+    now_ns, admitted = asking.start_ns, ADMITTED_FTP
     asking.admit(groups(admitted, open_out=True))
 
     def judge(question: Question) -> Ruling:
         if question.direction is GuestDirection.FROM_GUEST:
-            return Ruling(allow=True)
+            return Ruling(allow=True, rule=1)
         return Ruling((question.protocol, question.number) in admitted)
 
-    for _ in range(120):
+    for _ in range(120 + 3 * talks.ftp):
         now_ns += random.choice(TIMES_S) * SECOND_NS
         if random.random() < 0.04:
             admitted = frozenset(random.sample(RULES, random.randrange(len(RULES) + 1)))
             asking.admit(groups(admitted, open_out=True))
             tracker.epoch += 1
         asking.at(now_ns)
-        port, side = random.choice(PORTS[:2]), random.randrange(2)
+        port, side = random.choice(PORTS[: 1 if talks.ftp == 60 else 2]), random.randrange(2)
         frame = talks.frame(port, side)
         ip = packet.parse(frame)
         assert isinstance(ip, packet.Ip)
         expected = tracker.check(port, GuestDirection(side), ip, now_ns, judge, keep=asking.keep)
         assert asking.ask(port, side, frame) == expected.reason, (frame.hex(), side, expected.why)
+    assert asking.awaited().keys() == {tuple(key) for key in tracker.expectations}
+    assert asking.connections.expected() == {what: tracker.expected[what] for what in Expected}
     assert asking.table() == {
         (key.port, key.protocol, key.local, key.remote, key.local_port, key.remote_port, key.asked): (
             of.state, of.opener, of.expires_ns, *of.packets, *of.bytes, of.refused,

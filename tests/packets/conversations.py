@@ -88,6 +88,7 @@ class Talk:
         dropped: DropReason | None = None,
         *,
         size: int = 0,
+        text: bytes | None = None,
         window: int = 1000,
         scale: int | None = None,
         after_s: int = 0,
@@ -105,7 +106,7 @@ class Talk:
             window=window,
             options=[] if scale is None else [("NOP", None), ("WScale", scale)],
         )
-        packet = network(self.version, side) / segment / Raw(bytes(size))
+        packet = network(self.version, side) / segment / Raw(bytes(size) if text is None else text)
         return Turn(side, frame(side, packet), dropped, after_s, **more)  # type: ignore[arg-type]
 
     def opened(self, by: int = GUEST, **more: int) -> list[Turn]:

@@ -42,6 +42,23 @@ PLAIN = SecurityGroup(
     rules=(SecurityRule(41, "plain/in", IN, 4, UDP, 53, 53), SecurityRule(42, "plain/out", OUT, 4, UDP)),
 )
 
+FTP_CLIENTS = SecurityGroup(
+    4,
+    "ftp-clients",
+    rules=(
+        SecurityRule(51, "ftp-clients/ftp", OUT, 4, TCP, 21, 21),
+        SecurityRule(52, "ftp-clients/6", OUT, 6, TCP, 21, 21),
+    ),
+)
+FTP_SERVERS = SecurityGroup(
+    5,
+    "ftp-servers",
+    rules=(
+        SecurityRule(61, "ftp-servers/ftp", IN, 4, TCP, 21, 21),
+        SecurityRule(62, "ftp-servers/6", IN, 6, TCP, 21, 21),
+    ),
+)
+
 _GROUPS = {WEB1_PORT: (1,), WEB2_PORT: (2,)}
 _BEARS = {"10.0.1.4": (1,), "10.0.1.5": (2,), "2001:db8:1::4": (1,), "2001:db8:1::5": (2,)}
 
@@ -73,6 +90,8 @@ NOT_BOTH = {WEB1_PORT: (1,), WEB2_PORT: (2, 4)}
 FOURTH = SecurityGroup(4, "fourth")
 ALONE = guarded(_GROUPS, bears={})
 STATELESS = guarded({WEB2_PORT: (3,)}, (PLAIN,))
+FTP = guarded({WEB1_PORT: (4,), WEB2_PORT: (5,)}, (FTP_CLIENTS, FTP_SERVERS))
+NO_FTP = guarded({WEB1_PORT: (4,), WEB2_PORT: (5,)}, (FTP_CLIENTS, replace(FTP_SERVERS, rules=FTP_SERVERS.rules[1:])))
 SECURED = guarded({}, (), fw=True)
 
 
@@ -140,6 +159,23 @@ def opened(source: str, to: str, port: int = 80) -> tuple[Exchange, ...]:
 def dns(source: str, to: str, *, answer: bool = False, dropped: DropReason | None = None, port: int = 53) -> Exchange:
     ends = (port, 40000) if answer else (40000, port)
     return talk(source, to, b.UDP(sport=ends[0], dport=ends[1]) / b.Raw(b"name"), dropped)
+
+
+def ftp(client: str, server: str, said: bytes, *, by_server: bool = False, port: int = 40000) -> tuple[Exchange, ...]:
+    """A control connection up to where one of both has said something."""
+    hello, user = b"220 ready\r\n", b"USER anonymous\r\n"
+    ways = (port, 21), (21, port)
+    ours, theirs = 101 + len(user), 501 + len(hello)
+    return (
+        talk(client, server, tcp("S", 100, 0, ways[0])),
+        talk(server, client, tcp("SA", 500, 101, ways[1])),
+        talk(client, server, tcp("A", 101, 501, ways[0])),
+        talk(server, client, tcp("PA", 501, 101, ways[1], hello)),
+        talk(client, server, tcp("PA", 101, theirs, ways[0], user)),
+        talk(server, client, tcp("PA", theirs, ours, ways[1], said))
+        if by_server
+        else talk(client, server, tcp("PA", ours, theirs, ways[0], said)),
+    )
 
 
 def to_all(port: int, dropped: DropReason | None = None) -> Exchange:
@@ -212,6 +248,39 @@ def scenes() -> list[Scene]:
         Scene("the gateway answers what may be sent", GUARDED, (
             Exchange("tapweb1", b.eth(p.ROUTER, b.network(FIRST, "10.0.1.1") / b.echo(4))),
             Exchange("tapweb2", b.eth(p.ROUTER, b.network(SECOND, "10.0.1.1") / b.echo(4), WEB2), REFUSED),
+        )),
+        Scene("FTP: active, by the client's word, at both ports", FTP, (
+            talk(SECOND, FIRST, tcp("S", 1, 0, (20, 50_000)), REFUSED),
+            *ftp(FIRST, SECOND, b"PORT 10,0,1,4,195,80\r\n"),
+            *opened(SECOND, FIRST, 50_000),
+            talk(SECOND, FIRST, tcp("S", 1, 0, (20, 50_000)), REFUSED),
+        )),
+        Scene("FTP: passive, by the server's word, at both ports", FTP, (
+            talk(FIRST, SECOND, tcp("S", 1, 0, (40001, 50_000)), REFUSED),
+            *ftp(FIRST, SECOND, b"227 Entering Passive Mode (10,0,1,5,195,80).\r\n", by_server=True),
+            *opened(FIRST, SECOND, 50_000),
+        )),
+        Scene("FTP: by IPv6", FTP, (
+            *ftp("2001:db8:1::4", "2001:db8:1::5", b"229 Extended (|||50000|)\r\n", by_server=True),
+            *opened("2001:db8:1::4", "2001:db8:1::5", 50_000),
+            *ftp("2001:db8:1::4", "2001:db8:1::5", b"EPRT |2|2001:db8:1::4|50001|\r\n", port=40001),
+            *opened("2001:db8:1::5", "2001:db8:1::4", 50_001),
+        )),
+        Scene("FTP: from another host", FTP, (
+            *ftp(FAR_ONE, SECOND, b"227 (10,0,1,5,195,80)\r\n", by_server=True),
+            *opened(FAR_ONE, SECOND, 50_000),
+            talk(FIREWALL, SECOND, tcp("S", 1, 0, (40000, 50_000)), REFUSED),
+        )),
+        Scene("FTP: nobody is let bounce", FTP, (
+            *ftp(FIRST, SECOND, b"PORT 10,0,1,9,195,80\r\n"),
+            talk(SECOND, FIREWALL, tcp("S", 1, 0, (20, 50_000)), REFUSED),
+            talk(SECOND, FIRST, tcp("S", 1, 0, (20, 50_000)), REFUSED),
+        )),
+        Scene("FTP: with the control connection's rule its data connections go, and come back", FTP, (
+            *ftp(FIRST, SECOND, b"227 (10,0,1,5,195,80)\r\n", by_server=True),
+            *opened(FIRST, SECOND, 50_000),
+            talk(FIRST, SECOND, tcp("PA", 109, 507, (40000, 50_000), b"more"), REFUSED, NO_FTP),
+            talk(FIRST, SECOND, tcp("PA", 109, 507, (40000, 50_000), b"more"), None, FTP),
         )),
         Scene("routed, to another subnet", GUARDED, (
             Exchange("tapweb1", b.eth(p.ROUTER, b.network(FIRST, "10.0.2.6") / b.echo(4))),

@@ -27,6 +27,7 @@ from weft.contracts.dataplane import Failure
 from weft.feed.log import FeedLog, Gone, Limits
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Conflict, Rejected, Retry
+from weft.policy.connections import Expected
 from weft.policy.delta import ScopedDelta, ordered
 from weft.policy.rows import (
     Direction,
@@ -598,6 +599,7 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         here.controller.put(SecurityGroup(9, "tenants/blue/security-groups/web", rules=(rule,)))
         await until(lambda: here.plane.hits() == {rule.name: 0})
         here.plane.lookups.hits[7] += 3
+        here.plane.lookups.tracker.expected[Expected.OTHER_ADDRESS] += 2
         assert await here.ask("GET", "/rules") == (200, {rule.name: 3})
         status, counters = await here.ask("GET", "/counters")
         assert status == 200
@@ -612,6 +614,7 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         assert f"weft_agent_applied_revision {float(here.controller.revision)}" in text
         assert 'weft_dataplane_rows{table="records"} 1.0' in text
         assert f'weft_security_rule_hits_total{{rule="{rule.name}"}} 3.0' in text
+        assert 'weft_ftp_expectations_total{outcome="other_address"} 2.0' in text
 
 
 def gratuitous_arp(number: int, address: int) -> bytes:

@@ -53,7 +53,14 @@ def test_time_outs_and_bounds_are_settings_of_the_agent() -> None:
     assert settings.timeouts_s == {State.ESTABLISHED: 3600, State.UDP_REPLIED: 5}
 
 
-@pytest.mark.parametrize("given", ["established", "established=-1", "open=3", "most=0"])
+@pytest.mark.parametrize(("given", "port"), [([], 21), (["ftp=2121"], 2121), (["ftp=off"], 0), (["expected=5"], 21)])
+def test_whose_control_connections_are_listened_to_is_a_setting(given: list[str], port: int) -> None:
+    assert parse_tracking(given).ftp_port == port
+
+
+@pytest.mark.parametrize(
+    "given", ["ftp", "ftp=0", "ftp=65536", "ftp=on", "established", "established=-1", "open=3", "most=0"]
+)
 def test_what_is_no_setting_is_refused(given: str) -> None:
     with pytest.raises(Rejected):
         parse_tracking([given])

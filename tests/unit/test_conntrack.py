@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from packets.conversations import ADMITTED, CONVERSATIONS, Conversation
+from packets import conversations, ftp
+from packets.conversations import ADMITTED, Conversation
 from weft.reference import packet
 from weft.reference.conntrack import Limits, Question, Ruling, Tracker
 from weft.reference.packet import Ip
 from weft.reference.qos import Direction
 
 SECOND_NS = 10**9
+CONVERSATIONS = (*conversations.CONVERSATIONS, *ftp.conversations())
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
@@ -20,8 +22,9 @@ def test_a_conversation(conversation: Conversation) -> None:
 
     def judge(question: Question) -> Ruling:
         if question.direction is Direction.FROM_GUEST:
-            return Ruling(open_out, 1)
-        return Ruling((question.protocol, question.number) in admitted, 2)
+            return Ruling(open_out, 1 if open_out else 0)
+        allowed = (question.protocol, question.number) in admitted
+        return Ruling(allowed, 2 if allowed else 0)
 
     for rank, turn in enumerate(conversation.turns):
         now_ns += turn.after_s * SECOND_NS

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from weft.agent import announce, dhcp
 from weft.agent.reconcile import Progress
 from weft.contracts.dataplane import Traffic
+from weft.policy.connections import Expected
 
 
 class _Figures(Collector):
@@ -29,6 +30,7 @@ class _Figures(Collector):
         certificate_ends: datetime | None,
         unlearned: int,
         hits: Mapping[str, int],
+        expected: Mapping[Expected, int],
     ) -> None:
         self._progress = progress
         self._connected = connected
@@ -40,6 +42,7 @@ class _Figures(Collector):
         self._certificate_ends = certificate_ends
         self._unlearned = unlearned
         self._hits = hits
+        self._expected = expected
 
     def collect(self) -> Iterator[Metric]:
         progress = self._progress
@@ -97,6 +100,12 @@ class _Figures(Collector):
         for rule, count in self._hits.items():
             rules.add_metric([rule], count)
         yield rules
+        expected = CounterMetricFamily(
+            "weft_ftp_expectations", "What FTP says of data connections, by what became of it.", labels=["outcome"]
+        )
+        for what, count in self._expected.items():
+            expected.add_metric([what.label], count)
+        yield expected
 
     def _of_guests(self) -> Iterator[Metric]:
         announced = CounterMetricFamily(
@@ -134,6 +143,7 @@ def render(
     certificate_ends: datetime | None = None,
     unlearned: int = 0,
     hits: Mapping[str, int] | None = None,
+    expected: Mapping[Expected, int] | None = None,
 ) -> bytes:
     registry = CollectorRegistry()
     registry.register(
@@ -148,6 +158,7 @@ def render(
             certificate_ends,
             unlearned,
             hits or {},
+            expected or {},
         )
     )
     return generate_latest(registry)

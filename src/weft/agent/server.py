@@ -24,6 +24,7 @@ from weft.agent import conntrack, metrics, report
 from weft.agent.service import Agent
 from weft.contracts.dataplane import DataPlane, Traffic
 from weft.kit.errors import Conflict, Missing, Rejected
+from weft.policy.connections import Expected
 from weft.wire import problem
 
 #: No request of ours is longer.
@@ -120,7 +121,7 @@ class Api:
 
     async def metrics(self, _request: Request) -> Response:
         agent = self._agent
-        usage, counters, unlearned, hits = await agent.reconciler.ask(_read)
+        usage, counters, unlearned, hits, expected = await agent.reconciler.ask(_read)
         status = agent.status()
         active = sum(port.state == "active" for port in status.ports.values()) if status else 0
         text = metrics.render(
@@ -130,6 +131,7 @@ class Api:
             counters=counters,
             unlearned=unlearned,
             hits=hits,
+            expected=expected,
             active_ports=active,
             answers=agent.responder.figures,
             announcements=agent.announcer.figures,
@@ -300,8 +302,11 @@ def _ways(agent: Agent) -> list[dict[str, Any]]:
     ]
 
 
-def _read(plane: DataPlane) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic], int, dict[str, int]]:
-    return dict(plane.usage()), dict(plane.counters()), plane.heard().refused, dict(plane.hits())
+def _read(
+    plane: DataPlane,
+) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic], int, dict[str, int], dict[Expected, int]]:
+    hits, expected = dict(plane.hits()), dict(plane.expected())
+    return dict(plane.usage()), dict(plane.counters()), plane.heard().refused, hits, expected
 
 
 def _traffic(traffic: Traffic) -> dict[str, Any]:

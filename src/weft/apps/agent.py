@@ -147,20 +147,35 @@ def parse_sizes(given: Iterable[str]) -> Sizes:
 
 
 def parse_tracking(given: Iterable[str]) -> conntrack.Settings:
-    """``STATE=SECONDS``, ``most=N`` or ``most-of-port=N`` each; what is not given stays at its default."""
+    """``STATE=SECONDS``, ``most=N``, ``most-of-port=N``, ``ftp=PORT`` or ``ftp=off`` each; what is not given stays at
+    its default.
+    """
     states = {state.label: state for state in State}
     limits = {"most": 1 << 18, "most-of-port": 1 << 16}
     timeouts_s: dict[State, int] = {}
+    ftp_port = 21
     for each in given:
         name, _, number = each.partition("=")
+        if name == "ftp":
+            ftp_port = _ftp_port(number)
+            continue
         if not number.isdecimal() or not 1 <= int(number) <= 1 << 31 or (name not in states and name not in limits):
-            known = ", ".join([*states, *limits])
+            known = ", ".join([*states, *limits, "ftp"])
             raise Rejected(f"{each!r} is no setting such as established=3600; there are {known}", "conntrack")
         if name in states:
             timeouts_s[states[name]] = int(number)
         else:
             limits[name] = int(number)
-    return conntrack.Settings(limits["most"], limits["most-of-port"], timeouts_s)
+    return conntrack.Settings(limits["most"], limits["most-of-port"], timeouts_s, ftp_port)
+
+
+def _ftp_port(given: str) -> int:
+    """Of FTP servers; 0: off."""
+    if given == "off":
+        return 0
+    if not given.isdecimal() or not 1 <= int(given) < 1 << 16:
+        raise Rejected(f"ftp={given} is neither a port such as ftp=21, in 1..65535, nor ftp=off", "conntrack")
+    return int(given)
 
 
 def _host_name(host: str) -> str:

@@ -92,7 +92,8 @@ def controller(
 )  # fmt: skip
 @click.option(
     "--conntrack", "tracking", multiple=True, envvar="WEFT_CONNTRACK", metavar="STATE=SECONDS",
-    help="How long connections are remembered, such as established=3600; most=N and most-of-port=N: how many.",
+    help="How long connections are remembered, such as established=3600; most=N and most-of-port=N: how many; ftp=PORT"
+    " (21): of servers whose data connections pass with what they belong to, or ftp=off.",
 )  # fmt: skip
 @click.option(
     "--join", default="", envvar="WEFT_JOIN", metavar="TOKEN",

@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _filtered(command: F) -> F:
     for option in (
-        click.option("--state", help="established, syn_sent, udp_replied..."),
+        click.option("--state", help="established, syn_sent, udp_replied, expected (of FTP)..."),
         click.option("--protocol", help="tcp, udp, icmp, icmpv6, sctp, or a number."),
         click.option("--address", help="Of the guest, or of whom it talks to."),
         click.option("--port", help="blue/web-1."),

@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 from weft.contracts.connections import Connection, ConnectionEvent, Logged
 from weft.model.features import Feature
+from weft.policy.connections import Expected
 from weft.policy.drop import DropReason
 from weft.policy.rows import Key, Row
 from weft.policy.upcall import UpcallKind
@@ -260,7 +261,13 @@ class DataPlane(Protocol):
         ...
 
     def connections(self) -> Iterator[Connection]:
-        """Those that guarded ports have, also what has expired and was not swept yet; while others come and go."""
+        """Those that guarded ports have, also what has expired and was not swept yet; while others come and go. In
+        state ``expected`` those of FTP that are still to come: of the side that will open one, the port is 0: any.
+        """
+        ...
+
+    def expected(self) -> Mapping[Expected, int]:
+        """How often what became of what FTP's control connections say of data connections."""
         ...
 
     def forget(self, connections: Collection[bytes]) -> int:

@@ -28,6 +28,22 @@ class State(IntEnum):
     SCTP_CLOSING = 14
     OTHER_UNREPLIED = 15  #: any other protocol, by its pair of addresses
     OTHER_REPLIED = 16
+    EXPECTED = 17  #: none yet: an FTP control connection has said that it will come
+
+    @property
+    def label(self) -> str:
+        """The name that users see."""
+        return self.name.lower()
+
+
+class Expected(IntEnum):
+    """What became of what FTP's control connections say. Member name in lower case is the name that users see."""
+
+    MADE = 0  #: a data connection is expected
+    ADMITTED = 1  #: one came that no rule spoke of, and passed
+    OTHER_ADDRESS = 2  #: refused: the address is not the speaker's own (the bounce attack: RFC 2577)
+    LOW_PORT = 3  #: refused: the port is below 1024
+    NO_ROOM = 4  #: refused: the port, or the host, expects too many
 
     @property
     def label(self) -> str:
@@ -53,6 +69,7 @@ TIMEOUTS_S: dict[State, int] = {
     State.SCTP_CLOSING: 10,
     State.OTHER_UNREPLIED: 60,
     State.OTHER_REPLIED: 600,
+    State.EXPECTED: 60,
 }
 
 #: Those in which both sides have been heard.

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
-from weft.policy.connections import ESTABLISHED_STATES, TIMEOUTS_S, State
+from weft.policy.connections import ESTABLISHED_STATES, TIMEOUTS_S, Expected, State
 from weft.policy.drop import DropReason
-from weft.reference import flows, fragments, tcp
+from weft.reference import flows, fragments, ftp, tcp
 from weft.reference.flows import Chunk, Flow, Kind, Piece
 from weft.reference.fragments import Fate, Fragments
 from weft.reference.packet import Ip
@@ -60,10 +60,32 @@ class Key(NamedTuple):
     asked: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Control:
+    """How the FTP control connection of a data connection began, which rules are asked of in its place."""
+
+    opener: int
+    number: int  # the server's port
+
+
+@dataclass(slots=True)
+class Expectation:
+    """A data connection that a control connection has said will come. It is found by its ends, where the opener's port
+    is 0: any. rule: the control connection's.
+    """
+
+    control: Key
+    opener: int
+    began_ns: int
+    expires_ns: int
+    rule: int
+
+
 @dataclass(slots=True)
 class Connection:
     """One. opener: the side of its first packet; packets and bytes by side; rule: what admitted it, or
-    what refuses it by now.
+    what refuses it by now; related: of a data connection that no rule of its own has let begin; expected: what it has
+    said last that will come, if it is a control connection.
     """
 
     state: State
@@ -81,15 +103,21 @@ class Connection:
         default_factory=lambda: [0, 0]
     )  # of SCTP: what each side must be written to with; 0: not known
     told: bool = False  # that it is established
+    related: Control | None = None
+    expected: Key | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """most: connections in all; most_of_port: of one port; timeouts_s: by state."""
+    """most: connections in all; most_of_port: of one port; timeouts_s: by state; ftp_port: of FTP servers, 0: none is
+    listened to; most_expected: data connections that a port may expect.
+    """
 
     most: int = 1 << 18
     most_of_port: int = 1 << 16
     timeouts_s: Mapping[State, int] = field(default_factory=lambda: TIMEOUTS_S)
+    ftp_port: int = 21
+    most_expected: int = 1024
 
 
 class Event(NamedTuple):
@@ -118,8 +146,12 @@ class Tracker:
     events: list[Event] = field(default_factory=list)
     _table: dict[Key, Connection] = field(default_factory=dict)
     _of_port: Counter[str] = field(default_factory=Counter)
+    expectations: dict[Key, Expectation] = field(default_factory=dict)
+    expected: Counter[Expected] = field(default_factory=Counter)
+    _expecting: Counter[str] = field(default_factory=Counter)  # by port
     _fragments: Fragments = field(default_factory=Fragments)
     _swept_ns: int = 0
+    _swept_expected_ns: int = 0
 
     def check(
         self,
@@ -190,19 +222,20 @@ class Tracker:
         key = _key(port, direction.value, flow)
         found = self._table.get(key)
         if found is None or now_ns >= found.expires_ns:
-            return self._begin(key, direction, flow, frame_bytes, now_ns, judge)
+            return self._begin(key, direction, flow, frame_bytes, now_ns, judge, keep)
         if found.epoch != self.epoch and (found.refused or not keep):
             self._ask_again(key, found, judge)
         if found.refused:
             return Decision(DropReason.SECURITY_GROUP, "the rule that let its connection begin is no more", found.rule)
+        end = 0 if found.tcp is None else found.tcp.end[direction.value]
         step = self._step(found, direction.value, flow)
         rule = found.rule
         if step is tcp.Step.ASK:
+            if found.tcp is None or flow.segment is None or found.state in (State.TIME_WAIT, State.CLOSED):
+                return self._begin(key, direction, flow, frame_bytes, now_ns, judge, keep)
             ruling = judge(question)
             if (refused := _ruled(ruling)) is not None:
                 return refused
-            if found.tcp is None or flow.segment is None or found.state in (State.TIME_WAIT, State.CLOSED):
-                return self._insert(key, direction, flow, frame_bytes, now_ns, ruling.rule)
             found.tcp.wait(direction.value, flow.segment)
             step, rule = tcp.Step.QUIET, ruling.rule
         if step is tcp.Step.INVALID:
@@ -213,29 +246,52 @@ class Tracker:
         if found.state in ESTABLISHED_STATES and not found.told:
             found.told = True
             self.events.append(Event("established", key, found))
+        if step is tcp.Step.PASS and found.tcp is not None and flow.segment is not None:
+            self._listen(key, found, found.tcp, direction.value, flow, flow.segment, end, now_ns)
         return Decision(None, f"connection ({found.state.label})", rule)
 
     def _begin(
-        self, key: Key, direction: Direction, flow: Flow, frame_bytes: int, now_ns: int, judge: Judge
+        self,
+        key: Key,
+        direction: Direction,
+        flow: Flow,
+        frame_bytes: int,
+        now_ns: int,
+        judge: Judge,
+        keep: bool,
     ) -> Decision:
         ruling = judge(_question(direction, flow))
+        related = None
         if (refused := _ruled(ruling)) is not None:
-            return refused
+            # What rules deny, nobody expects.
+            if ruling.rule or (found := self._expected(key, direction, flow, now_ns, judge, keep)) is None:
+                return refused
+            ruling, related = found
         if not _opens(flow):
             return Decision(DropReason.CONNECTION_INVALID, "there is no connection that it could be of")
-        return self._insert(key, direction, flow, frame_bytes, now_ns, ruling.rule)
+        return self._insert(key, direction, flow, frame_bytes, now_ns, ruling.rule, related)
 
-    def _insert(self, key: Key, direction: Direction, flow: Flow, frame_bytes: int, now_ns: int, rule: int) -> Decision:
+    def _insert(
+        self,
+        key: Key,
+        direction: Direction,
+        flow: Flow,
+        frame_bytes: int,
+        now_ns: int,
+        rule: int,
+        related: Control | None,
+    ) -> Decision:
         """In place of an expired one with its key, or of one that is over; or where there is room."""
         former = self._table.get(key)
         if former is None and (reason := self._no_room(key.port, now_ns)) is not None:
             return Decision(reason, "there is no room for another connection", rule)
         if former is not None:
+            self._unexpect(key, former)
             self.events.append(Event("destroyed", key, former))
         else:
             self._of_port[key.port] += 1
         side = direction.value
-        made = Connection(_FIRST[flow.kind], side, 0, now_ns, flow.code, self.epoch, rule)
+        made = Connection(_FIRST[flow.kind], side, 0, now_ns, flow.code, self.epoch, rule, related=related)
         if flow.segment is not None:
             made.tcp = tcp.Tcp()
             made.tcp.begin(side, flow.segment)
@@ -245,13 +301,13 @@ class Tracker:
         self._table[key] = made
         self._count(made, side, frame_bytes)
         self.events.append(Event("new", key, made))
-        return Decision(None, "a new connection", rule)
+        return Decision(None, "a new connection" if related is None else "a data connection that FTP expects", rule)
 
     def _no_room(self, port: str, now_ns: int) -> DropReason | None:
         """Why not; what has expired, and nobody has swept away, is swept once in a while."""
         reason = self._full(port)
         if reason is not None and now_ns >= self._swept_ns + SWEEP_NS:
-            self.sweep(now_ns)
+            self._sweep_connections(now_ns)
             reason = self._full(port)
         return reason
 
@@ -294,12 +350,110 @@ class Tracker:
         elif found.state in (State.OTHER_UNREPLIED, State.OTHER_REPLIED):
             number = None
         ruling = judge(Question(Direction(found.opener), key.protocol, key.remote, number))
+        if not ruling.allow and not ruling.rule and found.related is not None:
+            control = found.related
+            ruling = judge(Question(Direction(control.opener), key.protocol, key.remote, control.number))
         found.rule, found.refused = ruling.rule, not ruling.allow
         found.epoch = self.epoch
 
     def _count(self, found: Connection, side: int, frame_bytes: int) -> None:
         found.packets[side] += 1
         found.bytes[side] += frame_bytes
+
+    # Data connections of FTP
+
+    def _listen(
+        self,
+        key: Key,
+        found: Connection,
+        of: tcp.Tcp,
+        side: int,
+        flow: Flow,
+        segment: tcp.Segment,
+        end: int,
+        now_ns: int,
+    ) -> None:
+        """What a segment of a control connection says, if it comes next and begins where a line does. end: what its
+        side had sent before it.
+        """
+        server_port = key.remote_port if found.opener == 0 else key.local_port
+        if not self.limits.ftp_port or server_port != self.limits.ftp_port or found.related is not None:
+            return
+        if not segment.data_bytes or segment.flags & (tcp.SYN | tcp.RST):
+            return
+        in_order = segment.seq == end and of.line[side]
+        if tcp.after((segment.seq + segment.data_bytes) % 2**32, end):
+            of.line[side] = flow.text[-1:] == b"\n"
+        if not in_order or found.state not in _SPEAKING:
+            return
+        said = ftp.heard(flow.text, of_client=side == found.opener)
+        if said is not None:
+            self._expect(key, found, side, said, now_ns)
+
+    def _expect(self, key: Key, found: Connection, side: int, said: ftp.Said, now_ns: int) -> None:
+        """A data connection, in place of the one that its control connection spoke of before."""
+        if said.address is not None and said.address != (key.local if side == 0 else key.remote):
+            self.expected[Expected.OTHER_ADDRESS] += 1
+            return
+        if said.port < ftp.FIRST_PORT:
+            self.expected[Expected.LOW_PORT] += 1
+            return
+        self._unexpect(key, found)
+        opener = 1 - side
+        ends = (0, said.port) if opener == 0 else (said.port, 0)
+        awaited = Key(key.port, key.protocol, key.local, key.remote, *ends, False)
+        if awaited not in self.expectations:
+            if self._expecting[key.port] >= self.limits.most_expected:
+                if now_ns >= self._swept_expected_ns + SWEEP_NS:
+                    self._sweep_expected(now_ns)
+                if self._expecting[key.port] >= self.limits.most_expected:
+                    self.expected[Expected.NO_ROOM] += 1
+                    return
+            self._expecting[key.port] += 1
+        expires_ns = now_ns + self.limits.timeouts_s[State.EXPECTED] * SECOND_NS
+        self.expectations[awaited] = Expectation(key, opener, now_ns, expires_ns, found.rule)
+        found.expected = awaited
+        self.expected[Expected.MADE] += 1
+
+    def _expected(
+        self, key: Key, direction: Direction, flow: Flow, now_ns: int, judge: Judge, keep: bool
+    ) -> tuple[Ruling, Control] | None:
+        """By which rule what opens a connection is let in that a control connection has spoken of: once."""
+        if flow.segment is None or not flow.segment.opens:
+            return None
+        awaited = key._replace(local_port=0) if direction.value == 0 else key._replace(remote_port=0)
+        expectation = self.expectations.get(awaited)
+        if expectation is None or now_ns >= expectation.expires_ns:
+            return None
+        control = self._table.get(expectation.control)
+        if control is None or now_ns >= control.expires_ns or control.refused or control.state not in _SPEAKING:
+            return None
+        of = expectation.control
+        began = Control(control.opener, of.remote_port if control.opener == 0 else of.local_port)
+        ruling = Ruling(allow=True, rule=control.rule)
+        if control.epoch != self.epoch and not keep:
+            ruling = judge(Question(Direction(began.opener), key.protocol, key.remote, began.number))
+            if not ruling.allow:
+                return None
+        self._drop_expectation(awaited)
+        self.expected[Expected.ADMITTED] += 1
+        return ruling, began
+
+    def _unexpect(self, key: Key, control: Connection) -> None:
+        """What a control connection has spoken of, if nobody else has since."""
+        awaited = control.expected
+        if awaited is not None and awaited in self.expectations and self.expectations[awaited].control == key:
+            self._drop_expectation(awaited)
+        control.expected = None
+
+    def _drop_expectation(self, awaited: Key) -> None:
+        del self.expectations[awaited]
+        self._expecting[awaited.port] -= 1
+
+    def _sweep_expected(self, now_ns: int) -> None:
+        self._swept_expected_ns = now_ns
+        for awaited in [awaited for awaited, of in self.expectations.items() if now_ns >= of.expires_ns]:
+            self._drop_expectation(awaited)
 
     # What an operator sees, and does
 
@@ -308,22 +462,32 @@ class Tracker:
 
     def sweep(self, now_ns: int) -> None:
         """Forget what has expired."""
+        self._sweep_connections(now_ns)
+        self._sweep_expected(now_ns)
+
+    def _sweep_connections(self, now_ns: int) -> None:
         self._swept_ns = now_ns
         self.flush([key for key, found in self._table.items() if now_ns >= found.expires_ns])
 
     def flush(self, keys: Iterable[Key]) -> None:
+        """Forget connections, and expectations."""
         for key in keys:
+            if key in self.expectations:
+                self._drop_expectation(key)
             gone = self._table.pop(key, None)
             if gone is not None:
                 self._of_port[key.port] -= 1
+                self._unexpect(key, gone)
                 self.events.append(Event("destroyed", key, gone))
 
     def forget(self, port: str) -> None:
         """All of a port."""
-        self.flush([key for key in self._table if key.port == port])
+        self.flush([key for key in (*self._table, *self.expectations) if key.port == port])
         self._fragments.forget(port)
 
 
+#: In these a control connection is listened to.
+_SPEAKING = frozenset({State.ESTABLISHED, State.HALF_CLOSED})
 _FIRST = {
     Kind.TCP: State.SYN_SENT,
     Kind.UDP: State.UDP_UNREPLIED,

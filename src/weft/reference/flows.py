@@ -70,6 +70,7 @@ class Flow:
     chunk: Chunk | None = None
     piece: Piece | None = None
     quoted: Flow | None = None  # in an error; its segment has a number only
+    text: bytes = b""  # of a TCP segment that is no fragment: behind its header
 
 
 def read(ip: Ip) -> Flow | None:
@@ -105,7 +106,10 @@ def _transport(
 
     if protocol == TCP:
         segment = _segment(body)
-        return None if segment is None else flow(Kind.TCP, _ports(body), segment=segment)
+        if segment is None:
+            return None
+        text = b"" if piece is not None else body[len(body) - segment.data_bytes :]
+        return flow(Kind.TCP, _ports(body), segment=segment, text=text)
     if protocol in DATAGRAMS:
         return flow(Kind.UDP, _ports(body)) if len(body) >= UDP_BYTES else None
     if protocol == SCTP:

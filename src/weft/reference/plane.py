@@ -22,6 +22,7 @@ from weft.contracts.dataplane import (
     Way,
 )
 from weft.kit.errors import Missing, Rejected
+from weft.policy.connections import Expected, State
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
 from weft.policy.upcall import UpcallKind
@@ -67,6 +68,14 @@ def _shown(key: conntrack.Key, of: conntrack.Connection, now_ns: int) -> Connect
         repr(key).encode(), key.port, key.protocol, packet.address_text(key.local), packet.address_text(key.remote),
         key.local_port, key.remote_port, of.state, of.opener == 0, of.rule, of.refused, (of.packets[0], of.packets[1]),
         (of.bytes[0], of.bytes[1]), (now_ns - of.began_ns) / 1e9, (of.expires_ns - now_ns) / 1e9,
+    )  # fmt: skip
+
+
+def _awaited(key: conntrack.Key, of: conntrack.Expectation, now_ns: int) -> Connection:
+    return Connection(
+        repr(key).encode(), key.port, key.protocol, packet.address_text(key.local), packet.address_text(key.remote),
+        key.local_port, key.remote_port, State.EXPECTED, of.opener == 0, of.rule, False, (0, 0), (0, 0),
+        (now_ns - of.began_ns) / 1e9, (of.expires_ns - now_ns) / 1e9,
     )  # fmt: skip
 
 
@@ -267,19 +276,25 @@ class ReferenceDataPlane:
 
     def connections(self) -> Iterator[Connection]:
         now_ns = self._lookups.now_ns
-        return (_shown(key, of, now_ns) for key, of in list(self._lookups.tracker.connections().items()))
+        tracker = self._lookups.tracker
+        yield from (_shown(key, of, now_ns) for key, of in list(tracker.connections().items()))
+        yield from (_awaited(key, of, now_ns) for key, of in list(tracker.expectations.items()))
+
+    def expected(self) -> Mapping[Expected, int]:
+        return {what: self._lookups.tracker.expected[what] for what in Expected}
 
     def forget(self, connections: Collection[bytes]) -> int:
         tracker = self._lookups.tracker
-        found = [key for key in tracker.connections() if repr(key).encode() in connections]
+        every = (*tracker.connections(), *tracker.expectations)
+        found = [key for key in every if repr(key).encode() in connections]
         tracker.flush(found)
         return len(found)
 
     def sweep(self) -> int:
         tracker = self._lookups.tracker
-        before = len(tracker.connections())
+        before = len(tracker.connections()) + len(tracker.expectations)
         tracker.sweep(self._lookups.now_ns)
-        return before - len(tracker.connections())
+        return before - len(tracker.connections()) - len(tracker.expectations)
 
     def watch(self, *, on: bool) -> None:
         """It always listens: there is no cost to that."""

@@ -98,6 +98,8 @@ class Tcp:
     finished: int = 0  # bit 1 << side: the side's FIN has come
     challenged: bool = False
     pending: Pending | None = None
+    #: Of each side: whether what it sends next is known to begin a line. Of FTP's control connections only.
+    line: list[bool] = field(default_factory=lambda: [False, False])
 
     def begin(self, side: int, segment: Segment) -> None:
         """A SYN that opens."""
@@ -106,7 +108,7 @@ class Tcp:
         self.acked, self.scale = [0, 0], [NO_SCALE, NO_SCALE]
         self.window = [1, 1]
         self.heard = self.finished = 0
-        self.challenged, self.pending = False, None
+        self.challenged, self.pending, self.line = False, None, [False, False]
         self.end[side] = segment.end
         self.edge[side] = segment.seq
         self.window[side] = max(segment.window, 1)
@@ -119,6 +121,7 @@ class Tcp:
     def stretch(self, side: int, end: int) -> None:
         """A later fragment of a segment that has passed: it has sent up to there."""
         if self.state not in (State.SYN_SENT, State.CLOSED):
+            self.line[side] = False
             if after(end, self.end[side]):
                 self.end[side] = end
             if after(end, self.edge[side]):

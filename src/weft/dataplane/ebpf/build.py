@@ -22,6 +22,7 @@ ENUMERATIONS = {
     "drop_reasons.h": ("drop.py", "DropReason", "drop_reason", "DROP"),
     "upcall_kinds.h": ("upcall.py", "UpcallKind", "upcall_kind", "UPCALL"),
     "connection_states.h": ("connections.py", "State", "connection_state", "STATE"),
+    "expected.h": ("connections.py", "Expected", "expected", "EXPECTED"),
 }
 
 

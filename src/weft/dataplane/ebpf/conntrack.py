@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from weft.contracts.connections import Connection, ConnectionEvent, Logged
 from weft.dataplane.ebpf import layout, libbpf
-from weft.policy.connections import TIMEOUTS_S, State
+from weft.policy.connections import TIMEOUTS_S, Expected, State
 from weft.policy.rows import Direction
 
 SECOND_NS = 10**9
@@ -22,6 +22,7 @@ _MOST = 20  # ASKED_MOST
 _BATCH = 4096
 #: Where in a value the time is that it expires at.
 _EXPIRES = struct.Struct("=8xQ")
+_LATE = struct.Struct("=Q")  # and of an expectation
 _PORT = struct.Struct("=Q")
 _EVENTS = 1  # TRACKING_EVENTS
 _REFUSED = 128
@@ -31,11 +32,16 @@ _LOG = 4
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """most: connections in all; most_of_port: of one port; timeouts_s: by state, those that are not as by default."""
+    """most: connections in all; most_of_port: of one port; timeouts_s: by state, those that are not as by default;
+    ftp_port: of FTP servers, whose control connections are listened to, 0: none; most_expected: FTP data connections
+    that a port may expect.
+    """
 
     most: int = 1 << 18
     most_of_port: int = 1 << 16
     timeouts_s: Mapping[State, int] = field(default_factory=dict)
+    ftp_port: int = 21
+    most_expected: int = 1024
 
 
 def tracking(settings: Settings, epoch: int, *, events: bool = False, clock_ns: int = 0) -> bytes:
@@ -49,6 +55,8 @@ def tracking(settings: Settings, epoch: int, *, events: bool = False, clock_ns: 
         settings.most,
         settings.most_of_port,
         _EVENTS if events else 0,
+        settings.most_expected,
+        settings.ftp_port.to_bytes(2, "big"),
     )
 
 
@@ -60,6 +68,15 @@ def shown(key: bytes, value: bytes, ports: Mapping[int, str], now_ns: int) -> Co
     state, opener, flags, expires_ns, began_ns, p0, p1, b0, b1, *rest = layout.CONNECTION.unpack(value)
     return _shown(
         key, ports, state, opener, rest[9], (p0, p1), (b0, b1), refused=bool(flags & _REFUSED),
+        age_s=(now_ns - began_ns) / SECOND_NS, expires_s=(expires_ns - now_ns) / SECOND_NS,
+    )  # fmt: skip
+
+
+def awaited(key: bytes, value: bytes, ports: Mapping[int, str], now_ns: int) -> Connection:
+    """A data connection that FTP expects, as one that is not there yet: port 0 is any."""
+    expires_ns, began_ns, _, rule, opener = layout.EXPECTATION.unpack(value)
+    return _shown(
+        key, ports, State.EXPECTED, opener, rule, (0, 0), (0, 0),
         age_s=(now_ns - began_ns) / SECOND_NS, expires_s=(expires_ns - now_ns) / SECOND_NS,
     )  # fmt: skip
 
@@ -123,28 +140,39 @@ _ONLY = layout.NUMBER.pack(0)
 
 
 def entries(table: libbpf.Map) -> Iterator[tuple[bytes, bytes]]:
-    """Of any map that has connections."""
+    """Of any map whose keys are connections'."""
+    key_bytes, value_bytes = layout.CONNECTION_KEY.size, table.value_bytes
     for keys, values, count in table.chunks(_BATCH):
         for at in range(count):
             yield (
-                keys[at * layout.CONNECTION_KEY.size : (at + 1) * layout.CONNECTION_KEY.size],
-                values[at * layout.CONNECTION.size : (at + 1) * layout.CONNECTION.size],
+                keys[at * key_bytes : (at + 1) * key_bytes],
+                values[at * value_bytes : (at + 1) * value_bytes],
             )
 
 
 class Connections:
-    """The table, by way of the program that is asked of it."""
+    """The table, by way of the program that is asked of it; and what FTP expects to be in it."""
 
-    def __init__(self, table: libbpf.Map, asked: libbpf.Program) -> None:
-        self.table = table
+    def __init__(self, table: libbpf.Map, expectations: libbpf.Map, tracked: libbpf.Map, asked: libbpf.Program) -> None:
+        self.table, self.expectations = table, expectations
+        self._tracked = tracked
         self._run = libbpf.TestRun(asked)
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """Every key and value, also of what has expired; while others come and go."""
         return entries(self.table)
 
+    def expected(self) -> dict[Expected, int]:
+        """What became of what FTP's control connections said."""
+        _, _, _, *counted = layout.TRACKED.unpack(self._tracked.lookup(_ONLY) or bytes(layout.TRACKED.size))
+        return {what: counted[what] for what in Expected}
+
     def sweep(self, now_ns: int, ports: Container[int] | None = None) -> int:
         """Forget what has expired, and what is of no port of these (None: whatever port); how many."""
+        late = [key for key, value in entries(self.expectations) if _LATE.unpack_from(value)[0] <= now_ns]
+        return self._sweep(now_ns, ports) + self._ask(_EXPIRED, late)
+
+    def _sweep(self, now_ns: int, ports: Container[int] | None) -> int:
         over: list[bytes] = []
         gone: list[bytes] = []
         for key, value in self.entries():

@@ -109,10 +109,12 @@ CLASS_KEY = struct.Struct("=II16s")
 RULE_KEY = struct.Struct("=IIIBB2s")
 RULING = struct.Struct("=IiI")
 STATES = 32
-TRACKING = struct.Struct(f"={STATES}QQIIII")
-TRACKED = struct.Struct("=QQ")
+TRACKING = struct.Struct(f"={STATES}QQIIIII2s2x")
+EXPECTED_KINDS = 8
+TRACKED = struct.Struct(f"=QQQ{EXPECTED_KINDS}Q")
 CONNECTION_KEY = struct.Struct("=Q16s16s2s2sBBH")
 CONNECTION = struct.Struct("=4xBBHQQ2Q2Q8IIIIHBB2B6x")
+EXPECTATION = struct.Struct("=QQ48sIB3x")
 CONNECTION_EVENT = struct.Struct("=48sIBBBB4Q")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
@@ -157,6 +159,8 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "tracked": (NUMBER, TRACKED),
     "quotas": (COUNT, COUNT),
     "connections": (CONNECTION_KEY, CONNECTION),
+    "expectations": (CONNECTION_KEY, EXPECTATION),
+    "expecting": (COUNT, COUNT),
 }
 
 #: Ring buffers have neither keys nor values; what is in this one is UPCALL, then the frame.

@@ -85,6 +85,7 @@ class Sizes:
             "classes": self.rules,
             "connections": self.connections,
             "quotas": 4 * self.ports,  # of ports that are gone, too, while their connections are there
+            "expecting": 4 * self.ports,
             "mirrors": self.ports,
             "counters": self.ports + 16,  # uplinks, and the entry of those that have none
         }

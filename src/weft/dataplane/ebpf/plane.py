@@ -47,6 +47,7 @@ from weft.dataplane.ebpf.places import Place, Places
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.features import ABILITIES, DataPlaneKind
+from weft.policy.connections import Expected
 from weft.policy.rows import (
     AddressGroup,
     Host,
@@ -191,7 +192,9 @@ class EbpfDataPlane:
         self._guards = Guards(*(Table(of[name]) for name in ("guards", "identities", "classes", "rules")))
         self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
         self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
-        self._connections = conntrack.Connections(of["connections"], self._loaded.programs["weft_conntrack"])
+        self._connections = conntrack.Connections(
+            of["connections"], of["expectations"], of["tracked"], self._loaded.programs["weft_conntrack"]
+        )
         self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
@@ -1259,7 +1262,13 @@ class EbpfDataPlane:
 
     def connections(self) -> Iterator[Connection]:
         names, now_ns = self._numbered(), time.monotonic_ns()
-        return (conntrack.shown(key, value, names, now_ns) for key, value in self._connections.entries())
+        for key, value in self._connections.entries():
+            yield conntrack.shown(key, value, names, now_ns)
+        for key, value in conntrack.entries(self._connections.expectations):
+            yield conntrack.awaited(key, value, names, now_ns)
+
+    def expected(self) -> Mapping[Expected, int]:
+        return self._connections.expected()
 
     def forget(self, connections: Collection[bytes]) -> int:
         return self._connections.forget(connections)

@@ -5,24 +5,10 @@
 #pragma once
 
 #include "drop.h"
-#include "security.h"
+#include "ftp.h"
 
 #define SWEEP_NS 1000000000ULL /* where nobody sweeps, a full table is swept as a connection begins, once in so long */
 #define DATAGRAM_LIFE_NS 30000000000ULL
-
-INLINE struct tracking *tracking_of_host(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&tracking, &zero);
-}
-
-INLINE struct tracked *tracked_of_host(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&tracked, &zero);
-}
 
 /* What became of a connection, for whoever listens. A reader that does not keep up misses some. */
 static __noinline int tell(struct flow *f, const struct connection_key *key, struct connection *c, __u32 what)
@@ -94,6 +80,7 @@ static __noinline int forget(struct flow *f, const struct connection_key *key)
 	c = bpf_map_lookup_elem(&connections, key);
 	if (!c)
 		return 0;
+	unexpect(f, key, c);
 	tell(f, key, c, EVENT_DESTROYED);
 	if (bpf_map_delete_elem(&connections, key))
 		return 0;
@@ -169,6 +156,8 @@ static __noinline int make_fresh(struct flow *f)
 	__builtin_memset(&f->fresh, 0, sizeof(f->fresh));
 	f->fresh.state = first_state(f->kind);
 	f->fresh.opener = side;
+	f->fresh.flags = f->related;
+	f->fresh.control = f->control_port;
 	f->fresh.began_ns = f->now_ns;
 	f->fresh.expires_ns = f->now_ns + t->timeouts_ns[f->fresh.state & (STATES - 1)];
 	f->fresh.code = f->code;
@@ -199,7 +188,9 @@ static __noinline int renew(struct connection *c, const struct flow *f)
 	bpf_spin_lock(&c->lock);
 	c->state = f->fresh.state;
 	c->opener = f->fresh.opener;
-	c->flags = 0;
+	c->flags = f->fresh.flags;
+	c->expected = 0;
+	c->control = f->fresh.control;
 	c->expires_ns = f->fresh.expires_ns;
 	c->began_ns = f->fresh.began_ns;
 	c->packets[0] = f->fresh.packets[0];
@@ -226,6 +217,7 @@ static __noinline int insert(struct flow *f, struct connection *c)
 		return DROP_CONNECTION_TABLE_FULL;
 	make_fresh(f);
 	if (c) {
+		unexpect(f, &f->key, c);
 		tell(f, &f->key, c, EVENT_DESTROYED);
 		renew(c, f);
 		tell(f, &f->key, c, EVENT_NEW);
@@ -268,6 +260,11 @@ static __noinline int ask_again(struct flow *f, const struct guard *g, struct co
 	else
 		f->number = bpf_ntohs(opener == DIRECTION_FROM_GUEST ? f->key.remote_port : f->key.local_port);
 	allows = rules_say(f, g, opener);
+	if (!allows && !f->rule && c->flags & RELATED) {
+		/* Then what of its control connection? */
+		f->number = bpf_ntohs(c->control);
+		allows = rules_say(f, g, c->flags & CONTROL_SIDE ? DIRECTION_TO_GUEST : DIRECTION_FROM_GUEST);
+	}
 	f->number = number;
 	f->numbered = numbered;
 	bpf_spin_lock(&c->lock);
@@ -341,11 +338,12 @@ INLINE bool is_established(__u8 state)
 
 #define STEP_ESTABLISHES 16 /* beside a step: told for the first time */
 #define STEP_REFUSED 4
+#define STEP_SPEAKS 32 /* beside a step: a control connection's lines, which are to be heard */
 
 /* One packet of a connection. */
 static __noinline int advance(struct connection *c, const struct flow *f, const struct tracking *t)
 {
-	__u32 side, step;
+	__u32 side, step, end;
 
 	if (!c || !f || !t)
 		return STEP_INVALID;
@@ -354,6 +352,7 @@ static __noinline int advance(struct connection *c, const struct flow *f, const 
 	if (c->flags & REFUSED) {
 		step = STEP_REFUSED;
 	} else {
+		end = c->halves[side].end;
 		step = step_of(c, side, f);
 		if (step == STEP_PASS)
 			c->expires_ns = f->now_ns + t->timeouts_ns[c->state & (STATES - 1)];
@@ -364,6 +363,8 @@ static __noinline int advance(struct connection *c, const struct flow *f, const 
 				c->flags |= TOLD;
 				step |= STEP_ESTABLISHES;
 			}
+			if (f->kind == FLOW_TCP && f->listens && !(step & STEP_QUIET) && comes_next(c, side, f, end))
+				step |= STEP_SPEAKS;
 		}
 	}
 	bpf_spin_unlock(&c->lock);
@@ -412,6 +413,17 @@ static __noinline int is_of_connection(struct flow *f)
 	return !after(f->segment.seq, sender->end) && !before(f->segment.seq, sender->end - reach);
 }
 
+/* Whether a connection may begin with it. */
+INLINE int may_begin(struct flow *f, const struct guard *g)
+{
+	if (!f || !g)
+		return 0;
+	if (rules_say(f, g, f->side))
+		return 1;
+	/* What a rule denies, nobody expects. */
+	return !f->rule && is_expected(f, g);
+}
+
 /* One that is a packet by itself, or the first fragment of one: 0, or why it does not pass. */
 static __noinline int judge(struct flow *f, const struct guard *g)
 {
@@ -427,13 +439,17 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		return is_of_connection(f) ? 0 : DROP_CONNECTION_INVALID;
 	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (!c || f->now_ns >= c->expires_ns) {
-		if (!rules_say(f, g, f->side))
+		if (!may_begin(f, g))
 			return DROP_SECURITY_GROUP;
 		return opens(f) ? insert(f, c) : DROP_CONNECTION_INVALID;
 	}
 	if (c->epoch != f->epoch && (!(g->flags & GUARD_KEEP) || c->flags & REFUSED))
 		ask_again(f, g, c);
 	step = advance(c, f, t);
+	if (step & STEP_SPEAKS) {
+		f->speaks = 1;
+		step &= ~STEP_SPEAKS;
+	}
 	if (step == STEP_PASS || step == STEP_QUIET)
 		return 0;
 	if (step & STEP_ESTABLISHES) {
@@ -442,10 +458,10 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 	}
 	if (step != STEP_ASK)
 		return step == STEP_REFUSED ? DROP_SECURITY_GROUP : DROP_CONNECTION_INVALID;
+	if (f->kind != FLOW_TCP || c->state == STATE_TIME_WAIT || c->state == STATE_CLOSED)
+		return may_begin(f, g) ? insert(f, c) : DROP_SECURITY_GROUP;
 	if (!rules_say(f, g, f->side))
 		return DROP_SECURITY_GROUP;
-	if (f->kind != FLOW_TCP || c->state == STATE_TIME_WAIT || c->state == STATE_CLOSED)
-		return insert(f, c);
 	wait_for_answer(c, f);
 	return 0;
 }
@@ -618,10 +634,18 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct g
 	f->key.port = g->port;
 	f->epoch = t->epoch;
 	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
+	f->ftp_port = t->ftp_port;
+	f->control_port = 0;
+	f->related = 0;
+	f->speaks = 0;
 	if (read_flow(skb, p, f))
 		return DROP_CONNECTION_INVALID;
-	if (!f->piece)
-		return judge(f, g);
+	if (!f->piece) {
+		why = judge(f, g);
+		if (!why && f->speaks)
+			hear_control(skb);
+		return why;
+	}
 	d = datagram_of(f, p);
 	if (f->kind == FLOW_LATER)
 		return follow(f, d);
@@ -641,39 +665,56 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct g
 #define ASKED_INSERT 2 /* each with its value behind it, where there is none */
 #define ASKED_MOST 20
 
+struct asking {
+	struct __sk_buff *skb;
+	__u32 what; /* ASKED_* */
+	__u32 count;
+	__u32 at; /* of the next, in the packet */
+	__u32 done;
+};
+
+/* Of one key. */
+static long do_next_asked(__u32 i, struct asking *a)
+{
+	struct flow *f = flow_of_this_cpu();
+	struct expectation *e;
+	struct connection *c;
+
+	if (!f || i >= a->count || bpf_skb_load_bytes(a->skb, a->at, &f->key, sizeof(f->key)))
+		return 1;
+	a->at += sizeof(f->key);
+	if (a->what == ASKED_INSERT) {
+		if (bpf_skb_load_bytes(a->skb, a->at, &f->fresh, sizeof(f->fresh)))
+			return 1;
+		a->at += sizeof(f->fresh);
+		f->fresh.lock = 0;
+		if (take_room(f->key.port))
+			return 0;
+		if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST))
+			give_room(f->key.port);
+		else
+			a->done += 1;
+		return 0;
+	}
+	e = bpf_map_lookup_elem(&expectations, &f->key);
+	if (e && (a->what != ASKED_EXPIRED || f->now_ns >= e->expires_ns))
+		a->done += drop_expectation(&f->key);
+	c = bpf_map_lookup_elem(&connections, &f->key);
+	if (c && (a->what != ASKED_EXPIRED || f->now_ns >= c->expires_ns))
+		a->done += forget(f, &f->key);
+	return 0;
+}
+
 /* How many were. */
 static __noinline int do_asked(struct __sk_buff *skb)
 {
 	struct flow *f = flow_of_this_cpu();
 	struct tracking *t = tracking_of_host();
-	__u32 words[2], at = ETHERNET_BYTES + sizeof(words), i, done = 0;
+	struct asking a = { .skb = skb, .at = ETHERNET_BYTES + 8 };
 
-	if (!f || !t || bpf_skb_load_bytes(skb, ETHERNET_BYTES, words, sizeof(words)))
+	if (!f || !t || bpf_skb_load_bytes(skb, ETHERNET_BYTES, &a.what, 8))
 		return -1;
 	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
-	for (i = 0; i < ASKED_MOST; i++) {
-		struct connection *c;
-
-		if (i >= words[1] || bpf_skb_load_bytes(skb, at, &f->key, sizeof(f->key)))
-			break;
-		at += sizeof(f->key);
-		if (words[0] == ASKED_INSERT) {
-			if (bpf_skb_load_bytes(skb, at, &f->fresh, sizeof(f->fresh)))
-				break;
-			at += sizeof(f->fresh);
-			f->fresh.lock = 0;
-			if (take_room(f->key.port))
-				continue;
-			if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST))
-				give_room(f->key.port);
-			else
-				done += 1;
-			continue;
-		}
-		c = bpf_map_lookup_elem(&connections, &f->key);
-		if (!c || (words[0] == ASKED_EXPIRED && f->now_ns < c->expires_ns))
-			continue;
-		done += forget(f, &f->key);
-	}
-	return done;
+	bpf_loop(ASKED_MOST, do_next_asked, &a, 0);
+	return a.done;
 }

@@ -54,7 +54,14 @@ struct flow {
 	__u8 last;
 	__u8 quoted; /* of an error: key says whose */
 	__u8 logs; /* the rule that decided wants it */
-	__u8 pad[2];
+	__u8 listens; /* it has text, and may be of an FTP control connection */
+	__u8 ends_line; /* that ends with a line */
+	__u8 speaks; /* it comes next, and begins with a line */
+	__u8 spare;
+	__be16 ftp_port; /* of servers; 0: nobody listens */
+	__be16 control_port; /* with related: the server's of its control connection */
+	__u16 related; /* flags of the connection that it begins */
+	__u32 text_at; /* where the text is, in the frame */
 	__u32 identity; /* of a fragment */
 	__u32 begin; /* of a fragment: its bytes behind the header that all have */
 	__u32 end;
@@ -74,6 +81,9 @@ struct flow {
 	struct fresh fresh;
 	struct connection_event event;
 	struct connection_key swept;
+	struct connection_key awaited; /* of an expectation */
+	struct connection_key control;
+	struct expectation expectation;
 	struct addr inner_source; /* of a quoted packet */
 	struct addr inner_destination;
 };
@@ -90,6 +100,20 @@ INLINE struct flow *flow_of_this_cpu(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&flows, &zero);
+}
+
+INLINE struct tracking *tracking_of_host(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&tracking, &zero);
+}
+
+INLINE struct tracked *tracked_of_host(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&tracked, &zero);
 }
 
 /* The type that asks, of an ICMP query or of its answer; 0: neither, since no query is of type 0. */
@@ -196,6 +220,12 @@ static __noinline int read_tcp(struct __sk_buff *skb, struct flow *f, __u32 at, 
 	s->scale = NO_SCALE;
 	if (s->flags & TCP_SYN)
 		s->scale = window_scale(skb, at + TCP_BYTES, at + header);
+	f->listens = f->ftp_port && s->data_bytes && !(s->flags & (TCP_SYN | TCP_RST)) &&
+		     (f->key.local_port == f->ftp_port || f->key.remote_port == f->ftp_port);
+	if (f->listens) {
+		f->text_at = at + header;
+		f->ends_line = !f->piece && !bpf_skb_load_bytes(skb, at + length - 1, head, 1) && head[0] == '\n';
+	}
 	return 0;
 }
 
@@ -355,6 +385,7 @@ static __noinline int read_flow(struct __sk_buff *skb, const struct packet *p, s
 	f->protocol = p->protocol;
 	f->length = skb->len;
 	f->piece = 0;
+	f->listens = 0;
 	f->code = 0;
 	f->numbered = 0;
 	f->number = 0;

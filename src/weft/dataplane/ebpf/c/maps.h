@@ -732,6 +732,9 @@ struct tracking {
 	__u32 most; /* connections in all */
 	__u32 most_of_port;
 	__u32 flags;
+	__u32 most_expected; /* data connections that a port may expect */
+	__be16 ftp_port; /* of servers; 0: no control connection is listened to */
+	__u16 pad;
 };
 
 struct {
@@ -742,10 +745,15 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } tracking SEC(".maps");
 
-/* tracked: the programs' own: how many connections there are, and when they were last swept. */
+/* tracked: the programs' own: how many connections there are, when they were last swept, and what became of what FTP's
+ * control connections say.
+ */
+#define EXPECTED_KINDS 8
 struct tracked {
 	__u64 used;
 	__u64 swept_ns;
+	__u64 swept_expected_ns;
+	__u64 expected[EXPECTED_KINDS]; /* by enum expected */
 };
 
 struct {
@@ -794,6 +802,10 @@ struct half {
 #define PENDING_SIDE 64 /* it is the other end's */
 #define REFUSED 128 /* no rule lets it begin any more */
 #define TOLD 256 /* that it is established */
+#define LINE 512 /* shifted by the side: what it sends next begins a line; of FTP's control connections */
+#define RELATED 2048 /* an FTP data connection that no rule of its own has let begin */
+#define CONTROL_SIDE 4096 /* the other end has begun its control connection */
+#define EXPECTED_SIDE 8192 /* the other end is to open what a control connection has spoken of last */
 
 #define CONNECTION_FIELDS \
 	__u8 state; /* enum connection_state */ \
@@ -811,7 +823,9 @@ struct half {
 	__u8 pending_scale; \
 	__u8 code; /* of an ICMP query */ \
 	__u8 scale[2]; \
-	__u8 pad[6];
+	__be16 expected; /* of a control connection: the port that it has spoken of last */ \
+	__be16 control; /* of a related one: the server's port of its control connection */ \
+	__u8 pad[2];
 
 /* All of it is read and written behind the lock, but for its packets, which a reader may see half counted. */
 struct connection {
@@ -827,6 +841,37 @@ struct {
 	__type(value, struct connection);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } connections SEC(".maps");
+
+/* expectations: the programs' own; the agent reads them: FTP data connections that a control connection has said will come.
+ * In the key the opener's port is 0: any.
+ */
+struct expectation {
+	__u64 expires_ns;
+	__u64 began_ns;
+	struct connection_key control;
+	__u32 rule; /* the control connection's */
+	__u8 opener; /* DIRECTION_* */
+	__u8 pad[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct connection_key);
+	__type(value, struct expectation);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} expectations SEC(".maps");
+
+/* expecting: the programs' own: how many of those a port has, by its number. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} expecting SEC(".maps");
 
 /* datagrams: the programs' own, and pinned nowhere: those whose fragments are under way, in places of their port's own. */
 #define DATAGRAM_SLOTS 64 /* of a port, for each direction */

@@ -70,7 +70,7 @@ INLINE void tcp_begin(struct connection *c, struct half *me, struct half *them, 
 {
 	c->state = STATE_SYN_SENT;
 	c->opener = side;
-	c->flags &= REFUSED | TOLD;
+	c->flags &= REFUSED | TOLD | RELATED | CONTROL_SIDE | EXPECTED_SIDE;
 	c->scale[0] = c->scale[1] = NO_SCALE;
 	c->scale[side & 1] = scale;
 	me->end = end;
@@ -243,6 +243,7 @@ INLINE void tcp_stretch(struct connection *c, __u32 side, __u32 end)
 
 	if (c->state == STATE_SYN_SENT || c->state == STATE_CLOSED)
 		return;
+	c->flags &= ~(LINE << (side & 1));
 	if (after(end, me->end))
 		me->end = end;
 	if (after(end, me->edge))
