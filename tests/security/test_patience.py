@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from polling import becomes
+from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of
 from unit.controller_world import BASE, assembled, port
 from unit.test_tls import Running, running
 from weft.client import AsyncClient
@@ -20,6 +21,7 @@ from weft.controller.doors import Crowd, Door, Listener, Patience, Server
 from weft.controller.limits import Waits
 from weft.controller.service import Service
 from weft.store.memory import MemoryStore
+from weft.tls.contexts import ClientTls, ServerTls
 
 SOON_S = 10.0
 
@@ -27,6 +29,14 @@ SOON_S = 10.0
 @asynccontextmanager
 async def listening(patience: Patience, waits: Waits) -> AsyncIterator[tuple[int, Crowd]]:
     """A controller with little patience."""
+    async with served(patience, waits) as (number, crowd, _):
+        yield number, crowd
+
+
+@asynccontextmanager
+async def served(
+    patience: Patience, waits: Waits, tls: ServerTls | None = None
+) -> AsyncIterator[tuple[int, Crowd, Server]]:
     service = await Service.start(MemoryStore())
     stopping = asyncio.Event()
     crowd, bound = Crowd(patience), socket.create_server(("127.0.0.1", 0))
@@ -34,11 +44,12 @@ async def listening(patience: Patience, waits: Waits) -> AsyncIterator[tuple[int
     config = uvicorn.Config(
         application, log_config=None, lifespan="off", http="httptools", ws="none", timeout_graceful_shutdown=1
     )
-    server = Server(config, [Listener(Door.LOOPBACK, bound)], crowd, lambda: None)
+    listener = Listener(Door.LOOPBACK, bound) if tls is None else Listener(Door.TLS, bound, tls)
+    server = Server(config, [listener], crowd, lambda: None)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve())
         try:
-            yield bound.getsockname()[1], crowd
+            yield bound.getsockname()[1], crowd, server
         finally:
             stopping.set()
             server.should_exit = True
@@ -126,6 +137,30 @@ async def test_a_listener_that_does_not_read_is_dropped_and_can_come_back() -> N
             if event.puts:
                 assert event.puts[0].name == "tenants/green"
                 break
+
+
+async def test_a_listener_over_tls_that_does_not_read_keeps_no_more_of_the_controllers_memory(tmp_path: Path) -> None:
+    ca = authority(tmp_path / "ca")
+    async with (
+        served(Patience(), Waits(), ServerTls(files_of(ca, CONTROLLER))) as (number, crowd, server),
+        AsyncClient(f"https://127.0.0.1:{number}", credentials=credentials_of(ca, ADMIN)) as client,
+    ):
+        await client.apply(BASE)
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(slow, ("127.0.0.1", number))
+        context = ClientTls(files_of(ca, ADMIN)).context
+        _, writer = await asyncio.open_connection(sock=slow, ssl=context, server_hostname="127.0.0.1", limit=4096)
+        writer.write(b"GET /v1/watch HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        await becomes(lambda: crowd.all == 2)
+        seen = [0]
+        for revision in range(200):  # 12 MB: more than the kernel keeps for a socket
+            await client.put("tenants/blue", {"description": f"{revision} " + "x" * 60_000})
+            waiting = [each.transport.get_write_buffer_size() for each in server.server_state.connections]
+            seen.append(max(waiting))
+        assert 64 << 10 < max(seen) < 256 << 10  # it was held up, by one change more than 64 KiB
+        writer.transport.abort()
 
 
 async def test_nonsense_harms_nobody(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import socket
 import ssl
 import struct
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,14 @@ class Patience:
     connections_of_holder: int = 64
 
 
+#: What is not sent yet of a connection, before whoever writes has to wait. Of asyncio's own for TLS, 512 KiB, five
+#: hundred hosts that come back at once would keep a quarter of a GiB waiting.
+_UNSENT_BYTES = 64 << 10
+
+#: asyncio's buffer for what is read of a connection over TLS, which each has for its life; 256 KiB unless said.
+_READ_BYTES = 32 << 10
+
+
 @dataclass(slots=True)
 class Crowd:
     """The connections that are open."""
@@ -131,6 +140,7 @@ class Connection(HttpToolsProtocol):
         if not self._admitted:
             transport.abort()
             return
+        transport.set_write_buffer_limits(_UNSENT_BYTES)
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -191,6 +201,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # its signature
         loop = asyncio.get_running_loop()
+        sslproto.SSLProtocol.max_size = _READ_BYTES
         self.servers = [
             await loop.create_server(
                 partial(
