@@ -112,6 +112,67 @@ def test_an_upgrade_goes_through_with_old_and_new_at_work_and_can_be_taken_back(
         eventually(lambda: names(before) == names(after))
 
 
+# An agent's side of the feed: prints its ports' rows at each bookmark, and what it was refused.
+FOLLOW = """
+import asyncio, random, sys
+from weft.client import ApiError, AsyncClient
+from weft.feed.log import Gone
+from weft.feed.reflector import Batch, Lost, Reflector, follow
+from weft.kit.clock import MonotonicClock
+from weft.kit.errors import Retry
+
+async def main():
+    reflector = Reflector(host="hosts/h1")
+    async with AsyncClient(sys.argv[1]) as client:
+        async def connect(revision):
+            try:
+                async for chunk in client.feed("hosts/h1", revision, reflector.history):
+                    yield chunk
+            except ApiError as error:
+                raise (Gone if error.status == 410 else Retry)(str(error)) from error
+        async for event in follow(reflector, connect, MonotonicClock(), random.Random(1)):
+            if isinstance(event, Batch):
+                ports = sorted(key[1] for key in reflector.tables.keys() if key[0] == "ports")
+                print(*ports, flush=True)
+            elif isinstance(event, Lost):
+                print("lost", event, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("agent", ["of the release before", "of this one"])
+async def test_agents_a_release_apart_follow_both_and_go_from_one_to_the_other(
+    agent: str, pair: tuple[Controller, Controller], tmp_path: Path
+) -> None:
+    old, new = pair
+    for each in pair:  # the older makes the store
+        await asyncio.to_thread(start, each)
+    sources = str(old.sources) if agent == "of the release before" else os.pathsep.join(sys.path)
+    with Client(new.url) as client:
+        client.apply([*BASE, port(1)])
+        following = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FOLLOW, f"{old.url},{new.url}", stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": sources},
+        )  # fmt: skip
+        assert following.stdout is not None
+        try:
+            async with asyncio.timeout(30):
+                assert await following.stdout.readline() == b"tenants/blue/ports/p1\n"
+                client.put(*port(2))
+                while await following.stdout.readline() != b"tenants/blue/ports/p1 tenants/blue/ports/p2\n":
+                    pass
+                old.kill()
+                client.put(*port(3))
+                lines = [b""]
+                while not lines[-1].endswith(b"tenants/blue/ports/p3\n"):
+                    lines.append(await following.stdout.readline())
+            assert sum(line.startswith(b"lost") for line in lines) == 1  # the one that was killed
+        finally:
+            following.kill()
+            await following.wait()
+
+
 # All that it writes is written, but for the transaction that makes it so.
 HALF_WAY = """
 import asyncio, os, sys

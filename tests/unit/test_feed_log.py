@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
 
 import pytest
 
 from weft.feed.log import FeedLog, Gone, Limits
 from weft.policy.delta import Delta, ScopedDelta
-from weft.policy.rows import Host, Port, Record, Row, Scope, Subnet
+from weft.policy.rows import Host, Port, Record, Route, Row, Scope, Subnet
 from weft.wire import feed as wire
+from weft.wire.knows import OURS
 
 BIG = "rd:big"
 
@@ -218,9 +222,54 @@ async def test_a_revision_of_another_history_is_gone_whatever_its_number() -> No
     log = FeedLog(lambda _scope: (), lambda _host: frozenset(), 7, history="a.1")
     for history in ("", "b.1"):
         stream = log.stream("hosts/h1", 7, history)
-        with pytest.raises(Gone, match="of another store or compiler"):
+        with pytest.raises(Gone, match="of another store, compiler or agent"):
             await anext(stream)
     stream = log.stream("hosts/h1", 7, "a.1")
     assert b'"resume":7' in await anext(stream)
     await stream.aclose()
     assert log.counters.streams_gone == 2
+
+
+LEARNED = "hosts ports host: 00000000"
+
+
+async def _first(stream: AsyncGenerator[bytes, None]) -> tuple[list[dict[str, Any]], str]:
+    """The frames up to the first bookmark, and whose history that names."""
+    frames: list[dict[str, Any]] = []
+    async with aclosing(stream) as chunks:
+        async for chunk in chunks:
+            frames += map(json.loads, chunk.splitlines())
+            if "revision" in frames[-1]:
+                return frames[:-1], frames[-1]["history"]
+    raise AssertionError("there was no bookmark")
+
+
+async def test_an_agent_is_sent_the_tables_and_scopes_that_it_knows_and_starts_over_once_it_knows_more() -> None:
+    host = Host("hosts/h1", ("192.0.2.1",), ())
+    route = Route("11111111-1111-1111-1111-111111111111", "0.0.0.0/0", 5000, "10.0.0.1")
+    rows: dict[str, list[Row]] = {"host:hosts/h1": [host, route], BIG: [route]}
+    log = FeedLog(lambda scope: rows[scope], lambda _host: frozenset(rows), 7, history="a.1")
+    frames, known = await _first(log.stream("hosts/h1", knows=LEARNED))
+    assert [(frame["scope"], list(frame["puts"])) for frame in frames] == [("host:hosts/h1", ["hosts"])]
+    frames, whole = await _first(log.stream("hosts/h1", knows=OURS))
+    assert {frame["scope"] for frame in frames} == set(rows)
+    assert known != whole
+    # The same agent resumes; upgraded, it holds rows that it could not read whole.
+    frames, again = await _first(log.stream("hosts/h1", 7, known, LEARNED))
+    assert (frames, again) == ([{"resume": 7}], known)
+    with pytest.raises(Gone, match="of another store, compiler or agent"):
+        await anext(log.stream("hosts/h1", 7, known, OURS))
+
+
+async def test_of_a_change_an_agent_is_told_what_it_knows_and_of_the_rest_only_the_revision() -> None:
+    log = FeedLog(lambda _scope: (), lambda _host: frozenset({"host:hosts/h1"}), 7, history="a.1")
+    route = Route("11111111-1111-1111-1111-111111111111", "0.0.0.0/0", 5000, "10.0.0.1")
+    async with aclosing(log.stream("hosts/h1", knows=LEARNED)) as stream:
+        await anext(stream)
+        log.publish(8, ScopedDelta({"host:hosts/h1": Delta((route,), (("ports", "tenants/blue/ports/p"),))}))
+        log.publish(9, ScopedDelta({"host:hosts/h1": Delta((route,), ())}))
+        told = [json.loads(line) for line in (await anext(stream)).splitlines()]
+    assert told[:-1] == [
+        {"scope": "host:hosts/h1", "puts": {}, "deletes": {"ports": [["tenants/blue/ports/p"]]}},
+    ]
+    assert told[-1]["revision"] == 9

@@ -17,6 +17,7 @@ from weft.feed.reflector import Reflector
 from weft.model.names import Kind
 from weft.store import backup
 from weft.store.memory import MemoryStore
+from weft.wire.knows import FIRST
 
 RECORDED = json.loads((Path(__file__).parents[1] / "recorded" / "release-0.1.json").read_text())
 HOSTS = sorted(RECORDED["feeds"])
@@ -30,7 +31,7 @@ async def restored() -> MemoryStore:
 
 async def fed(it: World, host: str) -> list[str]:
     found: list[str] = []
-    stream = it.service.follow(it.service.get(f"hosts/{host}").value.name, None)
+    stream = it.service.follow(it.service.get(f"hosts/{host}").value.name, None, knows=FIRST)
     async for chunk in stream:
         found += chunk.decode().splitlines()
         if '"synced":true' in found[-1]:

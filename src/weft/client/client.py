@@ -23,6 +23,7 @@ from weft.kit.errors import Rejected, Retry
 from weft.tls.contexts import ClientTls
 from weft.wire import problem
 from weft.wire.api import MOST_ANNOUNCED, Announced, Applied, Event, Item, Page, StatusReport, Traced
+from weft.wire.knows import KNOWS, OURS
 
 #: One put of an apply: the object's name and its spec.
 Put: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -281,7 +282,7 @@ class Client:
 
     def feed(self, host: str, revision: int | None = None, history: str = "") -> Iterator[bytes]:
         """The bytes of a host's feed, in pieces as they come. history: of the bookmark that ``revision`` is from."""
-        return self._stream(_path(host) + "/feed", _feed_query(revision, history))
+        return self._stream(_path(host) + "/feed", _feed_query(revision, history), {KNOWS: OURS})
 
     def _call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any) -> bytes:
         for left in reversed(range(len(self._ends))):
@@ -304,11 +305,13 @@ class Client:
             return answer.content
         raise AssertionError("the last try answers or raises")
 
-    def _stream(self, path: str, params: Mapping[str, str]) -> Iterator[bytes]:
+    def _stream(
+        self, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> Iterator[bytes]:
         timeout = _timeouts(self._timeout_s, self._ends, _STREAM_SILENCE_S)
         at = self._ends.at
         try:
-            with self._https[at].stream("GET", path, params=params, timeout=timeout) as answer:
+            with self._https[at].stream("GET", path, params=params, timeout=timeout, headers=headers) as answer:
                 if answer.status_code == _CANNOT:
                     self._ends.failed(at)
                 if answer.status_code >= 400:
@@ -464,7 +467,7 @@ class AsyncClient:
         """The bytes of a host's feed, in pieces as they come. history: of the bookmark that ``revision`` is
         from. ApiError 410: start over without a revision.
         """
-        return self._stream(_path(host) + "/feed", _feed_query(revision, history))
+        return self._stream(_path(host) + "/feed", _feed_query(revision, history), {KNOWS: OURS})
 
     async def _call(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any
@@ -489,11 +492,13 @@ class AsyncClient:
             return answer.content
         raise AssertionError("the last try answers or raises")
 
-    async def _stream(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
         timeout = _timeouts(self._timeout_s, self._ends, _STREAM_SILENCE_S)
         at = self._ends.at
         try:
-            async with self._https[at].stream("GET", path, params=params, timeout=timeout) as answer:
+            async with self._https[at].stream("GET", path, params=params, timeout=timeout, headers=headers) as answer:
                 if answer.status_code == _CANNOT:
                     self._ends.failed(at)
                 if answer.status_code >= 400:

@@ -38,6 +38,7 @@ from weft.model.puts import read
 from weft.model.values import parse_ip, parse_mac
 from weft.wire import api as wire
 from weft.wire import problem
+from weft.wire.knows import FIRST, KNOWS
 from weft.wire.objects import Malformed, decode_body, encode_spec
 
 MAX_BODY_BYTES = 64 << 20
@@ -377,7 +378,8 @@ class Api:
         requests.nothing_else(query)
         host = RESOURCES[Kind.HOST].name(request.path_params)
         self._service.get(host)
-        return await requests.stream(request, self._service.follow(host, since, history), self._stopping)
+        knows = request.headers.get(KNOWS, FIRST)
+        return await requests.stream(request, self._service.follow(host, since, history, knows), self._stopping)
 
     # -- the rest --
 

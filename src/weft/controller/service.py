@@ -278,11 +278,16 @@ class Service:
     def watch(self, revision: int) -> AsyncGenerator[Batch, None]:
         return self._store.watch(revision)
 
-    async def follow(self, host: Name, revision: int | None, history: str = "") -> AsyncGenerator[bytes, None]:
-        """The feed of a host. Raises Gone or Retry at its first step; ends when the host is deleted."""
-        if revision is not None and history == self.history and self._store.shared:
+    async def follow(
+        self, host: Name, revision: int | None, history: str = "", knows: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The feed of a host. Raises Gone or Retry at its first step; ends when the host is deleted.
+
+        knows: what its agent says that it knows.
+        """
+        if revision is not None and history.startswith(self.history) and self._store.shared:
             await self.reach(revision)
-        async with aclosing(self.feed.stream(host, revision, history)) as chunks:
+        async with aclosing(self.feed.stream(host, revision, history, knows)) as chunks:
             async for chunk in chunks:
                 yield chunk
                 if host not in self._held:

@@ -22,6 +22,7 @@ from weft.kit.clock import MonotonicClock
 from weft.policy.delta import Delta, ScopedDelta
 from weft.policy.rows import ORDER, TABLES, Key, Row, Scope, is_host_scope
 from weft.wire import feed as wire
+from weft.wire.knows import Known
 
 _RANK = {kind: ORDER[table] for table, kind in TABLES.items()}
 _TABLE = {kind: table for table, kind in TABLES.items()}
@@ -123,16 +124,22 @@ class FeedLog:
         self._history_rows = 0
         self._floor = revision
 
-    async def stream(self, host: str, revision: int | None = None, history: str = "") -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self, host: str, revision: int | None = None, history: str = "", knows: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Everything the host is to have, then what changes; or what changed since ``revision``, and on from there.
 
+        knows: what the listener says that it knows; it is sent nothing else. None: it knows what we do.
         Raises Gone at its first step when ``revision`` is of another history, or before what is kept of this one. Ends
         when the listener is further behind than it may be.
         """
-        listener, frames = self._admit(host, revision, history)
+        known = None if knows is None else Known.of(knows)
+        listener, frames = self._admit(host, revision, history, self._name + (known.name if known else ""))
         ticker = asyncio.ensure_future(self._clock.sleep(self._limits.bookmark_s))
         try:
             while True:
+                if known is not None and not known.everything:
+                    frames = filter(None, map(known.without_the_rest, frames))
                 for data in _joined(frames, self._limits.join_bytes):
                     self.counters.writes_sent += 1
                     self.counters.bytes_sent += len(data)
@@ -152,15 +159,16 @@ class FeedLog:
 
     # -- listeners --
 
-    def _admit(self, host: str, revision: int | None, history: str) -> tuple[_Listener, Iterator[bytes]]:
+    def _admit(self, host: str, revision: int | None, history: str, name: str) -> tuple[_Listener, Iterator[bytes]]:
+        """name: of the history that the listener's revisions are of."""
         now = self._scopes_of(host)
         if revision is None:
             self.counters.streams_full += 1
-            frames = self._difference(frozenset(), now, ())
+            frames = self._difference(frozenset(), now, (), name)
         else:
-            if history != self._name:
+            if history != name:
                 self.counters.streams_gone += 1
-                raise Gone(f"revision {revision} is of another store or compiler, {history!r}: start over")
+                raise Gone(f"revision {revision} is of another store, compiler or agent, {history!r}: start over")
             if not self._floor <= revision <= self._revision:
                 self.counters.streams_gone += 1
                 raise Gone(
@@ -172,8 +180,8 @@ class FeedLog:
                 then -= change.entered.get(host, frozenset())
                 then |= change.left.get(host, frozenset())
             self.counters.streams_resumed += 1
-            frames = _after(wire.encode_resume(revision), self._difference(frozenset(then), now, since))
-        listener = _Listener(host, set(now), now)
+            frames = _after(wire.encode_resume(revision), self._difference(frozenset(then), now, since, name))
+        listener = _Listener(host, name, set(now), now)
         first = host not in self._by_host
         self._by_host.setdefault(host, set()).add(listener)
         for scope in now:
@@ -223,7 +231,7 @@ class FeedLog:
         then, listener.sent = listener.sent, frozenset(listener.scopes)
         changes, listener.owed, listener.owed_rows = listener.owed, [], 0
         left, listener.left = listener.left, set()
-        return self._difference(then, listener.sent, changes, left & then & listener.sent)
+        return self._difference(then, listener.sent, changes, listener.name, left & then & listener.sent)
 
     # -- frames --
 
@@ -232,6 +240,7 @@ class FeedLog:
         then: frozenset[Scope],
         now: frozenset[Scope],
         changes: Sequence[_Change],
+        name: str,
         returned: AbstractSet[Scope] = frozenset(),
     ) -> Iterator[bytes]:
         """All that turns the rows of ``then`` into those of ``now``, of this moment, however late it is read.
@@ -246,7 +255,7 @@ class FeedLog:
         ready.extend(wire.encode_leave(scope) for scope in sorted(then - now))
         # "host:" sorts before "rd:": a host's own row comes first; its ports wait for everything they rest on.
         entered = [self._snapshot(scope) for scope in sorted(now - then)]
-        return _sequence(ready, entered, wire.encode_bookmark(self._revision, synced=True, history=self._name))
+        return _sequence(ready, entered, wire.encode_bookmark(self._revision, synced=True, history=name))
 
     def _changed(self, scope: Scope, changes: Sequence[_Change]) -> tuple[bytes, ...]:
         if not changes:
@@ -363,9 +372,10 @@ class _Snapshot:
 
 @dataclass(slots=True, eq=False)
 class _Listener:
-    """One open stream. scopes: what the host has now; sent: what it had when it was last told."""
+    """One open stream. scopes: what the host has now; sent: what it had when it was last told. name: of its history."""
 
     host: str
+    name: str
     scopes: set[Scope]
     sent: frozenset[Scope]
     left: set[Scope] = field(default_factory=set)  #: since then, whether or not they were entered again

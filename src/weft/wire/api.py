@@ -105,22 +105,25 @@ class Traced(msgspec.Struct, frozen=True, kw_only=True):
 PortState = Literal["active", "down", "failed"]
 
 
-class PortReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PortReport(msgspec.Struct, frozen=True):
     """What a host says of one of its ports."""
 
     state: PortState
     reason: str = ""
 
 
-class FailureReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FailureReport(msgspec.Struct, frozen=True):
     """A row that a host could not carry out."""
 
     key: list[str | int]
     reason: str
 
 
-class StatusReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of a host's status. complete: replaces all that the host said before; else ports are merged into it."""
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of a host's status. complete: replaces all that the host said before; else ports are merged into it.
+
+    What a newer agent says beside it is passed over.
+    """
 
     revision: int
     ports: dict[str, PortReport] = {}

@@ -2,7 +2,8 @@
 
 Rows are decoded straight into ``weft.policy.rows``, with no step of ours for each row but the sharing of repeated
 values: a host with a million records has a few hundred different PAs. A field that a row's type does not know is
-ignored, so that a controller may be newer than its agents; a frame's own fields are a closed set.
+ignored, so that a controller may be newer than its agents; a frame's own fields, tables and scopes are a closed set,
+of which a controller sends an agent what it says it knows (``weft.wire.knows``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from weft.kit.errors import Rejected
 from weft.policy import rows
 from weft.policy.rows import Key, Row, Scope
+from weft.wire.knows import SCOPES
 
 #: Rows of one frame of a snapshot: large enough that a frame's own cost vanishes, small enough (2 ms to decode)
 #: that neither side's event loop is held up.
@@ -224,12 +226,9 @@ def _keys(deletes: _Deletes) -> tuple[Key, ...]:
     return tuple((table, *tail) for table in reversed(rows.TABLES) for tail in getattr(deletes, table))
 
 
-_SCOPES = ("host:", "rd:", "security-group:", "prefixes:")
-
-
 def _named(scope: str, line: bytes) -> str:
-    if not scope.startswith(_SCOPES):
-        raise Rejected(f"not a frame of the feed: scope {scope!r} begins with none of {_SCOPES}: {_excerpt(line)}")
+    if not scope.startswith(SCOPES):
+        raise Rejected(f"not a frame of the feed: scope {scope!r} begins with none of {SCOPES}: {_excerpt(line)}")
     return scope
 
 
