@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.packet import Packet
@@ -111,6 +111,10 @@ def pa(lab: Lab, host: str) -> str:
     return lab.spec.host(host).pa
 
 
+#: UDP: from and to this port agents ask each other whether and how large packets get through.
+PROBES = 22342
+
+
 def to_h2(lab: Lab, frame: Packet | bytes, source: str = "h1", vsid: int = WEB, **fields: object) -> bytes:
     """NVGRE that h2 gets, all right by default. fields: of the outer IPv4 header."""
     return outer(lab, "h2", pa(lab, source), vsid, frame, **fields)
@@ -188,3 +192,37 @@ def test_nvgre_in_a_vlan_is_of_another_network_and_not_taken(lab: Lab) -> None:
         wire.send(bytes(tagged))
         assert not heard(there, FORGED, within_s=0.2)
     assert (received(lab, "h2", UPLINK), drops(lab, "h2", UPLINK)) == before
+
+
+@pytest.mark.parametrize("what", ["a probe", "a tunnelled packet"])
+def test_icmp_about_what_a_host_has_sent_harms_nobody_when_it_is_forged(lab: Lab, what: str) -> None:
+    """Whoever can send to a host's PA says that the way to another takes 600 bytes. Probes that come back say otherwise,
+    and guests' packets are held to what probes say.
+    """
+    source, target = pa(lab, "h1"), pa(lab, "h2")
+    sent = IP(src=source, dst=target, flags="DF") / UDP(sport=PROBES, dport=PROBES, len=1400) / b"Weft"
+    if what != "a probe":
+        whole = Ether(to_h2(lab, inner(lab)))[IP]
+        sent = whole.__class__(bytes(whole)[:48])
+    told = IP(src="203.0.113.7", dst=source) / ICMP(type=3, code=4, nexthopmtu=600) / bytes(sent)
+    outer_frame = Ether(outer(lab, "h1", target, WEB, b""))
+    with fabric_wire(lab, "h1") as wire:
+        guest, size = "blue/web-1", str(lab.guest("blue/web-1").mtu_bytes - 28)
+        for _ in range(15):
+            wire.send(bytes(Ether(src=outer_frame.src, dst=outer_frame.dst) / told))
+            done = lab.exec(
+                guest,
+                "ping",
+                "-c",
+                "3",
+                "-i",
+                "0.05",
+                "-M",
+                "do",
+                "-s",
+                size,
+                "-W",
+                "2",
+                address(lab.guest("blue/web-2")),
+            )
+            assert "3 received" in done.stdout, done.stdout

@@ -13,7 +13,7 @@ import pytest
 
 from lab.scenes import connected, fabric_wire, set_rule
 from polling import eventually
-from weft.lab import capture
+from weft.lab import capture, plan
 from weft.lab.lab import Lab
 from weft.lab.traffic import Stream
 from weft.model.features import Rule
@@ -108,6 +108,36 @@ def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, tmp
     layer = "ipv6" if ":" in min(ends) else "ip"
     told = capture.decode(file, "-Y", "tcp", "-T", "fields", "-e", f"{layer}.src", "-e", f"{layer}.dst")
     assert {frozenset(line.split()) for line in told.splitlines()} == {frozenset(ends)}
+
+
+def test_what_a_router_on_the_way_says_reaches_the_guest_from_its_gateway(rewriting: Lab) -> None:
+    """It is about a PA's packet to another PA, and comes from an address that is nothing for guests to see."""
+    for subnet in (SUBNET, OTHER):
+        set_rule(rewriting, subnet, Rule.REWRITE)
+    to, six = only_address(rewriting, "t/b"), ":" in only_address(rewriting, "t/a")
+    with rewriting.client() as client:
+        gateway = client.get(SUBNET).spec["gateways"][0]
+    rewriting.exec("t/a", "sysctl", "-qw", "net.ipv6.conf.eth0.mtu=1500")
+    done = rewriting.exec("t/a", "ping", "-c", "1", "-t", "1", "-W", "2", to)
+    assert f"From {gateway} " in done.stdout, done.stdout
+    assert ("Hop limit" if six else "Time to live exceeded") in done.stdout, done.stdout
+    narrow(rewriting, "host2", 1300)
+    try:
+        for size, got in ((1400, "0 received"), (1300 - (48 if six else 28), "1 received")):
+            done = rewriting.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(size), "-W", "2", to)
+            assert got in done.stdout, done.stdout
+        done = rewriting.exec("t/a", "ip", "route", "get", to)
+        assert "mtu 1300" in done.stdout, done.stdout
+        sent = bytes(range(256)) * 400
+        assert carried(rewriting, sent) == sent, "TCP goes on with what it has been told"
+    finally:
+        narrow(rewriting, "host2", 1500)
+        rewriting.exec("t/a", "ip", "-6" if six else "-4", "route", "flush", "cache")
+
+
+def narrow(lab: Lab, wire: str, mtu_bytes: int) -> None:
+    fabric = plan.fabric_namespace(lab.spec.name)
+    subprocess.run(["ip", "-n", fabric, "link", "set", wire, "mtu", str(mtu_bytes)], check=True)
 
 
 def test_a_port_that_moves_to_another_subnet_of_pas_loses_nothing_and_is_rewritten_there(rewriting: Lab) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from scapy.layers.inet6 import in6_chksum
+from scapy.utils import checksum
+
 from packets import build as b
 from packets import policy as p
 from packets.policy import MAIN, UPLINK, Policy
@@ -222,6 +225,122 @@ def into() -> Iterator[Case]:
     )
 
 
+def icmp(version: int, kind: int, code: int, rest: int, quote: bytes, source: str, to: str, wrong: int = 0) -> b.Packet:
+    """An ICMP message about a packet, and its IP header. wrong: by how much its checksum is."""
+    if version == 6:
+        head = _ip(6, source, to, 61, nh=58)
+        message = bytes((kind, code, 0, 0)) + rest.to_bytes(4, "big") + quote
+        check = in6_chksum(58, head, message)
+    else:
+        head = _ip(4, source, to, 61, proto=1)
+        message = bytes((kind, code, 0, 0)) + rest.to_bytes(4, "big") + quote
+        check = checksum(message)
+    return head / b.Raw(message[:2] + (check + wrong).to_bytes(2, "big") + message[4:])
+
+
+#: What routers say: type, code, the second word.
+ERRORS = {
+    4: {
+        "too big": (3, 4, 1400),
+        "unreachable": (3, 13, 0),
+        "time exceeded": (11, 0, 0),
+        "a bad field": (12, 0, 9 << 24),
+    },
+    6: {"too big": (2, 0, 1400), "unreachable": (1, 1, 0), "time exceeded": (3, 0, 0), "a bad field": (4, 1, 40)},
+}
+ROUTER_PA = {4: "198.51.100.99", 6: "2001:db8:f::99"}
+
+
+def routers() -> Iterator[Case]:
+    """What routers on the way say of packets between PAs."""
+    for version in (4, 6):
+        yield from _routers(version)
+    later = {"id": 9, "frag": 3, "proto": 17}
+    quoted = b.Raw(bytes(range(24)))
+    mine_pa, peer_pa = pa(p.BLUE_1, W[4]), pa(p.BLUE_1, "10.0.1.20")
+    was, is_ = (
+        bytes(b.IP(src=source, dst=to, ttl=9, **later) / quoted)
+        for source, to in ((mine_pa, peer_pa), (W[4], "10.0.1.20"))
+    )
+    sent = wire(bytes(icmp(4, 3, 4, 1400, was, ROUTER_PA[4], mine_pa)), 4)
+    told = b.eth(p.WEB1, icmp(4, 3, 4, 1400, is_, GW[4], W[4]), p.ROUTER)
+    yield uplink("a router's word: of a later fragment", sent, ToPort(WEB1_PORT, told), POLICY)
+    options = bytes(b.IP(src=mine_pa, dst=peer_pa, ttl=9, options=b"\x01\x01\x01\x00") / b.UDP(sport=1, dport=2))
+    sent = wire(bytes(icmp(4, 3, 4, 1400, options, ROUTER_PA[4], mine_pa)), 4)
+    yield uplink("a router's word: of a packet with options", sent, Drop(DropReason.FORGED_SOURCE), POLICY)
+    good = bytes(b.IP(src=mine_pa, dst=peer_pa, ttl=9) / b.UDP(sport=1, dport=2))
+    off = wire(bytes(icmp(4, 3, 4, 1400, good, ROUTER_PA[4], pa(p.BLUE_1, "10.0.1.8"))), 4)
+    yield uplink("a router's word: to one that has not sent it", off, Drop(DropReason.FORGED_SOURCE), POLICY)
+
+
+def _routers(version: int) -> Iterator[Case]:
+    v = f"a router's word: IPv{version} "
+    mine, peer = W[version], ca(version, 1, 20)
+    mine_pa, peer_pa, router = pa(p.BLUE_1, mine), pa(p.BLUE_1, peer), ROUTER_PA[version]
+    head = 20 if version == 4 else 40
+
+    def said(
+        name: str, was: bytes, is_: bytes | Drop, error: tuple[int, int, int] = ERRORS[version]["too big"],
+        source: str = router, policy: Policy = POLICY, wrong: int = 0,
+    ) -> Case:  # fmt: skip
+        sent = wire(bytes(icmp(version, *error, was, source, mine_pa, wrong)), version)
+        if isinstance(is_, Drop):
+            return uplink(v + name, sent, is_, policy)
+        told = b.eth(p.WEB1, icmp(version, *error, is_, GW[version], mine, wrong), p.ROUTER)
+        return uplink(v + name, sent, ToPort(WEB1_PORT, told), policy)
+
+    def quotes(body: b.Packet, **fields: object) -> tuple[bytes, bytes]:
+        """On the wire, and as the guest has sent it."""
+        return (
+            bytes(_ip(version, mine_pa, peer_pa, 9, **fields) / body),
+            bytes(_ip(version, mine, peer, 9, **fields) / body),
+        )
+
+    for name, body in payloads(version):
+        protocol = {"proto" if version == 4 else "nh": 132} if name == "SCTP" else {}
+        on_wire, by_guest = quotes(body, **protocol)
+        for what, error in ERRORS[version].items():
+            yield said(f"{what}, of {name}", on_wire, by_guest, error)
+        short = slice(head + 8)
+        yield said(f"of 8 bytes of {name}", on_wire[short], by_guest[short])
+        yield said(f"of 15 bytes of {name}", on_wire[: head + 15], by_guest[: head + 15])
+    on_wire, by_guest = quotes(b.UDP(sport=1, dport=2, chksum=0) / b.Raw(b"none"))
+    yield said("of UDP without a checksum", on_wire, by_guest)
+    yield said("whose checksum is wrong stays wrong", on_wire, by_guest, wrong=1)
+    on_wire, by_guest = quotes(b.UDP(sport=1, dport=2) / bytes(1000))
+    yield said("of a large packet", on_wire, by_guest)
+    forged = Drop(DropReason.FORGED_SOURCE)
+    yield said("cut short", on_wire[: head + 7], forged)
+    echo = (8, 0, 1) if version == 4 else (128, 0, 1)
+    yield said("that is none, but a ping", on_wire, forged, echo)
+    yield said("that sends elsewhere (redirect)", on_wire, forged, (5, 1, 0) if version == 4 else (137, 0, 0))
+    own = p.PA1 if version == 4 else "2001:db8:f::1"
+    more = {row.key: replace(row, pas=(*row.pas, own)) for row in POLICY.rows if isinstance(row, Host)}
+    ours = POLICY if version == 4 else replace(POLICY, rows=tuple(more.get(row.key, row) for row in POLICY.rows))
+    yield said("from this host's own address", on_wire, forged, source=own, policy=ours)
+    yield said("from no address", on_wire, forged, source="0.0.0.0" if version == 4 else "::")
+    yield said("from a group", on_wire, forged, source="239.1.1.1" if version == 4 else "ff05::2")
+    body = b.UDP(sport=1, dport=2)
+    for name, source, to in (
+        ("that another has sent", pa(p.BLUE_2, ca(version, 2, 6)), peer_pa),
+        ("to nobody", mine_pa, router),
+        ("to the other tenant's", mine_pa, pa(p.RED_1, peer)),
+        ("to one on this host", mine_pa, pa(p.BLUE_2, ca(version, 2, 6))),
+    ):
+        yield said(f"of a packet {name}", bytes(_ip(version, source, to, 9) / body), forged)
+    alone = replace(POLICY, rows=tuple(
+        replace(row, prefixes=(), gateways=()) if isinstance(row, Subnet) and row.vsid == p.BLUE_1 else row
+        for row in POLICY.rows
+    ))  # fmt: skip
+    yield said("where there is no gateway", on_wire, forged, policy=alone)
+    # A guest's own word quotes CAs: it is a packet like any other.
+    _, by_guest = quotes(body)
+    theirs = by_guest[: head + 8]
+    sent = wire(bytes(icmp(version, *ERRORS[version]["unreachable"], theirs, peer_pa, mine_pa)), version)
+    frame = b.eth(p.WEB1, icmp(version, *ERRORS[version]["unreachable"], theirs, peer, mine), p.WEB3)
+    yield uplink(f"a guest's word: IPv{version} quotes CAs", sent, ToPort(WEB1_PORT, frame), POLICY)
+
+
 #: By MAC, in BLUE_1: where each is moving to: from another host to a third, to here, from here.
 _TO = {p.WEB3: p.PA3, p.WEB1: p.PA1, p.WEB2: p.PA2}
 _FROM = {p.WEB1: p.PA2}
@@ -284,4 +403,4 @@ def moving() -> Iterator[Case]:
         yield Case("uplink: " + v + "in the VLAN, moving here", UPLINK, sent, arrived, tagged, tag_bytes=4)
 
 
-CASES: tuple[Case, ...] = (*out(), *into(), *moving())
+CASES: tuple[Case, ...] = (*out(), *into(), *routers(), *moving())

@@ -101,10 +101,26 @@ def _rewritten_frames(draw: st.DrawFn, policy: Policy, host: str) -> bytes:
     if not family:
         return frame
     source, destination = _bytes(draw(st.sampled_from(family))), _bytes(draw(st.sampled_from(family)))
+    if draw(st.integers(0, 2)) == 0:
+        return _router_error(draw, rewrite.with_addresses(parsed, source, destination)[14:], source)
     return (
         draw(st.sampled_from((b"\x02" * 6,) * 9 + (b"\xff" * 6,)))
         + rewrite.with_addresses(parsed, source, destination)[6:]
     )
+
+
+def _router_error(draw: st.DrawFn, about: bytes, to: bytes) -> bytes:
+    """What a router says of a packet, to whom it is from."""
+    quote = about[: draw(st.sampled_from((28, 40, 48, 60, 2000)))]
+    if len(to) == 4:
+        kind = draw(st.sampled_from((3, 11, 12, 5, 0)))
+        message = packet.icmp(kind, draw(st.integers(0, 4)), b"\0\0\x05\x78", quote)
+        whole = packet.ipv4(b"\xc6\x33\x64\x63", to, packet.ICMP, message)
+        return packet.ethernet(b"\x02" * 6, b"\x06" * 6, packet.ETH_IPV4, whole)
+    router = ipaddress.ip_address("2001:db8:f::99").packed
+    kind = draw(st.sampled_from((1, 2, 3, 4, 5, 0)))
+    message = packet.icmpv6(router, to, kind, draw(st.integers(0, 4)), b"\0\0\x05\x78", quote)
+    return packet.ethernet(b"\x02" * 6, b"\x06" * 6, packet.ETH_IPV6, packet.ipv6(router, to, packet.ICMPV6, message))
 
 
 def _spoilt(good: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:

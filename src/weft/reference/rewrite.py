@@ -14,6 +14,11 @@ from weft.reference.packet import Arp, Ip
 
 UDP_CHECKSUM_AT, TCP_CHECKSUM_AT, ICMPV6_CHECKSUM_AT = 6, 16, 2
 FRAGMENT_BYTES = 8
+ICMP_BYTES, TCP_BYTES = 8, 20
+#: What an error quotes of a packet behind its IP header, at least.
+QUOTED_BYTES = 8
+#: Destination unreachable (fragmentation needed), time exceeded, parameter problem; in IPv6 packet too big besides.
+ERRORS4, ERRORS6 = frozenset({3, 11, 12}), frozenset({1, 2, 3, 4})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,10 @@ def take(lookups: Lookups, frame: bytes, steps: list[str]) -> Taken:
         return Bad(DropReason.UNKNOWN_VSID)
     if Rule.REWRITE not in subnet.accepts:
         return Bad(DropReason.RULE_NOT_ACCEPTED)
-    sender = _sender(lookups, subnet, parsed)
+    sender = _sender(lookups, subnet, parsed.source)
+    if sender is None and (told := _told_by_a_router(lookups, subnet, ca, parsed)) is not None:
+        steps.append(f"an ICMP error from {packet.address_text(parsed.source)}, a router: as if the gateway said it")
+        parsed, sender = told
     if sender is None:
         steps.append(f"source {packet.address_text(parsed.source)}: the PA of nobody in this routing domain elsewhere")
         return Bad(DropReason.FORGED_SOURCE)
@@ -107,9 +115,66 @@ def _destination(frame: bytes) -> bytes | None:
     return None
 
 
-def _sender(lookups: Lookups, subnet: Subnet, ip: Ip) -> tuple[bytes, bytes] | None:
-    """The CA of the source, and the MAC that a packet of it has when it arrives; None: nobody that it may be from."""
-    found = lookups.rewritten(ip.source)
+def _told_by_a_router(lookups: Lookups, subnet: Subnet, ca: bytes, ip: Ip) -> tuple[Ip, tuple[bytes, bytes]] | None:
+    """What a router on the way says (ICMP) of a packet of the CA's, as its guest is to see it, and as if from whom. None:
+    it is no such.
+    """
+    gateway = subnet.gateway(ip.version)
+    kind = ip.payload[:1]
+    icmp, errors = (packet.ICMP, ERRORS4) if ip.version == 4 else (packet.ICMPV6, ERRORS6)
+    if gateway is None or ip.protocol != icmp or ip.fragment or not kind or kind[0] not in errors:
+        return None
+    nobody = packet.is_unspecified(ip.source) or packet.is_multicast(ip.source) or ip.source in lookups.host.pas
+    if nobody or lookups.rewritten(ip.source) is not None:
+        return None
+    head = packet.IPV4_BYTES if ip.version == 4 else packet.IPV6_BYTES
+    quote = ip.payload[ICMP_BYTES:]
+    begins = quote[:1] == b"\x45" if ip.version == 4 else quote[:1] and quote[0] >> 4 == 6
+    if len(quote) < head + QUOTED_BYTES or not begins:
+        return None
+    at = 12 if ip.version == 4 else 8
+    size = len(ip.source)
+    source, destination = quote[at : at + size], quote[at + size : at + 2 * size]
+    peer = _sender(lookups, subnet, destination)
+    if source != ip.destination or peer is None:
+        return None
+    frame = bytearray(ip.frame)
+    start = ip.payload_at + ICMP_BYTES
+    addresses = ca + peer[0]
+    frame[start + at : start + at + 2 * size] = addresses
+    if ip.version == 4:
+        _update(frame, start + 10, source + destination, addresses)
+    _update_quoted_transport(frame, quote, start, head, source + destination, addresses)
+    # All that has changed is within the header and the 20 bytes behind it.
+    changed = slice(start, start + head + (TCP_BYTES if len(quote) >= head + TCP_BYTES else QUOTED_BYTES))
+    _update(frame, ip.payload_at + 2, ip.frame[changed], bytes(frame[changed]))
+    return replace(ip, frame=bytes(frame)), (gateway, subnet.router_mac)
+
+
+def _update_quoted_transport(
+    frame: bytearray, quote: bytes, start: int, head: int, before: bytes, after: bytes
+) -> None:
+    protocol = quote[9] if head == packet.IPV4_BYTES else quote[6]
+    later = head == packet.IPV4_BYTES and int.from_bytes(quote[6:8], "big") & 0x1FFF
+    offsets = {packet.UDP: UDP_CHECKSUM_AT}
+    if len(quote) >= head + TCP_BYTES:
+        offsets[packet.TCP] = TCP_CHECKSUM_AT
+    if head == packet.IPV6_BYTES:
+        offsets[packet.ICMPV6] = ICMPV6_CHECKSUM_AT
+    offset = offsets.get(protocol)
+    if later or offset is None:
+        return
+    at = start + head + offset
+    if protocol == packet.UDP and frame[at : at + 2] == b"\0\0":
+        return
+    _update(frame, at, before, after)
+    if protocol == packet.UDP and frame[at : at + 2] == b"\0\0":
+        frame[at : at + 2] = b"\xff\xff"
+
+
+def _sender(lookups: Lookups, subnet: Subnet, pa: bytes) -> tuple[bytes, bytes] | None:
+    """The CA of a PA elsewhere, and the MAC that a packet of it has when it arrives; None: nobody's it may be from."""
+    found = lookups.rewritten(pa)
     record = None if found is None else lookups.record(*found)
     # One that is moving from here may send from there already.
     if found is None or record is None or (record.pa in lookups.host.pas and record.also is None):

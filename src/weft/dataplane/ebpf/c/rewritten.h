@@ -37,11 +37,11 @@ INLINE bool same_domain(const struct subnet *a, const struct subnet *b)
 	return x[0] == y[0] && x[1] == y[1];
 }
 
-/* Whom the source stands for, when that is somebody who may be: of the subnet's routing domain, on another host. */
-INLINE const struct record_key *rewritten_from(const struct packet *p, const struct host *me,
+/* Whom a PA stands for, when that is somebody who may send: of the subnet's routing domain, on another host. */
+INLINE const struct record_key *rewritten_from(const struct addr *pa, const struct host *me,
 					       const struct subnet *subnet, const struct record **record)
 {
-	const struct record_key *from = bpf_map_lookup_elem(&rewrites, &p->source);
+	const struct record_key *from = bpf_map_lookup_elem(&rewrites, pa);
 	struct subnet *theirs;
 
 	if (!from)
@@ -54,6 +54,137 @@ INLINE const struct record_key *rewritten_from(const struct packet *p, const str
 	if (!theirs || !same_domain(theirs, subnet) || !accepts(theirs->flags >> SUBNET_ACCEPTS, RULE_REWRITE))
 		return NULL;
 	return from;
+}
+
+#define QUOTED_BYTES 8 /* behind a quoted IP header, at least */
+#define QUOTE_ROOM (ICMP_BYTES + IPV6_BYTES + TCP_BYTES)
+
+/* Where the checksum that covers the addresses is in what is quoted; 0: there is none. quote: from its IP header on. */
+INLINE __u32 quoted_checksum_at(const __u8 *quote, bool four, bool whole)
+{
+	__u32 head = four ? IPV4_BYTES : IPV6_BYTES;
+	__u8 protocol = four ? quote[9] : quote[6];
+
+	if (four && ((quote[6] & 0x1f) || quote[7]))
+		return 0;
+	if (protocol == IPPROTO_UDP)
+		return quote[head + 6] || quote[head + 7] ? head + 6 : 0;
+	if (protocol == IPPROTO_TCP)
+		return whole ? head + 16 : 0;
+	return protocol == IPPROTO_ICMPV6 && !four ? head + 2 : 0;
+}
+
+/* The error itself, of one family: from was to is, checksums updated. */
+INLINE void put_quoted(const __u8 *was, __u8 *is, const struct addr *source, const struct addr *destination, bool four,
+		       bool whole)
+{
+	__u32 head = four ? IPV4_BYTES : IPV6_BYTES, at;
+	const __u8 *quote = was + ICMP_BYTES;
+	__u8 *to = is + ICMP_BYTES;
+	__u16 *check;
+	__u32 diff;
+
+	if (four) {
+		__builtin_memcpy(to + 12, &source->w[3], 4);
+		__builtin_memcpy(to + 16, &destination->w[3], 4);
+		diff = bpf_csum_diff((void *)(quote + 12), 8, (void *)(to + 12), 8, 0);
+		check = (__u16 *)(to + 10);
+		*check = csum_apply(*check, diff);
+	} else {
+		__builtin_memcpy(to + 8, source, 16);
+		__builtin_memcpy(to + 24, destination, 16);
+		diff = bpf_csum_diff((void *)(quote + 8), 32, (void *)(to + 8), 32, 0);
+	}
+	at = quoted_checksum_at(quote, four, whole);
+	if (at == head + 6) {
+		check = (__u16 *)(to + head + 6);
+		*check = csum_apply(*check, diff);
+		if (!*check)
+			*check = 0xffff;
+	} else if (at == head + 16) {
+		check = (__u16 *)(to + head + 16);
+		*check = csum_apply(*check, diff);
+	} else if (at) {
+		check = (__u16 *)(to + head + 2);
+		*check = csum_apply(*check, diff);
+	}
+	diff = bpf_csum_diff((void *)quote, head + TCP_BYTES, (void *)to, head + TCP_BYTES, 0);
+	check = (__u16 *)(is + 2);
+	*check = csum_apply(*check, diff);
+}
+
+/* What a router on the way says of a packet of the guest's that place is: as if the gateway said it. Not 0: it is no
+ * such.
+ */
+static __noinline int put_router_error(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet,
+				       const struct record_key *place, const struct host *me)
+{
+	struct scratch *s = scratch_of_this_cpu();
+	const struct record_key *peer;
+	const struct record *theirs = NULL;
+	struct addr address;
+	__u32 at, head, room;
+	__u8 *was, *is;
+	bool four, whole;
+
+	if (!s || !p || !subnet || !place || !me)
+		return -1;
+	four = p->type == ETHERTYPE_IPV4;
+	if (!is_icmp(p) || p->fragment || !(subnet->flags & (four ? SUBNET_HAS4 : SUBNET_HAS6)))
+		return -1;
+	if (addr_is_unspecified(&p->source) || addr_is_multicast(&p->source) || is_local_pa(me, &p->source) ||
+	    bpf_map_lookup_elem(&rewrites, &p->source))
+		return -1;
+	head = four ? IPV4_BYTES : IPV6_BYTES;
+	at = ETHERNET_BYTES + p->l4_offset;
+	room = p->ip_length - p->l4_offset;
+	if (p->ip_length < p->l4_offset || room < ICMP_BYTES + head + QUOTED_BYTES)
+		return -1;
+	whole = room >= ICMP_BYTES + head + TCP_BYTES;
+	was = s->frame;
+	is = s->frame + 128;
+	__builtin_memset(was, 0, QUOTE_ROOM);
+	if (four) {
+		if (bpf_skb_load_bytes(skb, at, was, ICMP_BYTES + IPV4_BYTES + QUOTED_BYTES) ||
+		    (whole && bpf_skb_load_bytes(skb, at, was, ICMP_BYTES + IPV4_BYTES + TCP_BYTES)))
+			return -1;
+		if ((was[0] != 3 && was[0] != 11 && was[0] != 12) || was[ICMP_BYTES] != 0x45)
+			return -1;
+		address = addr_of4(*(__be32 *)(was + ICMP_BYTES + 12));
+	} else {
+		if (bpf_skb_load_bytes(skb, at, was, ICMP_BYTES + IPV6_BYTES + QUOTED_BYTES) ||
+		    (whole && bpf_skb_load_bytes(skb, at, was, ICMP_BYTES + IPV6_BYTES + TCP_BYTES)))
+			return -1;
+		if (!was[0] || was[0] > 4 || was[ICMP_BYTES] >> 4 != 6)
+			return -1;
+		__builtin_memcpy(&address, was + ICMP_BYTES + 8, 16);
+	}
+	if (!addr_equal(&address, &p->destination))
+		return -1;
+	if (four)
+		address = addr_of4(*(__be32 *)(was + ICMP_BYTES + 16));
+	else
+		__builtin_memcpy(&address, was + ICMP_BYTES + 24, 16);
+	if (!four && addr_is4(&address))
+		return -1;
+	peer = rewritten_from(&address, me, subnet, &theirs);
+	if (!peer)
+		return -1;
+	__builtin_memcpy(is, was, QUOTE_ROOM);
+	if (four) {
+		put_quoted(was, is, &place->ca, &peer->ca, true, whole);
+		if (bpf_skb_store_bytes(skb, at, is, ICMP_BYTES + IPV4_BYTES + QUOTED_BYTES, BPF_F_RECOMPUTE_CSUM) ||
+		    (whole && bpf_skb_store_bytes(skb, at, is, ICMP_BYTES + IPV4_BYTES + TCP_BYTES, BPF_F_RECOMPUTE_CSUM)))
+			return -1;
+		address = addr_of4(subnet->gateway4);
+	} else {
+		put_quoted(was, is, &place->ca, &peer->ca, false, whole);
+		if (bpf_skb_store_bytes(skb, at, is, ICMP_BYTES + IPV6_BYTES + QUOTED_BYTES, BPF_F_RECOMPUTE_CSUM) ||
+		    (whole && bpf_skb_store_bytes(skb, at, is, ICMP_BYTES + IPV6_BYTES + TCP_BYTES, BPF_F_RECOMPUTE_CSUM)))
+			return -1;
+		address = subnet->gateway6;
+	}
+	return put_addresses(skb, p, &address, &place->ca);
 }
 
 /* docs/design/datapath.md, "IP rewrite", on the way in: a frame that no tunnel's header explains. */
@@ -87,8 +218,8 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 		return drop(skb, c, DROP_UNKNOWN_VSID);
 	if (!accepts(subnet->flags >> SUBNET_ACCEPTS, RULE_REWRITE))
 		return drop(skb, c, DROP_RULE_NOT_ACCEPTED);
-	from = rewritten_from(&p, me, subnet, &theirs);
-	if (!from || !theirs)
+	from = rewritten_from(&p.source, me, subnet, &theirs);
+	if ((!from || !theirs) && put_router_error(skb, &p, subnet, place, me))
 		return drop(skb, c, DROP_FORGED_SOURCE);
 	to = local_port_of(place->vsid, here->mac);
 	if (!to)
@@ -98,13 +229,13 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 	if ((to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
 	    !within_limit(skb, &p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
 		return drop(skb, c, DROP_RATE_LIMIT);
-	if (put_addresses(skb, &p, &from->ca, &place->ca))
+	if (from && theirs && put_addresses(skb, &p, &from->ca, &place->ca))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	eth = (void *)(long)skb->data;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return drop(skb, c, DROP_TRUNCATED);
 	__builtin_memcpy(eth->destination, here->mac, 6);
-	__builtin_memcpy(eth->source, from->vsid == place->vsid ? theirs->mac : subnet->router_mac, 6);
+	__builtin_memcpy(eth->source, from && theirs && from->vsid == place->vsid ? theirs->mac : subnet->router_mac, 6);
 	to_counters = counters_of(seat_of(to->ifindex, to->vlan));
 	if (to_counters && !(to->flags & PORT_GUARDED)) {
 		to_counters->sent_packets += packets;

@@ -114,6 +114,12 @@ INLINE __u16 csum_fold(__u64 sum)
 	return ~sum;
 }
 
+/* The same for a difference of sums, as bpf_csum_diff() has it. */
+INLINE __u16 csum_apply(__u16 check, __u32 diff)
+{
+	return csum_fold((__u64)(__u16)~check + diff);
+}
+
 /* RFC 1624, equation 3: HC' = ~(~HC + ~m + m'). */
 INLINE __u16 csum_update(__u16 check, __u16 old, __u16 new)
 {
