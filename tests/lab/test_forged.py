@@ -196,8 +196,8 @@ def test_nvgre_in_a_vlan_is_of_another_network_and_not_taken(lab: Lab) -> None:
 
 @pytest.mark.parametrize("what", ["a probe", "a tunnelled packet"])
 def test_icmp_about_what_a_host_has_sent_harms_nobody_when_it_is_forged(lab: Lab, what: str) -> None:
-    """Whoever can send to a host's PA says that the way to another takes 600 bytes. Probes that come back say otherwise,
-    and guests' packets are held to what probes say.
+    """Whoever can send to a host's PA says that the way to another takes 600 bytes, and the host's kernel believes it.
+    Probes that come back say otherwise, and guests' packets are held to what probes say.
     """
     source, target = pa(lab, "h1"), pa(lab, "h2")
     sent = IP(src=source, dst=target, flags="DF") / UDP(sport=PROBES, dport=PROBES, len=1400) / b"Weft"

@@ -56,8 +56,12 @@ def test_the_locked_mtu_of_a_hosts_route_is_what_guests_are_told(other: Lab) -> 
     assert other.exec(host, *route, "mtu", "lock", "1400").returncode == 0
     try:
         to = address(other.guest("t/b"))
-        done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(told - 27), "-W", "2", to)
-        assert f"mtu = {told}" in done.stdout + done.stderr
+
+        def is_told() -> bool:
+            done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(told - 27), "-W", "2", to)
+            return f"mtu = {told}" in done.stdout + done.stderr
+
+        eventually(is_told, f"guests are told {told}", within_s=5)
         done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(told - 28), "-W", "2", to)
         assert "1 received" in done.stdout
     finally:

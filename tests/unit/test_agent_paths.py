@@ -161,11 +161,12 @@ def test_ways_across_two_networks_are_taken_when_no_other_works() -> None:
     assert network.used == {(B1, A2)}
 
 
-def test_a_single_way_is_probed_seldom_and_said_only_when_it_takes_less_than_the_uplink() -> None:
+def test_a_single_way_is_probed_seldom_and_its_size_is_said() -> None:
+    """Also that it takes all that the uplink takes: the kernel may have been told otherwise, by anybody."""
     host = Host("hosts/h1", (A1,), (Uplink("eth0", 1500, A, (A1,)),))
     network = Network(host, [Peer("rd", A2, (A2,), (A,))])
     network.run(30)
-    assert network.ways == {A2: ()}
+    assert set(network.ways[A2]) == {Way(A1, A2, 1500)}
     assert network.sent[FIRST] < 75, "for its size, each second, and for its liveness"
     network.mtu[FIRST] = 1400
     network.run(5)
@@ -187,8 +188,8 @@ def test_the_mtu_of_a_path_is_found_to_the_byte_and_only_the_end_of_the_search_i
         return Way(*SECOND, mtu_bytes) in network.ways[A2]
 
     assert network.run(20, found) < (2.5 if hints else 7)
-    assert told == {0, mtu_bytes}
-    assert Way(*FIRST) in network.ways[A2], "it is another way's MTU"
+    assert told == {1500, mtu_bytes}
+    assert Way(*FIRST, 1500) in network.ways[A2], "it is another way's MTU"
     network.run(100)
     assert network.used == STRAIGHT, "small probes pass all the while"
 
@@ -209,7 +210,19 @@ def test_a_router_that_lies_about_sizes_is_not_believed() -> None:
     network.run(3)
     network.lie = 600
     network.run(60)
-    assert {way.mtu_bytes for way in network.ways[A2]} == {0}
+    assert {way.mtu_bytes for way in network.ways[A2]} == {1500}
+
+
+def test_what_an_operator_says_of_a_route_is_held_to_whatever_gets_through() -> None:
+    network = Network()
+    network.run(3)
+    network.paths.locked(*FIRST, 1400)
+    network.run(2)
+    assert set(network.ways[A2]) == {Way(*FIRST, 1400), Way(*SECOND, 1500)}
+    assert network.paths.smallest_bytes() == 1400
+    network.paths.locked(*FIRST, 0)
+    network.run(2)
+    assert {way.mtu_bytes for way in network.ways[A2]} == {1500}
 
 
 def test_a_lossy_path_is_not_taken_for_a_narrow_one() -> None:

@@ -22,7 +22,7 @@ BASE_BYTES = 1280
 class Search:
     """One pair of addresses. Sizes are of whole IP packets, none larger than ``ceiling``, the uplink's own.
 
-    told: what to hold packets to; 0: nothing less than the uplink takes is known. It changes when a search has ended,
+    told: what to hold packets to; 0: nothing is known yet. It changes when a search has ended,
     not while it goes on: senders keep what they are told for minutes.
     """
 
@@ -84,9 +84,8 @@ class Search:
         return self._bad - self._good == 1
 
     def _settle(self, now_s: float) -> None:
-        # Once less was told, the ceiling is, too: it takes back what the kernel has learnt meanwhile.
-        if self._good < self._ceiling or self.told:
-            self.told = self._good
+        # All of the uplink's is told, too: what the kernel has learnt of the path anybody can have said to it.
+        self.told = self._good
         if self._good < self._ceiling and self._raise_s is None:
             self._raise_s = now_s + RAISE_S
         if not self._asked:

@@ -58,6 +58,12 @@ class _Pair:
     scheduled_s: float = 0.0  # of its one entry in the heap; others of it are void
     tokens: list[int] = field(default_factory=list)  # of the small probes, oldest first
     sized: tuple[int, int] = (0, 0)  # the token and size of the large one
+    locked_bytes: int = 0  # what the operator says that the kernel's route takes; 0: nothing
+
+    @property
+    def told_bytes(self) -> int:
+        """What packets are held to; 0: nothing is known yet."""
+        return min(self.search.told or self.locked_bytes, self.locked_bytes or self.search.told)
 
     @property
     def version(self) -> int:
@@ -186,6 +192,13 @@ class Paths:
             pair.search.refused(pair.sized[1], hint, now_s)
             self._schedule(pair)
 
+    def locked(self, source: str, destination: str, mtu_bytes: int) -> None:
+        """What the operator says (``mtu lock``) that this host's route takes; 0: nothing. No probe knows better."""
+        pair = self._pairs.get((source, destination))
+        if pair is not None and pair.locked_bytes != mtu_bytes:
+            pair.locked_bytes = mtu_bytes
+            self._dirty[pair.peer] = None
+
     def _small(self, pair: _Pair, now_s: float) -> Probe:
         if pair.missed:
             pair.answered = 0
@@ -249,12 +262,12 @@ class Paths:
         self._dirty = dict.fromkeys(self._by_peer)
 
     def state(self) -> list[tuple[str, str, bool | None, int]]:
-        """Of every pair: source, destination, whether it works, what it takes (0: as the uplink)."""
-        return [(pair.source, pair.destination, pair.alive, pair.search.told) for pair in self._pairs.values()]
+        """Of every pair: source, destination, whether it works, what it takes (0: not known yet)."""
+        return [(pair.source, pair.destination, pair.alive, pair.told_bytes) for pair in self._pairs.values()]
 
     def smallest_bytes(self) -> int:
         """What gets through to every peer that answers; 0: as the uplink. The one place to ask for guests' MTU."""
-        return min((pair.search.told for pair in self._pairs.values() if pair.alive and pair.search.told), default=0)
+        return min((pair.told_bytes for pair in self._pairs.values() if pair.alive and pair.told_bytes), default=0)
 
     def _ways(self, pairs: list[_Pair]) -> tuple[Way, ...] | None:
         """None: nothing can be said, and what a former agent said stays."""
@@ -263,7 +276,7 @@ class Paths:
         straight = [pair for pair in pairs if not pair.crossing] or pairs
         if len(pairs) == 1:
             (pair,) = pairs
-            return (_way(pair),) * WAYS if pair.search.told else ()
+            return (_way(pair),) * WAYS if pair.told_bytes else ()
         usable = self._usable(pairs)
         ways = []
         for place in range(WAYS):
@@ -285,7 +298,7 @@ class Paths:
 
 
 def _way(pair: _Pair) -> Way:
-    return Way(pair.source, pair.destination, pair.search.told)
+    return Way(pair.source, pair.destination, pair.told_bytes)
 
 
 def _pairs(host: Host, peer: Peer) -> list[_Pair]:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
-from weft.agent.paths import Paths, Probe
+from weft.agent.paths import SMALLEST_BYTES, Paths, Probe
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import Way
+from weft.kit import rtnetlink
 from weft.policy.rows import Host, Peer
 
 _log = structlog.get_logger("weft.agent")
@@ -76,6 +77,7 @@ class Prober:
         #: What comes by these sockets and is no probe: to which of this host's addresses, from whom, what.
         self.other: Callable[[str, str, bytes], None] | None = None
         self._sockets: dict[str, socket.socket] = {}
+        self._routes = rtnetlink.Routes()
         self._awake = asyncio.Event()
 
     def follow(self, host: Host | None, peers: Iterable[Peer]) -> None:
@@ -121,6 +123,7 @@ class Prober:
         finally:
             for pa in list(self._sockets):
                 self._close(pa)
+            self._routes.close()
 
     def _open(self, pa: str) -> None:
         six = ":" in pa
@@ -152,6 +155,8 @@ class Prober:
         opened = self._sockets.get(probe.source)
         if opened is None:
             return
+        if probe.packet_bytes > SMALLEST_BYTES:
+            self.paths.locked(probe.source, probe.destination, self._routes.locked_mtu(probe.source, probe.destination))
         data = question(probe.token, probe.packet_bytes - HEADER_BYTES[6 if ":" in probe.source else 4])
         try:
             self._send_to(opened, data, probe.source, probe.destination)

@@ -116,8 +116,9 @@ def _destination(frame: bytes) -> bytes | None:
 
 
 def _told_by_a_router(lookups: Lookups, subnet: Subnet, ca: bytes, ip: Ip) -> tuple[Ip, tuple[bytes, bytes]] | None:
-    """What a router on the way says (ICMP) of a packet of the CA's, as its guest is to see it, and as if from whom. None:
-    it is no such.
+    """What a router on the way says (ICMP) of a packet of the CA's, as its guest is to see it, and as if from whom.
+
+    None: it is no such.
     """
     gateway = subnet.gateway(ip.version)
     kind = ip.payload[:1]

@@ -176,7 +176,7 @@ THE_HOST = NUMBER.pack(0)  # key of the one entry of host
 NOBODY = SEAT.pack(0)  # key of the counters of interfaces that have none
 ALLOWED = NUMBER.pack(1)  # value of sources
 NONE = bytes(16)
-_MAPPED = bytes(10) + b"\xff\xff"
+MAPPED = bytes(10) + b"\xff\xff"
 _ZEROS = bytes(8)
 #: The router's where the router is a machine in the VLAN: a group's, so that no packet is for it.
 NOBODYS_MAC = b"\x01" + bytes(5)
@@ -188,11 +188,11 @@ def address(text: str) -> bytes:
     """16 bytes; IPv4 as ::ffff:a.b.c.d."""
     try:
         if ":" not in text:
-            return _MAPPED + inet_pton(AF_INET, text)
+            return MAPPED + inet_pton(AF_INET, text)
         packed = inet_pton(AF_INET6, text)
     except (OSError, ValueError):
-        packed = _MAPPED
-    if packed.startswith(_MAPPED):
+        packed = MAPPED
+    if packed.startswith(MAPPED):
         raise Rejected(f"{text!r} is not an address such as 10.0.0.1 or fd00::1")
     return packed
 
@@ -247,7 +247,7 @@ def record(row: Record) -> tuple[bytes, bytes]:
 def rewrite(row: Rewrite) -> tuple[bytes, bytes]:
     """Entry of the map rewrites; of the map pas, with key and value in each other's place."""
     pa, ca = address(row.pa), address(row.ca)
-    if pa.startswith(_MAPPED) != ca.startswith(_MAPPED):
+    if pa.startswith(MAPPED) != ca.startswith(MAPPED):
         raise Rejected(f"{row.pa} cannot stand for {row.ca}: one is IPv4 and the other IPv6")
     return pa, _record_key(_number(row.vsid), ca)
 
@@ -336,8 +336,8 @@ def host(
     if len(row.pas) > MAX_PAS:
         raise Rejected(f"{len(row.pas)} PAs on {row.host}: the eBPF data plane takes {MAX_PAS}")
     pas = [address(pa) for pa in row.pas]
-    source4 = next((pa for pa in pas if pa.startswith(_MAPPED)), NONE)
-    source6 = next((pa for pa in pas if not pa.startswith(_MAPPED)), NONE)
+    source4 = next((pa for pa in pas if pa.startswith(MAPPED)), NONE)
+    source6 = next((pa for pa in pas if not pa.startswith(MAPPED)), NONE)
     flags = (HOST_PATHS if paths else 0) | (HOST_VLANS if any(u.vlan for u in row.uplinks) else 0)
     mtus = [min(u.mtu_bytes, kernel_mtus.get(u.interface, u.mtu_bytes)) for u in row.uplinks]
     flags |= (HOST_SAMPLED if row.sampling is not None else 0) | (HOST_BRIDGES if bridges else 0)
@@ -369,7 +369,7 @@ def path(pa: str, ways: Sequence[Way]) -> bytes:
     fields: list[bytes | int] = []
     for way in ways:
         source, destination = address(way.source), address(way.destination)
-        if any(key.startswith(_MAPPED) != end.startswith(_MAPPED) for end in (source, destination)):
+        if any(key.startswith(MAPPED) != end.startswith(MAPPED) for end in (source, destination)):
             raise Rejected(f"the way from {way.source} to {way.destination} is not of the family of {pa}")
         fields += (source, destination, _number(way.mtu_bytes))
     return PATH.pack(*fields)
@@ -466,10 +466,10 @@ def port(row: Port, ifindex: int, *, peer: bool, sampled: Sampling | None = None
     flags |= GUARDED if row.port_security or row.groups else 0
     flags |= (DHCP if row.dhcp else 0) | (DHCP_SERVER if row.dhcp_server else 0)
     cas = [address(ca) for ca in row.cas]
-    ca4 = next((ca for ca in cas if ca.startswith(_MAPPED)), NONE)
-    ca6 = next((ca for ca in cas if not ca.startswith(_MAPPED)), NONE)
+    ca4 = next((ca for ca in cas if ca.startswith(MAPPED)), NONE)
+    ca6 = next((ca for ca in cas if not ca.startswith(MAPPED)), NONE)
     sources = [
-        SOURCE_KEY.pack(SOURCE_BITS + 128, ifindex, own, row.vlan, FAMILY4 if ca.startswith(_MAPPED) else FAMILY6, ca)
+        SOURCE_KEY.pack(SOURCE_BITS + 128, ifindex, own, row.vlan, FAMILY4 if ca.startswith(MAPPED) else FAMILY6, ca)
         for ca in cas
     ]
     for pair in row.pairs:
@@ -542,7 +542,7 @@ def map_key(key: Key) -> bytes:
 
 def address_text(packed: bytes) -> str:
     """Canonical text."""
-    if packed[:12] == _MAPPED:
+    if packed[:12] == MAPPED:
         return inet_ntop(AF_INET, packed[12:])
     if packed[:8] == _ZEROS:
         return str(IPv6Address(packed))  # libc writes ::a.b.c.d here

@@ -22,7 +22,14 @@ class Paths:
         self.aliases, self.paths = aliases, paths
         self.peers: dict[Key, Peer] = {}
         self._rows_of: dict[str, dict[Key, None]] = {}  # by a peer's first PA
-        self.in_use = any(True for _ in paths.entries())
+        #: Peers of which a packet has to ask. Of the others there is one way, and it takes all that the uplink takes.
+        self._asked_of = {key for key, _ in paths.entries()}
+        self._host: Host | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether packets have to ask."""
+        return bool(self._asked_of)
 
     def update(self, rows: Iterable[Peer]) -> list[Failure]:
         failures: list[Failure] = []
@@ -72,8 +79,10 @@ class Paths:
 
     def keep(self, host: Host | None) -> None:
         """No way begins at an address that is not the host's."""
+        self._host = host
         own = {layout.address(pa) for pa in host.pas} if host is not None else set()
         self._drop(None, own, by_source=True)
+        self._asked_of = {key for key, value in self.paths.entries() if not self._is_plain(key, value)}
 
     def lead(self, ways: Mapping[str, Sequence[Way]]) -> list[Failure]:
         """See DataPlane.paths."""
@@ -93,11 +102,28 @@ class Paths:
     def _put(self, key: bytes, value: bytes | None) -> list[str]:
         if value is None:
             self.paths.drop([key])
-            self.in_use = any(True for _ in self.paths.entries())
+            self._asked_of.discard(key)
             return []
         refused = self.paths.put({key: value})
-        self.in_use = self.in_use or not refused
+        if refused or self._is_plain(key, value):
+            self._asked_of.discard(key)
+        else:
+            self._asked_of.add(key)
         return refused
+
+    def _is_plain(self, key: bytes, value: bytes) -> bool:
+        """Whether a packet that does not ask goes the same way, whatever its size: from the host's first PA of the
+        family to the peer's first, which takes all that the uplinks take.
+        """
+        if self._host is None:
+            return False
+        six = not key.startswith(layout.MAPPED)
+        first = next((layout.address(pa) for pa in self._host.pas if (":" in pa) == six), None)
+        least = max((uplink.mtu_bytes for uplink in self._host.uplinks), default=0)
+        return all(
+            (source, destination) == (first, key) and mtu >= least
+            for source, destination, mtu in layout.WAY.iter_unpack(value)
+        )
 
     def _drop(self, keys: Collection[bytes] | None, left: Collection[bytes], *, by_source: bool) -> None:
         """The ways of these peers, or of all, when one of them has an address that is not among those left."""

@@ -89,7 +89,7 @@ static __noinline int find_crossing(struct __sk_buff *skb, struct crossing *x, _
 		__builtin_memcpy(fib.ipv6_src, &x->source, 16);
 		__builtin_memcpy(fib.ipv6_dst, &x->destination, 16);
 	}
-	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	rc = find_route(skb, &fib, &x->destination, length);
 	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		x->mtu = fib.mtu_result;
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)

@@ -33,6 +33,28 @@ INLINE const struct way *way_of(const struct host *h, const struct packet *p, co
 	return path ? &path->ways[flow_hash(p) >> 24 & (WAYS - 1)] : NULL;
 }
 
+/* What the kernel has learnt of a path anybody can have said to it, who can send to this host: ICMP. Whether our own
+ * probes know that a packet of this length gets through to the peer, where packets do not ask by which way.
+ */
+static __noinline bool is_known_to_fit(const struct addr *pa, __u32 length)
+{
+	struct path *path = pa ? bpf_map_lookup_elem(&paths, pa) : NULL;
+
+	return path && path->ways[0].mtu >= length;
+}
+
+/* The kernel's own route, whatever it believes of a path's MTU, when our probes know better. pa: of a peer. */
+INLINE long find_route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, const struct addr *pa, __u32 length)
+{
+	long rc = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+
+	if (rc != BPF_FIB_LKUP_RET_FRAG_NEEDED || !is_known_to_fit(pa, length))
+		return rc;
+	fib->tot_len = 0;
+	fib->ifindex = LOOPBACK_IFINDEX;
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+}
+
 /* Hop limit less one and the router's MAC as source, for a routed packet; the destination's MAC always. */
 INLINE bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct target *t)
 {
@@ -120,7 +142,7 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 		__builtin_memcpy(fib->ipv6_src, source, 16);
 		__builtin_memcpy(fib->ipv6_dst, destination, 16);
 	}
-	rc = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+	rc = find_route(skb, fib, destination, p->l3_length + overhead);
 	/* The kernel knows a smaller path MTU than the uplink's own. */
 	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib->mtu_result > overhead)
 		return icmp_error(skb, p, own, ICMP_TOO_BIG(fib->mtu_result - overhead), c);
@@ -147,6 +169,7 @@ INLINE int send_copy(struct __sk_buff *skb, bool probed)
 	void *end = (void *)(long)skb->data_end;
 	struct ethernet *eth = (void *)(long)skb->data;
 	struct bpf_fib_lookup fib = {};
+	struct addr to;
 	long rc;
 
 	skb->mark = 0;
@@ -163,6 +186,7 @@ INLINE int send_copy(struct __sk_buff *skb, bool probed)
 		fib.family = AF_INET;
 		fib.ipv4_src = ip->source;
 		fib.ipv4_dst = ip->destination;
+		to = addr_of4(ip->destination);
 	} else {
 		struct ipv6 *ip = (void *)(eth + 1);
 
@@ -172,8 +196,9 @@ INLINE int send_copy(struct __sk_buff *skb, bool probed)
 		fib.family = AF_INET6;
 		__builtin_memcpy(fib.ipv6_src, &ip->source, 16);
 		__builtin_memcpy(fib.ipv6_dst, &ip->destination, 16);
+		to = ip->destination;
 	}
-	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	rc = find_route(skb, &fib, &to, skb->len - ETHERNET_BYTES);
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return TC_ACT_SHOT;
 	return leave_counted(skb, &fib, packets_in(skb));
