@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMPS := build/stamps
-PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev iproute2 tshark iperf3 iputils-ping traceroute tcpdump \
+PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev iproute2 tshark iperf3 iputils-ping traceroute tcpdump curl \
 	ethtool nftables bpftool python3-venv procps util-linux udhcpc isc-dhcp-client systemd \
 	qemu-system-x86 busybox-static cpio lz4
 # Guests of the lab that stand in for each other.
