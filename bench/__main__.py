@@ -25,6 +25,9 @@ from bench.registry import BENCHES, MISSED
 from bench.report import Figure
 from bench.settings import Settings
 
+#: For one bench. The longest, growth, takes some five minutes.
+LONGEST_S = 900
+
 _DOCS = ROOT / "docs" / "benchmarks.md"
 
 
@@ -65,7 +68,7 @@ def main(
     build = ROOT / "build"
     facts = {**machine.facts(), "quick": quick}
     context = Context(Settings.of(quick=quick, seconds=seconds), build / "bench", _progress(console))
-    results, broken = _run(context, names, console)
+    results, broken = run(context, names, console)
     figures = [each for some in results.values() for each in some]
     path = output or build / ("bench-quick.json" if quick else "bench.json")
     report.write_json(figures, path)
@@ -81,14 +84,14 @@ def main(
         sys.exit(1)
 
 
-def _run(context: Context, names: Sequence[str], console: Console) -> tuple[dict[str, list[Figure]], list[str]]:
+def run(context: Context, names: Sequence[str], console: Console) -> tuple[dict[str, list[Figure]], list[str]]:
     """Figures by bench, and the benches that broke: one that does is no reason not to run the others."""
     results: dict[str, list[Figure]] = {}
     broken: list[str] = []
     for name in names:
         began = time.monotonic()
         try:
-            with _working(console, name):
+            with _working(console, name), _bounded():
                 results[name] = BENCHES[name].run(context)
         except Exception:  # noqa: BLE001 - shown whole, remembered, and the exit code says so
             broken.append(name)
@@ -101,6 +104,22 @@ def _run(context: Context, names: Sequence[str], console: Console) -> tuple[dict
                     context.progress(f"{value}: {report.met_text(each.met)} ({report.bar_text(each.bar)})")
         context.progress(f"{name}: {time.monotonic() - began:.0f} s")
     return results, broken
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """A bench that hangs breaks as one that fails does, and the others run."""
+
+    def over(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise TimeoutError(f"it took more than {LONGEST_S} s")
+
+    former = signal.signal(signal.SIGALRM, over)
+    signal.alarm(LONGEST_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
 
 
 @contextlib.contextmanager

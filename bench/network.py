@@ -158,10 +158,17 @@ def _latency(
 def _measured(
     context: Context, what: str, measure: Callable[[Side], T], ours: Side, theirs: Side, show: Callable[[T], str]
 ) -> list[Pair[T]]:
+    def measured(side: Side) -> T:
+        try:
+            return measure(side)
+        except RuntimeError as error:  # a machine that was busy elsewhere at the wrong moment; twice is no accident
+            context.progress(f"{what}, {side.name}: {error}; once more")
+            return measure(side)
+
     context.progress(f"{what}: {context.settings.pairs} pairs")
     return alternate(
-        lambda: measure(ours),
-        lambda: measure(theirs),
+        lambda: measured(ours),
+        lambda: measured(theirs),
         context.settings.pairs,
         lambda line: context.progress(f"{what} {line}"),
         show,

@@ -112,13 +112,14 @@ class Traffic:
             assert receiver.stdout is not None
             if receiver.stdout.readline().strip() != "ready":
                 raise RuntimeError(f"{side.name}: the receiver did not start: {' '.join(server)}")
-            sent = subprocess.run(
-                self._words(side.client, where[0], client), stdout=subprocess.PIPE, text=True, check=True
-            ).stdout
+            sending = self._words(side.client, where[0], client)
+            sent = subprocess.run(sending, stdout=subprocess.PIPE, text=True, check=False)
+            if sent.returncode:
+                raise RuntimeError(f"{side.name}: {' '.join(client)} failed")
             said, _ = receiver.communicate(timeout=30)
             if receiver.returncode:
                 raise RuntimeError(f"{side.name}: {' '.join(server)} failed")
-            return json.loads(said), json.loads(sent or "{}")
+            return json.loads(said), json.loads(sent.stdout or "{}")
         finally:
             with suppress(ProcessLookupError):
                 receiver.kill()

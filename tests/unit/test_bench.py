@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,17 @@ from xml.etree import ElementTree as ET
 
 import click
 import pytest
+from bench import __main__ as bench_main
 from bench import docs, growth, report
 from bench.__main__ import chosen
+from bench.context import Bench, Context
 from bench.domain import Counting
 from bench.ovn import Database
 from bench.pairs import Pair, alternate, percentile, ratio
 from bench.registry import BENCHES, MISSED
 from bench.report import AtLeast, AtMost, Figure, ReportOnly
 from bench.settings import Settings
+from rich.console import Console
 
 #: The issue's table, in the words of --only.
 FIGURES = {
@@ -233,3 +238,29 @@ def test_the_page_shows_a_plot_that_goes_beside_it(tmp_path: Path) -> None:
     docs.write(docs.page(results, BENCHES, MISSED, machine), page, [made])
     assert f"]({docs.plot_name(growth.PLOT)})" in page.read_text(encoding="utf-8")
     assert (tmp_path / docs.plot_name(growth.PLOT)).read_text(encoding="utf-8") == "<svg/>"
+
+
+def test_a_bench_that_breaks_or_hangs_is_said_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_context: Context) -> list[Figure]:
+        raise ValueError("nothing is measured")
+
+    def hangs(_context: Context) -> list[Figure]:
+        threading.Event().wait()
+        return []
+
+    def measures(_context: Context) -> list[Figure]:
+        return [Figure("done", 1.0, "s")]
+
+    for run in (breaks, hangs, measures):
+        monkeypatch.setitem(BENCHES, run.__name__, Bench(run.__name__, "title", "how", run))
+    monkeypatch.setattr(bench_main, "LONGEST_S", 1)
+    lines: list[str] = []
+    context = Context(Settings.of(quick=True, seconds=None), tmp_path, lines.append)
+    said = io.StringIO()
+    results, broken = bench_main.run(context, ["breaks", "hangs", "measures"], Console(file=said))
+    assert broken == ["breaks", "hangs"]
+    assert [each.name for each in results["measures"]] == ["done"]
+    assert "nothing is measured" in said.getvalue()
+    assert "more than 1 s" in said.getvalue()
