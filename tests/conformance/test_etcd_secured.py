@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -18,7 +19,7 @@ from unit.certificates import files_of, now
 from weft.kit.errors import Rejected, Retry
 from weft.store.address import etcd_address
 from weft.store.etcd import EtcdStore
-from weft.store.etcd_client import Address
+from weft.store.etcd_client import Address, Etcd, Range
 from weft.tls.authority import Authority
 from weft.tls.contexts import ClientTls, Files
 from weft.tls.identity import Identity, Role
@@ -126,6 +127,30 @@ async def test_who_is_not_let_in_is_told_so(url: str, change: object) -> None:
     async with aclosing(Closing(EtcdStore(change(etcd_address(url))))) as it:
         with pytest.raises((Rejected, Retry)):
             await it.store.commit({}, {"a": b"1"}, [])
+
+
+async def test_certificates_that_are_replaced_are_taken_up_by_a_client_that_is_open(url: str, tmp_path: Path) -> None:
+    good = etcd_address(url)
+    assert good.certificate is not None
+    assert good.key is not None
+    another = Authority.make(tmp_path / "ca", "another", now())
+    stranger = files_of(another, Identity(Role.ETCD_CLIENT, "stranger"))
+    shown = tmp_path / "shown.pem"
+    shown.write_bytes(stranger.certificate.read_bytes() + stranger.key.read_bytes())
+    etcd = Etcd(replace(good, certificate=shown, key=None))
+    with pytest.raises(Retry):
+        await etcd.range(Range(b"/weft/head"))
+    replacement = tmp_path / "new.pem"
+    replacement.write_bytes(good.certificate.read_bytes() + good.key.read_bytes())
+    replacement.replace(shown)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await etcd.range(Range(b"/weft/head"))
+                break
+            except Retry:
+                await asyncio.sleep(0.05)
+    await etcd.close()
 
 
 def test_certificates_that_are_not_there_are_said_at_once(url: str, tmp_path: Path) -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -44,6 +50,52 @@ def test_a_client_goes_on_at_another_controller_when_its_own_is_killed(nodes: Cl
         eventually(a.answers, within_s=20.0)
         b.kill()
         assert client.get("tenants/blue/ports/p2").revision == made.revision + 1
+
+
+def test_a_read_is_asked_of_another_controller_when_its_own_is_stopped_in_the_middle(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    with (
+        controllers(etcd_url(nodes), tmp_path) as (a, b),
+        Client(f"{a.url},{b.url}") as client,
+        Client(b.url) as other,
+    ):
+        other.apply(BASE)
+        client.get("tenants/blue")
+        a.signal(signal.SIGSTOP)  # its machine lives, and takes connections
+        try:
+            began_s = time.monotonic()
+            assert client.get("tenants/blue").spec == other.get("tenants/blue").spec
+            assert client.url == b.url
+            assert time.monotonic() - began_s < 20  # and not the minute that an answer may take
+        finally:
+            a.signal(signal.SIGCONT)
+
+
+def test_who_follows_the_audit_log_goes_on_at_another_controller_and_misses_nothing(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    with controllers(etcd_url(nodes), tmp_path) as (a, b), Client(b.url) as other:
+        command = ["audit", "follow", "--revision", "0", "-o", "json"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "weft.apps.cli", *command],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "WEFT_CONTROLLER": f"{a.url},{b.url}", "PYTHONUNBUFFERED": "1"},
+        ) as following:
+            try:
+                assert following.stdout is not None
+                seen: list[str] = []
+                for number, kill in ((1, True), (2, False), (3, False)):
+                    other.put(f"tenants/t{number}", {})
+                    while not seen or seen[-1] != f"tenants/t{number}":
+                        changes = json.loads(following.stdout.readline())["changes"]
+                        seen.append(next(each["name"] for each in changes if each["name"].count("/") == 1))
+                    if kill:
+                        a.kill()
+                assert seen == ["tenants/t1", "tenants/t2", "tenants/t3"]
+            finally:
+                following.terminate()
 
 
 async def test_a_host_moves_over_at_once_and_misses_nothing(nodes: Cluster, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from weft.controller.signing import Signer
 from weft.kit import notify
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Rejected, Retry
-from weft.store.address import open_cluster, open_store, shown
+from weft.store.address import certificate, open_cluster, open_store, shown
 from weft.store.migration import migrate
 from weft.tls.contexts import Files, ServerTls
 
@@ -135,7 +135,7 @@ async def serve(
             cluster = open_cluster(store, advertise or listen[0])
             try:
                 behind = _behind(service, cluster, Credentials(security.files or Files()))
-                await _serve(service, listeners, stopping, ready, signer, bearers, behind)
+                await _serve(service, listeners, stopping, ready, signer, bearers, behind, certificate(store))
                 await service.stop()
             finally:
                 await cluster.close()
@@ -168,6 +168,7 @@ async def _serve(
     signer: Signer | None,
     bearers: Sequence[Bearer],
     behind: Sequence[Coroutine[Any, Any, None]],
+    shown_to_etcd: Path | None,
 ) -> None:
     patience = Patience()
     access, log = Access(service), Audit(service)
@@ -182,14 +183,12 @@ async def _serve(
     crowd = Crowd(patience)
 
     def measured() -> Iterable[Metric]:
-        yield from figures(crowd, listeners)
+        yield from figures(crowd, listeners, shown_to_etcd)
         yield from limits.figures()
 
     server = Server(
         uvicorn.Config(
-            create_app(
-                service, stopping, callers, more, lambda: [*figures(crowd, listeners), *limits.figures()], limits
-            ),
+            create_app(service, stopping, callers, more, measured, limits),
             log_config=None,
             access_log=False,
             lifespan="off",

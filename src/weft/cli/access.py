@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import click
 
 from weft.cli import references, session, show
 from weft.cli.session import Commands, Output
-from weft.kit.errors import Rejected
+from weft.kit.errors import Rejected, Retry
 from weft.model.names import Kind, label_of
+
+# After a connection broke; while nobody answers it is tried again and again.
+_AGAIN_S = 0.2
 
 _ROLES = ("admin", "operator", "tenant-admin", "tenant-reader")
 
@@ -177,16 +181,30 @@ def list_audit(limit: int, url: str, output: Output) -> None:
 @session.with_controller
 @session.with_output()
 def follow(revision: int | None, url: str, output: Output) -> None:
-    """Print what is done as it is done, an entry a line, until interrupted."""
+    """Print what is done as it is done, an entry a line, until interrupted.
+
+    A connection that breaks is made again, at another controller if there are several, and nothing is left out.
+    """
     from weft.client import access
 
     with session.controller(url) as client:
-        for _, entries in access.follow_audit(client, revision):
-            for each in entries:
-                if output is Output.JSON:
-                    click.echo(json.dumps(each, ensure_ascii=False))
-                else:
-                    click.echo(f"{each['at']}  {each['who']}  {each['where']}  {_what(each)}")
+        heard = False
+        while True:
+            try:
+                for at, entries in access.follow_audit(client, revision):
+                    revision, heard = at, True
+                    for each in entries:
+                        if output is Output.JSON:
+                            click.echo(json.dumps(each, ensure_ascii=False))
+                        else:
+                            click.echo(f"{each['at']}  {each['who']}  {each['where']}  {_what(each)}")
+                broke = "the controller has ended it"
+            except Retry as error:
+                if not heard:
+                    raise
+                broke = str(error)
+            click.echo(f"{broke}; going on", err=True)
+            time.sleep(_AGAIN_S)
 
 
 def _what(entry: dict[str, Any]) -> str:

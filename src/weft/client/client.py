@@ -128,6 +128,10 @@ _STREAM_SILENCE_S = 12.0
 # A TLS 1.3 server refuses a certificate after the handshake: that alert comes as it is, through the HTTP client.
 _BROKEN = (httpx2.HTTPError, ssl.SSLError)
 
+# One of several controllers that says nothing for so long (it is stopped, or very busy) is passed over, where a request
+# may be repeated; the last is given all the time there is.
+_PATIENCE_S = 1.6
+
 # It cannot do it now, and nothing was done.
 _CANNOT = 503
 
@@ -135,6 +139,10 @@ _CANNOT = 503
 def _timeouts(timeout_s: float, ends: EndPoints, read_s: float | None = None) -> httpx2.Timeout:
     connect_s = min(timeout_s, 10.0 if len(ends) == 1 else CONNECT_S)
     return httpx2.Timeout(timeout_s, connect=connect_s, read=read_s or timeout_s)
+
+
+def _patience(method: str, left: int, timeout_s: float, ends: EndPoints) -> httpx2.Timeout:
+    return _timeouts(timeout_s, ends, min(timeout_s, _PATIENCE_S) if left and method == "GET" else None)
 
 
 def _may_repeat(method: str, error: Exception) -> bool:
@@ -289,7 +297,11 @@ class Client:
             at = self._ends.at
             try:
                 answer = self._https[at].request(
-                    method, path, headers={**(headers or {}), **self._ends.headers()}, **arguments
+                    method,
+                    path,
+                    headers={**(headers or {}), **self._ends.headers()},
+                    timeout=_patience(method, left, self._timeout_s, self._ends),
+                    **arguments,
                 )
             except _BROKEN as error:
                 self._ends.failed(at)
@@ -476,7 +488,11 @@ class AsyncClient:
             at = self._ends.at
             try:
                 answer = await self._https[at].request(
-                    method, path, headers={**(headers or {}), **self._ends.headers()}, **arguments
+                    method,
+                    path,
+                    headers={**(headers or {}), **self._ends.headers()},
+                    timeout=_patience(method, left, self._timeout_s, self._ends),
+                    **arguments,
                 )
             except _BROKEN as error:
                 self._ends.failed(at)

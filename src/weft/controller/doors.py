@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from weft.tls.contexts import ServerTls
+from weft.tls.contexts import Files, ServerTls
 from weft.tls.expiry import ends
 from weft.tls.identity import Identity
 
@@ -252,8 +253,8 @@ def _local_user(transport: asyncio.Transport) -> str:
     return f"uid {_CREDENTIALS.unpack(raw)[1]}"
 
 
-def figures(crowd: Crowd, listeners: Sequence[Listener]) -> Iterator[Metric]:
-    """For /metrics."""
+def figures(crowd: Crowd, listeners: Sequence[Listener], shown_to_etcd: Path | None = None) -> Iterator[Metric]:
+    """For /metrics. shown_to_etcd: a certificate."""
     yield GaugeMetricFamily("weft_connections", "Connections that are open", value=crowd.all)
     ended = CounterMetricFamily("weft_connections_ended", "Connections that were not served", labels=["reason"])
     ended.add_metric(["too many"], crowd.turned_away)
@@ -265,4 +266,6 @@ def figures(crowd: Crowd, listeners: Sequence[Listener]) -> Iterator[Metric]:
     for tls in {each.tls for each in listeners if each.tls is not None}:
         for name, end in ends(tls.files).items():
             expiry.add_metric([name], end.timestamp())
+    for end in ends(Files(shown_to_etcd)).values():
+        expiry.add_metric(["etcd"], end.timestamp())
     yield expiry

@@ -37,6 +37,11 @@ def shown(url: str) -> str:
     return url.partition("?")[0]
 
 
+def certificate(url: str) -> Path | None:
+    """What is shown to etcd to come in."""
+    return etcd_address(url).certificate if is_etcd(url) else None
+
+
 def is_etcd(url: str) -> bool:
     return urlsplit(url).scheme in ("etcd", "etcds")
 

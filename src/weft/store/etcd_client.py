@@ -8,6 +8,7 @@ millisecond; the clients on PyPI are untyped or no longer maintained.)
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from typing import TypeVar
 
 import httpx2
 import msgspec
+import structlog
 
 from weft.kit.errors import Rejected, Retry
+from weft.tls.contexts import ClientTls, Files
 
 # A node that takes connections and says nothing (paused, cut off) is given up after this long.
 TRY_S = 1.5
@@ -25,7 +28,12 @@ TRY_S = 1.5
 _LONG_TRY_S = 10.0
 _CONNECT_S = 0.7
 
+# Certificates are looked at this often.
+_LOOK_S = 2.0
+
 _UNAUTHENTICATED = 16
+
+_log = structlog.stdlib.get_logger("weft.store")
 
 _T = TypeVar("_T")
 
@@ -225,9 +233,14 @@ class Etcd:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        verify: ssl.SSLContext | bool = False
+        self._tls: ClientTls | None = None
         if any(each.startswith("https:") for each in address.endpoints):
-            verify = _tls(address)
+            try:
+                self._tls = ClientTls(Files(address.certificate, address.key, address.ca))
+            except Rejected as error:
+                raise Rejected(f"the certificates for etcd cannot be read: {error.message}", "store") from error
+        self._looked_s = time.monotonic()
+        verify: ssl.SSLContext | bool = False if self._tls is None else self._tls.context
         self._nodes = [
             httpx2.AsyncClient(
                 base_url=each,
@@ -309,6 +322,7 @@ class Etcd:
         self._at = (self._at + 1) % len(self._nodes)
 
     async def _call(self, path: str, body: object, type_: type[_T]) -> _T:
+        self._take_up_certificates()
         content = msgspec.json.encode(body)
         maybe = False
         reasons: list[str] = []
@@ -334,6 +348,17 @@ class Etcd:
             raise Retry("the store is closed")
         text = f"no etcd node answers: {'; '.join(reasons)}"
         raise Unanswered(text) if maybe else Retry(text)
+
+    def _take_up_certificates(self) -> None:
+        """Those that were replaced; what cannot be used is said, and the former are."""
+        if self._tls is None or time.monotonic() < self._looked_s + _LOOK_S:
+            return
+        self._looked_s = time.monotonic()
+        try:
+            if self._tls.check():
+                _log.info("certificates for etcd were replaced")
+        except Rejected as fault:
+            _log.warning("certificates for etcd cannot be used; the former ones are", reason=str(fault))
 
     async def _ask(self, at: int, path: str, content: bytes, type_: type[_T]) -> _T:
         timeout = httpx2.Timeout(_LONG_TRY_S if len(content) > 100_000 else TRY_S, connect=_CONNECT_S)
@@ -381,13 +406,3 @@ def _fault(body: bytes) -> _Fault:
 
 def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _tls(address: Address) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=address.ca)
-        if address.certificate is not None:
-            context.load_cert_chain(address.certificate, address.key)
-    except (OSError, ssl.SSLError) as error:
-        raise Rejected(f"the certificates for etcd cannot be read: {error}", "store") from error
-    return context
