@@ -24,6 +24,7 @@ from lab.scenes import (
     outer,
     received,
 )
+from polling import eventually
 from weft.lab.lab import Lab
 from weft.lab.plan import Guest
 
@@ -92,6 +93,19 @@ def test_a_guest_that_sends(lab: Lab, what: str) -> None:
             wire.send(bytes(forge(guest, peer)))
         assert not heard(there, FORGED, within_s=0.05)
         assert not heard(beside, FORGED, within_s=0.05)
+
+
+def test_the_controller_knows_what_hosts_drop(lab: Lab) -> None:
+    guest = lab.guest("blue/web-1")
+
+    def told() -> int:
+        with lab.client() as client:
+            return int(client.get("hosts/h1").status["drops"].get("spoofed_mac", 0))
+
+    before = told()
+    with guest_wire(guest) as wire:
+        wire.send(bytes(Ether(src=STRANGER, dst=lab.guest("blue/web-2").mac) / IP(src="10.0.0.10") / UDP()))
+    eventually(lambda: told() > before, "the controller hears of the drop", within_s=20)
 
 
 def test_what_is_not_forged_arrives(lab: Lab) -> None:

@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 
 from polling import eventually
 from weft.apps.cli import COMMANDS, main
+from weft.cli import status
 from weft.cli.session import EXIT_CODES, ExitCode
+from weft.client import Item
 
 Weft = Callable[..., Result]
 
@@ -86,7 +88,7 @@ def test_apply_again_changes_nothing(weft: Weft) -> None:
 def test_a_dry_run_shows_what_would_be_chosen_and_does_nothing(weft: Weft) -> None:
     more = "{name: tenants/blue/ports/web-3, spec: {virtual_subnet: prod/web}}"
     result = weft("apply", "--dry-run", "-f", "-", stdin=more)
-    assert "1 objects would change" in result.stdout
+    assert "1 object would change" in result.stdout
     assert "addresses: 10.0.0.3" in result.stdout
     assert weft("get", "blue/web-3").exit_code == ExitCode.NOT_FOUND
 
@@ -190,6 +192,19 @@ def test_status_counts_ports_by_state(weft: Weft) -> None:
     assert summary["ports"] == {"unknown": 2}
     assert [each["state"] for each in summary["hosts"]] == ["absent", "absent"]
     assert "0/1" in weft("status").stdout
+
+
+def test_status_says_what_hosts_have_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    drops = {"spoofed_ca": 2, "no_record": 40}
+    said = {
+        "hosts/h1": {"state": "connected", "applied_revision": 3, "failures": [], "drops": drops},
+        "hosts/h2": {"state": "absent", "applied_revision": None, "failures": []},
+    }
+    hosts = [Item(name=name, kind="host", revision=1, spec={}, status=each) for name, each in said.items()]
+    summary = status.summarize({"revision": 3}, hosts, [], "unix:///c")
+    assert [host["drops"] for host in summary["hosts"]] == [drops, {}]
+    status.show_summary(summary)
+    assert "h1 has dropped: no_record 40, spoofed_ca 2" in capsys.readouterr().out
 
 
 # ---- trace

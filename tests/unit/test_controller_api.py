@@ -394,7 +394,7 @@ async def test_a_port_is_what_its_own_host_says_while_it_is_there() -> None:
         feed = it.service.follow(await _name(it, "hosts/h1"), None)
         await anext(feed)
         assert (await it.client.get("hosts/h1")).status == {
-            "state": "connected", "applied_revision": None, "failures": [],
+            "state": "connected", "applied_revision": None, "failures": [], "drops": {},
         }  # fmt: skip
         active = PortReport("active")
         await it.client.report("hosts/h2", StatusReport(revision=2, ports={name: PortReport("failed", "not mine")}))
@@ -407,6 +407,8 @@ async def test_a_port_is_what_its_own_host_says_while_it_is_there() -> None:
         assert (await it.client.get("hosts/h1")).status["failures"] == [
             {"key": ["records", 5000, "10.0.1.2"], "reason": "full"}
         ]
+        await it.client.report("hosts/h1", StatusReport(revision=2, drops={"no_record": 3}))
+        assert (await it.client.get("hosts/h1")).status["drops"] == {"no_record": 3}
         await it.client.report("hosts/h1", StatusReport(revision=2, complete=True))
         assert (await it.client.get(name)).status["state"] == "unknown"
         await it.client.report("hosts/h1", StatusReport(revision=2, ports={name: active}))

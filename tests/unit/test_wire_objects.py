@@ -133,7 +133,19 @@ def test_drafts_objects_and_specs_have_the_same_fields() -> None:
             PORT,
             b'{"virtual_subnet": "a", "allowed_address_pairs": [{"prefix": "a", "m": 1}]}',
             "spec.allowed_address_pairs[0].m",
-            "no such field",
+            r"spec.allowed_address_pairs\[0\] has no such field; it has prefix, mac",
+        ),
+        (
+            PORT,
+            b'{"virtual_subnet": "a", "qos": {"to_guest": {"speed": 1}}}',
+            "spec.qos.to_guest.speed",
+            "spec.qos.to_guest has no such field; it has rate_bits_per_s, burst_bytes, ",
+        ),
+        (
+            PORT,
+            b'{"virtual_subnet": "a", "qos": {"to_guest": {"rate_bits_per_s": "10M"}}}',
+            "spec.qos.to_guest.rate_bits_per_s",
+            '"10M": expected int | null, got str',
         ),
         (
             "hosts/h1",

@@ -7,6 +7,7 @@ whenever the controller may have forgotten. Never says active of a port that car
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
@@ -17,7 +18,9 @@ from weft.agent.links import Link
 from weft.agent.reconcile import Progress
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
+from weft.contracts.dataplane import Traffic
 from weft.kit.errors import Retry
+from weft.policy.drop import DropReason
 from weft.policy.rows import Port
 from weft.wire.api import FailureReport, PortReport, StatusReport
 
@@ -84,6 +87,14 @@ def failures(progress: Progress) -> list[FailureReport]:
     return [FailureReport(list(failure.key), failure.reason) for failure in found[:MOST_FAILURES]]
 
 
+def drops(counters: Mapping[str, Traffic]) -> dict[str, int]:
+    """Packets by reason, of all interfaces together."""
+    found: Counter[str] = Counter()
+    for traffic in counters.values():
+        found.update({DropReason(reason).label: count for reason, count in traffic.drops.items() if count})
+    return dict(sorted(found.items()))
+
+
 class Reporter:
     """Tells the controller what it does not know yet."""
 
@@ -133,6 +144,7 @@ def _difference(told: StatusReport | None, current: StatusReport) -> StatusRepor
     if told is None or told.ports.keys() - current.ports.keys():
         return current
     ports = {port: state for port, state in current.ports.items() if told.ports.get(port) != state}
-    if not ports and told.revision == current.revision and told.failures == current.failures:
+    same = told.revision == current.revision and told.failures == current.failures and told.drops == current.drops
+    if not ports and same:
         return None
-    return StatusReport(revision=current.revision, ports=ports, failures=current.failures)
+    return StatusReport(revision=current.revision, ports=ports, failures=current.failures, drops=current.drops)

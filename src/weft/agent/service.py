@@ -45,6 +45,9 @@ _log = structlog.get_logger("weft.agent")
 #: Between two full reports with no other occasion for one.
 REPEAT_S = 30.0
 
+#: Between two looks at what was dropped, for the controller to be told of.
+DROPS_S = 10.0
+
 #: Between two looks whether the data plane has taken the ways that it was told.
 WAYS_AGAIN_S = 2.0
 
@@ -107,6 +110,7 @@ class Agent:
         self._uplinks: frozenset[str] = frozenset()
         self._host_row: Host | None = None
         self._peers: dict[Key, Peer] = {}
+        self._drops: dict[str, int] = {}  # as last counted
         self._elsewhere = False  # who is where in the underlay has changed, and the prober was not told yet
         self._loaded = asyncio.Event()
         self._known = False  # policy was read, from the disk or the controller: what is not in it need not be bound
@@ -146,6 +150,7 @@ class Agent:
                 tasks.create_task(self.reconciler.run(), name="reconcile")
                 tasks.create_task(self._reporter.run(), name="report")
                 tasks.create_task(self._repeat_reports(), name="repeat")
+                tasks.create_task(self._count_drops(), name="drops")
                 tasks.create_task(self._follow_links(), name="links")
                 tasks.create_task(self._follow_feed(), name="feed")
                 tasks.create_task(self._upcalls.run(), name="upcalls")
@@ -185,6 +190,7 @@ class Agent:
                 self._ports.values(), progress, self.plan, self.attachments.interfaces, self.links.by_name()
             ),
             failures=report.failures(progress),
+            drops=self._drops,
             complete=True,
         )
 
@@ -216,6 +222,12 @@ class Agent:
         while True:
             await self._clock.sleep(REPEAT_S)
             self._reporter.forgotten()
+
+    async def _count_drops(self) -> None:
+        while True:
+            self._drops = report.drops(await self.reconciler.ask(lambda plane: dict(plane.counters())))
+            self._reporter.changed()
+            await self._clock.sleep(DROPS_S)
 
     def _lead(self, ways: Mapping[str, Sequence[Way]]) -> None:
         self.reconciler.submit(Lead(ways))

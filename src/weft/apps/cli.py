@@ -15,7 +15,9 @@ COMMANDS = {
     "delete": Lazy("weft.cli.apply:delete", "Delete objects by name, all or nothing."),
     "port": Lazy("weft.cli.port:port", "Move ports from host to host."),
     "trace": Lazy("weft.cli.trace:trace", "Follow a packet from a port to its end, or to its drop reason."),
-    "status": Lazy("weft.cli.status:status", "Show the controller, the hosts and how many ports are active."),
+    "status": Lazy(
+        "weft.cli.status:status", "Show the controller, the hosts, how many ports are active, and what was dropped."
+    ),
     "attach": Lazy("weft.cli.host:attach", "Tell this host's agent which interface is a port's."),
     "detach": Lazy("weft.cli.host:detach", "Take back an attachment made by hand."),
     "counters": Lazy("weft.cli.host:counters", "Show this host's traffic by port and uplink, and its drops by reason."),

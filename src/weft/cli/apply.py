@@ -145,7 +145,8 @@ def _print(answer: Applied, dry_run: bool, output: Output, written: Mapping[str,
                     [[each.action, each.name, _difference(each, written.get(each.name, {}))] for each in changes],
                 )
             would = "would change" if dry_run else "changed"
-            click.echo(f"{len(changes)} objects {would}" if changes else "nothing to change")
+            objects = "object" if len(changes) == 1 else "objects"
+            click.echo(f"{len(changes)} {objects} {would}" if changes else "nothing to change")
 
 
 def _difference(change: Change, written: Mapping[str, Any]) -> str:

@@ -52,7 +52,11 @@ def list_(output: Output, agent: str, **filters: str | None) -> None:
         case Output.YAML:
             show.as_yaml(found)
         case _:
-            show.table(list(_COLUMNS), [_row(each) for each in found])
+            show.table(
+                list(_COLUMNS),
+                [_row(each) for each in found],
+                nothing="no connections: only those of ports with security groups are kept",
+            )
 
 
 _COLUMNS = ("port", "protocol", "state", "guest", "", "other", "sent", "received", "expires s", "rule")

@@ -77,7 +77,11 @@ def heard(output: Output, agent: str) -> None:
             show.as_yaml(found)
         case _:
             rows = [[each[key] for key in _HEARD] for each in found["learned"]]
-            show.table(["vsid", "mac", "uplink", "seconds ago"], rows)
+            show.table(
+                ["vsid", "mac", "uplink", "seconds ago"],
+                rows,
+                nothing="nobody was heard: this host has no subnet of rule vlan, or none behind the switch has spoken",
+            )
 
 
 @click.command()
@@ -95,7 +99,11 @@ def hits(output: Output, agent: str) -> None:
         case Output.YAML:
             show.as_yaml(found)
         case _:
-            show.table(["rule", "hits"], [[references.short(name), count] for name, count in found.items()])
+            show.table(
+                ["rule", "hits"],
+                [[references.short(name), count] for name, count in found.items()],
+                nothing="no port on this host has a security group with rules",
+            )
 
 
 _HEARD = ("vsid", "mac", "interface", "age_s")

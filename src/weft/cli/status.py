@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @session.with_output(Output.YAML)
 @session.with_controller
 def status(output: Output, url: str) -> None:
-    """Show the controller, the hosts and how many ports are active."""
+    """Show the controller, the hosts, how many ports are active, and what was dropped."""
     with session.controller(url) as client, session.busy("asking the controller"):
         health = client.health()
         hosts = list(client.list(references.collection(Kind.HOST), limit=1000))
@@ -31,7 +31,7 @@ def status(output: Output, url: str) -> None:
         case Output.YAML:
             show.as_yaml(summary)
         case _:
-            _print(summary)
+            show_summary(summary)
 
 
 def summarize(health: dict[str, Any], hosts: list[Item], ports: list[Item], url: str) -> dict[str, Any]:
@@ -49,6 +49,7 @@ def summarize(health: dict[str, Any], hosts: list[Item], ports: list[Item], url:
         rows.append({
             "host": host.name, "state": host.status.get("state", "unknown"), "applied_revision": applied, "lag": lag,
             "ports": dict(counted[host.name]), "failures": host.status.get("failures", []),
+            "drops": host.status.get("drops", {}),
         })  # fmt: skip
     states = Counter(port.status.get("state", "unknown") for port in ports if port.spec.get("host"))
     faults = [
@@ -63,7 +64,8 @@ def summarize(health: dict[str, Any], hosts: list[Item], ports: list[Item], url:
 MOST_FAULTS = 20
 
 
-def _print(summary: dict[str, Any]) -> None:
+def show_summary(summary: dict[str, Any]) -> None:
+    """For people."""
     facts = " ".join(f"{key} {value}" for key, value in summary["controller"].items() if key != "url")
     click.echo(f"controller {summary['controller']['url']}  {facts}")
     rows = []
@@ -71,9 +73,15 @@ def _print(summary: dict[str, Any]) -> None:
         active, total = host["ports"].get("active", 0), sum(host["ports"].values())
         rows.append([
             references.short(host["host"]), host["state"], host["applied_revision"], host["lag"], f"{active}/{total}",
-            len(host["failures"]),
+            len(host["failures"]), sum(host["drops"].values()),
         ])  # fmt: skip
-    show.table(["host", "state", "applied", "lag", "ports active", "failures"], rows, nothing="no hosts")
+    columns = ["host", "state", "applied", "lag", "ports active", "failures", "drops"]
+    show.table(columns, rows, nothing="no hosts")
+    for host in summary["hosts"]:
+        if host["drops"]:
+            most = sorted(host["drops"].items(), key=lambda each: -each[1])
+            counts = ", ".join(f"{reason} {count}" for reason, count in most)
+            click.echo(f"{references.short(host['host'])} has dropped: {counts}")
     for host in summary["hosts"]:
         for failure in host["failures"][:MOST_FAULTS]:
             click.echo(f"{references.short(host['host'])}: {'/'.join(map(str, failure['key']))}: {failure['reason']}")

@@ -21,6 +21,9 @@ _BEHIND = 50_000
 #: Of one host. A hostile one must not fill the controller's memory with ports that there are not.
 MOST_PORTS = 20_000
 
+#: Reasons for drops, and letters of one: an agent may be newer than its controller, and know others.
+MOST_REASONS, MOST_REASON = 256, 64
+
 
 @dataclass(slots=True)
 class _Said:
@@ -29,6 +32,7 @@ class _Said:
     revision: int = 0
     ports: dict[str, PortReport] = field(default_factory=dict)
     failures: tuple[FailureReport, ...] = ()
+    drops: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +71,10 @@ class Statuses:
         known = {} if report.complete else said.ports
         if len(known.keys() | report.ports.keys()) > MOST_PORTS:
             raise Rejected(f"no host runs more than {MOST_PORTS} ports", "ports")
+        if len(report.drops) > MOST_REASONS or any(len(reason) > MOST_REASON for reason in report.drops):
+            raise Rejected("these are more than the reasons that there are", "drops")
         said.revision = report.revision
+        said.drops = report.drops
         if report.complete:
             said.ports = dict(report.ports)
             said.failures = tuple(report.failures)
@@ -106,7 +113,11 @@ class Statuses:
         try:
             for host, said in list(self._said.items()):
                 report = StatusReport(
-                    revision=said.revision, ports=dict(said.ports), failures=list(said.failures), complete=True
+                    revision=said.revision,
+                    ports=dict(said.ports),
+                    failures=list(said.failures),
+                    drops=said.drops,
+                    complete=True,
                 )
                 yield Told(host=host, report=report, connected=self._here(host))
             yield Told(synced=True)
@@ -153,6 +164,7 @@ class Statuses:
             state="connected" if self.is_connected(name) else "absent",
             applied_revision=said.revision if said else None,
             failures=list(said.failures) if said else [],
+            drops=said.drops if said else {},
         )
 
     def is_connected(self, host: str) -> bool:

@@ -128,6 +128,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     ports: dict[str, PortReport] = {}
     failures: list[FailureReport] = []
+    drops: dict[str, int] = {}  # packets, by reason, of all ports and uplinks since they were bound
     complete: bool = False
 
 
@@ -202,3 +203,4 @@ class HostStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["connected", "absent"]
     applied_revision: int | None = None
     failures: list[FailureReport] = []
+    drops: dict[str, int] = {}  # packets, by reason, as it last said

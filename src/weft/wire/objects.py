@@ -349,7 +349,7 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
     try:
         spec = _DECODE[kind](raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _rejected(error, "spec", SPECS[kind].__struct_fields__, kind) from error
+        raise _rejected(error, "spec", raw, SPECS[kind], kind) from error
     match spec:
         case PortSpec():
             pairs, announced = spec.allowed_address_pairs, spec.announced_addresses
@@ -540,7 +540,7 @@ def decode_body(raw: bytes, decode: msgspec.json.Decoder[_T]) -> _T:
     try:
         return decode.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _rejected(error, "", (), None) from error
+        raise _rejected(error, "", raw, None, None) from error
 
 
 def _spec_of(value: objects.Object) -> Spec:
@@ -763,8 +763,15 @@ _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTAL
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 
 
-def _rejected(error: Exception, root: str, known: tuple[str, ...], kind: Kind | None) -> Rejected:
-    """What msgspec found, in our words and at our path. known: the fields there are at the root."""
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+#: Of what was given no more is said.
+_MOST_SHOWN = 60
+
+
+def _rejected(
+    error: Exception, root: str, raw: bytes | msgspec.Raw, of: type[Spec] | None, kind: Kind | None
+) -> Rejected:
+    """What msgspec found, in our words and at our path. raw: what was given; of: what it should have been."""
     if isinstance(error, RecursionError):
         return Malformed("this JSON is nested too deeply to be anything of ours", root)
     if not isinstance(error, msgspec.ValidationError):
@@ -775,10 +782,36 @@ def _rejected(error: Exception, root: str, known: tuple[str, ...], kind: Kind | 
     if missing := _MISSING.fullmatch(what):
         return Rejected("this field is needed, and is not there", _below(path, missing["field"]))
     if unknown := _UNKNOWN.fullmatch(what):
-        owner = f"a {kind.value}" if kind and where == "$" else "what it is in"
-        these = f"; it has {', '.join(known)}" if known and where == "$" else ""
+        owner = f"a {kind.value}" if kind and where == "$" else path or "the request"
+        known = () if of is None else _fields_at(of, where)
+        these = f"; it has {', '.join(known)}" if known else ""
         return Rejected(f"{owner} has no such field{these}", _below(path, unknown["field"]))
-    return Rejected(what[:1].lower() + what[1:].replace("`", ""), path)
+    return Rejected(f"{_given_at(raw, where)}{what[:1].lower()}{what[1:].replace('`', '')}", path)
+
+
+def _given_at(raw: bytes | msgspec.Raw, where: str) -> str:
+    """What was given there, to begin a message with; nothing where it is too much to say."""
+    value = msgspec.json.decode(raw)
+    for name, number in _STEP.findall(where):
+        try:
+            value = value[name] if name else value[int(number)]
+        except (KeyError, IndexError, TypeError):
+            return ""
+    text = msgspec.json.encode(value).decode()
+    return f"{text}: " if len(text) <= _MOST_SHOWN else ""
+
+
+def _fields_at(of: type[Spec], where: str) -> tuple[str, ...]:
+    """The fields that there are in a spec at a path."""
+    here: msgspec.inspect.Type = msgspec.inspect.type_info(of)
+    for name, _ in _STEP.findall(where):
+        if isinstance(here, msgspec.inspect.StructType):
+            here = next(field.type for field in here.fields if field.encode_name == name)
+        elif isinstance(here, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
+            here = here.item_type
+        if isinstance(here, msgspec.inspect.UnionType):
+            here = next(each for each in here.types if not isinstance(each, msgspec.inspect.NoneType))
+    return tuple(field.encode_name for field in here.fields) if isinstance(here, msgspec.inspect.StructType) else ()
 
 
 def _below(path: str, field: str) -> str:
