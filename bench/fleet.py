@@ -14,11 +14,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench import processes
 from bench.context import Context
@@ -290,7 +291,8 @@ def fill(way: Way, fleet: Fleet) -> None:
     connection.close()
 
 
-def _needed(fleet: Fleet, domain: int) -> set[int]:
+def needed(fleet: Fleet, domain: int) -> set[int]:
+    """The hosts that have ports in a routing domain."""
     first = domain * PORTS_OF_DOMAIN
     return {number % fleet.hosts for number in range(first, min(first + PORTS_OF_DOMAIN, fleet.ports))}
 
@@ -308,10 +310,10 @@ async def added(way: Way, fleet: Fleet, count: int, pid: int) -> Added:
         for number in range(count):
             await asyncio.sleep(0.01 + pause.random() * 0.02)
             domain = number % fleet.domains
-            wanted = sorted(_needed(fleet, domain))
+            wanted = sorted(needed(fleet, domain))
             spec = {"virtual_subnet": "d/s", "host": f"h{wanted[number % len(wanted)]}"}
             began = time.perf_counter()
-            revision, answered = await asyncio.to_thread(_put, connection, f"tenants/t{domain}/ports/x{number}", spec)
+            revision, answered = await asyncio.to_thread(put, connection, f"tenants/t{domain}/ports/x{number}", spec)
             async with asyncio.timeout(PATIENCE_S):
                 for host in wanted:
                     await listening[host][0].holds(revision)
@@ -342,7 +344,7 @@ async def _returned(way: Way, fleet: Fleet) -> tuple[float, int]:
     return time.perf_counter() - began, sum(received)
 
 
-def _put(connection: Connection, name: str, spec: dict[str, str]) -> tuple[int, float]:
+def put(connection: Connection, name: str, spec: Mapping[str, Any]) -> tuple[int, float]:
     connection.request("PUT", f"/v1/{name}", json.dumps({"spec": spec}), {"content-type": "application/json"})
     answer = connection.getresponse()
     answered = time.perf_counter()

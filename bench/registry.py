@@ -167,12 +167,13 @@ BENCHES: dict[str, Bench] = {
             "Debian's OVN 23.03: northd, its two databases, 50 logical switches of 450 ports, 500 chassis. 4 chassis "
             "are real: ovn-controller with its own database and ovs-vswitchd (dummy datapath), ovn-monitor-all; the "
             "others are rows, their ports bound by a client. Its client is a bare OVSDB one, which counts and waits as "
-            "`ovn-nbctl --wait` does, without that program's start. Then Weft: as fleet, over SQLite. Comparable: "
+            "`ovn-nbctl --wait` does, without that program's start. Then Weft: as fleet, over SQLite, and then as many "
+            "real agents as OVN has real chassis, with their data planes in namespaces. Comparable: "
             "numbers of ports, hosts and domains, what is asked, and the machine. In OVN's favour: its databases do "
             "not sync to disk, addresses are given and not drawn, only its real chassis read anything, and --wait=hv "
-            "does not wait until the other chassis know where the port is. In Weft's: its hosts have rows on a socket, "
-            "and OVN's real chassis flows in a switch (what Weft's data plane adds: api). Not comparable: what either "
-            "does with packets, and what else OVN computes for them in advance.",
+            "does not wait until the other chassis know where the port is. In Weft's: the new port has no interface "
+            "here (api has), and OVN's has. Not comparable: what either does with packets, and what else OVN computes "
+            "for them in advance.",
             ovn.run,
         ),
         Bench(
