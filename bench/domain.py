@@ -19,6 +19,7 @@ from bench.report import Figure, ReportOnly
 from weft.client import AsyncClient
 from weft.feed.reflector import Batch, Reflector
 from weft.policy.rows import Row
+from weft.wire.knows import KNOWS, OURS
 
 #: So many hosts decode all that they get. No more: real hosts decode on CPUs of their own, and here all share one.
 DECODING = 2
@@ -56,7 +57,7 @@ class Counting(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        transport.write(f"GET /v1/{self._host}/feed HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        transport.write(f"GET /v1/{self._host}/feed HTTP/1.1\r\nhost: localhost\r\n{KNOWS}: {OURS}\r\n\r\n".encode())
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the protocol's name
         return memoryview(_ROOM)  # not the array itself: of that, TLS would take slices, and read into copies

@@ -231,6 +231,17 @@ async def test_no_secret_is_ever_in_it() -> None:
         assert "digest" not in said
 
 
+@pytest.mark.parametrize("field", ["psk", "pre_shared_key", "password", "private_key", "bgp_secret", "credentials"])
+def test_a_field_that_says_it_is_a_secret_is_masked_wherever_it_is(field: str) -> None:
+    """No kind has one now; whoever adds one need not think of the log."""
+    spec = {"peers": [{"address": "192.0.2.1", field: "hush"}], field: {"key": "hush"}, "description": "a secret place"}
+    after = json.dumps(spec).encode()
+    found = json.loads(audit.masked(after))
+    assert b"hush" in after
+    assert "hush" not in json.dumps(found)
+    assert found == {**spec, field: audit.MASK, "peers": [{"address": "192.0.2.1", field: audit.MASK}]}
+
+
 async def test_it_survives_and_old_entries_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "MOST_ENTRIES", 5)
     store = MemoryStore()

@@ -131,6 +131,10 @@ async def serve(
         try:
             await _take_up(opened)
             service = await Service.start(opened)
+            if service.schema != SCHEMA:
+                _log.warning(
+                    "the store is as the release before reads it, until weft store migrate", is_at=service.schema
+                )
             _log.info("started", store=shown(store), revision=service.revision, listen=list(listen))
             cluster = open_cluster(store, advertise or listen[0])
             try:
@@ -147,17 +151,10 @@ async def serve(
 
 
 async def _take_up(store: Store) -> None:
-    """A store of the release before. Where nobody else has it, it goes over to this one's schema now."""
-    snapshot = await store.snapshot()
-    if snapshot.schema == SCHEMA:
-        return
-    if store.shared:
-        _log.warning(
-            "the store is kept as the release before reads it, until weft store migrate", schema=snapshot.schema
-        )
-        return
-    done = await migrate(store, SCHEMA)
-    _log.info("the store has gone over", schema_before=done.before, schema=done.after, objects=done.written)
+    """A store of the release before: where nobody else has it, it goes over to this one's schema now."""
+    if not store.shared and store.schema != SCHEMA:
+        done = await migrate(store, SCHEMA)
+        _log.info("the store has gone over", schema_before=done.before, schema=done.after, objects=done.written)
 
 
 async def _serve(

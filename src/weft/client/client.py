@@ -141,13 +141,13 @@ def _timeouts(timeout_s: float, ends: EndPoints, read_s: float | None = None) ->
     return httpx2.Timeout(timeout_s, connect=connect_s, read=read_s or timeout_s)
 
 
-def _patience(method: str, left: int, timeout_s: float, ends: EndPoints) -> httpx2.Timeout:
-    return _timeouts(timeout_s, ends, min(timeout_s, _PATIENCE_S) if left and method == "GET" else None)
+def _patience(again: bool, left: int, timeout_s: float, ends: EndPoints) -> httpx2.Timeout:
+    return _timeouts(timeout_s, ends, min(timeout_s, _PATIENCE_S) if left and again else None)
 
 
-def _may_repeat(method: str, error: Exception) -> bool:
-    """Whether nothing can have come of a request."""
-    return method == "GET" or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+def _may_repeat(again: bool, error: Exception) -> bool:
+    """Whether nothing can have come of a request, or nothing that would come of it twice."""
+    return again or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
 
 
 def _lines(pending: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
@@ -253,7 +253,7 @@ class Client:
 
     def report(self, host: str, report: StatusReport) -> None:
         """Say what a host (full name) has applied and how its ports are."""
-        self._call("POST", _path(host) + "/status", content=_body(report))
+        self._call("POST", _path(host) + "/status", content=_body(report), again=True)
 
     def announce(self, host: str, announced: Sequence[Announced]) -> None:
         """Say what guests on a host (full name) have announced, in order. They get what policy lets them have."""
@@ -292,7 +292,17 @@ class Client:
         """The bytes of a host's feed, in pieces as they come. history: of the bookmark that ``revision`` is from."""
         return self._stream(_path(host) + "/feed", _feed_query(revision, history), {KNOWS: OURS})
 
-    def _call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any) -> bytes:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        again: bool | None = None,
+        **arguments: Any,
+    ) -> bytes:
+        """again: whether it may be asked of several controllers, each of which may have heard it; else reads may."""
+        again = method == "GET" if again is None else again
         for left in reversed(range(len(self._ends))):
             at = self._ends.at
             try:
@@ -300,12 +310,12 @@ class Client:
                     method,
                     path,
                     headers={**(headers or {}), **self._ends.headers()},
-                    timeout=_patience(method, left, self._timeout_s, self._ends),
+                    timeout=_patience(again, left, self._timeout_s, self._ends),
                     **arguments,
                 )
             except _BROKEN as error:
                 self._ends.failed(at)
-                if left and _may_repeat(method, error):
+                if left and _may_repeat(again, error):
                     continue
                 raise _fault(self._ends.urls[at], error) from error
             if answer.status_code == _CANNOT:
@@ -437,7 +447,7 @@ class AsyncClient:
 
     async def report(self, host: str, report: StatusReport) -> None:
         """Say what a host (full name) has applied and how its ports are."""
-        await self._call("POST", _path(host) + "/status", content=_body(report))
+        await self._call("POST", _path(host) + "/status", content=_body(report), again=True)
 
     async def announce(self, host: str, announced: Sequence[Announced]) -> None:
         """Say what guests on a host (full name) have announced, in order. They get what policy lets them have."""
@@ -482,8 +492,16 @@ class AsyncClient:
         return self._stream(_path(host) + "/feed", _feed_query(revision, history), {KNOWS: OURS})
 
     async def _call(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        again: bool | None = None,
+        **arguments: Any,
     ) -> bytes:
+        """again: whether it may be asked of several controllers, each of which may have heard it; else reads may."""
+        again = method == "GET" if again is None else again
         for left in reversed(range(len(self._ends))):
             at = self._ends.at
             try:
@@ -491,12 +509,12 @@ class AsyncClient:
                     method,
                     path,
                     headers={**(headers or {}), **self._ends.headers()},
-                    timeout=_patience(method, left, self._timeout_s, self._ends),
+                    timeout=_patience(again, left, self._timeout_s, self._ends),
                     **arguments,
                 )
             except _BROKEN as error:
                 self._ends.failed(at)
-                if left and _may_repeat(method, error):
+                if left and _may_repeat(again, error):
                     continue
                 raise _fault(self._ends.urls[at], error) from error
             if answer.status_code == _CANNOT:

@@ -90,7 +90,7 @@ class Store(Protocol):
 
     @property
     def schema(self) -> int:
-        """The version that it is in, as far as is known here; it is known from the first snapshot on."""
+        """The version that it is in, as far as is known here: of a shared store, from the first snapshot on."""
         ...
 
     async def snapshot(self) -> Snapshot: ...

@@ -1,16 +1,18 @@
 """Who did what, from where, and what it was before and after: kept in the same commit as what was done.
 
-Never holds a secret: objects have none, and of tokens only what everybody may read is said. What hosts report, and the
-controller's own steps, are not in it.
+Never holds a secret: of tokens only what everybody may read is said, and a field of an object whose name says that it
+is a secret is masked. What hosts report, and the controller's own steps, are not in it.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -31,6 +33,12 @@ MOST_BYTES = 32 << 20
 _ENTRY_BYTES = 128 << 10
 # Of one write, with what was before and after; of the rest of a very large one, names only.
 _DETAIL_BYTES = 1 << 20
+
+
+#: A field that is nobody's to read, by its name: it is masked whatever kind it is of, now or later.
+SECRET = re.compile(r"(?:^|_)(?:secrets?|passwords?|passphrase|psk|pre_?shared_key|private_key|credentials?)(?:_|$)")
+MASK = "(secret)"
+_PERHAPS = re.compile(rb"secret|pass|psk|shared|private|credential")
 
 
 class _Change(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,6 +118,17 @@ def _whole(each: Difference) -> _Change:
     return _Change(
         each.name,
         each.action,
-        msgspec.UNSET if each.before is None else msgspec.Raw(each.before),
-        msgspec.UNSET if each.after is None else msgspec.Raw(each.after),
+        msgspec.UNSET if each.before is None else msgspec.Raw(masked(each.before)),
+        msgspec.UNSET if each.after is None else msgspec.Raw(masked(each.after)),
     )
+
+
+def masked(spec: bytes) -> bytes:
+    """JSON without what is in its secret fields."""
+    return msgspec.json.encode(_masked(msgspec.json.decode(spec))) if _PERHAPS.search(spec) else spec
+
+
+def _masked(said: Any) -> Any:
+    if isinstance(said, dict):
+        return {name: MASK if SECRET.search(name) else _masked(value) for name, value in said.items()}
+    return [_masked(each) for each in said] if isinstance(said, list) else said
