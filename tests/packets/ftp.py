@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from packets.conversations import (
     ADMITTED,
@@ -103,6 +104,19 @@ def conversations() -> Iterator[Conversation]:
         ),
         limits={"most_expected": 2},
     )  # fmt: skip
+    ftp, second, third = Ftp(), Ftp(client_port=40001), Ftp()
+    yield Conversation(
+        "ftp: what one port expects is no other's room",
+        (
+            *ftp.opened(),
+            *second.opened(),
+            ftp.port(),
+            second.port(port=50_001),
+            *(replace(turn, port="b") for turn in (*third.opened(), third.port(), third.data(OTHER))),
+            second.data(OTHER, REFUSED, port=50_001),
+        ),
+        limits={"most_expected": 1},
+    )
     ftp = Ftp()
     yield Conversation(
         "ftp: nobody listens", (*ftp.opened(), ftp.port(), ftp.data(OTHER, REFUSED)), limits={"ftp_port": 0}
