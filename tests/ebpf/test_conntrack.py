@@ -63,7 +63,7 @@ class Asking:
             for key, _ in list(self.maps[name].items()):
                 self.maps[name].delete(key)
         self.maps["tracked"].update(layout.NUMBER.pack(0), bytes(layout.TRACKED.size))
-        self.settings, self.keep = settings, keep
+        self.settings, self.keep, self.arriving, self.leaving = settings, keep, False, False
         self.start_ns += 10**6 * SECOND_NS  # datagrams under way are forgotten
 
     def admit(self, group: SecurityGroup) -> None:
@@ -80,6 +80,8 @@ class Asking:
             self._next += 1
         for rank, port in enumerate(PORTS):
             flags = security.Flag.KEEP if self.keep else security.Flag(0)
+            flags |= security.Flag.ARRIVING if self.arriving else security.Flag(0)
+            flags |= security.Flag.LEAVING if self.leaving else security.Flag(0)
             self.maps["guards"].update(layout.Seat(rank).key, security.guard(port, 4096, policies, flags))
         self.epoch += 1
 
@@ -132,10 +134,14 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
 def test_a_conversation(asking: Asking, conversation: Conversation) -> None:
     asking.begin(conntrack.Settings(**conversation.limits), keep=conversation.keep)  # type: ignore[arg-type]
+    asking.arriving, asking.leaving = conversation.arriving > 0, conversation.leaving
     asking.admit(groups(ADMITTED, open_out=True))
     now_ns = asking.start_ns
     for rank, turn in enumerate(conversation.turns):
         now_ns += turn.after_s * SECOND_NS
+        if rank and rank == conversation.arriving:
+            asking.arriving = False
+            asking.admit(groups(ADMITTED, open_out=True))
         if turn.admitted is not None:
             asking.admit(groups(turn.admitted, open_out=turn.open))
         asking.at(now_ns)
@@ -392,6 +398,7 @@ def test_whatever_is_said_the_programs_track_it_as_the_reference_does(asking: As
     asking.begin(conntrack.Settings(most_of_port=most, most=2 * most), keep=random.random() < 0.2)
     tracker = Tracker(Limits(most_of_port=most, most=2 * most))
     now_ns, admitted = asking.start_ns, ADMITTED_FTP
+    asking.arriving = random.random() < 0.5
     asking.admit(groups(admitted, open_out=True))
 
     def judge(question: Question) -> Ruling:
@@ -403,6 +410,7 @@ def test_whatever_is_said_the_programs_track_it_as_the_reference_does(asking: As
         now_ns += random.choice(TIMES_S) * SECOND_NS
         if random.random() < 0.04:
             admitted = frozenset(random.sample(RULES, random.randrange(len(RULES) + 1)))
+            asking.arriving = random.random() < 0.3
             asking.admit(groups(admitted, open_out=True))
             tracker.epoch += 1
         asking.at(now_ns)
@@ -410,7 +418,9 @@ def test_whatever_is_said_the_programs_track_it_as_the_reference_does(asking: As
         frame = talks.frame(port, side)
         ip = packet.parse(frame)
         assert isinstance(ip, packet.Ip)
-        expected = tracker.check(port, GuestDirection(side), ip, now_ns, judge, keep=asking.keep)
+        expected = tracker.check(
+            port, GuestDirection(side), ip, now_ns, judge, keep=asking.keep, arriving=asking.arriving
+        )
         assert asking.ask(port, side, frame) == expected.reason, (frame.hex(), side, expected.why)
     assert asking.awaited().keys() == {tuple(key) for key in tracker.expectations}
     assert asking.connections.expected() == {what: tracker.expected[what] for what in Expected}

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,111 @@ def test_a_rule_that_goes_leaves_connections_alone_that_the_groups_of_both_ends_
             client.put(RULE, {key: value for key, value in spec.items() if key != "number"})
         theirs.settimeout(PATIENCE_S)
         assert theirs.recv(10) == b"cut"
+
+
+@contextmanager
+def nothing_invalid(lab: Lab) -> Iterator[None]:
+    """On no host is a packet dropped that tells of a connection that is not known."""
+
+    def counted() -> dict[tuple[str, str, str], int]:
+        return {
+            (host, name, reason): count
+            for host in ("h1", "h2", "h3")
+            for name, traffic in lab.ask_agent(host, "GET", "/counters").items()
+            for reason, count in traffic["drops"].items()
+            if reason in ("security_group", "connection_invalid", "unknown_fragment")
+        }
+
+    before = counted()
+    yield
+    assert {key: count for key, count in counted().items() if count != before.get(key, 0)} == {}
+
+
+@pytest.mark.parametrize("mover", ["server", "client"])
+def test_connections_of_guarded_ports_survive_a_move_with_streams_and_nothing_is_invalid(
+    secured: Lab, mover: str
+) -> None:
+    """Whichever end moves, and back; bytes flow both ways throughout, and a connection that rests is there then."""
+    home = secured.guest(f"t/{mover}").host
+    try:
+        with (
+            connected(secured) as (ours, theirs),
+            connected(secured, port=HTTP + 1) as (rests, resting),
+            connected(secured, version=6, port=HTTP + 2) as (six, sixth),
+            nothing_invalid(secured),
+        ):
+            rests.sendall(b"before")
+            assert resting.recv(10) == b"before"
+            streams = [Flow(ours, theirs), Flow(theirs, ours), Flow(six, sixth), Flow(sixth, six)]
+            for host in ("h3", home):
+                secured.move(f"t/{mover}", host)
+                for each in streams:
+                    each.await_more()
+                query = f"?port=tenants/t/ports/{mover}&state=established&address=10.0.1.12"
+                found = listed(secured, host, query)
+                [still] = [of for of in found if HTTP + 1 in (of["local_port"], of["remote_port"])]
+                # It has not spoken since: what was counted where it comes from has come along.
+                assert min(still["sent"]["packets"], still["received"]["packets"]) >= 2
+            for each in streams:
+                each.stop()
+            # The end that has not moved speaks first: what knows of it can only have come along.
+            speaks, hears = (rests, resting) if mover == "server" else (resting, rests)
+            speaks.sendall(b"after")
+            assert hears.recv(10) == b"after"
+            hears.sendall(b"too")
+            assert speaks.recv(10) == b"too"
+    finally:
+        if secured.guest(f"t/{mover}").host != home:
+            secured.move(f"t/{mover}", home)
+
+
+class Flow:
+    """Bytes from one end to the other, as they go, each in its place."""
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self._stopped = threading.Event()
+        self.received = 0
+        self._faults: list[Exception] = []
+        self._source, self._target = source, target
+        self._threads = [threading.Thread(target=self._guarded, args=(work,)) for work in (self._send, self._receive)]
+        for each in self._threads:
+            each.start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (OSError, AssertionError) as fault:
+            self._faults.append(fault)
+
+    def _send(self) -> None:
+        number = 0
+        while not self._stopped.is_set():
+            self._source.sendall(bytes((number + n) % 251 for n in range(1000)))
+            number = (number + 1000) % 251
+            self._stopped.wait(0.002)
+        self._source.sendall(b"\xff")
+
+    def _receive(self) -> None:
+        while True:
+            some = self._target.recv(1 << 16)
+            assert some, "the connection is over"
+            end = some.endswith(b"\xff")
+            data = some[:-1] if end else some
+            assert data == bytes((self.received + n) % 251 for n in range(len(data)))
+            self.received += len(data)
+            if end:
+                return
+
+    def await_more(self) -> None:
+        seen = self.received
+        eventually(lambda: self._faults or self.received > seen + 20_000, "bytes go on", within_s=20)
+        assert not self._faults, self._faults
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for each in self._threads:
+            each.join(20)
+        assert not self._faults, self._faults
 
 
 def followed(client: Client) -> None:

@@ -37,6 +37,7 @@ ADMITTED = frozenset({(6, 22), (17, 53), (132, 9), (1, 8 << 8), (58, 128 << 8), 
 
 INVALID, REFUSED = DropReason.CONNECTION_INVALID, DropReason.SECURITY_GROUP
 OVERLAP, UNKNOWN = DropReason.FRAGMENT_OVERLAP, DropReason.UNKNOWN_FRAGMENT
+MOVING = DropReason.MOVING
 LIMIT, FULL = DropReason.CONNECTION_LIMIT, DropReason.CONNECTION_TABLE_FULL
 
 
@@ -58,6 +59,8 @@ class Conversation:
     name: str
     turns: tuple[Turn, ...]
     keep: bool = False
+    arriving: int = 0  # during so many turns, the first ones, the port is on its way here
+    leaving: bool = False
     limits: dict[str, int] = field(default_factory=dict)
 
 
@@ -126,6 +129,7 @@ def conversations() -> Iterator[Conversation]:
     yield from fragments()
     yield from rules_change()
     yield from bounds()
+    yield from moves()
 
 
 Rows = Iterator[tuple[str, list[Turn]]]
@@ -773,6 +777,82 @@ def rules_change() -> Iterator[Conversation]:
         Talk()(GUEST, "PA", 1, 1, size=10, admitted=nothing),
         Talk()(GUEST, "PA", 11, 1, REFUSED, size=10, admitted=nothing, open=False),
     ))  # fmt: skip
+
+
+def moves() -> Iterator[Conversation]:
+    """A port that is on its way here: what is for it comes, too; its guest speaks elsewhere, and then here."""
+
+    def say(name: str, turns: list[Turn], arriving: int | None = None) -> Conversation:
+        return Conversation(f"moves: {name}", tuple(turns), arriving=len(turns) if arriving is None else arriving)
+
+    for version in (4, 6):
+        talk, inward = Talk(version), Talk(version, (22, 40000))
+        yield say(f"of what the guest has begun elsewhere, nothing is known before it speaks, IPv{version}", [
+            talk(OTHER, "SA", 0, 1, MOVING),
+            talk(OTHER, "PA", 1, 1, MOVING, size=10),
+            talk(GUEST, "PA", 5001, 90_001, size=10),
+            talk(OTHER, "A", 90_001, 5011),
+            talk(OTHER, "PA", 90_001, 5011, size=100),
+            talk(GUEST, "A", 5011, 90_101),
+        ])  # fmt: skip
+        yield say(f"what is begun to it is known, though it answers elsewhere, IPv{version}", [
+            inward(OTHER, "S", 0),
+            inward(OTHER, "A", 1, 1),
+            *(inward(OTHER, "PA", 1 + 70_000 * n, 1 + 100_000 * n, size=100) for n in range(4)),
+            inward(GUEST, "PA", 300_001, 210_101, size=10),
+            inward(OTHER, "A", 210_101, 300_011),
+        ])  # fmt: skip
+    inward = Talk(ports=(22, 40000))
+    yield say("it answers here what was begun before it was here", [
+        inward(OTHER, "S", 0), inward(GUEST, "SA", 0, 1), inward(OTHER, "A", 1, 1), inward(GUEST, "PA", 1, 1, size=10),
+    ])  # fmt: skip
+    yield say("a connection that may be begun to it is taken up in its midst", [
+        inward(OTHER, "PA", 700, 900, size=10), inward(GUEST, "A", 900, 710), inward(OTHER, "PA", 710, 900, size=10),
+    ])  # fmt: skip
+    yield say("but not by a reset, or the answer to a SYN", [
+        inward(OTHER, "R", 700, dropped=MOVING), inward(OTHER, "SA", 700, 900, MOVING),
+        inward(GUEST, "R", 700, dropped=INVALID),
+    ])  # fmt: skip
+    yield say("once both have spoken here, windows are asked of again", [
+        inward(OTHER, "PA", 700, 900, size=10, window=1),
+        inward(GUEST, "A", 900, 710, window=1),
+        inward(OTHER, "A", 710, 900, window=1),
+        inward(OTHER, "PA", 710 + (1 << 21), 900, MOVING, size=10),
+        inward(OTHER, "PA", 710, 900, size=10),
+    ])  # fmt: skip
+    yield say("when it has arrived nothing more is taken up, and what was goes on", [
+        inward(OTHER, "PA", 700, 900, size=10),
+        Talk(ports=(22, 40001))(OTHER, "PA", 700, 900, INVALID, size=10),
+        Talk()(GUEST, "PA", 700, 900, INVALID, size=10),
+        Talk()(OTHER, "PA", 700, 900, REFUSED, size=10),
+        inward(GUEST, "A", 90_000, 80_000),
+        inward(OTHER, "PA", 80_000, 90_000, size=10),
+    ], arriving=1)  # fmt: skip
+    yield say("the other end cannot end what is on its way here by a reset, the guest can", [
+        inward(OTHER, "PA", 700, 900, size=10),
+        inward(OTHER, "R", 710),
+        inward(GUEST, "A", 900, 710),
+        inward(GUEST, "R", 900),
+        inward(OTHER, "S", 0),
+    ], arriving=1)  # fmt: skip
+    yield say("a SYN that is sent again, and answered elsewhere", [
+        inward(OTHER, "S", 0), inward(OTHER, "S", 0), inward(OTHER, "PA", 1, 1, size=10), inward(GUEST, "A", 1, 11),
+    ])  # fmt: skip
+    yield say("what the guest begins here is known from its beginning", [
+        *Talk().opened(), Talk()(OTHER, "PA", 100_000, 1, MOVING, size=10),
+        Talk()(OTHER, "R", 70_000, dropped=MOVING),
+    ])  # fmt: skip
+    yield say("datagrams", [
+        Turn(OTHER, udp(4, OTHER, ports=(53, 40000))), Turn(OTHER, udp(4, OTHER), MOVING), Turn(GUEST, udp(4, GUEST)),
+        Turn(OTHER, udp(4, OTHER)),
+    ])  # fmt: skip
+    pieces_of = [Turn(OTHER, each) for each in pieces(4, OTHER, THREE)]
+    yield Conversation("moves: away, what is as it should not be may be as it should where it goes", (
+        *Talk().opened(), Talk()(OTHER, "PA", 1, 1, size=10), Talk()(OTHER, "PA", 100_000, 1, MOVING, size=10),
+        Talk()(OTHER, "PA", 11, 1, size=10), Talk(ports=(1, 2))(OTHER, "SA", 0, 1, MOVING),
+        Talk(ports=(1, 2))(GUEST, "A", 5, 1, INVALID), inward(OTHER, "PA", 7, 9, MOVING, size=10),
+    ), leaving=True)  # fmt: skip
+    yield say("later fragments of what came before", [Turn(OTHER, pieces_of[1].frame, MOVING)])
 
 
 def bounds() -> Iterator[Conversation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,6 +13,7 @@ from packets.guarding import (
     CLIENTS,
     FIREWALL,
     FIRST,
+    GUARDED,
     SCENES,
     SECOND,
     SERVERS,
@@ -20,15 +21,22 @@ from packets.guarding import (
     WEB1_PORT,
     WEB2_PORT,
     Scene,
+    dns,
     guarded,
+    opened,
     talk,
+    tcp,
 )
 from packets.policy import BINDINGS, UPLINK, Policy
-from weft.contracts.connections import Logged
+from weft.contracts.connections import Carried, Logged
+from weft.contracts.dataplane import DataPlane
 from weft.dataplane.ebpf import build
-from weft.policy.rows import Direction
+from weft.kit.errors import Rejected
+from weft.policy.connections import State
+from weft.policy.rows import Direction, Port
 from weft.reference.plane import ReferenceDataPlane
 from weft.reference.verdict import Verdict
+from weft.wire import carried as wire
 
 NOW_NS = 10**12
 
@@ -89,6 +97,59 @@ def test_by_the_programs_as_on_the_reference(scene: Scene, driver: EbpfDriver) -
         counted = reference.plane.hits()
         assert {name: driver.plane.hits()[name] - before for name, before in hits.items()} == counted, rank
         assert getattr(expected, "reason", None) == exchange.dropped
+
+
+def arriving(policy: Policy) -> Policy:
+    """The client's port is on its way here."""
+    port = {row.key: row for row in policy.rows}["ports", WEB1_PORT]
+    assert isinstance(port, Port)
+    return replace(policy, rows=(*(row for row in policy.rows if row.key != port.key), replace(port, arriving=True)))
+
+
+def without_times(found: Iterable[tuple[bytes, Carried]]) -> dict[tuple[object, ...], Carried]:
+    return {of[:6]: of._replace(left_ms=0, age_ms=0) for _, of in found}
+
+
+@pytest.mark.root
+def test_connections_go_from_one_kind_of_data_plane_to_the_other_and_on_from_there(driver: EbpfDriver) -> None:
+    """The client moves: of what it has begun here, the other host knows nothing, and then everything."""
+    reference = Reference()
+    planes: list[tuple[Reference | EbpfDriver, DataPlane]] = [(reference, reference.plane), (driver, driver.plane)]
+    later = talk(SECOND, FIRST, tcp("PA", 507, 109, (80, 40000), b"more"))
+    answer = talk(FIRST, SECOND, tcp("A", 109, 511))
+    driver.plane._connections.forget(key for key, _ in list(driver.plane._connections.entries()))
+    for (here, left), (there, reached) in (planes, planes[::-1]):
+        here.load(GUARDED)
+        for exchange in (*opened(FIRST, SECOND), dns(FIRST, SECOND)):
+            here.inject(exchange.interface, exchange.frame)
+        there.load(arriving(GUARDED))
+        reached.forget([key for key, _ in reached.carried(WEB1_PORT)])
+        # It is known there that the client, whose rules let it send what it likes, has begun nothing.
+        assert getattr(there.inject(later.interface, later.frame), "reason", None) is not None
+        carried = wire.decode(wire.encode(1, [of for _, of in left.carried(WEB1_PORT)], more=False)).connections
+        assert reached.take(WEB1_PORT, carried) == 2
+        assert without_times(reached.carried(WEB1_PORT)) == without_times(left.carried(WEB1_PORT))
+        shown = {found.protocol: found for found in reached.connections() if found.port == WEB1_PORT}
+        assert 0 < shown[6].expires_s <= 432_000
+        assert (shown[6].state, shown[6].rule) == (State.ESTABLISHED, 11)
+        # And once it has spoken there, nobody knows better.
+        there.inject(answer.interface, answer.frame)
+        assert reached.take(WEB1_PORT, carried) == 1, "but of the name that was asked for"
+        left.forget([key for key, _ in left.carried(WEB1_PORT)])
+
+
+@pytest.mark.root
+def test_what_is_no_connection_is_not_taken(driver: EbpfDriver) -> None:
+    reference = Reference()
+    for plane, each in ((reference.plane, reference), (driver.plane, driver)):
+        each.load(GUARDED)
+        plane.forget([key for key, _ in plane.carried(WEB1_PORT)])
+        for exchange in opened(FIRST, SECOND):
+            each.inject(exchange.interface, exchange.frame)
+        ((_, good),) = ((key, of) for key, of in plane.carried(WEB1_PORT) if of.protocol == 6)
+        for wrong in (good._replace(state=0), good._replace(state=99), good._replace(local=b"abc")):
+            with pytest.raises(Rejected):
+                plane.take(WEB1_PORT, [wrong])
 
 
 @pytest.mark.root

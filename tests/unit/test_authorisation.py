@@ -78,6 +78,8 @@ DELETE /v1/hosts/{host}                                   401    .   .   403 403
 GET    /v1/hosts/{host}/feed                              401    .   .   403 403 .    403  | .   .   403 403 403
 POST   /v1/hosts/{host}/status                            401    .   403 403 403 .    403  | .   403 403 403 403
 POST   /v1/hosts/{host}/announcements                     401    .   403 403 403 .    403  | .   403 403 403 403
+POST   /v1/hosts/{host}/answers/{question}                401    .   403 403 403 .    403  | .   403 403 403 403
+GET    /v1/hosts/{host}/connections                       401    .   403 403 403 .    403  | .   403 403 403 403
 POST   /v1/apply                                          401    .   .   .   403 403  403  | .   .   .   403 403
 GET    /v1/watch                                          401    .   .   .   .   403  403  | .   .   .   .   403
 POST   /v1/trace                                          401    .   .   403 403 403  403  | .   .   403 403 403
@@ -143,7 +145,7 @@ STOPPING.set()  # streams end at once
 OWN = {"tenant": "blue", "host": "h1"}
 ANOTHERS = {"tenant": "red", "host": "h2"}
 OTHERS = {
-    "token": "0011",
+    "token": "0011", "question": "0022",
     "provider_network": "phys", "routing_domain": "prod", "virtual_subnet": "web", "port": "p1", "customer_route": "r",
     "address_group": "a", "security_group": "default", "rule": "egress-ipv4",
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -191,7 +192,10 @@ def test_a_port_that_is_moving_is_held_by_both_hosts_and_found_at_both(world: Wo
     rdid = world.catalog.routing_domains[PROD].rdid
     begun = world.apply([port("blue/a", "prod/db", host="h1", destination="h2")])
     assert begun.entered == (("hosts/h2", world.blue),)
-    assert world.table(H2, "ports") == world.table(H1, "ports")
+    (here,), (there,) = (world.table(host, "ports").values() for host in (H1, H2))
+    assert isinstance(here, rows.Port)
+    assert (here.leaving, here.arriving) == (True, False)
+    assert there == replace(here, leaving=False, arriving=True)
     peer, *records = begun.scopes[world.blue].puts
     assert peer == rows.Peer(rdid, "192.0.2.2", ("192.0.2.2",), ("provider-networks/fabric",))
     assert records == [

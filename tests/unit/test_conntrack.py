@@ -33,7 +33,9 @@ def test_a_conversation(conversation: Conversation) -> None:
             tracker.epoch += 1
         ip = packet.parse(turn.frame)
         assert isinstance(ip, Ip), (rank, ip)
-        decision = tracker.check(turn.port, Direction(turn.side), ip, now_ns, judge, keep=conversation.keep)
+        decision = tracker.check(turn.port, Direction(turn.side), ip, now_ns, judge,
+            keep=conversation.keep, arriving=rank < conversation.arriving, leaving=conversation.leaving,
+        )  # fmt: skip
         assert decision.reason == turn.dropped, (rank, decision.why)
 
 

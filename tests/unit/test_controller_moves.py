@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -117,3 +119,45 @@ async def test_a_parent_is_ready_when_its_sub_ports_are_too() -> None:
         revision = it.service.revision
         it.service.report(H2, StatusReport(revision=revision, ports={sub: PortReport(state="active")}, complete=False))
         assert (await move(it))["ready"]
+
+
+async def test_connections_go_from_the_host_that_a_port_leaves_to_the_one_that_it_moves_to_and_to_no_other() -> None:
+    async with moving() as it:
+        agent = it.service.follow(H1, None, answers=True)
+        await anext(agent)
+        wanted = asyncio.create_task(it.client.carried(H2, P1, 3))
+        (asked,) = [json.loads(line)["ask"] for line in (await anext(agent)).splitlines()]
+        assert (asked["what"], asked["body"]) == ("connections", {"port": P1, "after": 3})
+        for host, question in ((H2, asked["id"]), (H3, asked["id"]), (H1, "another")):
+            with pytest.raises(ApiError) as refused:
+                await it.client.answer(host, question, b"mine")
+            assert refused.value.status == 404
+        await it.client.answer(H1, asked["id"], b"unread")
+        assert await wanted == b"unread"
+        with pytest.raises(ApiError) as refused:
+            await it.client.answer(H1, asked["id"], b"again")
+        assert refused.value.status == 404
+        # Who has nothing to do with it is told of nothing, and nobody is asked.
+        for host, port in ((H1, P1), (H3, P1), (H2, "tenants/blue/ports/p2"), (H2, "tenants/blue/ports/none")):
+            with pytest.raises(ApiError) as refused:
+                await it.client.carried(host, port, 0)
+            assert refused.value.status == 404
+        await agent.aclose()
+
+
+async def test_a_host_that_says_nothing_is_said_to() -> None:
+    async with moving(H1) as it:
+        with pytest.raises(ApiError, match="its agent is older") as refused:
+            await it.client.carried(H2, P1, 0)
+        assert refused.value.status == 502
+    async with moving() as it:
+        with pytest.raises(ApiError, match="hosts/h1 is not connected"):
+            await it.client.carried(H2, P1, 0)
+        agent = it.service.follow(H1, None, answers=True)
+        await anext(agent)
+        wanted = asyncio.create_task(it.client.carried(H2, P1, 0))
+        asked = json.loads(await anext(agent))["ask"]
+        await it.client.answer(H1, asked["id"], b"", "it is not leaving")
+        with pytest.raises(ApiError, match="hosts/h1: it is not leaving"):
+            await wanted
+        await agent.aclose()

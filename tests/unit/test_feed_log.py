@@ -60,6 +60,10 @@ class Feed:
         self.streams.append(self.log.stream(host, revision))
         return self.streams[-1]
 
+    def listen_and_answer(self, host: str) -> AsyncIterator[bytes]:
+        self.streams.append(self.log.stream(host, answers=True))
+        return self.streams[-1]
+
     async def close(self) -> None:
         for stream in self.streams:
             await stream.aclose()  # type: ignore[attr-defined]
@@ -273,3 +277,19 @@ async def test_of_a_change_an_agent_is_told_what_it_knows_and_of_the_rest_only_t
         {"scope": "host:hosts/h1", "puts": {}, "deletes": {"ports": [["tenants/blue/ports/p"]]}},
     ]
     assert told[-1]["revision"] == 9
+
+
+async def test_only_an_agent_that_answers_is_asked_and_so_much_at_once() -> None:
+    feed = Feed({BIG: [record(1)]}, {"hosts/h1": {BIG}, "hosts/h2": {BIG}}, Limits(asks=2))
+    silent, answering = feed.listen("hosts/h1"), feed.listen_and_answer("hosts/h2")
+    await anext(silent)
+    await anext(answering)
+    question = wire.encode_ask("1", "connections", {})
+    assert [feed.log.ask(f"hosts/h{n}", question) for n in (1, 2, 3)] == [False, True, False]
+    assert await anext(answering) == question
+    assert [feed.log.ask("hosts/h2", question) for _ in range(3)] == [True, True, False]
+    assert await anext(answering) == question * 2
+    feed.rows[BIG] = [record(2)]
+    feed.log.publish(2, ScopedDelta({BIG: Delta((record(2),), ())}, (), ()))
+    assert (await anext(answering)).endswith(wire.encode_bookmark(2, synced=True))
+    await feed.close()

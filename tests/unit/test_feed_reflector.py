@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from weft.feed.log import Gone
-from weft.feed.reflector import BACKOFF_MOST_S, Batch, Connected, Event, Lost, Piece, Reflector, follow
+from weft.feed.reflector import BACKOFF_MOST_S, Asked, Batch, Connected, Event, Lost, Piece, Reflector, follow
 from weft.kit.errors import Rejected, Retry
 from weft.policy.rows import Host, Record
 from weft.wire import feed as wire
@@ -176,6 +176,17 @@ def test_a_stream_that_contradicts_itself_is_refused(lines: list[bytes], said: s
         reflector.feed(line)
     with pytest.raises(Rejected, match=said):
         reflector.feed(last)
+
+
+def test_a_question_is_told_at_once_and_is_no_part_of_what_a_bookmark_holds_together() -> None:
+    reflector = following(record(1))
+    assert reflector.feed(wire.encode_rows(SCOPE, [record(2)])) is None
+    asked = reflector.feed(wire.encode_ask("7f", "connections", {"port": "p"}))
+    assert asked == Asked("7f", "connections", b'{"port":"p"}')
+    batch = reflector.feed(wire.encode_bookmark(2, synced=True))
+    assert isinstance(batch, Batch)
+    assert batch.delta.puts == (record(2),)
+    assert not any(b"ask" in line for line in batch.lines)
 
 
 def test_what_is_another_hosts_own_is_refused() -> None:

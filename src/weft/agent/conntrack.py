@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -132,7 +132,7 @@ class Conntrack:
         keys = [found.key for found in await self._ask(lambda plane: _all(wanted, plane.connections()))]
         return await self._ask(lambda plane: plane.forget(keys))
 
-    async def watch(self, wanted: Filter) -> AsyncIterator[ConnectionEvent]:
+    async def watch(self, wanted: Filter) -> AsyncGenerator[ConnectionEvent, None]:
         """What becomes of them, from now on."""
         queue: asyncio.Queue[ConnectionEvent] = asyncio.Queue(MOST_WAITING)
         self._watchers.add(queue)

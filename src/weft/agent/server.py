@@ -148,9 +148,7 @@ class Api:
             failure = agent.reconciler.progress.binding_failures.get(name)
             known = {"state": "failed", "reason": failure.reason} if failure else _UNKNOWN_PORT
             return {"interface": interface, **known}
-        found = report.state_of(
-            port, agent.reconciler.progress, agent.plan, agent.attachments.interfaces, agent.links.by_name()
-        )
+        found = agent.state_of(port)
         return {"interface": interface, "state": found.state, "reason": found.reason}
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from weft.agent import announce, conntrack, dhcp, report, snooping
+from weft.agent import announce, answers, conntrack, dhcp, handover, report, snooping
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
 from weft.agent.exchange import Exchange
@@ -35,10 +35,10 @@ from weft.client.client import ApiError
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import DataPlane, Handed, Way
 from weft.feed.log import Gone
-from weft.feed.reflector import Batch, Connected, Lost, Piece, Reflector, Tables, follow
+from weft.feed.reflector import Asked, Batch, Connected, Lost, Piece, Reflector, Tables, follow
 from weft.kit.errors import Retry
 from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Row, Subnet
-from weft.wire.api import StatusReport
+from weft.wire.api import PortReport, StatusReport
 
 _log = structlog.get_logger("weft.agent")
 
@@ -55,7 +55,7 @@ WAYS_AGAIN_S = 2.0
 _BULK_ROWS = 10_000
 
 
-class Controller(report.Controller, announce.Controller, Protocol):
+class Controller(report.Controller, announce.Controller, answers.Controller, handover.Controller, Protocol):
     """The controller, as far as an agent knows it."""
 
     @property
@@ -131,6 +131,10 @@ class Agent:
         self.exporter = Exporter(plane.sample_fd, self.reconciler.ask, clock, _now_ms)
         self.rule_log = RuleLog(state / "rules.log", clock, _now_ms, conntrack.PROTOCOLS)
         self.conntrack = conntrack.Conntrack(plane.connection_fd, self.reconciler.ask, clock, self.rule_log)
+        self._giver = handover.Giver(self.reconciler.ask, self.conntrack, clock)
+        self._taker = handover.Taker(host, controller, self.reconciler.ask, clock)
+        self._taker.changed = self._reporter.changed
+        self._answerer = answers.Answerer(host, controller, {"connections": self._giver.answer})
         self.prober = Prober(paths, clock, self._lead) if paths else None
         self.exchange: Exchange | None = None
         if self.prober is not None and interest is not None:
@@ -166,6 +170,9 @@ class Agent:
                     tasks.create_task(self.exchange.run(), name="exchange")
         finally:
             gc.enable()
+            await self._answerer.stop()
+            await self._taker.stop()
+            self._giver.follow(())
             await self.reconciler.stop()
             self._cache.close()
 
@@ -186,13 +193,22 @@ class Agent:
             return None
         return StatusReport(
             revision=progress.revision,
-            ports=report.states(
-                self._ports.values(), progress, self.plan, self.attachments.interfaces, self.links.by_name()
-            ),
+            ports={name: self.state_of(port) for name, port in self._ports.items()},
             failures=report.failures(progress),
             drops=self._drops,
             complete=True,
         )
+
+    def state_of(self, port: Port) -> PortReport:
+        """One port, as it is here."""
+        found = report.state_of(
+            port, self.reconciler.progress, self.plan, self.attachments.interfaces, self.links.by_name()
+        )
+        if found.state != "active":
+            return found
+        if waits := self._taker.why_waiting(port.port):
+            return PortReport("down", waits)
+        return PortReport("active", self._taker.note(port.port))
 
     def _to_report(self) -> StatusReport | None:
         # With no feed there is nobody to tell; whoever comes back is told everything.
@@ -260,6 +276,7 @@ class Agent:
         self.reconciler.submit(Start(loaded.revision, rows))
         self._probe()
         self._bind()
+        self._hand_over(anew=False)
         self._compact(loaded.revision)
 
     async def _follow_feed(self) -> None:
@@ -282,6 +299,8 @@ class Agent:
                     self.reconciler.submit(event)
                 case Batch():
                     self._take(event)
+                case Asked():
+                    self._answerer.asked(event)
             await self.reconciler.room()
 
     def _take(self, batch: Batch) -> None:
@@ -301,7 +320,12 @@ class Agent:
             if len(tables) > _BULK_ROWS:
                 gc.freeze()
         self._bind()
+        self._hand_over(anew=True)
         self._compact(batch.revision)
+
+    def _hand_over(self, *, anew: bool) -> None:
+        self._giver.follow(self._ports.values())
+        self._taker.follow(self._ports, anew=anew)
 
     def _compact(self, revision: int) -> None:
         # At a bookmark, and only there, the tables are of one revision.

@@ -92,6 +92,9 @@ def _await_ready(client: Client, name: str, timeout_s: float, patience_s: float)
         if isinstance(error, Retry):
             raise Failed(f"{error}. The port stays where it is", ExitCode.UNREACHABLE) from error
         raise
+    move = client.get(name).status.get("move") or {}
+    if note := move.get("reason"):
+        click.echo(f"{references.short(name)}: {note}", err=True)
     for each in passed_over:
         click.echo(f"{references.short(each)} has no agent, and has not followed: what it sends may be lost", err=True)
 

@@ -22,7 +22,7 @@ from weft.client.liveness import KEEPALIVE, asking, asking_beside
 from weft.kit.errors import Rejected, Retry
 from weft.tls.contexts import ClientTls
 from weft.wire import problem
-from weft.wire.api import MOST_ANNOUNCED, Announced, Applied, Event, Item, Page, StatusReport, Traced
+from weft.wire.api import ANSWERS, MOST_ANNOUNCED, Announced, Applied, Event, Item, Page, StatusReport, Traced
 from weft.wire.knows import KNOWS, OURS
 
 #: One put of an apply: the object's name and its spec.
@@ -454,6 +454,15 @@ class AsyncClient:
         for body in _announced_bodies(announced):
             await self._call("POST", _path(host) + "/announcements", content=body)
 
+    async def answer(self, host: str, question: str, body: bytes, refused: str = "") -> None:
+        """Say what a host (full name) was asked in its feed; refused: why it says nothing."""
+        params = {"refused": refused} if refused else {}
+        await self._call("POST", f"{_path(host)}/answers/{quote(question, safe='')}", content=body, params=params)
+
+    async def carried(self, host: str, port: str, after: int) -> bytes:
+        """Of a port that is moving to a host, the connections behind the piece of that rank (wire/carried.py)."""
+        return await self._call("GET", _path(host) + "/connections", params={"port": port, "after": after})
+
     async def statuses(self) -> AsyncGenerator[bytes, None]:
         """What hosts say to this controller, line by line: for another controller of the same store."""
         pending = b""
@@ -487,9 +496,10 @@ class AsyncClient:
 
     def feed(self, host: str, revision: int | None = None, history: str = "") -> AsyncIterator[bytes]:
         """The bytes of a host's feed, in pieces as they come. history: of the bookmark that ``revision`` is
-        from. ApiError 410: start over without a revision.
+        from. ApiError 410: start over without a revision. Says that it answers what it is asked (``answer``).
         """
-        return self._stream(_path(host) + "/feed", _feed_query(revision, history), {KNOWS: OURS})
+        headers = {KNOWS: OURS, ANSWERS: "1"}
+        return self._stream(_path(host) + "/feed", _feed_query(revision, history), headers)
 
     async def _call(
         self,

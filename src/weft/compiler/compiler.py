@@ -47,7 +47,7 @@ _GROUP, _ADDRESSES = (scope(0).removesuffix("0") for scope in (security_group_sc
 
 #: Raised when the same intent compiles to other rows than before: hosts then take everything anew, instead of what
 #: changed since.
-EDITION = 7
+EDITION = 8
 
 
 class Compiler:
@@ -383,7 +383,7 @@ class _Side:
         pas: list[Ip | None] = []
         for host in port.hosts:
             pa, host_rows = self._by_host.get(host) or self._abode(host)
-            if port.rewrites and host == port.destination:
+            if host == port.destination:
                 row = translate.port_row(port, subnet, groups, there=True)
             host_rows[row.key] = row
             self.presences[port.virtual_subnet, host] = None

@@ -131,6 +131,8 @@ def port_row(
         vlan=0 if port.trunk is None else port.trunk.vlan,
         groups=groups,
         port_security=port.port_security,
+        arriving=there,
+        leaving=port.destination is not None and not there,
     )
 
 

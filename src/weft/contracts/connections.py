@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from weft.policy.connections import State
 from weft.policy.rows import Direction
@@ -32,6 +33,43 @@ class Connection:
     bytes: tuple[int, int]
     age_s: float
     expires_s: float
+
+
+class Half(NamedTuple):
+    """A side of a connection. Of SCTP only end: the tag that it is written to with."""
+
+    end: int
+    edge: int
+    window: int
+    acked: int
+
+
+class Carried(NamedTuple):
+    """A connection of one port, all that there is of it, on its way to the host that the port is moving to.
+
+    Times are what is left and what has gone: two hosts' clocks have nothing to do with each other. flags: as in maps.h,
+    those up to CARRIED_FLAGS. Pairs are by side: the guest, the other end.
+    """
+
+    protocol: int
+    local: bytes  # 4 or 16
+    remote: bytes
+    local_port: int
+    remote_port: int
+    asked: bool
+    state: int
+    opener: int
+    flags: int
+    left_ms: int
+    age_ms: int
+    packets: tuple[int, int]
+    octets: tuple[int, int]
+    halves: tuple[Half, Half]
+    rule: int
+    pending: tuple[int, int, int]  # of a SYN that waits: its end, window and scale
+    code: int
+    scale: tuple[int, int]
+    control: int = 0  # of a data connection of FTP: the server's port of its control connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from weft.contracts.connections import Connection, ConnectionEvent, Logged
+from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged
 from weft.model.features import Feature
 from weft.policy.connections import Expected
 from weft.policy.drop import DropReason
@@ -268,6 +268,19 @@ class DataPlane(Protocol):
 
     def expected(self) -> Mapping[Expected, int]:
         """How often what became of what FTP's control connections say of data connections."""
+        ...
+
+    def carried(self, port: str, connections: Collection[bytes] | None = None) -> Iterator[tuple[bytes, Carried]]:
+        """A port's connections by their keys, for another host to take; connections: those alone, as far as they are
+        there. What has expired is none.
+        """
+        ...
+
+    def take(self, port: str, connections: Iterable[Carried]) -> int:
+        """A port's connections from the host that it comes from; how many were taken. Those that the guest has begun or
+        spoken in here stay as they are. Held against the rules here with their next packet. Raises Rejected for what
+        cannot be a connection.
+        """
         ...
 
     def forget(self, connections: Collection[bytes]) -> int:

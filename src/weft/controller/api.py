@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from weft.contracts.store import Batch, Compacted, Unsure
-from weft.controller import authorisation, merge, moves, openapi, requests, rules, streams, tenants, tracing
+from weft.controller import authorisation, merge, moves, openapi, questions, requests, rules, streams, tenants, tracing
 from weft.controller.audit import CALLER
 from weft.controller.authorisation import Action, Caller, Denied, Verdict
 from weft.controller.beside import is_intent
@@ -37,7 +37,7 @@ from weft.model.objects import AnnouncedAddress, Host, Port, VirtualSubnet
 from weft.model.puts import read
 from weft.model.values import parse_ip, parse_mac
 from weft.wire import api as wire
-from weft.wire import problem
+from weft.wire import carried, problem
 from weft.wire.knows import FIRST, KNOWS
 from weft.wire.objects import Malformed, decode_body, encode_spec
 
@@ -137,6 +137,8 @@ class Api:
             self._route("/v1/hosts/{host}/feed", GET=self._feed),
             self._route("/v1/hosts/{host}/status", POST=self._report),
             self._route("/v1/hosts/{host}/announcements", POST=self._announce),
+            self._route("/v1/hosts/{host}/answers/{question}", POST=self._answer),
+            self._route("/v1/hosts/{host}/connections", GET=self._carried),
             *(self._route(path, None, **handlers) for path, handlers in self._more.items()),
             self._route("/v1/statuses", GET=self._tell),
             self._route("/v1/whoami", GET=self._whoami),
@@ -378,8 +380,9 @@ class Api:
         requests.nothing_else(query)
         host = RESOURCES[Kind.HOST].name(request.path_params)
         self._service.get(host)
-        knows = request.headers.get(KNOWS, FIRST)
-        return await requests.stream(request, self._service.follow(host, since, history, knows), self._stopping)
+        knows, answers = request.headers.get(KNOWS, FIRST), wire.ANSWERS in request.headers
+        chunks = self._service.follow(host, since, history, knows, answers=answers)
+        return await requests.stream(request, chunks, self._stopping)
 
     # -- the rest --
 
@@ -403,6 +406,23 @@ class Api:
                 _log.info("announcements are not heeded", host=host, port=each.announcement.port, first=each.why)
                 break  # a guest must not fill our disk with what it may not do
         return Response(status_code=204)
+
+    async def _answer(self, request: Request) -> Response:
+        query = requests.query(request)
+        refused = query.pop("refused", "")
+        requests.nothing_else(query)
+        host = RESOURCES[Kind.HOST].name(request.path_params)
+        body = await self._body(request, questions.MOST_ANSWER_BYTES)
+        self._service.questions.answer(host, request.path_params["question"], body, refused)
+        return Response(status_code=204)
+
+    async def _carried(self, request: Request) -> Response:
+        """Connections of a port that is moving to a host, as the host has them that it comes from."""
+        query = requests.query(request)
+        port, after = query.pop("port", ""), requests.number(query.pop("after", "0"), "after", 0)
+        requests.nothing_else(query)
+        host = RESOURCES[Kind.HOST].name(request.path_params)
+        return Response(await moves.connections(self._service, host, port, after), media_type=carried.CONTENT_TYPE)
 
     async def _trace(self, request: Request) -> Response:
         return requests.json_answer(await tracing.run(self._service, decode_body(await self._body(request), _TRACE)))
@@ -507,6 +527,8 @@ async def _answered(handler: Callable[[str, Request], Awaitable[Response]], verb
         return _problem(412, str(error))
     except (Gone, Compacted) as error:
         return _problem(410, str(error), "revision")
+    except questions.Unanswered as error:
+        return _problem(502, str(error))
     except Unsure as error:
         return _problem(504, f"{error}; look before you write it again")
     except Retry as error:

@@ -136,6 +136,8 @@ _ROUTES: Mapping[tuple[str, str], Action] = {
     ("GET", "/v1/hosts/{host}/feed"): Action.READ_FEED,
     ("POST", "/v1/hosts/{host}/status"): Action.SPEAK_AS_HOST,
     ("POST", "/v1/hosts/{host}/announcements"): Action.SPEAK_AS_HOST,
+    ("POST", "/v1/hosts/{host}/answers/{question}"): Action.SPEAK_AS_HOST,
+    ("GET", "/v1/hosts/{host}/connections"): Action.SPEAK_AS_HOST,
     ("POST", "/v1/hosts/{host}/certificate"): Action.SPEAK_AS_HOST,
     ("POST", "/v1/hosts/{host}/join-tokens"): Action.ADMIT_HOST,
     ("POST", "/v1/join"): Action.GREET,

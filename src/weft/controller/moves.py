@@ -1,8 +1,14 @@
-"""How far a port is on its way to another host, from what hosts say of themselves. Moves nothing."""
+"""How far a port is on its way to another host, from what hosts say of themselves. Moves nothing but its connections.
+
+These go from host to host through here, a piece at a time, unread: the host that a port is moving to asks for them, and
+the one that it leaves is asked. Neither is told of any other port.
+"""
 
 from __future__ import annotations
 
+from weft.controller.questions import Unanswered
 from weft.controller.service import Held, Service
+from weft.kit.errors import Missing
 from weft.model.names import Name, domain_of
 from weft.model.objects import Port, VirtualSubnet
 from weft.model.values import AdminState
@@ -38,6 +44,23 @@ def status(service: Service, held: Held, port: Port, destination: Name) -> MoveS
         waiting_for=waits_for,
         absent=[host for host in behind if not statuses.is_connected(host)],
     )
+
+
+#: Of a host that has nothing to tell yet: it waits so long for something (agent/handover.py, HOLD_S), and then says so.
+ANSWER_S = 8.0
+
+
+async def connections(service: Service, to: Name, port: str, after: int) -> bytes:
+    """A piece of a port's connections (wire/carried.py), for the host that it is moving to. Raises Missing when it is
+    not moving there, Unanswered when the host that it leaves does not say.
+    """
+    held = service.find(port)
+    if held is None or not isinstance(held.value, Port) or held.value.destination != to:
+        raise Missing(f"no port {port[:200]} is moving to {to}", "port")
+    source = held.value.host
+    if source is None:
+        raise Unanswered(f"{port} was on no host")
+    return await service.questions.ask(source, "connections", {"port": port, "after": after}, timeout_s=ANSWER_S)
 
 
 def _subports(service: Service, port: Port) -> list[tuple[Held, Port]]:

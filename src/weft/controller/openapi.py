@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from weft.controller.kinds import RESOURCES, Resource
-from weft.wire import access, problem
+from weft.wire import access, carried, problem
 from weft.wire import api as wire
 from weft.wire.objects import SPECS
 
@@ -256,6 +256,26 @@ def _others() -> dict[str, Any]:
             "post": _operation(
                 "announce", "What guests on a host say they have: they get what policy lets them have",
                 {"204": _answer("heard")}, parameters=host, body=_ref("Announcements"),
+            )
+        },
+        "/v1/hosts/{host}/answers/{question}": {
+            "post": _operation(
+                "answer", "What a host was asked in its feed (one that says the header weft-answers is)",
+                {"204": _answer("heard")},
+                parameters=[
+                    *host, *_labels(("question",)), _query("refused", {"type": "string"}, "why it says nothing"),
+                ],
+                body={"type": "string", "format": "binary"}, media="application/octet-stream",
+            )
+        },
+        "/v1/hosts/{host}/connections": {
+            "get": _operation(
+                "carried", "Connections of a port that is moving to the host, from the host that it leaves",
+                {"200": _answer("a piece of them", {"type": "string", "format": "binary"}, carried.CONTENT_TYPE)},
+                parameters=[
+                    *host, _query("port", {"type": "string"}, "tenants/T/ports/P"),
+                    _query("after", {"type": "integer", "minimum": 0}, "the piece that was the last; 0: begin"),
+                ],
             )
         },
         "/v1/statuses": {

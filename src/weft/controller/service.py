@@ -27,6 +27,7 @@ from weft.compiler.compiler import EDITION, Compiler
 from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Store
 from weft.controller.beside import Beside, Extra, is_intent
 from weft.controller.names import Names, first_of
+from weft.controller.questions import Questions
 from weft.controller.statuses import Statuses
 from weft.feed.log import FeedLog
 from weft.kit.errors import Missing, Rejected, Retry
@@ -156,6 +157,7 @@ class Service:
         self._ahead: tuple[Change, ...] = ()  # what the catalog holds and the store may yet refuse
         self.history = history
         self.feed = FeedLog(self.rows, self._scopes_of, revision, history=history)
+        self.questions = Questions(self.feed)
         self.statuses = Statuses(self.feed.listening)
         self.feed.on_listening = self.statuses.connection
         self.timings = Timings()
@@ -279,15 +281,15 @@ class Service:
         return self._store.watch(revision)
 
     async def follow(
-        self, host: Name, revision: int | None, history: str = "", knows: str | None = None
+        self, host: Name, revision: int | None, history: str = "", knows: str | None = None, *, answers: bool = False
     ) -> AsyncGenerator[bytes, None]:
         """The feed of a host. Raises Gone or Retry at its first step; ends when the host is deleted.
 
-        knows: what its agent says that it knows.
+        knows: what its agent says that it knows. answers: it may be asked things.
         """
         if revision is not None and history.startswith(self.history) and self._store.shared:
             await self.reach(revision)
-        async with aclosing(self.feed.stream(host, revision, history, knows)) as chunks:
+        async with aclosing(self.feed.stream(host, revision, history, knows, answers=answers)) as chunks:
             async for chunk in chunks:
                 yield chunk
                 if host not in self._held:

@@ -42,6 +42,7 @@ class Limits:
     history_changes: int = 100_000
     pending_rows: int = 500_000  #: changed rows that a listener may be behind before it is cut off
     snapshot_rows: int = 1_000_000  #: rows whose encoded form is kept for the next who starts
+    asks: int = 64  #: questions that wait for one listener
     bookmark_s: float = 5.0
     frame_rows: int = wire.CHUNK_ROWS
     join_bytes: int = 16_384  #: frames below it are joined into one write; larger ones are the same object for all
@@ -124,10 +125,28 @@ class FeedLog:
         self._history_rows = 0
         self._floor = revision
 
+    def ask(self, host: str, frame: bytes) -> bool:
+        """Send a host a question, between two bookmarks. False: no agent of it that answers is connected, or it does
+        not keep up.
+        """
+        for listener in self._by_host.get(host, ()):
+            if listener.answers and not listener.cut_off and len(listener.asks) < self._limits.asks:
+                listener.asks.append(frame)
+                listener.wake()
+                return True
+        return False
+
     async def stream(
-        self, host: str, revision: int | None = None, history: str = "", knows: str | None = None
+        self,
+        host: str,
+        revision: int | None = None,
+        history: str = "",
+        knows: str | None = None,
+        *,
+        answers: bool = False,
     ) -> AsyncGenerator[bytes, None]:
         """Everything the host is to have, then what changes; or what changed since ``revision``, and on from there.
+        answers: it may be asked things in between (``ask``).
 
         knows: what the listener says that it knows; it is sent nothing else. None: it knows what we do.
         Raises Gone at its first step when ``revision`` is of another history, or before what is kept of this one. Ends
@@ -135,6 +154,7 @@ class FeedLog:
         """
         known = None if knows is None else Known.of(knows)
         listener, frames = self._admit(host, revision, history, self._name + (known.name if known else ""))
+        listener.answers = answers
         ticker = asyncio.ensure_future(self._clock.sleep(self._limits.bookmark_s))
         try:
             while True:
@@ -146,10 +166,13 @@ class FeedLog:
                     yield data
                     if listener.cut_off:
                         return
-                while not listener.owed and not ticker.done():
+                while not listener.owed and not listener.asks and not ticker.done():
                     await listener.wait(ticker)
                 if listener.cut_off:
                     return
+                if listener.asks:
+                    frames, listener.asks = iter(listener.asks), []
+                    continue
                 if ticker.done():
                     ticker = asyncio.ensure_future(self._clock.sleep(self._limits.bookmark_s))
                 frames = self._due(listener)
@@ -382,6 +405,8 @@ class _Listener:
     owed: list[_Change] = field(default_factory=list)
     owed_rows: int = 0
     cut_off: bool = False
+    answers: bool = False
+    asks: list[bytes] = field(default_factory=list)  #: questions that were not sent yet
     _waiter: asyncio.Future[None] | None = None
 
     def cut(self) -> None:

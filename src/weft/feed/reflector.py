@@ -65,7 +65,17 @@ class Batch:
     full: bool
 
 
-Event: TypeAlias = Connected | Lost | Piece | Batch
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The controller wants to know something. It is no part of policy, and belongs to no bookmark."""
+
+    id: str
+    what: str
+    body: bytes
+
+
+_Policy: TypeAlias = wire.Rows | wire.Leave | wire.Bookmark | wire.Resume
+Event: TypeAlias = Connected | Lost | Piece | Batch | Asked
 
 
 class Tables:
@@ -137,9 +147,11 @@ class Reflector:
             self._phase.give_back(self.tables)
         self._phase = _Opening()
 
-    def feed(self, line: bytes) -> Piece | Batch | None:
+    def feed(self, line: bytes) -> Piece | Batch | Asked | None:
         """One line. Raises Rejected for a line that may not be there, and is then as before it."""
         frame = self._decoder.decode(line)
+        if isinstance(frame, wire.Ask):
+            return Asked(frame.id, frame.what, frame.body)
         if isinstance(frame, wire.Rows) and self._own_scope not in (None, frame.scope) and is_host_scope(frame.scope):
             raise Rejected(f"the feed sends {frame.scope}; this is {self._own_scope}")
         if isinstance(self._phase, _Opening):
@@ -157,7 +169,7 @@ class Reflector:
                 return self._follow(following, frame, line)
         raise AssertionError("a stream that has opened starts or follows")
 
-    def _start(self, starting: _Starting, frame: wire.Frame, line: bytes) -> Piece | Batch | None:
+    def _start(self, starting: _Starting, frame: _Policy, line: bytes) -> Piece | Batch | None:
         match frame:
             case wire.Rows():
                 return Piece(starting.put(frame.scope, frame.puts, frame.deletes), (line,))
@@ -176,7 +188,7 @@ class Reflector:
             case _:
                 assert_never(frame)
 
-    def _follow(self, following: _Following, frame: wire.Frame, line: bytes) -> Piece | Batch | None:
+    def _follow(self, following: _Following, frame: _Policy, line: bytes) -> Piece | Batch | None:
         match frame:
             case wire.Rows() | wire.Leave():
                 following.frames.append(frame)

@@ -72,6 +72,9 @@ TIMEOUTS_S: dict[State, int] = {
     State.EXPECTED: 60,
 }
 
+#: What of a connection's flags goes from host to host (maps.h: HEARD to CONTROL_SIDE); their bits are for good.
+CARRIED_FLAGS = 0x1FFF
+
 #: Those in which both sides have been heard.
 ESTABLISHED_STATES = frozenset(
     {State.ESTABLISHED, State.UDP_REPLIED, State.ICMP_REPLIED, State.SCTP_ESTABLISHED, State.OTHER_REPLIED}

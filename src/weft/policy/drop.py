@@ -57,6 +57,7 @@ class DropReason(IntEnum):
     FRAGMENT_OVERLAP = 42  #: a fragment over another of its datagram, or with more gaps than are kept
     CONNECTION_TABLE_FULL = 43  #: the host has as many connections as it can keep
     UNKNOWN_FRAGMENT = 44  #: a later fragment, and the first of its datagram has not passed
+    MOVING = 45  #: for a port that is moving, and of no connection as this host knows it: the other one may know better
 
     @property
     def label(self) -> str:

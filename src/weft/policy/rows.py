@@ -299,6 +299,8 @@ class Port:
     vlan: int = 0
     groups: tuple[int, ...] = ()
     port_security: bool = False
+    arriving: bool = False  # it is on its way here, from a host that has it, too
+    leaving: bool = False  # it is on its way from here
 
     @property
     def key(self) -> PortKey:

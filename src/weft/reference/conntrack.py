@@ -105,6 +105,7 @@ class Connection:
     told: bool = False  # that it is established
     related: Control | None = None
     expected: Key | None = None
+    moved: bool = False  # another host may know more of it, as long as the guest has not spoken here
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,19 @@ class Decision:
     rule: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Of a port, as its groups and its host say: see ``Tracker.check``."""
+
+    stateful: bool
+    keep: bool
+    arriving: bool
+
+
+#: Of a copy for a guest that is on the other host, these say only that this host does not know as much.
+_OF_NOTHING_KNOWN = frozenset({DropReason.SECURITY_GROUP, DropReason.CONNECTION_INVALID, DropReason.UNKNOWN_FRAGMENT})
+
+
 @dataclass(slots=True)
 class Tracker:
     """The connections of one host. epoch: of the rules; a connection of another is held against them anew."""
@@ -163,23 +177,32 @@ class Tracker:
         *,
         stateful: bool = True,
         keep: bool = False,
+        arriving: bool = False,
+        leaving: bool = False,
     ) -> Decision:
         """Whether a port's packet passes. Not stateful: each packet by itself, but for later fragments. keep:
-        connections outlive the rule that admitted them.
+        connections outlive the rule that admitted them. arriving, leaving: the port is on its way to this host, or
+        from it.
         """
+        decision = self._check(port, direction, ip, now_ns, judge, _Terms(stateful, keep, arriving))
+        if (arriving or leaving) and direction is Direction.TO_GUEST and decision.reason in _OF_NOTHING_KNOWN:
+            return replace(decision, reason=DropReason.MOVING)
+        return decision
+
+    def _check(self, port: str, direction: Direction, ip: Ip, now_ns: int, judge: Judge, terms: _Terms) -> Decision:
         flow = flows.read(ip)
         if flow is None:
             return Decision(DropReason.CONNECTION_INVALID, "no connection has such headers")
         side = direction.value
         if flow.piece is None:
-            return self._judge(port, direction, flow, len(ip.frame), now_ns, judge, stateful, keep)
+            return self._judge(port, direction, flow, len(ip.frame), now_ns, judge, terms)
         datagram = self._fragments.of(port, side, flow, flow.piece, now_ns)
         if flow.kind is Kind.LATER:
             return self._later(port, side, flow, flow.piece, datagram, len(ip.frame))
         if datagram is not None and not datagram.whole:
             datagram.spoilt = True
             return Decision(DropReason.FRAGMENT_OVERLAP, "the datagram's first fragment has come before")
-        decision = self._judge(port, direction, flow, len(ip.frame), now_ns, judge, stateful, keep)
+        decision = self._judge(port, direction, flow, len(ip.frame), now_ns, judge, terms)
         if decision.reason is None:
             self._fragments.first(port, side, flow, flow.piece, now_ns)
         return decision
@@ -208,11 +231,10 @@ class Tracker:
         frame_bytes: int,
         now_ns: int,
         judge: Judge,
-        stateful: bool,
-        keep: bool,
+        terms: _Terms,
     ) -> Decision:
         question = _question(direction, flow)
-        if flow.kind is Kind.MESSAGE or not stateful:
+        if flow.kind is Kind.MESSAGE or not terms.stateful:
             ruling = judge(question)
             return _ruled(ruling) or Decision(None, "a packet by itself", ruling.rule)
         if flow.kind is Kind.ERROR:
@@ -222,8 +244,11 @@ class Tracker:
         key = _key(port, direction.value, flow)
         found = self._table.get(key)
         if found is None or now_ns >= found.expires_ns:
-            return self._begin(key, direction, flow, frame_bytes, now_ns, judge, keep)
-        if found.epoch != self.epoch and (found.refused or not keep):
+            begun = self._begin(key, direction, flow, frame_bytes, now_ns, judge, terms)
+            if begun.reason is not None or _opens(flow):
+                return begun
+            found = self._table[key]
+        if found.epoch != self.epoch and (found.refused or not terms.keep):
             self._ask_again(key, found, judge)
         if found.refused:
             return Decision(DropReason.SECURITY_GROUP, "the rule that let its connection begin is no more", found.rule)
@@ -232,7 +257,7 @@ class Tracker:
         rule = found.rule
         if step is tcp.Step.ASK:
             if found.tcp is None or flow.segment is None or found.state in (State.TIME_WAIT, State.CLOSED):
-                return self._begin(key, direction, flow, frame_bytes, now_ns, judge, keep)
+                return self._begin(key, direction, flow, frame_bytes, now_ns, judge, terms)
             ruling = judge(question)
             if (refused := _ruled(ruling)) is not None:
                 return refused
@@ -258,18 +283,18 @@ class Tracker:
         frame_bytes: int,
         now_ns: int,
         judge: Judge,
-        keep: bool,
+        terms: _Terms,
     ) -> Decision:
         ruling = judge(_question(direction, flow))
         related = None
         if (refused := _ruled(ruling)) is not None:
             # What rules deny, nobody expects.
-            if ruling.rule or (found := self._expected(key, direction, flow, now_ns, judge, keep)) is None:
+            if ruling.rule or (found := self._expected(key, direction, flow, now_ns, judge, terms.keep)) is None:
                 return refused
             ruling, related = found
-        if not _opens(flow):
+        if not _opens(flow) and not (terms.arriving and _goes_on(flow)):
             return Decision(DropReason.CONNECTION_INVALID, "there is no connection that it could be of")
-        return self._insert(key, direction, flow, frame_bytes, now_ns, ruling.rule, related)
+        return self._insert(key, direction, flow, frame_bytes, now_ns, ruling.rule, related, terms)
 
     def _insert(
         self,
@@ -280,6 +305,7 @@ class Tracker:
         now_ns: int,
         rule: int,
         related: Control | None,
+        terms: _Terms,
     ) -> Decision:
         """In place of an expired one with its key, or of one that is over; or where there is room."""
         former = self._table.get(key)
@@ -292,14 +318,18 @@ class Tracker:
             self._of_port[key.port] += 1
         side = direction.value
         made = Connection(_FIRST[flow.kind], side, 0, now_ns, flow.code, self.epoch, rule, related=related)
+        # What the guest begins here, while it is on its way here, is known from its beginning.
+        made.moved = terms.arriving and (direction is Direction.TO_GUEST or not _opens(flow))
         if flow.segment is not None:
             made.tcp = tcp.Tcp()
             made.tcp.begin(side, flow.segment)
+            made.tcp.moved = made.moved
         elif flow.chunk is not None:
             made.tags[side] = flow.chunk.initiate
         made.expires_ns = now_ns + self.limits.timeouts_s[made.state] * SECOND_NS
         self._table[key] = made
-        self._count(made, side, frame_bytes)
+        if _opens(flow):
+            self._count(made, side, frame_bytes)  # else it is as if it came upon it
         self.events.append(Event("new", key, made))
         return Decision(None, "a new connection" if related is None else "a data connection that FTP expects", rule)
 
@@ -480,6 +510,26 @@ class Tracker:
                 self._unexpect(key, gone)
                 self.events.append(Event("destroyed", key, gone))
 
+    def take(self, entries: Mapping[Key, Connection]) -> int:
+        """Connections as the host had them that a port comes from; how many were taken. Those that the guest has
+        spoken in here, or has begun here, are left as they are.
+        """
+        taken = 0
+        for key, entry in entries.items():
+            former = self._table.get(key)
+            if former is None:
+                if self._full(key.port) is not None:
+                    continue
+                self._of_port[key.port] += 1
+            elif not former.moved or (former.tcp is not None and (former.tcp.spoken or not former.tcp.moved)):
+                continue
+            entry.moved, entry.epoch = True, -1  # held against the rules of this host with its next packet
+            if entry.tcp is not None:
+                entry.tcp.moved, entry.tcp.spoken = True, False
+            self._table[key] = entry
+            taken += 1
+        return taken
+
     def forget(self, port: str) -> None:
         """All of a port."""
         self.flush([key for key in (*self._table, *self.expectations) if key.port == port])
@@ -548,6 +598,11 @@ def _opens(flow: Flow) -> bool:
             return False
         case _:
             return True
+
+
+def _goes_on(flow: Flow) -> bool:
+    """Whether a connection that is under way can be made out of a packet."""
+    return flow.segment is not None and not flow.segment.flags & (tcp.SYN | tcp.RST)
 
 
 def _sctp(found: Connection, side: int, chunk: Chunk) -> tcp.Step:

@@ -30,7 +30,8 @@ def check(lookups: Lookups, port: Port, direction: Direction, ip: Ip, steps: lis
 
     stateful = security.is_stateful(lookups, port)
     decision = lookups.tracker.check(
-        port.name, direction, ip, lookups.now_ns, judge, stateful=stateful, keep=security.keeps(lookups, port)
-    )
+        port.name, direction, ip, lookups.now_ns, judge,
+        stateful=stateful, keep=security.keeps(lookups, port), arriving=port.arriving, leaving=port.leaving,
+    )  # fmt: skip
     steps.append(f"{_LOOKS[direction]} of {port.name}: {decision.why}{said[0]}")
     return decision.reason

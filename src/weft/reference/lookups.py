@@ -152,6 +152,8 @@ class Port:
     vlan: int
     groups: tuple[int, ...] = ()
     port_security: bool = False
+    arriving: bool = False
+    leaving: bool = False
 
 
 class Routes:
@@ -316,6 +318,8 @@ def _port(row: rows.Port) -> Port:
         _vlan(row),
         row.groups,
         row.port_security,
+        row.arriving,
+        row.leaving,
     )
 
 

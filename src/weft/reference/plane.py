@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from weft.contracts.connections import Connection, ConnectionEvent, Logged
+from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged
 from weft.contracts.dataplane import (
     Announcement,
     Failure,
@@ -26,7 +26,7 @@ from weft.policy.connections import Expected, State
 from weft.policy.drop import DropReason
 from weft.policy.rows import ORDER, TABLES, Key, Row
 from weft.policy.upcall import UpcallKind
-from weft.reference import bridge, conntrack, packet, pipeline, trunk
+from weft.reference import bridge, carrying, conntrack, packet, pipeline, trunk
 from weft.reference.lookups import Lookups, Wire
 from weft.reference.verdict import (
     Announced,
@@ -282,6 +282,18 @@ class ReferenceDataPlane:
 
     def expected(self) -> Mapping[Expected, int]:
         return {what: self._lookups.tracker.expected[what] for what in Expected}
+
+    def carried(self, port: str, connections: Collection[bytes] | None = None) -> Iterator[tuple[bytes, Carried]]:
+        now_ns = self._lookups.now_ns
+        for key, of in list(self._lookups.tracker.connections().items()):
+            name = repr(key).encode()
+            if key.port == port and now_ns < of.expires_ns and (connections is None or name in connections):
+                yield name, carrying.carried(key, of, now_ns)
+
+    def take(self, port: str, connections: Iterable[Carried]) -> int:
+        tracker = self._lookups.tracker
+        now_ns, timeouts_s = self._lookups.now_ns, tracker.limits.timeouts_s
+        return tracker.take(dict(carrying.taken(port, of, now_ns, timeouts_s) for of in connections))
 
     def forget(self, connections: Collection[bytes]) -> int:
         tracker = self._lookups.tracker

@@ -85,6 +85,9 @@ class Tcp:
 
     While only a SYN has come (SYN_SENT), edge of its side is its number, and edge of the other the number that a
     challenge has acknowledged.
+
+    moved: it was another host's, or its guest is still there: what has been sent since is not known here, so windows
+    say nothing until the guest has spoken here, and then the other end.
     """
 
     state: State = State.SYN_SENT
@@ -100,6 +103,8 @@ class Tcp:
     pending: Pending | None = None
     #: Of each side: whether what it sends next is known to begin a line. Of FTP's control connections only.
     line: list[bool] = field(default_factory=lambda: [False, False])
+    moved: bool = False
+    spoken: bool = False  # of one that is moved: its guest has spoken here
 
     def begin(self, side: int, segment: Segment) -> None:
         """A SYN that opens."""
@@ -131,13 +136,15 @@ class Tcp:
         """What becomes of a sound segment of a side, and of the connection with it."""
         if segment.opens:
             return self._opens(side, segment)
-        if self.state is State.SYN_SENT:
+        if self.state is State.SYN_SENT and not (self.moved and not segment.flags & SYN):
             return self._answers(side, segment)
         pending = self._answered(side, segment)
         if segment.flags & SYN and pending is not None:
             self.begin(pending.side, Segment((pending.end - 1) % _MOD, 0, SYN, pending.window, 0, pending.scale))
             self._answer(side, segment)
             return Step.PASS
+        if self.moved:
+            return self._carries_on(side, segment)
         if segment.flags & RST:
             return self._resets(side, segment)
         return self._goes_on(side, segment)
@@ -234,6 +241,37 @@ class Tcp:
             return Step.INVALID
         if self.state is State.CLOSED:
             return Step.QUIET
+        self._advance(side, segment, window)
+        return Step.PASS
+
+    def _carries_on(self, side: int, segment: Segment) -> Step:
+        """Of one that is moved: whatever it is, it was sent within windows that are not known here."""
+        other = 1 - side
+        if segment.flags & RST:
+            if side == 0:
+                self.state = State.CLOSED
+            return Step.PASS if side == 0 else Step.QUIET
+        if self.state is State.CLOSED:
+            return Step.QUIET
+        if self.state is State.SYN_SENT:
+            # What both SYNs said of windows is not known: they are taken for the largest.
+            self.scale = [MOST_SCALE, MOST_SCALE]
+            self.end[side] = self.edge[side] = self.acked[other] = segment.seq
+            self.end[other] = self.edge[other] = self.acked[side] = segment.ack
+        window = segment.window if segment.flags & SYN else segment.window << self.scale[side]
+        self.heard = BOTH
+        self._advance(side, segment, window)
+        if after(segment.ack, self.end[other]):
+            self.end[other] = segment.ack
+        if side == 0:
+            self.spoken = True
+        elif self.spoken:
+            self.moved = self.spoken = False
+        return Step.PASS
+
+    def _advance(self, side: int, segment: Segment, window: int) -> None:
+        """What a segment that passes says of both sides."""
+        other = 1 - side
         self.window[side] = max(self.window[side], window)
         if after(segment.end, self.edge[side]):
             self.edge[side] = segment.end
@@ -248,7 +286,6 @@ class Tcp:
         if segment.flags & FIN:
             self.finished |= 1 << side
         self.state = self._state()
-        return Step.PASS
 
     def _state(self) -> State:
         if self.heard != BOTH:

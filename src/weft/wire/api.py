@@ -11,6 +11,9 @@ import msgspec
 SEEN = "weft-revision"
 AT_LEAST = "weft-at-least"
 
+#: A header of whoever asks for a feed: it answers what it is asked in it. An agent that does not say so is not asked.
+ANSWERS = "weft-answers"
+
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
     """One object as a client sees it."""

@@ -59,7 +59,18 @@ class Resume:
     revision: int
 
 
-Frame: TypeAlias = Rows | Leave | Bookmark | Resume
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The controller asks the host something: only an agent that has said that it answers (``wire.api.ANSWERS``). One
+    that does not know ``what`` says so. body: JSON, as ``what`` has it. It says nothing of rows.
+    """
+
+    id: str
+    what: str
+    body: bytes
+
+
+Frame: TypeAlias = Rows | Leave | Bookmark | Resume | Ask
 
 
 _Revision = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -95,6 +106,12 @@ class _Deletes(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     hosts: list[tuple[str]] = []
 
 
+class _Ask(msgspec.Struct, gc=False):
+    id: str
+    what: str
+    body: msgspec.Raw
+
+
 class _Frame(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     scope: str | msgspec.UnsetType = msgspec.UNSET
     puts: _Puts | msgspec.UnsetType = msgspec.UNSET
@@ -104,6 +121,7 @@ class _Frame(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     synced: bool | msgspec.UnsetType = msgspec.UNSET
     history: str | msgspec.UnsetType = msgspec.UNSET
     resume: _Revision | msgspec.UnsetType = msgspec.UNSET
+    ask: _Ask | msgspec.UnsetType = msgspec.UNSET
 
 
 _encoder = msgspec.json.Encoder()
@@ -118,6 +136,7 @@ _SHAPES: tuple[frozenset[str], ...] = (
     frozenset({"revision", "synced"}),
     frozenset({"revision", "synced", "history"}),
     frozenset({"resume"}),
+    frozenset({"ask"}),
 )
 
 
@@ -155,6 +174,10 @@ def encode_resume(revision: int) -> bytes:
     return _encoder.encode({"resume": revision}) + b"\n"
 
 
+def encode_ask(id_: str, what: str, body: object) -> bytes:
+    return _encoder.encode({"ask": {"id": id_, "what": what, "body": body}}) + b"\n"
+
+
 def _setter(kind: type[Row], name: str) -> Callable[[Row, object], None]:
     setter: Callable[[Row, object], None] = vars(kind)[name].__set__
     return setter
@@ -190,7 +213,7 @@ class Decoder:
             named = ", ".join(sorted(given)) or "no field"
             raise Rejected(
                 f"not a frame of the feed: {named} together; a frame is scope with puts or deletes, leave, "
-                f"revision with synced, or resume: {_excerpt(line)}"
+                f"revision with synced, resume, or ask: {_excerpt(line)}"
             )
         if isinstance(raw.scope, str):
             puts = raw.puts if isinstance(raw.puts, _Puts) else _Puts()
@@ -200,6 +223,8 @@ class Decoder:
             return Leave(_named(raw.leave, line))
         if isinstance(raw.resume, int):
             return Resume(raw.resume)
+        if isinstance(raw.ask, _Ask):
+            return Ask(raw.ask.id, raw.ask.what, bytes(raw.ask.body))
         assert isinstance(raw.revision, int)  # noqa: S101 -- the one shape that is left
         assert isinstance(raw.synced, bool)  # noqa: S101
         return Bookmark(raw.revision, raw.synced, raw.history if isinstance(raw.history, str) else "")

@@ -7,17 +7,23 @@ program of theirs too, which is run on a packet that names it: what the kernel c
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from weft.contracts.connections import Connection, ConnectionEvent, Logged
+from weft.contracts.connections import Carried, Connection, ConnectionEvent, Half, Logged
 from weft.dataplane.ebpf import layout, libbpf
-from weft.policy.connections import TIMEOUTS_S, Expected, State
+from weft.kit.errors import Rejected
+from weft.policy.connections import CARRIED_FLAGS, TIMEOUTS_S, Expected, State
 from weft.policy.rows import Direction
 
 SECOND_NS = 10**9
 _WORDS = struct.Struct("=14xII")
-_EXPIRED, _FORGET, _INSERT = 0, 1, 2  # ASKED_*
+_EXPIRED, _FORGET, _INSERT, _TAKE = 0, 1, 2, 3  # ASKED_*
+_PENDING, _MOVED = 32, 16384
+#: Where in a value the port is of the control connection that a data connection is related to.
+_CONTROL, _CONTROL_AT = struct.Struct("=2s"), layout.CONNECTION.size - 4
+_MAPPED = bytes(10) + b"\xff\xff"
 _MOST = 20  # ASKED_MOST
 _BATCH = 4096
 #: Where in a value the time is that it expires at.
@@ -94,6 +100,47 @@ def event(data: bytes, ports: Mapping[int, str], rules: Mapping[int, str]) -> Co
     return ConnectionEvent(_WHAT[what], _shown(key, ports, state, opener, rule, (p0, p1), (b0, b1)))
 
 
+def carried(key: bytes, value: bytes, now_ns: int) -> Carried:
+    """An entry, for another host."""
+    _, local, remote, local_port, remote_port, protocol, asked, _ = layout.CONNECTION_KEY.unpack(key)
+    state, opener, flags, expires_ns, began_ns, p0, p1, b0, b1, *rest = layout.CONNECTION.unpack(value)
+    halves, (_, rule, pending_end, pending_window, pending_scale, code, *scale) = rest[:8], rest[8:]
+    pending = (pending_end, pending_window, pending_scale) if flags & _PENDING else (0, 0, 0)
+    return Carried(
+        protocol, _short(local), _short(remote), int.from_bytes(local_port, "big"), int.from_bytes(remote_port, "big"),
+        bool(asked), state, opener, flags & CARRIED_FLAGS, (expires_ns - now_ns) // 10**6, (now_ns - began_ns) // 10**6,
+        (p0, p1), (b0, b1), (Half(*halves[:4]), Half(*halves[4:])), rule, pending,
+        code, (scale[0], scale[1]), int.from_bytes(_CONTROL.unpack_from(value, _CONTROL_AT)[0], "big"),
+    )  # fmt: skip
+
+
+def taken(port: int, of: Carried, now_ns: int, timeouts_s: Mapping[State, int]) -> tuple[bytes, bytes]:
+    """The entry of one that another host had. Raises Rejected."""
+    try:
+        most_ms = {**TIMEOUTS_S, **timeouts_s}[State(of.state)] * 1000
+        ports = of.local_port.to_bytes(2, "big"), of.remote_port.to_bytes(2, "big")
+        key = layout.CONNECTION_KEY.pack(port, _long(of.local), _long(of.remote), *ports, of.protocol, of.asked, 0)
+        value = bytearray(layout.CONNECTION.pack(
+            of.state, int(bool(of.opener)), of.flags & CARRIED_FLAGS | _MOVED,
+            now_ns + max(min(of.left_ms, most_ms), 0) * 10**6, max(now_ns - max(of.age_ms, 0) * 10**6, 0),
+            *of.packets, *of.octets, *of.halves[0], *of.halves[1], 0, of.rule, *of.pending, of.code, *of.scale,
+        ))  # fmt: skip
+        _CONTROL.pack_into(value, _CONTROL_AT, of.control.to_bytes(2, "big"))
+    except (ValueError, KeyError, OverflowError, struct.error) as fault:
+        raise Rejected(f"no connection is {of}: {fault}", "connections") from fault
+    return key, bytes(value)
+
+
+def _short(address: bytes) -> bytes:
+    return address[12:] if address.startswith(_MAPPED) else address
+
+
+def _long(address: bytes) -> bytes:
+    if len(address) not in (4, 16):
+        raise ValueError(f"{address.hex()} is not an address")
+    return _MAPPED + address if len(address) == 4 else address
+
+
 def _shown(
     key: bytes,
     ports: Mapping[int, str],
@@ -126,6 +173,10 @@ class Tracking:
         former = of.lookup(_ONLY)
         self._epoch = 0 if former is None else layout.TRACKING.unpack(former)[layout.STATES + 1]
         self.write()
+
+    def now_ns(self) -> int:
+        """As the programs have it."""
+        return self.clock_ns or time.monotonic_ns()
 
     def renew(self) -> None:
         """Rules have changed: every connection is held against them with its next packet."""
@@ -167,6 +218,12 @@ class Connections:
         _, _, _, *counted = layout.TRACKED.unpack(self._tracked.lookup(_ONLY) or bytes(layout.TRACKED.size))
         return {what: counted[what] for what in Expected}
 
+    def some(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Of these, what there is."""
+        for key in keys:
+            if (value := self.table.lookup(key)) is not None:
+                yield key, value
+
     def sweep(self, now_ns: int, ports: Container[int] | None = None) -> int:
         """Forget what has expired, and what is of no port of these (None: whatever port); how many."""
         late = [key for key, value in entries(self.expectations) if _LATE.unpack_from(value)[0] <= now_ns]
@@ -184,6 +241,10 @@ class Connections:
 
     def forget(self, keys: Iterable[bytes]) -> int:
         return self._ask(_FORGET, list(keys))
+
+    def take(self, entries: Mapping[bytes, bytes]) -> int:
+        """Also in place of those of a port that is on its way here, and whose guest has not spoken in them here."""
+        return self._ask(_TAKE, [key + value for key, value in entries.items()])
 
     def insert(self, entries: Mapping[bytes, bytes]) -> int:
         """Where there is none yet; how many there was room for."""

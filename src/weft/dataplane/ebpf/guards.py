@@ -155,7 +155,7 @@ class Guards:
             self.guards.drop([seat.key])
 
     def _guard(self, seat: layout.Seat, row: Port) -> list[str]:
-        flags = Flag(0)
+        flags = (Flag.ARRIVING if row.arriving else Flag(0)) | (Flag.LEAVING if row.leaving else Flag(0))
         refused: list[str] = []
         numbers: Mapping[tuple[Direction, int], int] = _OPEN_OUT
         if row.groups:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -20,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from weft.contracts.connections import Connection, ConnectionEvent, Logged
+from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged
 from weft.contracts.dataplane import (
     Announcement,
     Failure,
@@ -1273,9 +1274,18 @@ class EbpfDataPlane:
     def forget(self, connections: Collection[bytes]) -> int:
         return self._connections.forget(connections)
 
-    def remember(self, entries: Mapping[bytes, bytes]) -> int:
-        """Connections as another table of the same layout has them, where there are none yet; how many were taken."""
-        return self._connections.insert(entries)
+    def carried(self, port: str, connections: Collection[bytes] | None = None) -> Iterator[tuple[bytes, Carried]]:
+        number, now_ns = security.port_number(port).to_bytes(8, sys.byteorder), self._tracking.now_ns()
+        for key, value in self._connections.entries() if connections is None else self._connections.some(connections):
+            if key.startswith(number):
+                found = conntrack.carried(key, value, now_ns)
+                if found.left_ms > 0:
+                    yield key, found
+
+    def take(self, port: str, connections: Iterable[Carried]) -> int:
+        number, now_ns = security.port_number(port), self._tracking.now_ns()
+        timeouts_s = self._tracking.settings.timeouts_s
+        return self._connections.take(dict(conntrack.taken(number, of, now_ns, timeouts_s) for of in connections))
 
     def sweep(self) -> int:
         names = self._numbered()
@@ -1301,8 +1311,8 @@ class EbpfDataPlane:
         return {rule.number: rule.name for group in groups for rule in group.rules}
 
     def _numbered(self) -> dict[int, str]:
-        """Bound ports by the numbers that guards have of them."""
-        return {security.port_number(port): port for port in self._bound}
+        """Ports by the numbers that guards have of them: also those whose interface is yet to come."""
+        return {security.port_number(port): port for port in (*self._known.ports, *self._bound)}
 
     def close(self) -> None:
         if not self._closed:

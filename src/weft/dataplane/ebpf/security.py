@@ -25,6 +25,8 @@ class Flag(IntFlag):
 
     STATELESS = 1
     KEEP = 2
+    ARRIVING = 4
+    LEAVING = 8
 
 
 def port_number(port: str) -> int:

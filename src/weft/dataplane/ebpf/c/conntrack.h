@@ -128,6 +128,12 @@ INLINE bool opens(const struct flow *f)
 	return f->kind != FLOW_ANSWER;
 }
 
+/* Whether a connection that is under way can be made out of it. */
+INLINE bool is_under_way(const struct flow *f)
+{
+	return f->kind == FLOW_TCP && !(f->segment.flags & (TCP_SYN | TCP_RST));
+}
+
 INLINE __u8 first_state(__u32 kind)
 {
 	switch (kind) {
@@ -163,8 +169,13 @@ static __noinline int make_fresh(struct flow *f)
 	f->fresh.code = f->code;
 	f->fresh.epoch = f->epoch;
 	f->fresh.rule = f->rule;
-	f->fresh.packets[side] = 1;
-	f->fresh.bytes[side] = f->length;
+	if (opens(f)) {
+		f->fresh.packets[side] = 1;
+		f->fresh.bytes[side] = f->length;
+	}
+	/* What the guest begins here, while it is on its way here, is known from its beginning. */
+	if (f->arriving && (side || !opens(f)))
+		f->fresh.flags |= MOVED;
 	me = &f->fresh.halves[side];
 	them = &f->fresh.halves[!side];
 	if (f->kind == FLOW_TCP) {
@@ -439,9 +450,18 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		return is_of_connection(f) ? 0 : DROP_CONNECTION_INVALID;
 	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (!c || f->now_ns >= c->expires_ns) {
+		bool first = opens(f);
+
 		if (!may_begin(f, g))
 			return DROP_SECURITY_GROUP;
-		return opens(f) ? insert(f, c) : DROP_CONNECTION_INVALID;
+		if (!first && (!f->arriving || !is_under_way(f)))
+			return DROP_CONNECTION_INVALID;
+		step = insert(f, c);
+		if (step || first)
+			return step;
+		c = bpf_map_lookup_elem(&connections, &f->key);
+		if (!c)
+			return DROP_CONNECTION_TABLE_FULL;
 	}
 	if (c->epoch != f->epoch && (!(g->flags & GUARD_KEEP) || c->flags & REFUSED))
 		ask_again(f, g, c);
@@ -619,8 +639,7 @@ static __noinline int remember_first(struct flow *f, const struct packet *p)
 	return 0;
 }
 
-/* A port's packet, in a direction: 0: it passes; or why it does not. */
-INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 direction)
+INLINE int track(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 direction)
 {
 	struct flow *f = flow_of_this_cpu();
 	struct tracking *t = tracking_of_host();
@@ -633,6 +652,7 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct g
 	f->vsid = g->vsid;
 	f->key.port = g->port;
 	f->epoch = t->epoch;
+	f->arriving = g->flags & GUARD_ARRIVING;
 	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
 	f->ftp_port = t->ftp_port;
 	f->control_port = 0;
@@ -659,10 +679,23 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct g
 	return why;
 }
 
+/* A port's packet, in a direction: 0: it passes; or why it does not. */
+INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 direction)
+{
+	int why = track(skb, p, g, direction);
+
+	/* Of a copy for a guest that is on the other host, these say only that this host does not know as much. */
+	if (why && direction == DIRECTION_TO_GUEST && g->flags & (GUARD_ARRIVING | GUARD_LEAVING) &&
+	    (why == DROP_SECURITY_GROUP || why == DROP_CONNECTION_INVALID || why == DROP_UNKNOWN_FRAGMENT))
+		return DROP_MOVING;
+	return why;
+}
+
 /* What the agent asks of the table, in the packet of a test run: it cannot count as the programs do. */
 #define ASKED_EXPIRED 0 /* forget those that have expired */
 #define ASKED_FORGET 1 /* forget them */
 #define ASKED_INSERT 2 /* each with its value behind it, where there is none */
+#define ASKED_TAKE 3 /* as to insert; or in place of one that is moved and in which the guest has not spoken here */
 #define ASKED_MOST 20
 
 struct asking {
@@ -683,11 +716,19 @@ static long do_next_asked(__u32 i, struct asking *a)
 	if (!f || i >= a->count || bpf_skb_load_bytes(a->skb, a->at, &f->key, sizeof(f->key)))
 		return 1;
 	a->at += sizeof(f->key);
-	if (a->what == ASKED_INSERT) {
+	c = bpf_map_lookup_elem(&connections, &f->key);
+	if (a->what >= ASKED_INSERT) {
 		if (bpf_skb_load_bytes(a->skb, a->at, &f->fresh, sizeof(f->fresh)))
 			return 1;
 		a->at += sizeof(f->fresh);
 		f->fresh.lock = 0;
+		if (c) {
+			if (a->what != ASKED_TAKE || (c->flags & (MOVED | SPOKEN)) != MOVED)
+				return 0;
+			renew(c, f);
+			a->done += 1;
+			return 0;
+		}
 		if (take_room(f->key.port))
 			return 0;
 		if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST))
@@ -699,7 +740,6 @@ static long do_next_asked(__u32 i, struct asking *a)
 	e = bpf_map_lookup_elem(&expectations, &f->key);
 	if (e && (a->what != ASKED_EXPIRED || f->now_ns >= e->expires_ns))
 		a->done += drop_expectation(&f->key);
-	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (c && (a->what != ASKED_EXPIRED || f->now_ns >= c->expires_ns))
 		a->done += forget(f, &f->key);
 	return 0;

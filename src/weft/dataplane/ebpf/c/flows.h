@@ -57,7 +57,7 @@ struct flow {
 	__u8 listens; /* it has text, and may be of an FTP control connection */
 	__u8 ends_line; /* that ends with a line */
 	__u8 speaks; /* it comes next, and begins with a line */
-	__u8 spare;
+	__u8 arriving; /* its port is on its way here */
 	__be16 ftp_port; /* of servers; 0: nobody listens */
 	__be16 control_port; /* with related: the server's of its control connection */
 	__u16 related; /* flags of the connection that it begins */

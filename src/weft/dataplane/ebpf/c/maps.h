@@ -632,6 +632,8 @@ struct {
  */
 #define GUARD_STATELESS 1 /* no connection is known: each packet is asked of by itself */
 #define GUARD_KEEP 2 /* connections outlive the rule that let them begin */
+#define GUARD_ARRIVING 4 /* the port is on its way here, from a host that has it, too */
+#define GUARD_LEAVING 8 /* or from here */
 #define POLICY_NOTHING 0 /* denies whatever it is */
 #define POLICY_EVERYTHING 1 /* and allows it */
 struct guard {
@@ -806,6 +808,8 @@ struct half {
 #define RELATED 2048 /* an FTP data connection that no rule of its own has let begin */
 #define CONTROL_SIDE 4096 /* the other end has begun its control connection */
 #define EXPECTED_SIDE 8192 /* the other end is to open what a control connection has spoken of last */
+#define MOVED 16384 /* it was another host's, or its guest is still there: of TCP, windows say nothing */
+#define SPOKEN 32768 /* of one that is moved, in TCP: the guest has spoken here */
 
 #define CONNECTION_FIELDS \
 	__u8 state; /* enum connection_state */ \

@@ -70,7 +70,7 @@ INLINE void tcp_begin(struct connection *c, struct half *me, struct half *them, 
 {
 	c->state = STATE_SYN_SENT;
 	c->opener = side;
-	c->flags &= REFUSED | TOLD | RELATED | CONTROL_SIDE | EXPECTED_SIDE;
+	c->flags &= REFUSED | TOLD | RELATED | CONTROL_SIDE | EXPECTED_SIDE | MOVED | SPOKEN;
 	c->scale[0] = c->scale[1] = NO_SCALE;
 	c->scale[side & 1] = scale;
 	me->end = end;
@@ -172,20 +172,12 @@ INLINE __u8 tcp_state(const struct connection *c)
 	return before(a->acked, b->end) || before(b->acked, a->end) ? STATE_CLOSING : STATE_TIME_WAIT;
 }
 
-INLINE enum step tcp_goes_on(struct connection *c, struct half *me, struct half *them, __u32 side, const struct tcp_segment *s)
+/* What a segment that passes says of both sides. */
+INLINE void tcp_advance(struct connection *c, struct half *me, struct half *them, __u32 side, const struct tcp_segment *s,
+			__u32 window)
 {
-	__u32 window = s->window, edge, late;
+	__u32 edge;
 
-	if (!(s->flags & TCP_SYN))
-		window <<= c->scale[side & 1] & 15;
-	late = me->window > LATE_BYTES ? me->window : LATE_BYTES;
-	if (after(s->seq, me->edge) || before(s->end, me->end - them->window) || after(s->ack, them->end) ||
-	    before(s->ack, them->end - late))
-		return STEP_INVALID;
-	if (!(c->flags & HEARD << (1 - side)) && !after(s->ack, me->acked))
-		return STEP_INVALID;
-	if (c->state == STATE_CLOSED)
-		return STEP_QUIET;
 	if (window > me->window)
 		me->window = window;
 	if (after(s->end, me->edge))
@@ -202,6 +194,56 @@ INLINE enum step tcp_goes_on(struct connection *c, struct half *me, struct half 
 	if (s->flags & TCP_FIN)
 		c->flags |= FINISHED << side;
 	c->state = tcp_state(c);
+}
+
+/* Of one that is moved: whatever it is, it was sent within windows that are not known here. */
+INLINE enum step tcp_carries_on(struct connection *c, struct half *me, struct half *them, __u32 side,
+				const struct tcp_segment *s)
+{
+	__u32 window = s->window;
+
+	if (s->flags & TCP_RST) {
+		if (side)
+			return STEP_QUIET;
+		c->state = STATE_CLOSED;
+		return STEP_PASS;
+	}
+	if (c->state == STATE_CLOSED)
+		return STEP_QUIET;
+	if (c->state == STATE_SYN_SENT) {
+		/* What both SYNs said of windows is not known: they are taken for the largest. */
+		c->scale[0] = c->scale[1] = MOST_SCALE;
+		me->end = me->edge = them->acked = s->seq;
+		them->end = them->edge = me->acked = s->ack;
+	}
+	if (!(s->flags & TCP_SYN))
+		window <<= c->scale[side & 1] & 15;
+	c->flags |= HEARD * 3;
+	tcp_advance(c, me, them, side, s, window);
+	if (after(s->ack, them->end))
+		them->end = s->ack;
+	if (!side)
+		c->flags |= SPOKEN;
+	else if (c->flags & SPOKEN)
+		c->flags &= ~(MOVED | SPOKEN);
+	return STEP_PASS;
+}
+
+INLINE enum step tcp_goes_on(struct connection *c, struct half *me, struct half *them, __u32 side, const struct tcp_segment *s)
+{
+	__u32 window = s->window, late;
+
+	if (!(s->flags & TCP_SYN))
+		window <<= c->scale[side & 1] & 15;
+	late = me->window > LATE_BYTES ? me->window : LATE_BYTES;
+	if (after(s->seq, me->edge) || before(s->end, me->end - them->window) || after(s->ack, them->end) ||
+	    before(s->ack, them->end - late))
+		return STEP_INVALID;
+	if (!(c->flags & HEARD << (1 - side)) && !after(s->ack, me->acked))
+		return STEP_INVALID;
+	if (c->state == STATE_CLOSED)
+		return STEP_QUIET;
+	tcp_advance(c, me, them, side, s, window);
 	return STEP_PASS;
 }
 
@@ -220,7 +262,7 @@ INLINE enum step tcp_step(struct connection *c, __u32 side, const struct tcp_seg
 		}
 		return c->state == STATE_SYN_RECEIVED && s->end == me->end ? STEP_PASS : STEP_ASK;
 	}
-	if (c->state == STATE_SYN_SENT)
+	if (c->state == STATE_SYN_SENT && (!(c->flags & MOVED) || s->flags & TCP_SYN))
 		return tcp_answers(c, me, them, side, s);
 	if (answers_pending(c, side, s)) {
 		if (s->flags & TCP_SYN) {
@@ -231,6 +273,8 @@ INLINE enum step tcp_step(struct connection *c, __u32 side, const struct tcp_seg
 		if (s->flags & TCP_RST)
 			return STEP_QUIET;
 	}
+	if (c->flags & MOVED)
+		return tcp_carries_on(c, me, them, side, s);
 	if (s->flags & TCP_RST)
 		return tcp_resets(c, me, them, s);
 	return tcp_goes_on(c, me, them, side, s);

@@ -1,0 +1,66 @@
+"""Questions to hosts, in their feeds, and what comes back. Knows none of them, and keeps no answer.
+
+A host answers what it was asked, once, and nothing else; who does not answer in time has not answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+
+from weft.feed.log import FeedLog
+from weft.kit.errors import Missing, Retry
+from weft.wire import feed as wire
+
+#: That wait for an answer, at this controller.
+MOST_WAITING = 4096
+#: A question's body: more is not asked.
+MOST_QUESTION_BYTES = 4 << 20
+#: An answer's.
+MOST_ANSWER_BYTES = 4 << 20
+
+
+class Unanswered(Exception):
+    """Nobody knows what the host would have said; why, for whoever wanted to know."""
+
+
+@dataclass(slots=True)
+class Questions:
+    """Those under way."""
+
+    feed: FeedLog
+    _waiting: dict[str, tuple[str, asyncio.Future[bytes]]] = field(default_factory=dict)
+
+    async def ask(self, host: str, what: str, body: object, *, timeout_s: float) -> bytes:
+        """A host's answer. Raises Unanswered, also for an agent that is older than the question."""
+        if len(self._waiting) >= MOST_WAITING:
+            raise Retry("the controller asks hosts as much as it can")
+        id_ = secrets.token_hex(16)
+        frame = wire.encode_ask(id_, what, body)
+        if len(frame) > MOST_QUESTION_BYTES:
+            raise Unanswered(f"what {host} would have to be told is more than {MOST_QUESTION_BYTES} bytes")
+        if not self.feed.ask(host, frame):
+            known = self.feed.listening(host)
+            raise Unanswered(
+                f"{host} {'does not answer questions: its agent is older' if known else 'is not connected'}"
+            )
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting[id_] = (host, answer)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError as error:
+            raise Unanswered(f"{host} has not answered within {timeout_s:g} s") from error
+        finally:
+            del self._waiting[id_]
+
+    def answer(self, host: str, id_: str, body: bytes, refused: str = "") -> None:
+        """By a host. Raises Missing where it was not asked, or nobody waits any more. refused: why it says nothing."""
+        asked, answer = self._waiting.get(id_, ("", None))
+        if answer is None or asked != host or answer.done():
+            raise Missing(f"nobody waits for an answer {id_[:40]} of {host}", "answer")
+        if refused:
+            answer.set_exception(Unanswered(f"{host}: {refused[:500]}"))
+        else:
+            answer.set_result(body)

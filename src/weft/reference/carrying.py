@@ -1,0 +1,74 @@
+"""Connections on their way from one host to another: as the tracker has them, and as they travel. Sends none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from weft.contracts.connections import Carried, Half
+from weft.kit.errors import Rejected
+from weft.policy.connections import CARRIED_FLAGS, State
+from weft.reference.conntrack import Connection, Control, Key
+from weft.reference.tcp import Pending, Tcp
+
+_HEARD, _FINISHED, _CHALLENGED, _PENDING, _PENDING_SIDE, _REFUSED, _TOLD = 1, 4, 16, 32, 64, 128, 256
+_LINE, _RELATED, _CONTROL_SIDE = 512, 2048, 4096
+_TCP = 6
+_MS_NS = 10**6
+_NOTHING = Half(0, 0, 0, 0)
+
+
+def carried(key: Key, of: Connection, now_ns: int) -> Carried:
+    flags = (_REFUSED if of.refused else 0) | (_TOLD if of.told else 0)
+    halves, pending, scale = (_NOTHING._replace(end=of.tags[0]), _NOTHING._replace(end=of.tags[1])), (0, 0, 0), (0, 0)
+    control = 0
+    if of.related is not None:
+        flags |= _RELATED | (_CONTROL_SIDE if of.related.opener else 0)
+        control = of.related.number
+    if (tcp := of.tcp) is not None:
+        flags |= sum(_LINE << side for side in (0, 1) if tcp.line[side])
+        flags |= tcp.heard * _HEARD | tcp.finished * _FINISHED | (_CHALLENGED if tcp.challenged else 0)
+        if tcp.pending is not None:
+            flags |= _PENDING | (_PENDING_SIDE if tcp.pending.side else 0)
+            pending = (tcp.pending.end, tcp.pending.window, tcp.pending.scale)
+        halves = (_half(tcp, 0), _half(tcp, 1))
+        scale = (tcp.scale[0], tcp.scale[1])
+    return Carried(
+        key.protocol, key.local, key.remote, key.local_port, key.remote_port, key.asked, of.state, of.opener, flags,
+        (of.expires_ns - now_ns) // _MS_NS, (now_ns - of.began_ns) // _MS_NS, (of.packets[0], of.packets[1]),
+        (of.bytes[0], of.bytes[1]), halves, of.rule, pending, of.code, scale, control,
+    )  # fmt: skip
+
+
+def _half(tcp: Tcp, side: int) -> Half:
+    return Half(tcp.end[side], tcp.edge[side], tcp.window[side], tcp.acked[side])
+
+
+def taken(port: str, of: Carried, now_ns: int, timeouts_s: Mapping[State, int]) -> tuple[Key, Connection]:
+    """Raises Rejected for what cannot be a connection."""
+    if {len(of.local), len(of.remote)} not in ({4}, {16}):
+        raise Rejected(f"no connection is {of}: addresses have 4 or 16 bytes", "connections")
+    try:
+        state = State(of.state)
+    except ValueError as fault:
+        raise Rejected(f"no connection is {of}: {fault}", "connections") from fault
+    flags = of.flags & CARRIED_FLAGS
+    found = Connection(
+        state, int(bool(of.opener)), now_ns + max(min(of.left_ms, timeouts_s[state] * 1000), 0) * _MS_NS,
+        now_ns - of.age_ms * _MS_NS, of.code, 0, of.rule, bool(flags & _REFUSED), list(of.packets), list(of.octets),
+    )  # fmt: skip
+    found.told = bool(flags & _TOLD)
+    if flags & _RELATED:
+        found.related = Control(1 if flags & _CONTROL_SIDE else 0, of.control)
+    if of.protocol == _TCP:
+        tcp = found.tcp = Tcp(state, found.opener)
+        for side, half in enumerate(of.halves):
+            tcp.end[side], tcp.edge[side], tcp.window[side], tcp.acked[side] = half
+        tcp.scale = list(of.scale)
+        tcp.heard, tcp.finished = flags & 3 * _HEARD, (flags // _FINISHED) & 3
+        tcp.line = [bool(flags & _LINE << side) for side in (0, 1)]
+        tcp.challenged = bool(flags & _CHALLENGED)
+        if flags & _PENDING:
+            tcp.pending = Pending(1 if flags & _PENDING_SIDE else 0, *of.pending)
+    else:
+        found.tags = [half.end for half in of.halves]
+    return Key(port, of.protocol, of.local, of.remote, of.local_port, of.remote_port, of.asked), found

@@ -1,0 +1,246 @@
+"""Connections from the host that a port leaves to the one that it moves to, by halves of two agents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packets.guarding import FIRST, GUARDED, SECOND, WEB1_PORT, dns, opened
+from weft.agent import handover
+from weft.agent.conntrack import PROTOCOLS, Conntrack
+from weft.agent.rule_log import RuleLog
+from weft.client.client import ApiError
+from weft.contracts.connections import Carried
+from weft.kit.clock import MonotonicClock
+from weft.kit.errors import Missing, Rejected, Retry
+from weft.policy.rows import Port
+from weft.reference.plane import ReferenceDataPlane
+from weft.wire import carried
+
+NOW_NS = 10**12
+H2 = "hosts/h2"
+
+
+class Hurried:
+    """Twenty times as fast."""
+
+    def now_s(self) -> float:
+        return MonotonicClock().now_s() * 20
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 20)
+
+
+def plane(*, arriving: bool = False) -> ReferenceDataPlane:
+    made = ReferenceDataPlane("hosts/h1", reachable=lambda _: True)
+    rows = [replace(row, arriving=arriving) if row.key == ("ports", WEB1_PORT) else row for row in GUARDED.rows]  # type: ignore[call-arg]
+    assert made.update(rows) == []
+    assert made.bind(GUARDED.bindings) == []
+    return made
+
+
+def asker(of: ReferenceDataPlane) -> Callable[[Any], Any]:
+    async def ask(question: Callable[[ReferenceDataPlane], Any]) -> Any:
+        await asyncio.sleep(0)
+        return question(of)
+
+    return ask
+
+
+def talk(of: ReferenceDataPlane, *, port: int = 53) -> None:
+    for exchange in (*opened(FIRST, SECOND), dns(FIRST, SECOND, port=port)):
+        of.from_port(exchange.interface, exchange.frame, NOW_NS)
+
+
+@dataclass
+class Between:
+    """Two hosts, and what goes between them. fails: what comes of a request instead."""
+
+    here: ReferenceDataPlane
+    there: ReferenceDataPlane
+    giver: handover.Giver
+    conntrack: Conntrack
+    taker: handover.Taker
+    fails: list[Exception] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+
+    async def carried(self, host: str, port: str, after: int) -> bytes:
+        assert host == H2
+        self.asked.append(after)
+        if self.fails:
+            raise self.fails.pop(0)
+        try:
+            return await self.giver.answer(json.dumps({"port": port, "after": after}).encode())
+        except Rejected as fault:
+            raise ApiError(502, "Bad Gateway", str(fault), "") from fault
+
+    def of_port(self) -> set[tuple[int, int]]:
+        return {(of.protocol, of.remote_port) for of in self.there.connections() if of.port == WEB1_PORT}
+
+
+@asynccontextmanager
+async def between(tmp_path: Path) -> AsyncIterator[Between]:
+    clock, here, there = Hurried(), plane(), plane(arriving=True)
+    there.from_port("tapweb1", opened(FIRST, SECOND)[0].frame, NOW_NS)  # so that it is as late there
+    there.forget([of.key for of in there.connections()])
+    conntrack = Conntrack(None, asker(here), clock, RuleLog(tmp_path / "log", clock, lambda: 0, PROTOCOLS))
+    giver = handover.Giver(asker(here), conntrack, clock)
+    found = Between(here, there, giver, conntrack, None)  # type: ignore[arg-type]
+    found.taker = handover.Taker(H2, found, asker(there), clock)
+    giver.follow([leaving()])
+    yield found
+    giver.follow([])
+    await found.taker.stop()
+
+
+def leaving() -> Port:
+    return Port(WEB1_PORT, 5001, "02:00:00:00:01:04", (FIRST,), groups=(1,), leaving=True)
+
+
+def arriving(**changed: Any) -> dict[str, Port]:
+    return {WEB1_PORT: replace(leaving(), leaving=False, arriving=True, **changed)}
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 -- another task's doing
+            await asyncio.sleep(0.001)
+
+
+async def test_all_connections_come_and_the_port_waits_for_them(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        it.taker.follow(arriving(), anew=True)
+        assert "on their way" in it.taker.why_waiting(WEB1_PORT)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        assert it.of_port() == {(6, 80), (17, 53)}
+        assert it.taker.note(WEB1_PORT) == ""
+        it.taker.follow({}, anew=True)
+        assert it.taker.why_waiting(WEB1_PORT) == ""
+
+
+async def test_what_begins_meanwhile_follows(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        it.taker.follow(arriving(), anew=True)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        talk(it.here, port=54)
+        await it.conntrack.take(it.here.connection_events())
+        await until(lambda: (17, 54) in it.of_port())
+        # What no event has told of is seen in the table.
+        talk(it.here, port=55)
+        it.here.connection_events()
+        await until(lambda: (17, 55) in it.of_port())
+
+
+async def test_what_is_left_over_of_a_former_stay_goes_first_unless_it_was_the_agent_that_went(tmp_path: Path) -> None:
+    for anew, stays in ((True, set()), (False, {(17, 99)})):
+        async with between(tmp_path) as it:
+            talk(it.here)
+            left_over = dns(FIRST, SECOND, port=99)
+            it.there.from_port(left_over.interface, left_over.frame, NOW_NS)
+            it.taker.follow(arriving(), anew=anew)
+            await until(lambda it=it: not it.taker.why_waiting(WEB1_PORT))
+            assert it.of_port() == {(6, 80), (17, 53)} | stays
+
+
+async def test_a_port_does_not_wait_for_ever_and_says_that_it_has_not_waited(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        told: list[str] = []
+        it.taker.changed = lambda: told.append(it.taker.note(WEB1_PORT))
+        talk(it.here)
+        it.fails = [Retry("no controller is there")] * 10_000
+        it.taker.follow(arriving(), anew=True)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        assert it.taker.note(WEB1_PORT) == "its connections have not come: no controller is there" == told[0]
+        it.fails = []
+        await until(lambda: it.taker.note(WEB1_PORT) == "")  # they come late, and are welcome
+        assert (6, 80) in it.of_port()
+
+
+async def test_nobody_waits_for_an_agent_that_is_too_old(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        it.fails = [ApiError(502, "Bad Gateway", "hosts/h1 does not answer questions: its agent is older", "")]
+        it.taker.follow(arriving(), anew=True)
+        await until(lambda: it.asked and not it.taker.why_waiting(WEB1_PORT))
+        assert len(it.asked) <= 2
+
+
+async def test_a_port_that_nothing_is_asked_of_has_none_and_does_not_wait(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        it.taker.follow(arriving(groups=()), anew=True)
+        assert it.taker.why_waiting(WEB1_PORT) == ""
+        assert it.asked == []
+
+
+async def test_pieces_are_in_order_again_when_one_was_lost_and_anew_when_they_are_not_known(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+
+        async def ask(after: int) -> carried.Piece:
+            return carried.decode(await it.carried(H2, WEB1_PORT, after))
+
+        first = await ask(0)
+        assert (first.rank, first.more, len(first.connections)) == (1, False, 2)
+        second = await ask(1)
+        assert (second.rank, second.connections) == (2, [])
+        assert await ask(1) == second
+        for unknown in (7, 0, 5):
+            if unknown:
+                with pytest.raises(ApiError, match="begin anew"):
+                    await ask(unknown)
+            else:
+                assert len((await ask(0)).connections) == 2
+
+
+async def test_only_of_ports_that_leave_anything_is_told(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        for body in (b'{"port": "tenants/blue/ports/web-2"}', b'{"port": 5}', b"x"):
+            with pytest.raises((Missing, Rejected)):
+                await it.giver.answer(body)
+        it.giver.follow([replace(leaving(), leaving=False)])
+        with pytest.raises(Missing):
+            await it.giver.answer(json.dumps({"port": WEB1_PORT}).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"zz", carried.encode(1, [], more=False)[:-3], carried.encode(1, [], more=False) + b"x"],
+)
+def test_what_are_no_connections_is_refused(data: bytes) -> None:
+    with pytest.raises(Rejected):
+        carried.decode(data)
+
+
+def test_a_piece_is_bounded_and_small() -> None:
+    one = next(of for _, of in _talked().carried(WEB1_PORT))
+    full = [one._replace(local_port=n, packets=(n * 977, n * 1009), octets=(n**3, n**2)) for n in range(carried.MOST)]
+    data = carried.encode(1, full, more=True)
+    assert len(data) < carried.MOST_BYTES / 2
+    assert carried.decode(data).connections == full
+    bomb = carried.encode(1, [one._replace(local=bytes(3 << 20))], more=False)
+    assert len(bomb) < 20_000
+    with pytest.raises(Rejected, match="more than"):
+        carried.decode(bomb)
+    with pytest.raises(Rejected, match="of a piece"):
+        carried.decode(carried.encode(1, [*full, one], more=False))
+
+
+def _talked() -> ReferenceDataPlane:
+    made = plane()
+    talk(made)
+    return made
+
+
+def test_a_connection_comes_out_as_it_went_in() -> None:
+    found = [of for _, of in _talked().carried(WEB1_PORT)]
+    assert carried.decode(carried.encode(9, found, more=True)) == carried.Piece(9, True, found)
+    assert all(isinstance(of, Carried) for of in found)
