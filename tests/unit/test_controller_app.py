@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,9 +18,11 @@ from pathlib import Path
 import pytest
 
 from polling import eventually
+from recorded import stores as recorded
 from unit.controller_world import BASE, port
 from weft.apps import controller
 from weft.client import AsyncClient, Client
+from weft.contracts.store import SCHEMA
 from weft.kit.errors import Rejected, Retry
 from weft.store.address import etcd_address, sqlite_path
 
@@ -66,6 +69,32 @@ def test_sigterm_ends_it_with_zero_while_streams_are_open(tmp_path: Path) -> Non
     assert not (tmp_path / "s").exists()
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["started", "stopped"]
+
+
+def test_a_file_of_the_release_before_is_taken_up_at_the_start(tmp_path: Path) -> None:
+    recorded.unpack("release-0.1", tmp_path).rename(tmp_path / "weft.db")
+    with process(tmp_path):
+        started(tmp_path)
+        with Client(url(tmp_path)) as client:
+            assert client.health()["schema"] == SCHEMA
+            assert client.get("tenants/blue/ports/a").spec["security_groups"] == [
+                "tenants/blue/security-groups/default",
+                "tenants/blue/security-groups/front",
+            ]
+            assert client.ask("GET", "/v1/quotas/blue", dict)["limits"] == {"port": 100}
+    said = json.loads((tmp_path / "log").read_text().splitlines()[0])
+    assert (said["event"], said["schema_before"], said["schema"]) == ("the store has gone over", 1, SCHEMA)
+
+
+def test_a_file_of_a_newer_release_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    file = recorded.unpack("release-0.1", tmp_path).rename(tmp_path / "weft.db")
+    with contextlib.closing(sqlite3.connect(file)) as newer:
+        newer.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    before = file.read_bytes()
+    with process(tmp_path) as refused:
+        assert refused.wait(ENDS_WITHIN_S) != 0
+    assert f"weft store migrate --to {SCHEMA}" in (tmp_path / "log").read_text()
+    assert file.read_bytes() == before
 
 
 def test_an_answered_write_is_there_after_kill_9_and_its_socket_is_taken_over(tmp_path: Path) -> None:
