@@ -104,7 +104,7 @@ def _one(up: lab.Lab, client: Client, kernel: dict[str, dict[str, libbpf.Map]], 
     spec = {"virtual_subnet": "main/web", "host": port.host, "mac": port.mac, "addresses": [port.ca]}
     record, _ = layout.record(Record(VSID, port.ca, "100.64.1.2", port.mac))
     source = layout.SOURCE_KEY.pack(
-        layout.SOURCE_BITS + 128, port.ifindex, layout.mac(port.mac), layout.FAMILY4, layout.address(port.ca)
+        layout.SOURCE_BITS + 128, port.ifindex, layout.mac(port.mac), 0, layout.FAMILY4, layout.address(port.ca)
     )
     own = kernel[port.host]
     waiting: dict[str, Callable[[], bytes | None]] = {

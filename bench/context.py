@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.report import Figure
@@ -17,6 +17,10 @@ class Context:
     settings: Settings
     build: Path
     progress: Callable[[str], None]
+
+    def fewer(self, pairs: int) -> Context:
+        """At most so many pairs: for what has many contenders."""
+        return replace(self, settings=replace(self.settings, pairs=min(pairs, self.settings.pairs)))
 
 
 @dataclass(frozen=True, slots=True)

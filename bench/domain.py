@@ -26,20 +26,12 @@ DECODING = 2
 PATIENCE_S = 180.0
 RUNS = 3
 
-#: How a record, a MAC record and a subnet begin on the wire, and nothing else does.
+#: How a record, a MAC record, a subnet and a member begin on the wire, and nothing else does.
 _ROW = b'{"vsid":'
 _ACROSS = len(_ROW) - 1
 _BOOKMARK = re.compile(rb'\{"revision":(\d+),"synced":true[^}]*\}\n')
 _TAIL = 200  # a bookmark fits
 _ROOM = bytearray(1 << 20)  # every connection reads into it, since none keeps what it reads
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """rows: records, MAC records and subnets of the domain; ports: of one host."""
-
-    revision: int
-    rows: int
 
 
 class Counting(asyncio.BufferedProtocol):
@@ -202,13 +194,18 @@ def _apply(setup: Setup) -> int:
 
 def _check(decoding: list[Decoding], counting: list[Counting], port_count: int, host_count: int) -> None:
     subnets = -(-port_count // PORTS_OF_SUBNET)
-    expected = 2 * port_count + subnets
+    # Of each subnet the hosts that have ports in it, to which its broadcasts go.
+    members = sum(
+        min(host_count, PORTS_OF_SUBNET, port_count - first) for first in range(0, port_count, PORTS_OF_SUBNET)
+    )
+    expected = 2 * port_count + subnets + members
     for host in decoding:
         kinds: dict[str, int] = {}
         for row in host.rows():
             kinds[row.key[0]] = kinds.get(row.key[0], 0) + 1
         own = len(range(int(host.host.removeprefix("hosts/h")), port_count, host_count))
         wanted = {"records": port_count, "macs": port_count, "subnets": subnets, "ports": own, "hosts": 1}
+        wanted["members"] = members
         if any(kinds.get(table) != count for table, count in wanted.items()):
             raise RuntimeError(f"{host.host} holds {kinds}, and should hold {wanted}")
     for each in counting:

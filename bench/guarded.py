@@ -165,7 +165,7 @@ def _connections(context: Context, guarded: Side, plain: Side, peers: Sequence[S
 
 def _beside(context: Context, guarded: Side, peer: Side) -> list[Figure]:
     """Established traffic through another tracker: fewer pairs, since nothing is held to it."""
-    fewer = replace(context, settings=replace(context.settings, pairs=min(5, context.settings.pairs)))
+    fewer = context.fewer(5)
     pairs = _measured(fewer, f"guarded_latency_{peer.name}", _ping(fewer), guarded, peer, _round_trip_text)
     return [
         *_pps(fewer, guarded, peer, f"guarded_pps_vs_{peer.name}", ReportOnly("both guarded"), ("Weft", peer.name))[:1],

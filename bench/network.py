@@ -15,6 +15,7 @@ from bench.traffic import Packets, RoundTrip, Traffic, program
 T = TypeVar("T")
 
 FEW = 10
+MANY_CONTENDERS = 9  # pairs, where there are many contenders
 
 
 def tcp(context: Context) -> list[Figure]:
@@ -40,6 +41,7 @@ def pps(context: Context) -> list[Figure]:
 
 def rules(context: Context) -> list[Figure]:
     """Each encapsulation beside NVGRE, which tcp and pps measure."""
+    context = context.fewer(MANY_CONTENDERS)
     with topology(rules=tuple(BY_RULE)) as up:
         figures = []
         for rule in BY_RULE:
@@ -51,6 +53,7 @@ def rules(context: Context) -> list[Figure]:
 
 def openvswitch(context: Context) -> list[Figure]:
     """Each encapsulation against Open vSwitch's userspace datapath with the same."""
+    context = context.fewer(MANY_CONTENDERS)
     with topology(rules=tuple(KINDS)) as up, peers(up) as others:
         figures = []
         for rule in KINDS:
