@@ -6,6 +6,7 @@
 
 #include "drop.h"
 #include "lookup.h"
+#include "nexthop.h"
 #include "tunnel.h"
 
 #define ERSPAN_BYTES 8
@@ -80,13 +81,11 @@ static __noinline int send_mirrored(struct __sk_buff *skb)
 	__u32 ifindex = skb->ifindex, fits, room, head_bytes, length, cut = 0;
 	struct mirror *m = bpf_map_lookup_elem(&mirrors, &ifindex);
 	struct host *h = this_host();
-	struct bpf_redir_neigh next_hop = {};
-	struct bpf_fib_lookup fib = {};
+	struct next_hop *n;
 	struct mirror_head head = {};
 	__u8 inner[ETHERNET_BYTES];
 	const struct addr *source;
 	bool is4;
-	long rc;
 
 	skb->mark = 0;
 	if (!m || !h)
@@ -106,19 +105,8 @@ static __noinline int send_mirrored(struct __sk_buff *skb)
 	}
 	if (bpf_skb_load_bytes(skb, 0, inner, sizeof(inner)))
 		return TC_ACT_SHOT;
-	if (is4) {
-		fib.family = AF_INET;
-		fib.ipv4_src = source->w[3];
-		fib.ipv4_dst = m->address.w[3];
-	} else {
-		fib.family = AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, source, 16);
-		__builtin_memcpy(fib.ipv6_dst, &m->address, 16);
-	}
-	fib.l4_protocol = IPPROTO_GRE;
-	fib.ifindex = 1; /* as the host's own packets: the loopback */
-	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+	n = next_hop_to(skb, source, &m->address, IPPROTO_GRE, 0);
+	if (!n || !n->ifindex)
 		return TC_ACT_SHOT;
 	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC,
 				is4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
@@ -173,10 +161,5 @@ static __noinline int send_mirrored(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	if (bpf_skb_store_bytes(skb, length + head_bytes, inner, sizeof(inner), 0))
 		return TC_ACT_SHOT;
-	next_hop.nh_family = fib.family;
-	if (is4)
-		next_hop.ipv4_nh = fib.ipv4_dst;
-	else
-		__builtin_memcpy(next_hop.ipv6_nh, fib.ipv6_dst, 16);
-	return bpf_redirect_neigh(fib.ifindex, &next_hop, sizeof(next_hop), 0);
+	return leave(skb, n);
 }

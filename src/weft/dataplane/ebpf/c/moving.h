@@ -72,36 +72,19 @@ static __noinline int is_moving_to(const struct record *record, __u32 vsid, cons
 /* As in to_underlay(). length: of the outer packet. */
 static __noinline int find_crossing(struct __sk_buff *skb, struct crossing *x, __u32 length, __u32 protocol)
 {
-	struct bpf_fib_lookup fib = {};
-	long rc;
+	struct next_hop *n;
 
 	if (!x || addr_is_zero(&x->source))
 		return 0;
-	fib.ifindex = LOOPBACK_IFINDEX;
-	fib.l4_protocol = protocol;
-	fib.tot_len = x->probed ? 0 : length;
-	if (addr_is4(&x->destination)) {
-		fib.family = AF_INET;
-		fib.ipv4_src = x->source.w[3];
-		fib.ipv4_dst = x->destination.w[3];
-	} else {
-		fib.family = AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, &x->source, 16);
-		__builtin_memcpy(fib.ipv6_dst, &x->destination, 16);
-	}
-	rc = find_route(skb, &fib, &x->destination, length);
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		x->mtu = fib.mtu_result;
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+	n = next_hop_to(skb, &x->source, &x->destination, protocol, x->probed ? 0 : length);
+	if (!n)
 		return 0;
-	x->ifindex = fib.ifindex;
-	x->known = rc == BPF_FIB_LKUP_RET_SUCCESS;
-	__builtin_memcpy(x->to, fib.dmac, 6);
-	__builtin_memcpy(x->from, fib.smac, 6);
-	if (fib.family == AF_INET)
-		x->next = addr_of4(fib.ipv4_dst);
-	else
-		__builtin_memcpy(&x->next, fib.ipv6_dst, 16);
+	x->ifindex = n->ifindex;
+	x->mtu = n->ifindex ? 0 : n->mtu;
+	x->known = n->known;
+	__builtin_memcpy(x->to, n->to, 6);
+	__builtin_memcpy(x->from, n->from, 6);
+	x->next = n->address;
 	return 0;
 }
 
@@ -120,7 +103,7 @@ INLINE struct crossing *crossing_to(struct __sk_buff *skb, const struct packet *
 	x->probed = way && way->mtu;
 	x->ifindex = 0;
 	x->mtu = 0;
-	find_crossing(skb, x, p->l3_length + tunnel_bytes(rule, pa), is_udp_rule(rule) ? IPPROTO_UDP : rule == RULE_STT ? IPPROTO_TCP : IPPROTO_GRE);
+	find_crossing(skb, x, p->l3_length + tunnel_bytes(rule, pa), protocol_of_rule(rule));
 	return x;
 }
 

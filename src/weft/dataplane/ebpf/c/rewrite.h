@@ -109,9 +109,8 @@ INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 	struct packet p = {};
 	struct record to = {};
 	struct target t = { .record = &to };
-	struct bpf_fib_lookup *fib;
 	const struct addr *source, *destination;
-	long rc;
+	struct next_hop *n;
 
 	/* All of it was asked before: it can only have changed since. */
 	if (!s || !own || parse(skb, &p, 0, skb->len))
@@ -128,30 +127,16 @@ INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 	destination = pa_of(t.vsid, &p.destination);
 	if (!source || !destination)
 		return drop(skb, c, DROP_NO_UNDERLAY);
-	fib = &s->fib;
-	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->l4_protocol = p.protocol;
-	fib->tot_len = p.l3_length;
-	fib->ifindex = LOOPBACK_IFINDEX;
-	if (p.type == ETHERTYPE_IPV4) {
-		fib->family = AF_INET;
-		fib->ipv4_src = source->w[3];
-		fib->ipv4_dst = destination->w[3];
-	} else {
-		fib->family = AF_INET6;
-		__builtin_memcpy(fib->ipv6_src, source, 16);
-		__builtin_memcpy(fib->ipv6_dst, destination, 16);
-	}
-	rc = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return icmp_error(skb, &p, own, ICMP_TOO_BIG(fib->mtu_result), c);
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+	n = next_hop_to(skb, source, destination, p.protocol, p.l3_length);
+	if (!n || (!n->ifindex && !n->mtu))
 		return drop(skb, c, DROP_NO_UNDERLAY);
+	if (!n->ifindex)
+		return icmp_error(skb, &p, own, ICMP_TOO_BIG(n->mtu), c);
 	if (!rewrite(skb, &p, &t))
 		return drop(skb, c, DROP_TRUNCATED);
 	if (put_addresses(skb, &p, source, destination))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	skb->cb[0] = VERDICT_TO_UNDERLAY;
-	skb->cb[1] = fib->ifindex;
-	return leave_counted(skb, fib, packets_in(skb));
+	skb->cb[1] = n->ifindex;
+	return leave_counted(skb, n, packets_in(skb));
 }

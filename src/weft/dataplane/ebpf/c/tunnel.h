@@ -45,6 +45,11 @@ INLINE bool is_udp_rule(__u16 rule)
 	return rule == RULE_VXLAN || rule == RULE_GENEVE;
 }
 
+INLINE __u8 protocol_of_rule(__u16 rule)
+{
+	return is_udp_rule(rule) ? IPPROTO_UDP : rule == RULE_STT ? IPPROTO_TCP : IPPROTO_GRE;
+}
+
 INLINE bool is_known_rule(__u16 rule)
 {
 	return rule >= RULE_NVGRE && rule <= RULE_STT;
