@@ -104,9 +104,9 @@ def emptied(pins: Path, source: Path, attacher: attach.Attacher | None = None) -
         for name in layout.LAYOUTS:
             one = of._loaded.maps[name]
             for key, value in list(one.items()):
-                if name in ("counters", "connections", "quotas", "hits"):
+                if name in ("connections", "quotas", "hits"):
                     one.delete(key)
-                elif name in ("tracking", "tracked"):
+                elif name in ("counters", "tracking", "tracked"):
                     one.update(key, bytes(len(value)))
                 else:
                     assert name in ("host", "samples_lost"), f"{name} has {key.hex()}"

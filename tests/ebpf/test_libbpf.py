@@ -80,7 +80,7 @@ def test_a_batch_of_deletes_stops_at_the_first_that_is_absent(records: libbpf.Ma
 
 
 @pytest.mark.parametrize("count", [1, 7, 1000])
-@pytest.mark.parametrize("name", ["records", "routes", "counters"])
+@pytest.mark.parametrize("name", ["records", "routes", "counter_slots"])
 def test_a_dump_in_chunks_is_the_dump_one_by_one(loaded: maps.Loaded, name: str, count: int) -> None:
     of = loaded.maps[name]
     for number in range(1, 61):

@@ -16,6 +16,7 @@ from ebpf.harness import SMALL, Netns, eventually, netns, pin_directory, send
 from ebpf.rows import ARP_A, KEYS, MAC_A, POLICY, PORT_A, RDID, A, B
 from weft.contracts.dataplane import Feature
 from weft.dataplane.ebpf import attach, bpffs, layout, libbpf, maps
+from weft.dataplane.ebpf.counters import Counters
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
 from weft.policy.rows import MacRecord, Pair, Record, Route, Subnet
@@ -324,12 +325,15 @@ def test_other_sizes_make_a_new_generation_that_takes_over_when_it_is_whole(site
         # Half full: the former generation still answers.
         assert site.links() == links
         former = next(g for g in maps.generations(site.pins) if g != plane._loaded.generation)
-        counters = maps.former(former / "counters", plane._counters)
-        assert counters is not None
+        slots, values = (maps.former(former / of, plane._loaded.maps[of]) for of in ("counter_slots", "counters"))
+        assert slots is not None
+        assert values is not None
+        counters = Counters(slots, values)
         send("peer0", ARP_A, 3)
-        key = layout.Seat(site.netns.ifindex("port0")).key
-        eventually(lambda: layout.traffic(counters.lookup(key) or b"").sent_packets == 8, "three more answers")
-        counters.close()
+        port0 = layout.Seat(site.netns.ifindex("port0"))
+        eventually(lambda: layout.traffic(dict(counters.items())[port0]).sent_packets == 8, "three more answers")
+        slots.close()
+        values.close()
         assert plane.update(POLICY[3:]) == []
         assert plane.prune(KEYS) == []
         after = site.links()

@@ -84,7 +84,7 @@ MAC_KEY = struct.Struct("=I6sH")
 ROUTE_KEY = struct.Struct("=I16sI16s")
 ROUTE = struct.Struct("=II16s")
 PORT = struct.Struct("=I6sH16s16sII")
-LOCAL = struct.Struct("=IHH")
+LOCAL = struct.Struct("=IHHI")
 SOURCE_KEY = struct.Struct("=II6sHI16s")
 COUNTERS = struct.Struct("=4Q64Q")
 PLACE = struct.Struct("=II")  # VSID, number
@@ -145,7 +145,8 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "mirrors": (NUMBER, MIRROR),
     "sampling": (NUMBER, SAMPLING),
     "samples_lost": (NUMBER, COUNT),
-    "counters": (SEAT, COUNTERS),
+    "counters": (NUMBER, COUNTERS),
+    "counter_slots": (SEAT, NUMBER),
     "members": (PLACE, MEMBER),
     "receivers": (PLACE, RECEIVER),
     "listeners": (LISTENER_KEY, NUMBER),
@@ -173,7 +174,6 @@ CONNECTION_EVENTS = "connection_events"
 PROGRAMS = "programs"
 
 THE_HOST = NUMBER.pack(0)  # key of the one entry of host
-NOBODY = SEAT.pack(0)  # key of the counters of interfaces that have none
 ALLOWED = NUMBER.pack(1)  # value of sources
 NONE = bytes(16)
 MAPPED = bytes(10) + b"\xff\xff"
@@ -421,7 +421,7 @@ class Seat:
 
 
 def seat_of_key(key: bytes) -> Seat:
-    """Of a key of ports, qos or counters."""
+    """Of a key of ports, qos or counter_slots."""
     (number,) = SEAT.unpack(key)
     return Seat(number & 0xFFFFFFFF, number >> 32)
 
@@ -433,7 +433,7 @@ def seat_of_source(key: bytes) -> Seat:
 
 def seat_in_local(value: bytes) -> Seat:
     """Also of a receiver's value."""
-    ifindex, vlan, _ = LOCAL.unpack(value)
+    ifindex, vlan, _ = RECEIVER.unpack_from(value)
     return Seat(ifindex, vlan)
 
 
@@ -454,8 +454,10 @@ class PortEntries:
     receivers: Mapping[tuple[int, bytes], bytes]  # by place
 
 
-def port(row: Port, ifindex: int, *, peer: bool, sampled: Sampling | None = None) -> PortEntries:
-    """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end; sampled: as its host is."""
+def port(row: Port, ifindex: int, *, peer: bool, slot: int = 0, sampled: Sampling | None = None) -> PortEntries:
+    """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end; slot: of its counters, 0:
+    nobody's; sampled: as its host is.
+    """
     samples = sampling(sampled, row.sampling_rate)
     own = mac(row.mac)
     if not (1 <= row.vlan <= 4094 if row.parent is not None else row.vlan == 0):
@@ -477,9 +479,10 @@ def port(row: Port, ifindex: int, *, peer: bool, sampled: Sampling | None = None
         sources.append(SOURCE_KEY.pack(SOURCE_BITS + length, ifindex, mac(pair.mac), row.vlan, family, packed))
     return PortEntries(
         dict.fromkeys(sources, ALLOWED),
-        {seat: PORT.pack(_number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), 0)},
+        {seat: PORT.pack(_number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), slot)},
         dict.fromkeys(
-            (_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))), LOCAL.pack(ifindex, row.vlan, flags)
+            (_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))),
+            LOCAL.pack(ifindex, row.vlan, flags, slot),
         ),
         {} if row.qos is None else {seat: qos(row.qos)},
         {} if samples is None or row.vlan else {NUMBER.pack(ifindex): samples},

@@ -87,7 +87,8 @@ class Sizes:
             "quotas": 4 * self.ports,  # of ports that are gone, too, while their connections are there
             "expecting": 4 * self.ports,
             "mirrors": self.ports,
-            "counters": self.ports + 16,  # uplinks, and the entry of those that have none
+            "counters": self.ports + 16,  # uplinks, and the slot of those that have none
+            "counter_slots": self.ports + 16,
         }
 
 

@@ -6,7 +6,6 @@ where it is pinned: docs/design/ebpf.md.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import socket
@@ -38,6 +37,7 @@ from weft.contracts.dataplane import (
 )
 from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps, security
 from weft.dataplane.ebpf.bridges import Bridges, quieten
+from weft.dataplane.ebpf.counters import Counters
 from weft.dataplane.ebpf.groups import Groups
 from weft.dataplane.ebpf.guards import Guards, is_guarded
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
@@ -181,7 +181,8 @@ class EbpfDataPlane:
         self._bridges = Bridges(of, pins, times.learned_ns)
         self._groups = Groups(Table(of["provider_groups"]), Table(of["groups"]), Table(of["group_uplinks"]), pins)
         self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
-        self._host, self._counters, self._buckets = of["host"], of["counters"], of["buckets"]
+        self._host, self._buckets = of["host"], of["buckets"]
+        self._counters = Counters(of["counter_slots"], of["counters"])
         self._listeners = Table(of["listeners"])
         self._wanted = Table(of["wanted"])
         self._heard: dict[tuple[int, str], frozenset[bytes]] | None = None  # None: whatever a former process has told
@@ -204,7 +205,6 @@ class EbpfDataPlane:
         self._seated: dict[layout.Seat, str] = {}  # sub-ports
         self._uplinks: dict[str, Interface] = {}
         self._closed = False
-        self._make_counters(layout.Seat(0))
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -514,9 +514,9 @@ class EbpfDataPlane:
         self._known.all_ports = True
         in_use = {bound.seat for bound in self._bound.values()} | {layout.Seat(0)}
         in_use |= {layout.Seat(attachment.ifindex) for attachment in self._attachments()}
-        for key, _ in list(self._counters.items()):
-            if layout.seat_of_key(key) not in in_use:
-                self._counters.delete(key)
+        for seat in self._counters.seats():
+            if seat not in in_use:
+                self._counters.delete(seat)
         for key, _ in list(self._buckets.items()):
             if layout.seat_of_key(key[:8]) not in in_use:
                 self._buckets.delete(key)
@@ -582,7 +582,7 @@ class EbpfDataPlane:
 
     def _bind(self, port: str, interface: Interface) -> int:
         """Counters, then programs: the interface is closed from here on. How many attachments were amiss."""
-        self._make_counters(layout.Seat(interface.ifindex))
+        self._counters.make(layout.Seat(interface.ifindex))
         attachment = Attachment.of_port(interface.ifindex, port)
         inherited = self._at(attachment).exists()
         mended = self._attach(attachment)
@@ -610,7 +610,7 @@ class EbpfDataPlane:
         if bound is None:
             if (former := self._seated.get(seat)) is not None:
                 self._leave_seat(former)  # its row goes, or says another place, next
-            self._make_counters(seat)
+            self._counters.make(seat)
             self._seated[seat] = port
             self._bound[port] = Bound(parent.interface, parent.inherited, parent.holder, seat.vlan)
         elif bound.holder != port:
@@ -622,7 +622,7 @@ class EbpfDataPlane:
         del self._bound[port]
         del self._seated[seat]
         self._forget_listeners(lambda other: other == seat)
-        self._counters.delete(seat.key)
+        self._counters.delete(seat)
         self._forget_buckets(seat)
 
     def _forget_row(self, port: str) -> None:
@@ -657,7 +657,7 @@ class EbpfDataPlane:
                 self._at(attachment).rename(self._at(successor))
                 # The interface's counters are another port's from here on.
                 seat = layout.Seat(attachment.ifindex)
-                self._counters.update(seat.key, bytes(self._counters.value_bytes))
+                self._counters.reset(seat)
                 self._forget_buckets(seat)
                 with suppress(Retry):  # the binding that follows tries again, and says so
                     self._attach(successor, swap=True)
@@ -722,7 +722,9 @@ class EbpfDataPlane:
     def _entries(self, row: Port, interface: Interface) -> layout.PortEntries:
         host = self._known.host
         sampled = None if host is None else host.sampling
-        return layout.port(row, interface.ifindex, peer=interface.takes_peer_redirect, sampled=sampled)
+        slot = self._counters.slot(layout.Seat(interface.ifindex, row.vlan))
+        peer = interface.takes_peer_redirect
+        return layout.port(row, interface.ifindex, peer=peer, slot=slot, sampled=sampled)
 
     def _close(self, port: str) -> None:
         """Its entries go; its programs stay and drop everything."""
@@ -876,7 +878,7 @@ class EbpfDataPlane:
                 failures.append(Failure(row.key, f"uplink {uplink.interface} does not exist"))
                 continue
             try:
-                self._make_counters(layout.Seat(interface.ifindex))
+                self._counters.make(layout.Seat(interface.ifindex))
                 if uplink.vlan:
                     self._vlans.put({layout.NUMBER.pack(interface.ifindex): layout.NUMBER.pack(uplink.vlan)})
                     self._attach(Attachment.of_vlan(interface.ifindex))
@@ -942,7 +944,7 @@ class EbpfDataPlane:
         bpffs.remove(at)
         seat = layout.Seat(attachment.ifindex)
         if attachment.who != _VLAN:  # the uplink's, whose counters go on
-            self._counters.delete(seat.key)
+            self._counters.delete(seat)
         self._forget_buckets(seat)
 
     def _settle(self) -> list[Failure]:
@@ -974,17 +976,6 @@ class EbpfDataPlane:
     def _host_name(self) -> str:
         return self._known.host.host if self._known.host else f"hosts/{self._pins.name}"
 
-    def _make_counters(self, seat: layout.Seat) -> None:
-        try:
-            self._counters.update(seat.key, bytes(self._counters.value_bytes), NOEXIST)
-        except FileExistsError:
-            return
-        except OSError as error:
-            if error.errno != errno.E2BIG:
-                raise
-            full = f"counters: full at {self._counters.max_entries} entries: raise the data plane's size of ports"
-            raise Retry(full) from error
-
     def _make_buckets(self, seat: layout.Seat) -> None:
         """Full ones, where there are none; those that are there go on as they are."""
         for key in layout.bucket_keys(seat):
@@ -1010,18 +1001,19 @@ class EbpfDataPlane:
 
     def _take_counters_over(self) -> None:
         """Numbers go on from where they were; what is counted between this and the switch is missing from them."""
+        of = self._loaded.maps
         for generation in maps.generations(self._pins):
-            if generation != self._loaded.generation:
-                former = maps.former(generation / "counters", self._counters)
-                if former is None:
-                    continue
-                mine = {key for key, _ in self._counters.items()}
-                for key, value in former.items():
-                    if key in mine:
-                        self._counters.update(key, value)
-                former.close()
-                self._take_listeners_over(generation)
-                self._take_connections_over(generation)
+            if generation == self._loaded.generation:
+                continue
+            slots = maps.former(generation / "counter_slots", of["counter_slots"])
+            values = maps.former(generation / "counters", of["counters"])
+            if slots is not None and values is not None:
+                self._counters.take_over(Counters(slots, values))
+            for former in (slots, values):
+                if former is not None:
+                    former.close()
+            self._take_listeners_over(generation)
+            self._take_connections_over(generation)
 
     def _take_connections_over(self, generation: Path) -> None:
         """Of the same layout; what changes between this and the switch is as it was before."""
@@ -1174,8 +1166,8 @@ class EbpfDataPlane:
         names |= {layout.Seat(interface.ifindex): f"uplink:{name}" for name, interface in self._uplinks.items()}
         names[layout.Seat(0)] = "unbound"
         found: dict[str, Traffic] = {}
-        for key, value in self._counters.items():
-            name = names.get(layout.seat_of_key(key))
+        for seat, value in self._counters.items():
+            name = names.get(seat)
             if name is not None:
                 found[name] = layout.traffic(value)
         return found

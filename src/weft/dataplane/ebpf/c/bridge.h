@@ -72,12 +72,12 @@ static __noinline int to_port_and_wire(struct __sk_buff *skb, const struct packe
 		return to_wire(skb, t->vsid, c);
 	if (!segment_of(t->vsid)) {
 		if (!(to->flags & PORT_GUARDED))
-			count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
+			count_sent(skb, counters_at(to->slot));
 		return to_local_port(skb, *to, true);
 	}
 	if (copy_into_guest(skb, to->ifindex, to->vlan, to->flags))
 		return to_wire(skb, t->vsid, c);
-	count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
+	count_sent(skb, counters_at(to->slot));
 	skb->cb[1] = 1 + copy_to_wire(skb, t->vsid);
 	skb->cb[0] = VERDICT_COPIES;
 	return TC_ACT_SHOT;
@@ -204,7 +204,7 @@ INLINE int bridge_in(struct __sk_buff *skb)
 	struct host *me = this_host();
 	__u32 zero = 0, packets_, vsid, *found = segment_at(skb);
 	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
-	struct counters *c = counters_of(skb->ifindex), *to_counters;
+	struct counters *c = counters_of_uplink(skb->ifindex), *to_counters;
 	struct subnet *subnet;
 	struct record *record;
 	struct local_port *to;
@@ -277,7 +277,7 @@ INLINE int bridge_in(struct __sk_buff *skb)
 	if ((to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
 	    !within_limit(skb, p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
 		return drop(skb, c, DROP_RATE_LIMIT);
-	to_counters = counters_of(seat_of(to->ifindex, to->vlan));
+	to_counters = counters_at(to->slot);
 	if (to_counters && !(to->flags & PORT_GUARDED)) {
 		to_counters->sent_packets += packets_;
 		to_counters->sent_bytes += skb->len;

@@ -75,7 +75,7 @@ INLINE int into_port(struct __sk_buff *skb, const struct packet *p, const struct
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
 	if (!(to->flags & PORT_GUARDED))
-		count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
+		count_sent(skb, counters_at(to->slot));
 	return to_local_port(skb, *to, true);
 }
 

@@ -82,18 +82,55 @@ static __noinline __u32 packets_in(struct __sk_buff *skb)
 	return skb->gso_size ? segments_in(skb) : 1;
 }
 
-static __noinline struct counters *counters_of_nobody(void)
+INLINE struct counters *counters_at(__u32 slot)
 {
-	seat nobody = 0;
-
-	return bpf_map_lookup_elem(&counters, &nobody);
+	return bpf_map_lookup_elem(&counters, &slot);
 }
 
+/* 0: nobody's. */
+static __noinline __u32 slot_of(seat at)
+{
+	__u32 *slot = bpf_map_lookup_elem(&counter_slots, &at);
+
+	return slot ? *slot : 0;
+}
+
+/* Of a port whose entries are not at hand. */
 INLINE struct counters *counters_of(seat at)
 {
-	struct counters *c = bpf_map_lookup_elem(&counters, &at);
+	return counters_at(slot_of(at));
+}
 
-	return c ? c : counters_of_nobody();
+/* uplink_slots: the programs' own, by the ifindex's last bits: where the counters of an uplink are, for some milliseconds. */
+#define UPLINK_SLOTS 16
+#define UPLINK_SLOT_NS (5 * 1000 * 1000ULL)
+struct uplink_slot {
+	__u64 until_ns;
+	__u32 ifindex;
+	__u32 slot;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, UPLINK_SLOTS);
+	__type(key, __u32);
+	__type(value, struct uplink_slot);
+} uplink_slots SEC(".maps");
+
+INLINE struct counters *counters_of_uplink(__u32 ifindex)
+{
+	__u32 place = ifindex & (UPLINK_SLOTS - 1);
+	struct uplink_slot *u = bpf_map_lookup_elem(&uplink_slots, &place);
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (!u)
+		return counters_at(0);
+	if (u->ifindex != ifindex || u->until_ns <= now) {
+		u->ifindex = ifindex;
+		u->slot = slot_of(ifindex);
+		u->until_ns = now + UPLINK_SLOT_NS;
+	}
+	return counters_at(u->slot);
 }
 
 /* Returns how many packets it is: whoever counts it again need not look again. */

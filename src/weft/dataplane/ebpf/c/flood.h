@@ -331,7 +331,7 @@ static __noinline int send_to_group(struct __sk_buff *skb, const struct packet *
 		return TC_ACT_SHOT;
 	/* bpf_redirect_neigh drops what is still to a group's MAC; the kernel knows that of a group of its own. */
 	__builtin_memset(eth->destination, 0, 6);
-	up = counters_of(*uplink);
+	up = counters_of_uplink(*uplink);
 	if (up) {
 		up->sent_packets += f->packets;
 		up->sent_bytes += skb->len;

@@ -325,7 +325,7 @@ struct port {
 	struct addr ca4; /* first IPv4 CA, mapped, and first IPv6 CA: the fast way through anti-spoofing; zero: none */
 	struct addr ca6;
 	__u32 flood_pps; /* broadcast and multicast that the guest may send, packets/s; 0: no limit */
-	__u32 pad;
+	__u32 slot; /* of its counters */
 };
 
 struct {
@@ -341,6 +341,7 @@ struct local_port {
 	__u32 ifindex;
 	__u16 vlan; /* as in a seat */
 	__u16 flags; /* as in struct port */
+	__u32 slot; /* as there */
 };
 
 struct {
@@ -487,8 +488,8 @@ struct {
 	__type(value, __u32);
 } mirror_sequences SEC(".maps");
 
-/* counters: entries made by the agent for every bound port and uplink before its program is attached, counted by the
- * programs. A value per CPU. The entry of seat 0 counts what comes in by an interface that has none.
+/* counters: counted by the programs, a value per CPU, found by a number: that of a port stands in its entries, so that
+ * nothing is looked up for it. Slot 0 counts what comes in by an interface that has none.
  */
 struct counters {
 	__u64 received_packets;
@@ -499,12 +500,21 @@ struct counters {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 4112);
-	__type(key, seat); /* of an uplink: the ifindex */
+	__type(key, __u32);
 	__type(value, struct counters);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } counters SEC(".maps");
+
+/* counter_slots: written by the agent for every bound port and uplink, before its program is attached. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4112);
+	__type(key, seat); /* of an uplink: the ifindex */
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} counter_slots SEC(".maps");
 
 /* upcalls: written by the programs, read by the agent: what a guest has announced or asked that policy alone cannot
  * answer. When it is full the packet is dropped, and counted.

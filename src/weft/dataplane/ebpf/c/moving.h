@@ -136,21 +136,24 @@ static __noinline int address_for(struct __sk_buff *skb, const struct crossing *
 	return readdress(skb, &x->source, &x->destination);
 }
 
-INLINE void count_crossing(struct __sk_buff *skb, const struct crossing *x, __u32 packets)
+static __noinline int count_crossing(struct __sk_buff *skb, const struct crossing *x, __u32 packets)
 {
-	struct counters *up = counters_of(x->ifindex);
+	struct counters *up = x ? counters_of_uplink(x->ifindex) : NULL;
 
 	if (up) {
 		up->sent_packets += packets;
 		up->sent_bytes += skb->len;
 	}
+	return 0;
 }
 
 /* By the kernel's own neighbour states. */
-INLINE int leave_by(const struct crossing *x)
+static __noinline int leave_by(const struct crossing *x)
 {
 	struct bpf_redir_neigh next_hop = {};
 
+	if (!x)
+		return TC_ACT_SHOT;
 	if (addr_is4(&x->next)) {
 		next_hop.nh_family = AF_INET;
 		next_hop.ipv4_nh = x->next.w[3];
@@ -172,7 +175,7 @@ INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct tar
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
 	if (to && !copy_into_guest(skb, to->ifindex, to->vlan, to->flags)) {
-		count_sent(skb, counters_of(seat_of(to->ifindex, to->vlan)));
+		count_sent(skb, counters_at(to->slot));
 		copies = 1;
 	}
 	if (push_for(skb, p, t, last) ||

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "drop.h"
 #include "lookup.h"
 #include "scratch.h"
 
@@ -19,12 +20,13 @@ struct next_hop {
 	__u64 until_ns;
 	__u32 ifindex; /* 0: there is no way; or the packet is larger than mtu */
 	__u32 mtu; /* a packet so long has a way */
+	__u32 slot; /* of the uplink's counters */
 	__u8 to[6]; /* MACs, where the next hop's is known */
 	__u8 from[6];
 	__u8 protocol; /* as asked */
 	__u8 known;
 	__u8 fresh; /* asked for this packet */
-	__u8 pad;
+	__u8 pad[5];
 };
 
 /* next_hops: the programs' own, by a hash of the destination. */
@@ -85,6 +87,7 @@ static __noinline int ask_next_hop(struct __sk_buff *skb, struct next_hop *n, __
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
 	n->ifindex = fib->ifindex;
+	n->slot = slot_of(fib->ifindex);
 	n->mtu = fib->mtu_result; /* which is what was asked with, where the kernel does not say */
 	if (fib->family == AF_INET)
 		n->address = addr_of4(fib->ipv4_dst);

@@ -102,9 +102,9 @@ INLINE int leave_to_rewrite(const struct target *t)
 INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 {
 	seat at = sender_seat(skb);
-	struct counters *c = counters_of(at);
 	struct scratch *s = scratch_of_this_cpu();
 	struct port *port = bpf_map_lookup_elem(&ports, &at);
+	struct counters *c = port ? counters_at(port->slot) : counters_of(at);
 	struct subnet *own = port ? subnet_of(port->vsid) : NULL;
 	struct packet p = {};
 	struct record to = {};

@@ -206,7 +206,7 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 	here = bpf_map_lookup_elem(&records, place);
 	if (!here || !may_be_here(me, here, place->vsid))
 		return to_stack(skb);
-	c = counters_of(skb->ifindex);
+	c = counters_of_uplink(skb->ifindex);
 	packets = count_received(skb, c);
 	why = parse(skb, &p, 0, skb->len);
 	if (why)
@@ -236,7 +236,7 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 		return drop(skb, c, DROP_TRUNCATED);
 	__builtin_memcpy(eth->destination, here->mac, 6);
 	__builtin_memcpy(eth->source, from && theirs && from->vsid == place->vsid ? theirs->mac : subnet->router_mac, 6);
-	to_counters = counters_of(seat_of(to->ifindex, to->vlan));
+	to_counters = counters_at(to->slot);
 	if (to_counters && !(to->flags & PORT_GUARDED)) {
 		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += skb->len;

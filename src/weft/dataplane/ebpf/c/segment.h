@@ -84,7 +84,7 @@ static __noinline int learn(__u32 ifindex, __u32 vsid, const __u8 *mac)
 
 INLINE void count_out(struct __sk_buff *skb, const struct segment *s, __u32 packets)
 {
-	struct counters *up = counters_of(s->ifindex);
+	struct counters *up = counters_of_uplink(s->ifindex);
 
 	if (up) {
 		up->sent_packets += packets;

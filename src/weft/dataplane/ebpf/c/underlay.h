@@ -69,7 +69,7 @@ INLINE bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct 
 /* Counted at the uplink, and on to the next hop. */
 INLINE int leave_counted(struct __sk_buff *skb, const struct next_hop *n, __u32 packets)
 {
-	struct counters *up = counters_of(n->ifindex);
+	struct counters *up = counters_at(n->slot);
 
 	if (up) {
 		up->sent_packets += packets;

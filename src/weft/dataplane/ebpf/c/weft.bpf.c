@@ -130,8 +130,8 @@ SEC("tc")
 int weft_flood(struct __sk_buff *skb)
 {
 	seat at = sender_seat(skb);
-	struct counters *c = counters_of(at);
 	struct port *port = bpf_map_lookup_elem(&ports, &at);
+	struct counters *c = port ? counters_at(port->slot) : counters_of(at);
 	struct subnet *subnet = port ? subnet_of(port->vsid) : NULL;
 	__u32 zero = 0;
 	struct packet *p = bpf_map_lookup_elem(&packets, &zero); /* as weft_from_port has left it */
@@ -159,7 +159,7 @@ int weft_ingress(struct __sk_buff *skb)
 	why = arrives(skb, p, seat_of(to.ifindex, to.vlan), to.flags);
 	if (why)
 		return drop(skb, counters_of(sender_seat(skb)), why);
-	count_sent(skb, counters_of(seat_of(to.ifindex, to.vlan)));
+	count_sent(skb, counters_at(to.slot));
 	return into_guest(skb, to, s->arrival.peer_works);
 }
 
@@ -241,7 +241,7 @@ int weft_rewritten(struct __sk_buff *skb)
 {
 	int verdict = take_rewritten(skb);
 
-	return verdict == TO_INGRESS ? to_ingress(skb, counters_of(skb->ifindex)) : verdict;
+	return verdict == TO_INGRESS ? to_ingress(skb, counters_of_uplink(skb->ifindex)) : verdict;
 }
 
 SEC("tc")
@@ -257,7 +257,7 @@ int weft_from_wire(struct __sk_buff *skb)
 {
 	int verdict = bridge_in(skb);
 
-	return verdict == TO_INGRESS ? to_ingress(skb, counters_of(skb->ifindex)) : verdict;
+	return verdict == TO_INGRESS ? to_ingress(skb, counters_of_uplink(skb->ifindex)) : verdict;
 }
 
 /* Steps 7 to 10: where a guest's packet goes, once it may be sent. */
@@ -308,9 +308,9 @@ int weft_from_port(struct __sk_buff *skb)
 		take_tag(skb);
 		at = sender_seat(skb);
 	}
-	c = counters_of(at);
-	count_received(skb, c);
 	port = bpf_map_lookup_elem(&ports, &at);
+	c = port ? counters_at(port->slot) : counters_of(at);
+	count_received(skb, c);
 	if (!port)
 		return drop(skb, c, DROP_PORT_UNBOUND);
 	if (port->flags & PORT_SAMPLED)
@@ -451,7 +451,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	}
 	pull_outer(skb, o.rule);
 
-	c = counters_of(skb->ifindex);
+	c = counters_of_uplink(skb->ifindex);
 	packets = count_received(skb, c);
 	if (me->flags & HOST_SAMPLED)
 		sample(skb, skb->ifindex);
@@ -499,7 +499,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (o.rule == RULE_STT)
 		packets = packets_in(skb); /* the frame's, whose segments are other ones */
-	to_counters = many || port.flags & PORT_GUARDED ? NULL : counters_of(seat_of(port.ifindex, port.vlan));
+	to_counters = many || port.flags & PORT_GUARDED ? NULL : counters_at(port.slot);
 	if (to_counters) {
 		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += o.length;
