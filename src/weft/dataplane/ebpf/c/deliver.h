@@ -20,7 +20,17 @@ static __noinline int leave_to_ingress(const struct local_port *to, __u32 peer_w
 		return TC_ACT_SHOT;
 	s->arrival.to = *to;
 	s->arrival.peer_works = peer_works;
+	s->arrival.is_read = 0;
 	return TO_INGRESS;
+}
+
+/* weft_ingress need not read the packet again. */
+INLINE void leave_read(void)
+{
+	struct scratch *s = scratch_of_this_cpu();
+
+	if (s)
+		s->arrival.is_read = 1;
 }
 
 /* To a port that is not guarded, or whose guard has let it pass. */

@@ -12,10 +12,23 @@ INLINE const struct addr *pa_of(__u32 vsid, const struct addr *ca)
 	return bpf_map_lookup_elem(&pas, &key);
 }
 
-/* Whether a packet can travel so: from one CA to another that have PAs. */
+/* Whether a packet can travel so: from one CA to another that have PAs; they are noted for weft_rewrite. */
 static __noinline int have_pas(const struct packet *p, const struct target *t)
 {
-	return p && t && pa_of(t->source_vsid, &p->source) && pa_of(t->vsid, &p->destination);
+	struct scratch *s = scratch_of_this_cpu();
+	const struct addr *source, *destination;
+
+	if (!s || !p || !t)
+		return 0;
+	source = pa_of(t->source_vsid, &p->source);
+	if (!source)
+		return 0;
+	s->rewrite.source = *source;
+	destination = pa_of(t->vsid, &p->destination);
+	if (!destination)
+		return 0;
+	s->rewrite.destination = *destination;
+	return 1;
 }
 
 /* Where the transport's checksum is, when it covers the addresses; 0: it does not. */
@@ -91,51 +104,40 @@ INLINE int leave_to_rewrite(const struct target *t)
 	if (!s)
 		return TC_ACT_SHOT;
 	s->rewrite.source_vsid = t->source_vsid;
-	s->rewrite.vsid = t->vsid;
 	s->rewrite.routed = t->routed;
 	__builtin_memcpy(s->rewrite.to, t->record->mac, 6);
 	__builtin_memcpy(s->rewrite.from, t->from, 6);
 	return TO_REWRITE;
 }
 
-/* Out to the physical network, from PA to PA. */
+/* Out to the physical network, from PA to PA; the packet is as weft_from_port has read it. */
 INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 {
-	seat at = sender_seat(skb);
 	struct scratch *s = scratch_of_this_cpu();
-	struct port *port = bpf_map_lookup_elem(&ports, &at);
-	struct counters *c = port ? counters_at(port->slot) : counters_of(at);
-	struct subnet *own = port ? subnet_of(port->vsid) : NULL;
-	struct packet p = {};
 	struct record to = {};
 	struct target t = { .record = &to };
-	const struct addr *source, *destination;
 	struct next_hop *n;
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
 
-	/* All of it was asked before: it can only have changed since. */
-	if (!s || !own || parse(skb, &p, 0, skb->len))
-		return drop(skb, c, DROP_NO_UNDERLAY);
-	parse_transport(skb, &p, ETHERNET_BYTES);
-	if (port->flags & PORT_QOS)
-		choose_marks(&p, sender_seat(skb));
-	t.source_vsid = s->rewrite.source_vsid;
-	t.vsid = s->rewrite.vsid;
+	if (!s || !p)
+		return drop(skb, counters_of(sender_seat(skb)), DROP_NO_UNDERLAY);
 	t.routed = s->rewrite.routed;
 	__builtin_memcpy(to.mac, s->rewrite.to, 6);
 	__builtin_memcpy(t.from, s->rewrite.from, 6);
-	source = pa_of(t.source_vsid, &p.source);
-	destination = pa_of(t.vsid, &p.destination);
-	if (!source || !destination)
-		return drop(skb, c, DROP_NO_UNDERLAY);
-	n = next_hop_to(skb, source, destination, p.protocol, p.l3_length);
+	n = next_hop_to(skb, &s->rewrite.source, &s->rewrite.destination, p->protocol, p->l3_length);
 	if (!n || (!n->ifindex && !n->mtu))
-		return drop(skb, c, DROP_NO_UNDERLAY);
-	if (!n->ifindex)
-		return icmp_error(skb, &p, own, ICMP_TOO_BIG(n->mtu), c);
-	if (!rewrite(skb, &p, &t))
-		return drop(skb, c, DROP_TRUNCATED);
-	if (put_addresses(skb, &p, source, destination))
-		return drop(skb, c, DROP_ENCAP_FAILED);
+		return drop(skb, counters_of(sender_seat(skb)), DROP_NO_UNDERLAY);
+	if (!n->ifindex) {
+		struct subnet *own = subnet_of(s->rewrite.source_vsid);
+		struct counters *c = counters_of(sender_seat(skb));
+
+		return own ? icmp_error(skb, p, own, ICMP_TOO_BIG(n->mtu), c) : drop(skb, c, DROP_UNKNOWN_VSID);
+	}
+	if (!rewrite(skb, p, &t))
+		return drop(skb, counters_of(sender_seat(skb)), DROP_TRUNCATED);
+	if (put_addresses(skb, p, &s->rewrite.source, &s->rewrite.destination))
+		return drop(skb, counters_of(sender_seat(skb)), DROP_ENCAP_FAILED);
 	skb->cb[0] = VERDICT_TO_UNDERLAY;
 	skb->cb[1] = n->ifindex;
 	return leave_counted(skb, n, packets_in(skb));

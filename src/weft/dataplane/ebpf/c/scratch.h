@@ -20,10 +20,11 @@ struct scratch {
 	};
 	struct bpf_fib_lookup fib;
 	struct addr group; /* of the underlay, that a packet came to */
-	/* What weft_rewrite is to know: where its packet goes, once policy has spoken. */
+	/* What weft_rewrite is to know: where its packet goes, once policy has spoken, and as from whom to whom. */
 	struct {
+		struct addr source;
+		struct addr destination;
 		__u32 source_vsid;
-		__u32 vsid;
 		__u8 to[6];
 		__u8 from[6];
 		__u32 routed;
@@ -31,7 +32,8 @@ struct scratch {
 	/* What weft_ingress is to know: the port that it is for. */
 	struct {
 		struct local_port to;
-		__u32 peer_works;
+		__u16 peer_works;
+		__u16 is_read; /* what there is in packets is this packet */
 	} arrival;
 };
 

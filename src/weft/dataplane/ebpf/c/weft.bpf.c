@@ -103,7 +103,7 @@ __noinline int may_leave(struct __sk_buff *skb)
 }
 
 /* What is to come to a guarded port: 0, or why it does not. */
-INLINE int arrives(struct __sk_buff *skb, struct packet *p, seat at, __u32 flags)
+INLINE int arrives(struct __sk_buff *skb, struct packet *p, bool is_read, seat at, __u32 flags)
 {
 	struct guard *g = bpf_map_lookup_elem(&guards, &at);
 	bool spoken;
@@ -111,13 +111,15 @@ INLINE int arrives(struct __sk_buff *skb, struct packet *p, seat at, __u32 flags
 
 	if (!p || !g)
 		return DROP_SECURITY_GROUP;
-	pull_frame(skb, 0);
-	if (parse(skb, p, 0, skb->len))
-		return DROP_CONNECTION_INVALID;
+	if (!is_read) {
+		pull_frame(skb, 0);
+		if (parse(skb, p, 0, skb->len))
+			return DROP_CONNECTION_INVALID;
+		if (p->type != ETHERTYPE_ARP)
+			parse_transport(skb, p, ETHERNET_BYTES);
+	}
 	/* ARP and neighbour discovery are not asked of. */
 	spoken = p->type == ETHERTYPE_ARP;
-	if (!spoken)
-		parse_transport(skb, p, ETHERNET_BYTES);
 	if (p->type == ETHERTYPE_IPV6 && p->protocol == IPPROTO_ICMPV6 && p->hop_limit == 255)
 		spoken = is_neighbour_discovery(skb, p);
 	why = spoken ? 0 : guarded(skb, p, g, DIRECTION_TO_GUEST);
@@ -156,7 +158,7 @@ int weft_ingress(struct __sk_buff *skb)
 	if (!s || !p)
 		return drop(skb, counters_of(sender_seat(skb)), DROP_SECURITY_GROUP);
 	to = s->arrival.to;
-	why = arrives(skb, p, seat_of(to.ifindex, to.vlan), to.flags);
+	why = arrives(skb, p, s->arrival.is_read, seat_of(to.ifindex, to.vlan), to.flags);
 	if (why)
 		return drop(skb, counters_of(sender_seat(skb)), why);
 	count_sent(skb, counters_at(to.slot));
@@ -173,7 +175,7 @@ int weft_ingress_copy(struct __sk_buff *skb)
 	struct packet *p = bpf_map_lookup_elem(&packets, &one);
 
 	skb->mark = 0;
-	if (!port || !p || arrives(skb, p, at, port->flags))
+	if (!port || !p || arrives(skb, p, false, at, port->flags))
 		return TC_ACT_SHOT;
 	if (port->flags & PORT_MIRRORED)
 		mirror(skb, skb->ifindex, DIRECTION_TO_GUEST);
@@ -422,10 +424,10 @@ int weft_from_uplink(struct __sk_buff *skb)
 	struct subnet *subnet;
 	struct record *record;
 	struct local_port *to, port = {};
-	struct packet p = {};
+	struct packet *p;
 	struct outer o = {};
 	enum drop_reason why;
-	__u32 packets, place_vsid;
+	__u32 count, place_vsid, zero = 0;
 	bool same_family, many;
 	int verdict;
 
@@ -452,7 +454,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	pull_outer(skb, o.rule);
 
 	c = counters_of_uplink(skb->ifindex);
-	packets = count_received(skb, c);
+	count = count_received(skb, c);
 	if (me->flags & HOST_SAMPLED)
 		sample(skb, skb->ifindex);
 	why = skb->protocol == ETHERTYPE_IPV4 ? outer4(skb, &o) : outer6(skb, &o);
@@ -463,54 +465,62 @@ int weft_from_uplink(struct __sk_buff *skb)
 		return drop(skb, c, why);
 	if (o.bytes + o.length < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, o.bytes + o.length, 0))
 		return drop(skb, c, DROP_ENCAP_FAILED);
+	p = bpf_map_lookup_elem(&packets, &zero);
+	if (!p)
+		return TC_ACT_SHOT;
+	__builtin_memset(p, 0, sizeof(*p));
 	pull_frame(skb, below_128(o.bytes));
-	why = parse(skb, &p, below_128(o.bytes), o.length);
-	if (!why && p.type == ETHERTYPE_ARP)
+	why = parse(skb, p, below_128(o.bytes), o.length);
+	if (!why && p->type == ETHERTYPE_ARP)
 		why = DROP_ETHERTYPE;
 	if (why)
 		return drop(skb, c, why);
-	many = p.to[0] & 1;
-	if (many && !may_flood(&p, subnet))
+	many = p->to[0] & 1;
+	if (many && !may_flood(p, subnet))
 		return drop(skb, c, DROP_MULTICAST);
 	if (o.group && !many)
 		return drop(skb, c, DROP_MULTICAST);
 	place_vsid = o.vsid;
-	record = placed(&p, subnet, &place_vsid);
+	record = placed(p, subnet, &place_vsid);
 	/* What this host sends to itself it does not send by the wire: RFC 1122 section 3.2.1.3 (a). */
 	if (!record ||
 	    (!addr_equal(&record->pa, &o.source) && !is_alias(&o.source, &record->pa) &&
 	     !is_moving_to(record, place_vsid, &o.source)) ||
 	    is_local_pa(me, &o.source))
 		return drop(skb, c, DROP_FORGED_SOURCE);
-	to = many ? NULL : local_port_of(o.vsid, p.to);
+	to = many ? NULL : local_port_of(o.vsid, p->to);
 	if (!to && !many)
 		return drop(skb, c, DROP_VSID_ACL);
 	if (to && !(to->flags & PORT_ENABLED))
 		return drop(skb, c, DROP_PORT_DOWN);
-	if (o.ecn == 3 && p.ecn == 0)
+	if (o.ecn == 3 && p->ecn == 0)
 		return drop(skb, c, DROP_ECN);
 	if (to && (to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
-	    !within_limit(skb, &p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, o.bytes))
+	    !within_limit(skb, p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, o.bytes))
 		return drop(skb, c, DROP_RATE_LIMIT);
 	if (to)
 		port = *to;
-	same_family = (p.type == ETHERTYPE_IPV4) == (skb->protocol == ETHERTYPE_IPV4);
-	if (tunnel_pop(skb, &p, &o))
+	same_family = (p->type == ETHERTYPE_IPV4) == (skb->protocol == ETHERTYPE_IPV4);
+	if (tunnel_pop(skb, p, &o))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (o.rule == RULE_STT)
-		packets = packets_in(skb); /* the frame's, whose segments are other ones */
+		count = packets_in(skb); /* the frame's, whose segments are other ones */
 	to_counters = many || port.flags & PORT_GUARDED ? NULL : counters_at(port.slot);
 	if (to_counters) {
-		to_counters->sent_packets += packets;
+		to_counters->sent_packets += count;
 		to_counters->sent_bytes += o.length;
 	}
-	if (o.ecn == 3 && !mark_congestion(skb, &p))
+	if (o.ecn == 3 && !mark_congestion(skb, p))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (many)
-		return flood_locally(skb, &p, subnet, o.vsid, packets, c);
+		return flood_locally(skb, p, subnet, o.vsid, count, c);
 	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
 	verdict = to_local_port(skb, port, weft_decap_l3 || same_family);
-	return verdict == TO_INGRESS ? to_ingress(skb, c) : verdict;
+	if (verdict != TO_INGRESS)
+		return verdict;
+	parse_transport(skb, p, ETHERNET_BYTES);
+	leave_read();
+	return to_ingress(skb, c);
 }
 
 SEC("tc")
