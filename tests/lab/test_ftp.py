@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx2
 import pytest
 
-from lab.scenes import address, dropped
+from lab.scenes import UPLINK, address, dropped
 from polling import eventually
 from weft.lab import shell
 from weft.lab.lab import Lab
@@ -161,7 +161,7 @@ def test_nothing_passes_that_ftp_has_not_said(lab: Lab, files: Path) -> None:
         assert host == address(server)
         with dropped(lab, "h1", client.port, "security_group"):
             tries(lab, "t/client", host, port + 1)
-        with dropped(lab, "h2", "uplink:eth0", "security_group"):
+        with dropped(lab, "h2", UPLINK, "security_group"):
             tries(lab, "t/stranger", host, port)
         with dropped(lab, "h2", server.port, "security_group"):
             tries(lab, "t/server", address(client), 50_000)
@@ -238,7 +238,7 @@ def test_with_the_rule_of_the_control_connection_its_transfer_stops_and_goes_on(
         api.delete(rule)
         try:
             eventually(lambda: api.get("hosts/h2").status["applied_revision"] >= api.health()["revision"], within_s=10)
-            with dropped(lab, "h2", "uplink:eth0", "security_group"):
+            with dropped(lab, "h2", UPLINK, "security_group"):
                 sending.sendall(b", and behind")
             assert data()["refused"]
         finally:

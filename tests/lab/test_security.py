@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lab.scenes import address, dropped
+from lab.scenes import UPLINK, address, dropped
 from polling import eventually
 from weft.client import Client
 from weft.lab import shell
@@ -184,7 +184,7 @@ def test_a_rule_that_goes_leaves_connections_alone_that_the_groups_of_both_ends_
             assert theirs.recv(10) == b"kept"
             with (
                 made(secured.guest("t/client"), socket.AF_INET, socket.SOCK_STREAM) as another,
-                dropped(secured, "h2", secured.guest("t/server").port, "security_group"),
+                dropped(secured, "h2", UPLINK, "security_group"),
             ):
                 another.settimeout(0.3)
                 with pytest.raises(TimeoutError):
