@@ -7,6 +7,7 @@ with the agent's own reflector, which holds the counting to account.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from bench.controller import PORTS_OF_SUBNET, UnixConnection, body, domain, host
 from bench.report import Figure, ReportOnly
 from weft.client import AsyncClient
 from weft.feed.reflector import Batch, Reflector
+from weft.kit.errors import Retry
 from weft.policy.rows import Row
 from weft.wire.knows import KNOWS, OURS
 
@@ -87,8 +89,15 @@ class Decoding:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self, client: AsyncClient, connected: asyncio.Event) -> None:
+        """As an agent does: when nothing was heard for too long, it asks again from where it was."""
+        while True:
+            with contextlib.suppress(Retry):
+                await self._listen(client, connected)
+
+    async def _listen(self, client: AsyncClient, connected: asyncio.Event) -> None:
         pending = b""
-        async for chunk in client.feed(self.host):
+        self.reflector.connected()
+        async for chunk in client.feed(self.host, self.reflector.revision, self.reflector.history):
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
                 if line and isinstance(self.reflector.feed(line), Batch):
@@ -153,6 +162,7 @@ async def _once(path: Path, port_count: int, host_count: int) -> Outcome:
             transports.append(transport)
             await connected.wait()
             counting.append(protocol)
+        setup.connection.close()  # it has been idle for so long that the controller may have let go of it
         began = time.perf_counter()
         revision = await asyncio.to_thread(_apply, setup)
         answered_s = time.perf_counter() - began
