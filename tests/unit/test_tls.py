@@ -176,11 +176,16 @@ def test_a_pair_that_does_not_fit_is_refused_and_the_former_stays_in_use(tmp_pat
     tls = ServerTls(files)
     assert files.key is not None
     good = files.key.read_bytes()
+    ends = dict(tls.ends)
+    ca.issue(CONTROLLER, ["127.0.0.1"], now(), timedelta(days=500), renew=True)
     files.key.write_bytes(files_of(ca, ADMIN).key.read_bytes())  # type: ignore[union-attr]
     with pytest.raises(Rejected, match="cannot be used"):
         tls.check()
-    files.key.write_bytes(good)
+    assert tls.ends == ends  # what is in use has not become another, whatever the file says
+    ca.issue(CONTROLLER, ["127.0.0.1"], now(), timedelta(days=500), renew=True)
+    assert good != files.key.read_bytes()
     assert tls.check()
+    assert tls.ends["server"] > ends["server"]
 
 
 @pytest.mark.parametrize("at", ["http://0.0.0.0:0", "http://[::]:0", "http://192.0.2.1:1"])

@@ -24,7 +24,7 @@ import uvicorn
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from weft.tls.contexts import Files, ServerTls
+from weft.tls.contexts import ServerTls
 from weft.tls.expiry import ends
 from weft.tls.identity import Identity
 
@@ -264,8 +264,8 @@ def figures(crowd: Crowd, listeners: Sequence[Listener], shown_to_etcd: Path | N
         "weft_certificate_expiry_timestamp_seconds", "When a certificate ends (Unix time)", labels=["certificate"]
     )
     for tls in {each.tls for each in listeners if each.tls is not None}:
-        for name, end in ends(tls.files).items():
+        for name, end in tls.ends.items():
             expiry.add_metric([name], end.timestamp())
-    for end in ends(Files(shown_to_etcd)).values():
+    for end in ends(shown_to_etcd).values():
         expiry.add_metric(["etcd"], end.timestamp())
     yield expiry

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from weft.kit.errors import Rejected
+from weft.tls.expiry import ends
 
 _State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
@@ -38,6 +39,8 @@ class ServerTls:
             raise Rejected("https needs a certificate and the authority that callers are to be of", "certificate")
         self._watched = Watched(files.all)
         self.files = files
+        #: When what is in use ends, whatever is in the files by now.
+        self.ends = ends(files.certificate, files.ca)
         self._current = self._make()
         # What a listener holds for its whole life; each handshake is by what is current then.
         self.context = self._make()
@@ -49,6 +52,7 @@ class ServerTls:
 
     def _take(self) -> None:
         self._current = self._make()
+        self.ends = ends(self.files.certificate, self.files.ca)
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         connection.context = self._current

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime
+from pathlib import Path
 
 from weft.kit.errors import Rejected
 from weft.tls.certificates import Certificate
-from weft.tls.contexts import Files
 from weft.tls.files import read
 
 
-def ends(files: Files) -> dict[str, datetime]:
+def ends(certificate: Path | None, ca: Path | None = None) -> dict[str, datetime]:
     """Of what is shown, and of the first authority to end that is believed. What cannot be read is left out."""
     found: dict[str, datetime] = {}
-    for name, path in (("server", files.certificate), ("ca", files.ca)):
+    for name, path in (("server", certificate), ("ca", ca)):
         if path is not None:
             with contextlib.suppress(Rejected):
                 held = Certificate.all_of_pem(read(path))
