@@ -67,6 +67,9 @@ def test_what_is_no_setting_is_refused(given: str) -> None:
 
 
 def test_a_connection_is_shown_with_words_for_numbers() -> None:
-    found = shown(WEB)
+    rule = "tenants/blue/security-groups/web/rules/http"
+    found = shown(WEB, {7: rule})
     assert (found["protocol"], found["state"], found["begun_by"]) == ("tcp", "established", "guest")
+    assert (found["rule"], found["rule_name"]) == (7, rule)
+    assert shown(WEB, {})["rule_name"] == "", "the rule is gone"
     assert Filter() == parse({})

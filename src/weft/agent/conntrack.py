@@ -65,8 +65,8 @@ def parse(given: Mapping[str, str]) -> Filter:
     return Filter(given.get("tenant"), given.get("port"), canonical, number, None if state is None else _STATES[state])
 
 
-def shown(of: Connection) -> dict[str, Any]:
-    """As JSON has it."""
+def shown(of: Connection, rules: Mapping[int, str]) -> dict[str, Any]:
+    """As JSON has it. rules: names by numbers; of one that is not there any more only its number is shown."""
     return {
         "port": of.port,
         "protocol": PROTOCOLS.get(of.protocol, str(of.protocol)),
@@ -77,6 +77,7 @@ def shown(of: Connection) -> dict[str, Any]:
         "state": of.state.label,
         "begun_by": "guest" if of.outward else "other",
         "rule": of.rule,
+        "rule_name": rules.get(of.rule, ""),
         "refused": of.refused,
         "sent": {"packets": of.packets[0], "bytes": of.bytes[0]},
         "received": {"packets": of.packets[1], "bytes": of.bytes[1]},

@@ -101,7 +101,8 @@ class Api:
 
     async def connections(self, request: Request) -> Response:
         wanted = conntrack.parse(request.query_params)
-        return _json([conntrack.shown(found) for found in await self._agent.conntrack.list(wanted)])
+        rules = self._agent.rules
+        return _json([conntrack.shown(found, rules) for found in await self._agent.conntrack.list(wanted)])
 
     async def flush(self, request: Request) -> Response:
         return _json({"forgotten": await self._agent.conntrack.flush(conntrack.parse(request.query_params))})
@@ -112,7 +113,10 @@ class Api:
 
         async def lines() -> AsyncIterator[bytes]:
             async for event in events:
-                yield msgspec.json.encode({"event": event.what, **conntrack.shown(event.connection)}) + b"\n"
+                yield (
+                    msgspec.json.encode({"event": event.what, **conntrack.shown(event.connection, self._agent.rules)})
+                    + b"\n"
+                )
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 

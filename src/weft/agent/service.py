@@ -37,7 +37,7 @@ from weft.contracts.dataplane import DataPlane, Handed, Way
 from weft.feed.log import Gone
 from weft.feed.reflector import Asked, Batch, Connected, Lost, Piece, Reflector, Tables, follow
 from weft.kit.errors import Retry
-from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Row, Subnet
+from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Row, SecurityGroup, Subnet
 from weft.wire.api import PortReport, StatusReport
 
 _log = structlog.get_logger("weft.agent")
@@ -110,6 +110,7 @@ class Agent:
         self._uplinks: frozenset[str] = frozenset()
         self._host_row: Host | None = None
         self._peers: dict[Key, Peer] = {}
+        self._security_groups: dict[Key, SecurityGroup] = {}
         self._drops: dict[str, int] = {}  # as last counted
         self._elsewhere = False  # who is where in the underlay has changed, and the prober was not told yet
         self._loaded = asyncio.Event()
@@ -185,6 +186,11 @@ class Agent:
     @property
     def ports(self) -> Mapping[str, Port]:
         return self._ports
+
+    @property
+    def rules(self) -> Mapping[int, str]:
+        """Names of the rules of security groups that this host knows, by their numbers."""
+        return {rule.number: rule.name for group in self._security_groups.values() for rule in group.rules}
 
     def status(self) -> StatusReport | None:
         """The whole of it; None while no policy has been applied."""
@@ -376,12 +382,16 @@ class Agent:
             elif type(row) is Peer:
                 self._peers[row.key] = row
                 self._elsewhere = True
+            elif type(row) is SecurityGroup:
+                self._security_groups[row.key] = row
         for key in deletes:
             if key[0] == "ports":
                 self._ports.pop(str(key[1]), None)
             elif key[0] == "peers":
                 self._peers.pop(key, None)
                 self._elsewhere = True
+            elif key[0] == "security_groups":
+                self._security_groups.pop(key, None)
         self.responder.learn(told, deletes)
         self.snooper.learn((*told, *others), deletes)
         if self.exchange is not None:
@@ -394,7 +404,7 @@ class Agent:
         self.snooper.forget()
         if self.exchange is not None:
             self.exchange.interest.forget()
-        self._peers = {}
+        self._peers, self._security_groups = {}, {}
         self._elsewhere = True
         self._learn(tables.rows(), ())
 

@@ -73,7 +73,7 @@ def _row(of: dict[str, Any]) -> list[Any]:
         f"{of['sent']['packets']} ({of['sent']['bytes']} B)",
         f"{of['received']['packets']} ({of['received']['bytes']} B)",
         int(of["expires_s"]),
-        of["rule"] or "",
+        references.short(of["rule_name"]) if of.get("rule_name") else of["rule"] or "",
     ]
 
 
