@@ -19,10 +19,14 @@ from weft.policy.rows import Port
 from weft.reference.plane import ReferenceDataPlane
 from weft.reference.verdict import Drop, ToStack
 
-#: Without a limit of broadcast: thousands of frames are tried in a second.
-UNLIMITED: Policy = replace(
-    MAIN, rows=tuple(replace(row, flood_limit_pps=0) if isinstance(row, Port) else row for row in MAIN.rows)
-)
+
+# Without a limit of broadcast: thousands of frames are tried in a second.
+def without_limits(policy: Policy) -> Policy:
+    rows = (replace(row, flood_limit_pps=0) if isinstance(row, Port) else row for row in policy.rows)
+    return replace(policy, rows=tuple(rows))
+
+
+UNLIMITED = without_limits(MAIN)
 #: Outer Ethernet, IPv6, GRE, inner Ethernet, IPv6: behind it is what nobody here reads.
 HEADERS_BYTES = 122
 LONGEST_BYTES = 160
@@ -48,6 +52,21 @@ def _seeds() -> Iterator[Case]:
 SEEDS = tuple(_seeds())
 
 
+def _carried() -> Iterator[Case]:
+    """What comes from the physical network by every way to travel, one packet of each kind."""
+    seen: set[tuple[object, ...]] = set()
+    for case in CASES:
+        if isinstance(case.expected, Drop | ToStack) or case.interface != UPLINK or case.before:
+            continue
+        kind = (id(case.policy), _kind(case))
+        if case.policy is not MAIN and len(case.frame) <= LONGEST_BYTES + 40 and kind not in seen:
+            seen.add(kind)
+            yield case
+
+
+CARRIED = tuple(_carried())
+
+
 @pytest.fixture(scope="module")
 def driver(weft_object: Path) -> Iterator[EbpfDriver]:
     with ebpf_driver(weft_object, [*BINDINGS.values(), UNBOUND_INTERFACE], UPLINK) as made:
@@ -57,10 +76,16 @@ def driver(weft_object: Path) -> Iterator[EbpfDriver]:
 
 @pytest.fixture(scope="module")
 def reference() -> ReferenceDataPlane:
-    made = ReferenceDataPlane("hosts/h1", reachable=lambda pa: pa not in UNLIMITED.unreachable)
-    assert made.update(UNLIMITED.rows) == []
-    assert made.bind(UNLIMITED.bindings) == []
-    assert made.listen(UNLIMITED.listeners) == []
+    return told(UNLIMITED)
+
+
+def told(policy: Policy) -> ReferenceDataPlane:
+    made = ReferenceDataPlane("hosts/h1", reachable=lambda pa: pa not in policy.unreachable)
+    assert made.update(policy.rows) == []
+    assert made.bind(policy.bindings) == []
+    assert made.listen(policy.listeners) == []
+    assert made.heed(policy.wanted) == []
+    assert made.paths(policy.ways) == []
     return made
 
 
@@ -86,6 +111,24 @@ def test_every_byte_turned(case: Case, driver: EbpfDriver, reference: ReferenceD
             frame = bytearray(case.frame)
             frame[at] ^= mask
             _agree(driver, reference, case.interface, bytes(frame))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("case", CARRIED, ids=lambda case: case.name)
+def test_cut_and_turned_by_whatever_rule_it_travels(case: Case, driver: EbpfDriver) -> None:
+    """VXLAN, Geneve, GRE, STT, IP rewrite, VLAN, groups of the underlay; over IPv4 and IPv6."""
+    policy = without_limits(case.policy)
+    reference = told(policy)
+    driver.load(policy)
+    try:
+        for length in range(ETHERNET_BYTES, len(case.frame)):
+            _agree(driver, reference, case.interface, case.frame[:length])
+        for at in range(min(len(case.frame), HEADERS_BYTES)):
+            frame = bytearray(case.frame)
+            frame[at] ^= 0xFF
+            _agree(driver, reference, case.interface, bytes(frame))
+    finally:
+        driver.load(UNLIMITED)
 
 
 @pytest.mark.root

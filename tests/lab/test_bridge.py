@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.scenes import UPLINK, address, drops, set_rule
+from lab.scenes import RULES, UPLINK, address, drops, set_rule
 from lab.switch import NATIVE, Switch
 from polling import eventually
 from weft.lab import plan, shell
@@ -254,13 +255,38 @@ def test_nothing_is_lost_on_the_way_to_another_rule_and_back(site: Site) -> None
     a, b = site.lab.guest("blue/a"), site.lab.guest("blue/b")
     with Stream(a, b, address(b)) as stream:
         eventually(lambda: len(stream.received) > 200)
-        for rule in (Rule.VXLAN, Rule.VLAN):
+        for rule in (step for other in RULES for step in (other, Rule.VLAN)):
             set_rule(site.lab, "tenants/blue/routing-domains/d/virtual-subnets/s", rule)
             sent = stream.sent
             eventually(lambda sent=sent: max(stream.received) > sent + 50)  # type: ignore[misc]
         stream.stop()
         assert stream.lost == 0, f"of {stream.sent} sent"
     eventually(lambda: site.ping("blue/a", MACHINE), f"{MACHINE} answers again")
+
+
+def test_nothing_is_lost_between_a_vlan_and_ip_rewrite(site: Site) -> None:
+    """Each of the two puts guests' frames on the wire without a tunnel, and in a way of its own."""
+    subnet = "tenants/blue/routing-domains/d/virtual-subnets/other"
+    c, d = site.lab.guest("blue/c"), site.lab.guest("blue/d")
+    with site.lab.client() as client:
+        pools = client.get("provider-networks/fabric").spec["pools"]
+        networks = [ipaddress.ip_network(host.subnet) for host in site.lab.spec.hosts]
+        own = [{"prefix": str(each), "first": str(each[100]), "last": str(each[120])} for each in networks]
+        client.patch("provider-networks/fabric", {"pools": own})
+        client.patch(subnet, {"vlan": 400, "provider_network": "fabric"})
+    try:
+        with Stream(d, c, address(c)) as stream:
+            eventually(lambda: len(stream.received) > 200)
+            for rule in (Rule.VLAN, Rule.REWRITE, Rule.VLAN, Rule.NVGRE):
+                set_rule(site.lab, subnet, rule)
+                sent = stream.sent
+                eventually(lambda sent=sent: max(stream.received) > sent + 50)  # type: ignore[misc]
+            stream.stop()
+            assert stream.lost == 0, f"of {stream.sent} sent"
+    finally:
+        set_rule(site.lab, subnet, Rule.NVGRE)
+        with site.lab.client() as client:
+            client.patch("provider-networks/fabric", {"pools": pools})
 
 
 def test_a_port_that_moves_is_found_by_the_machine_behind_the_switch(site: Site) -> None:

@@ -1,6 +1,6 @@
 """A guest that attacks: what it sends is dropped with a reason and counted, and its neighbours' traffic goes on.
 
-The attacker is another tenant's guest on the same host as one end of the neighbours' stream.
+The attacker is another tenant's guest on the same host as one end of the neighbours' stream, or is in the underlay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6ND_RA, IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from lab.scenes import ROUTER_MAC, address, connected, drops, gateway
+from lab.scenes import ROUTER_MAC, UPLINK, address, connected, drops, gateway
+from lab.test_forged import TO_H2
 from polling import eventually
 from weft.lab import plan, shell
 from weft.lab.lab import Lab
@@ -123,9 +124,9 @@ ATTACKS: dict[str, tuple[Callable[[Guest], Packet | bytes], str | None]] = {
 
 
 @contextlib.contextmanager
-def attack(guest: Guest, program: str, frame: bytes) -> Iterator[None]:
-    words = [sys.executable, "-c", program, plan.GUEST_INTERFACE, frame.hex()]
-    with subprocess.Popen(shell.inside(guest.namespace, words)) as running:
+def attack(namespace: str, program: str, frame: bytes, interface: str = plan.GUEST_INTERFACE) -> Iterator[None]:
+    words = [sys.executable, "-c", program, interface, frame.hex()]
+    with subprocess.Popen(shell.inside(namespace, words)) as running:
         try:
             yield
         finally:
@@ -154,17 +155,33 @@ def test_a_neighbours_throughput_under_attack(lab: Lab, what: str) -> None:
     attacker = lab.guest(ATTACKER)
     before = drops(lab, "h1", attacker.port)
     quiet = throughput(lab)
-    with attack(attacker, FLOOD, bytes(made(attacker))):
+    with attack(attacker.namespace, FLOOD, bytes(made(attacker))):
         if reason is not None:
             eventually(
                 lambda: drops(lab, "h1", attacker.port).get(reason, 0) > before.get(reason, 0) + 100,
                 f"{what} dropped as {reason}; there is {drops(lab, 'h1', attacker.port)}",
             )
-        under = throughput(lab)
-        done = lab.exec(CLIENT, "ping", "-c", "10", "-i", "0.02", "-W", "2", address(lab.guest(SERVER)))
-        assert "10 received" in done.stdout, done.stdout
+        unharmed(lab, quiet)
+
+
+def unharmed(lab: Lab, quiet: float) -> None:
+    """The neighbours, of whom this much came through before."""
+    under = throughput(lab)
+    done = lab.exec(CLIENT, "ping", "-c", "10", "-i", "0.02", "-W", "2", address(lab.guest(SERVER)))
+    assert "10 received" in done.stdout, done.stdout
     # The attacker's own sending takes one of the machine's CPUs; what is left is shared with the rest of the lab.
     assert under > quiet / 10, f"{under:,.0f} of {quiet:,.0f} bytes/s"
+
+
+@pytest.mark.parametrize("what", TO_H2)
+def test_neighbours_throughput_while_somebody_forges_packets_in_the_underlay(lab: Lab, what: str) -> None:
+    reason, forge = TO_H2[what]
+    before = drops(lab, "h2", UPLINK).get(reason, 0)
+    quiet = throughput(lab)
+    number = [each.name for each in lab.spec.hosts].index("h2") + 1
+    with attack(plan.fabric_namespace(lab.spec.name), FLOOD, forge(lab), f"host{number}"):
+        eventually(lambda: drops(lab, "h2", UPLINK).get(reason, 0) > before + 100, f"dropped as {reason}")
+        unharmed(lab, quiet)
 
 
 def test_a_guest_that_sends_back_what_it_receives_makes_no_loop(lab: Lab) -> None:
@@ -173,8 +190,8 @@ def test_a_guest_that_sends_back_what_it_receives_makes_no_loop(lab: Lab) -> Non
     ask = Ether(src=attacker.mac, dst=BROADCAST) / ARP(
         hwsrc=attacker.mac, psrc=address(attacker), pdst=gateway(attacker)
     )
-    with attack(attacker, REFLECT, bytes(ask)):
+    quiet = throughput(lab)
+    with attack(attacker.namespace, REFLECT, bytes(ask)):
         eventually(lambda: drops(lab, "h1", attacker.port).get("spoofed_mac", 0) > before, "the answer, sent back")
-        done = lab.exec(CLIENT, "ping", "-c", "5", "-i", "0.02", "-W", "2", address(lab.guest(SERVER)))
-        assert "5 received" in done.stdout, done.stdout
+        unharmed(lab, quiet)
     assert drops(lab, "h1", attacker.port)["spoofed_mac"] - before < 100, "each is dropped once, and not answered"
