@@ -75,9 +75,9 @@ def main(
     path.with_name(f"{path.stem}-machine.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     _print(results, broken, facts, quick=quick)
     click.echo(f"written to {path}")
-    if write_docs and not broken:
-        plots = [context.build / each.plot for each in BENCHES.values() if each.plot]
-        docs.write(docs.page(results, BENCHES, MISSED, facts), _DOCS, plots)
+    if write_docs:
+        plots = [context.build / plot for name in results if (plot := BENCHES[name].plot)]
+        docs.write(docs.page(results, BENCHES, MISSED, facts, broken), _DOCS, plots)
         click.echo(f"written to {_DOCS}")
     if broken:
         click.echo(f"broken: {', '.join(broken)}", err=True)

@@ -16,9 +16,10 @@ def page(
     benches: Mapping[str, Bench],
     missed: Mapping[str, str],
     machine: Mapping[str, Any],
+    broken: Sequence[str] = (),
 ) -> str:
-    """results: figures by bench."""
-    return "\n".join(_lines(results, benches, missed, machine)) + "\n"
+    """results: figures by bench. broken: the benches that gave none."""
+    return "\n".join(_lines(results, benches, missed, machine, broken)) + "\n"
 
 
 def write(text: str, path: Path, plots: Iterable[Path] = ()) -> None:
@@ -38,6 +39,7 @@ def _lines(
     benches: Mapping[str, Bench],
     missed: Mapping[str, str],
     machine: Mapping[str, Any],
+    broken: Sequence[str],
 ) -> Iterable[str]:
     yield "# Benchmarks"
     yield ""
@@ -51,6 +53,9 @@ def _lines(
         "included."
     )
     yield ""
+    if broken:
+        yield f"Broken in this run, and so without figures: {', '.join(broken)}."
+        yield ""
     yield "| figure | value | unit | bar | |"
     yield "|---|---:|---|---|---|"
     for figures in results.values():

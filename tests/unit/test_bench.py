@@ -145,6 +145,8 @@ def test_the_page_says_of_a_missed_figure_that_it_is_missed_and_what_it_would_ta
     assert "- tcp_vs_plain (0.900, bar >= 1): A faster path." in text
     assert "weft 9, plain 10 Gbit/s." in text
     assert "| tcp_vs_plain_weft_side" not in text  # a part of a ratio
+    assert "Broken" not in text
+    assert "without figures: ovn, growth." in docs.page(results, BENCHES, {}, machine, ["ovn", "growth"])
 
 
 def test_what_a_missed_figure_would_take_is_said_of_figures_by_a_known_bench() -> None:
