@@ -5,6 +5,7 @@ are there. The recorded files were made by that release's own code (tests/record
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -114,6 +115,8 @@ def test_the_command_line_takes_a_store_forward_and_back_and_says_what_it_did(tm
     assert at_rest(file) == 2
     back = run(main, ["store", "migrate", "--store", str(file), "--to", "1"])
     assert (back.exit_code, at_rest(file)) == (ExitCode.DONE, 1)
+    again = json.loads(run(main, ["store", "migrate", "--store", str(file), "-o", "json", "--dry-run"]).stdout)
+    assert (again["before"], again["after"], again["dropped"], again["dry_run"]) == (1, 2, [], True)
     beyond = run(main, ["store", "migrate", "--store", str(file), "--to", "9"])
     assert beyond.exit_code == ExitCode.REFUSED
     assert "there is no schema version 9 to be written; this Weft writes 1..2" in beyond.output

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import click
 
-from weft.cli import session
+from weft.cli import session, show
 from weft.kit.errors import Rejected
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def import_(url: str, file: Path) -> None:
 @_DROP
 @click.option("--leave-behind", is_flag=True, help="Though controllers that are running could not go on with it.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do, and change nothing.")
-def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: bool) -> None:
+@session.with_output()
+def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: bool, output: session.Output) -> None:
     """Take a store to a schema version: forward when an upgrade is over, back before one is taken back.
 
     An etcd's is taken while controllers run. Nothing, or all of it, is done. What the older version cannot say is named
@@ -101,6 +102,17 @@ def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: 
         return await migrate(opened, wanted, drop=drop, dry_run=dry_run)
 
     done = _with_store(url, work)
+    if output is session.Output.JSON:
+        show.as_json(
+            {
+                "before": done.before,
+                "after": done.after,
+                "written": done.written,
+                "dropped": [{"name": each.name, "field": each.field, "given": each.given} for each in done.dropped],
+                "dry_run": dry_run,
+            }
+        )
+        return
     for each in done.dropped:
         click.echo(f"{'would drop' if dry_run else 'dropped'} {each}", err=True)
     did = "would be written" if dry_run else "written"
