@@ -27,6 +27,9 @@ def test_a_client_tells_the_newest_that_it_has_seen_of_a_store() -> None:
     ends.note({SEEN: "7@x.1"})
     ends.note({SEEN: "5@x.1"})
     assert ends.headers() == {AT_LEAST: "7@x.1"}
+    # Of another release's controller at the same store: its revisions are the same.
+    ends.note({SEEN: "6@x.2"})
+    assert ends.headers() == {AT_LEAST: "7@x.2"}
     ends.note({SEEN: "2@y.1"})
     assert ends.headers() == {AT_LEAST: "2@y.1"}
     ends.note({})

@@ -227,6 +227,9 @@ async def test_a_client_is_never_shown_less_than_it_has_seen_elsewhere() -> None
         running = asyncio.ensure_future(other.run())
         answer = await asking
         assert (answer.status_code, answer.headers[SEEN]) == (200, seen[AT_LEAST])
+        # A controller of another release at the same store has shown it: its revisions are the same.
+        released = {AT_LEAST: f"{one.revision + 99}@{one.history.rpartition('.')[0]}.0"}
+        assert (await b._https[0].get("/v1/tenants/blue", headers=released)).status_code == 503
         another = {AT_LEAST: "99@another store's"}
         assert (await b._https[0].get("/v1/tenants/blue", headers=another)).status_code == 200
         running.cancel()

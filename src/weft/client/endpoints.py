@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 from weft.kit.errors import Rejected
-from weft.wire.api import AT_LEAST, SEEN
+from weft.wire.api import AT_LEAST, SEEN, store_of
 
 DEFAULT_URL = "http://127.0.0.1:8640"
 
@@ -42,7 +42,8 @@ class EndPoints:
         """What an answer has shown."""
         revision, _, history = headers.get(SEEN, "").partition("@")
         if revision.isdecimal():
-            known = self._seen[1] if self._seen and self._seen[0] == history else 0
+            same = self._seen is not None and store_of(self._seen[0]) == store_of(history)
+            known = self._seen[1] if self._seen is not None and same else 0
             self._seen = (history, max(known, int(revision)))
 
     def headers(self) -> dict[str, str]:

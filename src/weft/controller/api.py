@@ -190,7 +190,7 @@ class Api:
         if seen is None:
             return
         revision, _, history = seen.partition("@")
-        if history == self._service.history:
+        if wire.store_of(history) == wire.store_of(self._service.history):
             await self._service.reach(requests.number(revision, wire.AT_LEAST, 0))
 
     async def _caller(self, scope: Scope) -> Caller:

@@ -11,6 +11,12 @@ import msgspec
 SEEN = "weft-revision"
 AT_LEAST = "weft-at-least"
 
+
+def store_of(history: str) -> str:
+    """Whose revisions they are, whatever compiles it: two releases at one store count alike."""
+    return history.rpartition(".")[0] or history
+
+
 #: A header of whoever asks for a feed: it answers what it is asked in it. An agent that does not say so is not asked.
 ANSWERS = "weft-answers"
 
