@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -306,6 +307,63 @@ class Flow:
         for each in self._threads:
             each.join(20)
         assert not self._faults, self._faults
+
+
+def dry_run(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As an operator would run it."""
+    command = [sys.executable, "-m", "weft.apps.cli", *arguments, "--dry-run"]
+    environment = {**os.environ, "WEFT_CONTROLLER": lab.paths.controller_url}
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+
+
+def test_a_dry_run_says_which_connections_would_be_cut_and_then_they_are(secured: Lab) -> None:
+    with connected(secured) as (ours, theirs), connected(secured, version=6, port=HTTP + 3), secured.client() as client:
+        ours.sendall(b"before")
+        assert theirs.recv(10) == b"before"
+        said = json.loads(dry_run(secured, "delete", RULE, "-o", "json").stdout)
+        [cut] = [each for each in said["cut"]["connections"] if each["local_port"] == HTTP]
+        assert (cut["port"], cut["state"], cut["rule"], cut["by"]) == (
+            "tenants/t/ports/server",
+            "established",
+            RULE,
+            None,
+        )
+        assert (cut["local"], cut["remote"]) == (address(secured.guest("t/server")), address(secured.guest("t/client")))
+        assert (cut["begun_by"], cut["host"]) == ("other", "hosts/h2")
+        assert {each["local_port"] for each in said["cut"]["connections"]} == {HTTP}, (
+            "not that of IPv6, of another rule"
+        )
+        assert said["cut"]["unanswered"] == []
+        assert said["cut"]["looked_at"] >= 2
+        told = dry_run(secured, "delete", RULE).stdout
+        assert "no rule would allow it" in told
+        assert "1 of " in told
+        # Nothing of it was done; and when it is, it comes about.
+        ours.sendall(b"still")
+        assert theirs.recv(10) == b"still"
+        spec = client.get(RULE).spec
+        client.delete(RULE)
+        try:
+            followed(client)
+            theirs.settimeout(0.5)
+            ours.sendall(b"cut")
+            with pytest.raises(TimeoutError):
+                theirs.recv(10)
+        finally:
+            client.put(RULE, {key: value for key, value in spec.items() if key != "number"})
+        theirs.settimeout(PATIENCE_S)
+        assert theirs.recv(10) == b"cut"
+
+
+def test_a_host_that_cannot_be_asked_is_named(secured: Lab) -> None:
+    secured.kill("agent:h2")
+    try:
+        with secured.client() as client:
+            eventually(lambda: client.get("hosts/h2").status["state"] == "absent", within_s=10)
+        done = dry_run(secured, "delete", RULE)
+        assert "of connections of t/server nothing is known: hosts/h2 is not connected" in done.stderr
+    finally:
+        secured.mend()
 
 
 def followed(client: Client) -> None:

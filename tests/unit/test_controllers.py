@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -15,6 +16,7 @@ from unit.controller_world import BASE, LOCAL, CameIn, port
 from weft.client import ApiError, AsyncClient
 from weft.compiler.full import compile_all
 from weft.controller.api import create_app
+from weft.controller.questions import Unanswered
 from weft.controller.service import Service
 from weft.controller.statuses import Statuses
 from weft.feed.reflector import Reflector
@@ -280,3 +282,26 @@ def test_hosts_of_a_controller_that_is_gone_are_not_connected() -> None:
 def _report(revision: int, **ports: Literal["active", "down", "failed"]) -> StatusReport:
     said = {f"tenants/blue/ports/{name}": PortReport(state=state) for name, state in ports.items()}
     return StatusReport(revision=revision, ports=said)
+
+
+async def test_a_host_is_asked_wherever_it_is_connected() -> None:
+    async with controllers() as ((one, client), (other, there)):
+        await client.apply(BASE)
+        await other.reach(one.revision)
+        agent = other.follow(Name("hosts/h1"), None, answers=True)
+        await anext(agent)
+        one.statuses.hear("b", Told(host="hosts/h1", connected=True))
+        with pytest.raises(Unanswered, match="not connected"):
+            await one.questions.ask("hosts/h1", "cuts", {"ports": []}, timeout_s=5.0)
+        one.others["b"] = there
+        asked = asyncio.ensure_future(one.questions.ask("hosts/h1", "cuts", {"ports": []}, timeout_s=5.0))
+        question = None
+        while question is None:  # bookmarks may come first
+            lines = [json.loads(line) for line in (await anext(agent)).splitlines()]
+            question = next((line["ask"] for line in lines if "ask" in line), None)
+        assert (question["what"], question["body"]) == ("cuts", {"ports": []})
+        await there.answer("hosts/h1", question["id"], b"said")
+        assert await asked == b"said"
+        with pytest.raises(Unanswered, match="hosts/h1 has not answered within"):
+            await one.questions.ask("hosts/h1", "cuts", {}, timeout_s=0.05)
+        await agent.aclose()

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from weft.agent import announce, answers, conntrack, dhcp, handover, report, snooping
+from weft.agent import announce, answers, conntrack, cuts, dhcp, handover, report, snooping
 from weft.agent.bindings import Attachments, Found, Plan, plan
 from weft.agent.cache import Cache, Compaction, Loaded
 from weft.agent.exchange import Exchange
@@ -135,7 +135,10 @@ class Agent:
         self._giver = handover.Giver(self.reconciler.ask, self.conntrack, clock)
         self._taker = handover.Taker(host, controller, self.reconciler.ask, clock)
         self._taker.changed = self._reporter.changed
-        self._answerer = answers.Answerer(host, controller, {"connections": self._giver.answer})
+        self._cuts = cuts.Cuts(host, self.reconciler.ask, lambda: self._reflector.tables, clock)
+        self._answerer = answers.Answerer(
+            host, controller, {"connections": self._giver.answer, "cuts": self._cuts.answer}
+        )
         self.prober = Prober(paths, clock, self._lead) if paths else None
         self.exchange: Exchange | None = None
         if self.prober is not None and interest is not None:

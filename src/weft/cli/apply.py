@@ -18,6 +18,7 @@ from weft.model.names import Kind, find_kind
 if TYPE_CHECKING:
     from weft.cli.manifests import Manifest
     from weft.client import Applied, Change, Client
+    from weft.wire.cuts import Cuts
 
 
 _POLL_S = 0.2
@@ -114,7 +115,13 @@ def _told(
     from weft.client import ApiError
 
     try:
-        return client.apply(puts, deletes, dry_run=dry_run)
+        try:
+            return client.apply(puts, deletes, dry_run=dry_run, connections=dry_run)
+        except ApiError as error:
+            if not dry_run or error.field != "connections":
+                raise
+        # A controller of the release before does not know of them.
+        return client.apply(puts, deletes, dry_run=True)
     except ApiError as error:
         match = _INDEX.match(error.field)
         names = [name for name, _ in puts] if match and match[1] == "puts" else deletes
@@ -147,6 +154,39 @@ def _print(answer: Applied, dry_run: bool, output: Output, written: Mapping[str,
             would = "would change" if dry_run else "changed"
             objects = "object" if len(changes) == 1 else "objects"
             click.echo(f"{len(changes)} {objects} {would}" if changes else "nothing to change")
+            if answer.cut:
+                _print_cuts(answer.cut)
+
+
+def _print_cuts(cuts: Cuts) -> None:
+    """The connections that are there now, and would be cut; and of whose nothing is known."""
+    if cuts.connections:
+        click.echo()
+        show.table(
+            ["port", "protocol", "state", "guest", "", "other", "let in by", "why"],
+            [
+                [
+                    references.short(each.port),
+                    each.protocol,
+                    each.state,
+                    f"{each.local} {each.local_port}",
+                    "->" if each.begun_by == "guest" else "<-",
+                    f"{each.remote} {each.remote_port}",
+                    each.rule or "",
+                    each.why,
+                ]
+                for each in cuts.connections
+            ],
+        )
+    if cuts.total > len(cuts.connections):
+        click.echo(f"and {cuts.total - len(cuts.connections)} more")
+    if cuts.looked_at or cuts.unanswered:
+        click.echo(f"{cuts.total} of {cuts.looked_at} connections of ports whose rules change would be cut")
+    if cuts.unjudged:
+        click.echo(f"of {cuts.unjudged} it was not found out in time", err=True)
+    for each in cuts.unanswered:
+        of = ", ".join(map(references.short, each.ports[:5])) + (", ..." if len(each.ports) > 5 else "")
+        click.echo(f"of connections of {of} nothing is known: {each.reason}", err=True)
 
 
 def _difference(change: Change, written: Mapping[str, Any]) -> str:

@@ -125,6 +125,9 @@ def _verified_by(tls: ClientTls | None) -> ssl.SSLContext | bool:
 # Any silence longer than this on a stream is a dead connection: the controller says something every 5 s.
 _STREAM_SILENCE_S = 12.0
 
+#: Whoever waits for somebody else gets so long to say that there is no answer.
+_GRACE_S = 1.0
+
 # A TLS 1.3 server refuses a certificate after the handshake: that alert comes as it is, through the HTTP client.
 _BROKEN = (httpx2.HTTPError, ssl.SSLError)
 
@@ -233,9 +236,17 @@ class Client:
     def delete(self, name: str, *, if_match: int | None = None) -> None:
         self._call("DELETE", _path(name), headers=_preconditions(if_match, False))
 
-    def apply(self, puts: Iterable[Put] = (), deletes: Iterable[str] = (), *, dry_run: bool = False) -> Applied:
-        """All or nothing, in any order."""
+    def apply(
+        self,
+        puts: Iterable[Put] = (),
+        deletes: Iterable[str] = (),
+        *,
+        dry_run: bool = False,
+        connections: bool = False,
+    ) -> Applied:
+        """All or nothing, in any order. connections: of a dry run, also say which would be cut."""
         params = {"dry_run": "true"} if dry_run else {}
+        params |= {"connections": "true"} if connections else {}
         return _decode(self._call("POST", "/v1/apply", content=_apply_body(puts, deletes), params=params), Applied)
 
     def trace(
@@ -426,9 +437,17 @@ class AsyncClient:
     async def delete(self, name: str, *, if_match: int | None = None) -> None:
         await self._call("DELETE", _path(name), headers=_preconditions(if_match, False))
 
-    async def apply(self, puts: Iterable[Put] = (), deletes: Iterable[str] = (), *, dry_run: bool = False) -> Applied:
-        """All or nothing, in any order."""
+    async def apply(
+        self,
+        puts: Iterable[Put] = (),
+        deletes: Iterable[str] = (),
+        *,
+        dry_run: bool = False,
+        connections: bool = False,
+    ) -> Applied:
+        """All or nothing, in any order. connections: of a dry run, also say which would be cut."""
         params = {"dry_run": "true"} if dry_run else {}
+        params |= {"connections": "true"} if connections else {}
         body = _apply_body(puts, deletes)
         return _decode(await self._call("POST", "/v1/apply", content=body, params=params), Applied)
 
@@ -462,6 +481,11 @@ class AsyncClient:
     async def carried(self, host: str, port: str, after: int) -> bytes:
         """Of a port that is moving to a host, the connections behind the piece of that rank (wire/carried.py)."""
         return await self._call("GET", _path(host) + "/connections", params={"port": port, "after": after})
+
+    async def pass_on(self, host: str, what: str, body: object, timeout_s: float) -> bytes:
+        """To another controller of the same store: a question to a host that is connected to it; its answer."""
+        asked = {"host": host, "what": what, "body": body, "timeout_s": timeout_s}
+        return await self._call("POST", "/v1/questions", content=_body(asked), timeout=timeout_s + _GRACE_S)
 
     async def statuses(self) -> AsyncGenerator[bytes, None]:
         """What hosts say to this controller, line by line: for another controller of the same store."""

@@ -19,7 +19,19 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from weft.contracts.store import Batch, Compacted, Unsure
-from weft.controller import authorisation, merge, moves, openapi, questions, requests, rules, streams, tenants, tracing
+from weft.controller import (
+    authorisation,
+    cuts,
+    merge,
+    moves,
+    openapi,
+    questions,
+    requests,
+    rules,
+    streams,
+    tenants,
+    tracing,
+)
 from weft.controller.audit import CALLER
 from weft.controller.authorisation import Action, Caller, Denied, Verdict
 from weft.controller.beside import is_intent
@@ -38,6 +50,7 @@ from weft.model.puts import read
 from weft.model.values import parse_ip, parse_mac
 from weft.wire import api as wire
 from weft.wire import carried, problem
+from weft.wire import cuts as wire_cuts
 from weft.wire.knows import FIRST, KNOWS
 from weft.wire.objects import Malformed, decode_body, encode_spec
 
@@ -70,6 +83,7 @@ _SPEC = msgspec.json.Decoder(wire.Spec)
 _STATUS = msgspec.json.Decoder(wire.StatusReport)
 _ANNOUNCEMENTS = msgspec.json.Decoder(wire.Announcements)
 _TRACE = msgspec.json.Decoder(wire.TraceRequest)
+_PASSED_ON = msgspec.json.Decoder(wire.PassedOn)
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -98,6 +112,7 @@ class _Change(msgspec.Struct, frozen=True, omit_defaults=True):
 class _Applied(msgspec.Struct, frozen=True):
     revision: int
     changes: list[_Change]
+    cut: wire_cuts.Cuts | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -141,6 +156,7 @@ class Api:
             self._route("/v1/hosts/{host}/connections", GET=self._carried),
             *(self._route(path, None, **handlers) for path, handlers in self._more.items()),
             self._route("/v1/statuses", GET=self._tell),
+            self._route("/v1/questions", POST=self._pass_on),
             self._route("/v1/whoami", GET=self._whoami),
             self._route("/healthz", GET=self._health),
             self._route("/metrics", GET=self._scrape),
@@ -291,6 +307,9 @@ class Api:
     async def _apply(self, request: Request) -> Response:
         query = requests.query(request)
         dry_run = requests.boolean(query.pop("dry_run", "false"), "dry_run")
+        connections = requests.boolean(query.pop("connections", "false"), "connections")
+        if connections and not dry_run:
+            raise Rejected("which connections are cut is said of a dry run: dry_run=true", "connections")
         requests.nothing_else(query)
         raw = await self._body(request)
         puts, deletes = await _inline_or_thread(len(raw), lambda: _read_apply(raw))
@@ -301,9 +320,15 @@ class Api:
                 tenants.check_said(tenant, put.name, msgspec.json.decode(put.spec), f"puts[{n}].spec")
             for n, name in enumerate(deletes):
                 self._check_write(tenant, name, f"deletes[{n}]")
-        outcome = await self._service.apply(puts, deletes, dry_run=dry_run, rework=tenants.kept if tenant else None)
+        outcome = await self._service.apply(
+            puts, deletes, dry_run=dry_run, rework=tenants.kept if tenant else None, connections=connections
+        )
+        said: wire_cuts.Cuts | msgspec.UnsetType = msgspec.UNSET
+        if connections:
+            said = await cuts.ask(self._service.questions, outcome.asked)
+            said = cuts.for_tenant(said) if tenant else said
         size = sum(len(each.after or b"") for each in outcome.differences)
-        return await _inline_or_thread(size, lambda: requests.json_answer(_applied(outcome, tenant)))
+        return await _inline_or_thread(size, lambda: requests.json_answer(_applied(outcome, tenant, said)))
 
     def _written(self, name: Name, outcome: Outcome, tenant: Name | None, status: int) -> Response:
         # What was written, not what is there by now: the next writer may have been quicker than this answer.
@@ -395,6 +420,12 @@ class Api:
         requests.nothing_else(requests.query(request))
         lines = self._service.statuses.tell()
         return await requests.stream(request, streams.told(lines, every_s=_STILL_HERE_S), self._stopping)
+
+    async def _pass_on(self, request: Request) -> Response:
+        """For another controller, of a host that is connected here."""
+        asked = decode_body(await self._body(request, 2 * questions.MOST_QUESTION_BYTES), _PASSED_ON)
+        answer = await self._service.questions.ask_here(asked.host, asked.what, asked.body, timeout_s=asked.timeout_s)
+        return Response(answer, media_type="application/octet-stream")
 
     async def _announce(self, request: Request) -> Response:
         host = RESOURCES[Kind.HOST].name(request.path_params)
@@ -629,8 +660,8 @@ def _object_answer(item: _Item, status: int) -> Response:
     return requests.json_answer(item, status, {"etag": f'"{item.revision}"'})
 
 
-def _applied(outcome: Outcome, tenant: Name | None) -> _Applied:
-    return _Applied(outcome.revision, [_change(each, tenant) for each in outcome.differences])
+def _applied(outcome: Outcome, tenant: Name | None, cut: wire_cuts.Cuts | msgspec.UnsetType) -> _Applied:
+    return _Applied(outcome.revision, [_change(each, tenant) for each in outcome.differences], cut)
 
 
 def _change(each: Difference, tenant: Name | None) -> _Change:

@@ -152,6 +152,7 @@ _ROUTES: Mapping[tuple[str, str], Action] = {
     ("GET", "/v1/audit"): Action.AUDIT,
     ("GET", "/v1/audit/follow"): Action.FOLLOW_AUDIT,
     ("GET", "/v1/statuses"): Action.SPEAK_AS_CONTROLLER,
+    ("POST", "/v1/questions"): Action.SPEAK_AS_CONTROLLER,
     ("GET", "/v1/whoami"): Action.KNOW,
     ("GET", "/healthz"): Action.GREET,
     ("GET", "/metrics"): Action.MEASURE,

@@ -25,6 +25,7 @@ def document() -> dict[str, Any]:
         *SPECS.values(),
         wire.ApplyRequest,
         wire.Applied,
+        wire.PassedOn,
         wire.Event,
         wire.TraceRequest,
         wire.Traced,
@@ -220,12 +221,16 @@ def _object(resource: Resource) -> dict[str, Any]:
 def _others() -> dict[str, Any]:
     host = _labels(("host",))
     prefix = _query("prefix", {"type": "string"}, "only this object and what is below it")
+    cut = _query(
+        "connections", {"type": "boolean", "default": False},
+        "of a dry run: say which connections that are there now would be cut (hosts are asked: some seconds)",
+    )  # fmt: skip
     dry_run = _query("dry_run", {"type": "boolean", "default": False}, "say what would change, and change nothing")
     return {
         "/v1/apply": {
             "post": _operation(
                 "apply", "Many objects at once, all or nothing, in any order",
-                {"200": _answer("what changed", _ref("Applied"))}, parameters=[dry_run], body=_ref("ApplyRequest"),
+                {"200": _answer("what changed", _ref("Applied"))}, parameters=[dry_run, cut], body=_ref("ApplyRequest"),
             )
         },
         "/v1/watch": {
@@ -282,6 +287,13 @@ def _others() -> dict[str, Any]:
             "get": _operation(
                 "statuses", "What hosts say to this controller, as NDJSON: for the other controllers of the store",
                 {"200": _answer("lines, until one of both ends it", {"type": "string"}, "application/x-ndjson")},
+            )
+        },
+        "/v1/questions": {
+            "post": _operation(
+                "passOn", "A question to a host that is connected here, for the other controllers of the store",
+                {"200": _answer("its answer", {"type": "string", "format": "binary"}, "application/octet-stream")},
+                body=_ref("PassedOn"),
             )
         },
         "/v1/whoami": {

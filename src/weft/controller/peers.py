@@ -32,6 +32,10 @@ class Peer(Protocol):
         """Lines, as they come. Raises Retry."""
         ...
 
+    async def pass_on(self, host: str, what: str, body: object, timeout_s: float) -> bytes:
+        """A question to a host that is connected there; its answer. Raises Retry, ApiError."""
+        ...
+
 
 #: Opens the way to the controller at a URL.
 Reach: TypeAlias = Callable[[str], AbstractAsyncContextManager[Peer]]
@@ -64,6 +68,7 @@ async def _listen_to(service: Service, id_: str, url: str, reach: Reach, clock: 
             try:
                 async with reach(url) as peer, aclosing(peer.statuses()) as lines:
                     service.statuses.hear_anew(id_)
+                    service.others[id_] = peer
                     while True:
                         async with asyncio.timeout(SILENCE_S):
                             line = await anext(lines)
@@ -76,6 +81,8 @@ async def _listen_to(service: Service, id_: str, url: str, reach: Reach, clock: 
                     _log.warning("no longer hears another controller", url=url, reason=str(error))
                 connected = False
                 service.statuses.hear_no_more(id_)
+            finally:
+                service.others.pop(id_, None)
             await clock.sleep(_AGAIN_S)
     finally:
         service.statuses.hear_no_more(id_)

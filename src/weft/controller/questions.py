@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from weft.client.client import ApiError
 from weft.feed.log import FeedLog
 from weft.kit.errors import Missing, Retry
 from weft.wire import feed as wire
@@ -25,15 +28,33 @@ class Unanswered(Exception):
     """Nobody knows what the host would have said; why, for whoever wanted to know."""
 
 
+class Passing(Protocol):
+    """Another controller of the store, where the host's feed is."""
+
+    async def pass_on(self, host: str, what: str, body: object, timeout_s: float) -> bytes:
+        """As ``Questions.ask``. Raises Retry, ApiError."""
+        ...
+
+
 @dataclass(slots=True)
 class Questions:
-    """Those under way."""
+    """Those under way. elsewhere: the controller that a host is connected to, when it is not this one."""
 
     feed: FeedLog
+    elsewhere: Callable[[str], Passing | None] = lambda _host: None
     _waiting: dict[str, tuple[str, asyncio.Future[bytes]]] = field(default_factory=dict)
 
     async def ask(self, host: str, what: str, body: object, *, timeout_s: float) -> bytes:
-        """A host's answer. Raises Unanswered, also for an agent that is older than the question."""
+        """A host's answer, wherever it is connected. Raises Unanswered, also for an agent that is too old."""
+        if not self.feed.listening(host) and (there := self.elsewhere(host)) is not None:
+            try:
+                return await there.pass_on(host, what, body, timeout_s)
+            except (Retry, ApiError) as fault:
+                raise Unanswered(str(fault)) from fault
+        return await self.ask_here(host, what, body, timeout_s=timeout_s)
+
+    async def ask_here(self, host: str, what: str, body: object, *, timeout_s: float) -> bytes:
+        """Of a host that is connected to this controller."""
         if len(self._waiting) >= MOST_WAITING:
             raise Retry("the controller asks hosts as much as it can")
         id_ = secrets.token_hex(16)

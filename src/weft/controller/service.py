@@ -16,7 +16,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
@@ -26,8 +26,9 @@ import structlog
 from weft.compiler.compiler import EDITION, Compiler
 from weft.contracts.store import Batch, Compacted, Guard, Overtaken, PreconditionFailed, Snapshot, Store
 from weft.controller.beside import Beside, Extra, is_intent
+from weft.controller.cuts import questions
 from weft.controller.names import Names, first_of
-from weft.controller.questions import Questions
+from weft.controller.questions import Passing, Questions
 from weft.controller.statuses import Statuses
 from weft.feed.log import FeedLog
 from weft.kit.errors import Missing, Rejected, Retry
@@ -40,6 +41,7 @@ from weft.model.names import Kind, Name, kind_of
 from weft.model.objects import KINDS, Host, Object, Port, VirtualSubnet
 from weft.policy.rows import Row, Scope
 from weft.store.versioned import Versioned
+from weft.wire import cuts
 from weft.wire.api import Action, StatusReport, Told
 from weft.wire.objects import decode_spec, encode_spec, load
 
@@ -106,6 +108,8 @@ class Outcome:
 
     revision: int
     differences: tuple[Difference, ...]
+    #: Of a dry run that is to say which connections it would cut: whom to ask.
+    asked: Mapping[Name, cuts.Question] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,10 @@ class Service:
         self._ahead: tuple[Change, ...] = ()  # what the catalog holds and the store may yet refuse
         self.history = history
         self.feed = FeedLog(self.rows, self._scopes_of, revision, history=history)
-        self.questions = Questions(self.feed)
         self.statuses = Statuses(self.feed.listening)
+        #: Other controllers of the store that are heard just now, by id.
+        self.others: dict[str, Passing] = {}
+        self.questions = Questions(self.feed, self._elsewhere)
         self.feed.on_listening = self.statuses.connection
         self.timings = Timings()
         #: What became of guests' announcements: "taken", or why not.
@@ -361,7 +367,13 @@ class Service:
         return await self._write(deletes, name, condition)
 
     async def apply(
-        self, puts: Sequence[Put], deletes: Sequence[Name], *, dry_run: bool, rework: Rework | None = None
+        self,
+        puts: Sequence[Put],
+        deletes: Sequence[Name],
+        *,
+        dry_run: bool,
+        rework: Rework | None = None,
+        connections: bool = False,
     ) -> Outcome:
         drafts = [] if rework else await _inline_or_thread(len(puts), lambda: _decode_all(puts))
 
@@ -377,13 +389,25 @@ class Service:
                 changes = self._catalog.apply(reworked(), deletes)
                 try:
                     self.admit(changes, Extra())
+                    asked = self._whom_to_ask(changes) if connections else {}
                 finally:
                     self._catalog.revert(changes)
                 revision = self._revision
             differences = await _inline_or_thread(len(changes), lambda: _differences(changes))
             await self._store.refuse(_puts_of(differences))
-            return Outcome(revision, differences)
+            return Outcome(revision, differences, asked)
         return await self._write(lambda: (reworked(), deletes))
+
+    def _whom_to_ask(self, changes: tuple[Change, ...]) -> Mapping[Name, cuts.Question]:
+        """Of the connections that changes would cut; the catalog is as it would be, and so are rows for one step."""
+        delta = self._compiler.apply(changes)
+        try:
+            return questions(self._catalog, self._compiler, changes, delta)
+        finally:
+            self._catalog.revert(changes)
+            back = tuple(Change(change.name, change.new, change.old) for change in changes)
+            self._compiler.apply(back)
+            self._catalog.revert(back)
 
     def _reworked(self, name: Name, spec: bytes | msgspec.Raw, rework: Rework) -> bytes:
         held = self._held.get(name)
@@ -644,6 +668,10 @@ class Service:
     def _refuse_when_broken(self) -> None:
         if self.broken.is_set():
             raise Retry("the controller is about to start over")
+
+    def _elsewhere(self, host: str) -> Passing | None:
+        controller = self.statuses.controller_of(host)
+        return None if controller is None else self.others.get(controller)
 
     # -- what hosts say --
 

@@ -170,6 +170,10 @@ class Statuses:
     def is_connected(self, host: str) -> bool:
         return self._here(host) or any(host in hosts for hosts in self._there.values())
 
+    def controller_of(self, host: str) -> str | None:
+        """Which of the other controllers a host is connected to."""
+        return next((controller for controller, hosts in self._there.items() if host in hosts), None)
+
     def why_behind(self, host: str, revision: int, key: Key) -> str | None:
         """Why a host does not do yet what a row of a revision says; None: it does."""
         said = self._said.get(host)

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from weft.wire.cuts import Cuts
+
 #: Headers. An answer says which revision it is of, and of which store and compiler: ``<revision>@<history>``. A request
 #: says so of what its client has seen: a controller that is behind that waits, or says that it cannot answer (503).
 SEEN = "weft-revision"
@@ -72,10 +74,14 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer of an apply. revision: of the state that holds the changes (dry run: that they were worked out on)."""
+    """Answer of an apply. revision: of the state that holds the changes (dry run: that they were worked out on).
+
+    cut: of a dry run that was to say so, which connections that are there now would be cut.
+    """
 
     revision: int
     changes: list[Change]
+    cut: Cuts | msgspec.UnsetType = msgspec.UNSET
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +157,15 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     connected: bool | None = None
     report: StatusReport | None = None
     synced: bool = False
+
+
+class PassedOn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question of one controller's to a host that is connected to another."""
+
+    host: str
+    what: str
+    body: msgspec.Raw
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=60)]
 
 
 class MoveStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -791,7 +791,10 @@ def _rejected(
 
 def _given_at(raw: bytes | msgspec.Raw, where: str) -> str:
     """What was given there, to begin a message with; nothing where it is too much to say."""
-    value = msgspec.json.decode(raw)
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError:  # it was refused for its beginning, and is cut short besides
+        return ""
     for name, number in _STEP.findall(where):
         try:
             value = value[name] if name else value[int(number)]
