@@ -16,6 +16,7 @@ from weft.dataplane.ebpf import build, conntrack
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.connections import Expected, State
 from weft.policy.rows import Port
+from weft.wire import carried as wire
 
 pytestmark = pytest.mark.root
 
@@ -161,3 +162,23 @@ def test_an_entry_is_within_256_bytes_of_the_kernels_memory(driver: EbpfDriver) 
     head_bytes, bucket_bytes, list_bytes = 48, 16, 8  # struct htab_elem, a bucket each, the allocator's list
     key, value = (-(-size // 8) * 8 for size in (table.key_bytes, table.value_bytes))
     assert head_bytes + key + value + bucket_bytes + list_bytes <= 256
+
+
+def test_as_many_connections_go_along_as_a_port_may_have_and_no_more(driver: EbpfDriver) -> None:
+    plane = driver.plane
+    talk(driver)
+    one = next(of for _, of in plane.carried(WEB1_PORT) if of.protocol == 6)
+    plane.forget([found.key for found in plane.connections()])
+    most = plane._tracking.settings.most_of_port
+    full = [one._replace(remote_port=n % 65_536, local_port=1 + n // 65_536) for n in range(most + 5)]
+    taken = 0
+    for at in range(0, len(full), wire.MOST):
+        some = full[at : at + wire.MOST]
+        data = wire.encode(1 + at // wire.MOST, some, more=True)
+        assert len(data) < wire.MOST_BYTES
+        taken += plane.take(WEB1_PORT, wire.decode(data).connections)
+    assert taken == most
+    assert sum(1 for _ in plane.carried(WEB1_PORT)) == most
+    # Again, as when the first answer was lost: they take their own places.
+    assert plane.take(WEB1_PORT, full[:100]) == 100
+    assert sum(1 for _ in plane.carried(WEB1_PORT)) == most

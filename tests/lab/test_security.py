@@ -17,8 +17,8 @@ import pytest
 
 from lab.scenes import UPLINK, address, dropped
 from polling import eventually
-from weft.client import Client
-from weft.lab import shell
+from weft.client import Client, moves
+from weft.lab import plan, shell
 from weft.lab.lab import Lab
 from weft.lab.plan import Guest
 
@@ -258,6 +258,31 @@ def test_connections_of_guarded_ports_survive_a_move_with_streams_and_nothing_is
     finally:
         if secured.guest(f"t/{mover}").host != home:
             secured.move(f"t/{mover}", home)
+
+
+def test_a_move_does_not_wait_for_ever_for_connections_that_nobody_gives_and_says_so(secured: Lab) -> None:
+    server = secured.guest("t/server")
+    new = plan.moved(secured.spec, server, "h3", (each for each in secured.guests.values() if each.port != server.port))
+    with connected(secured), secured.client() as client:
+        secured.kill("agent:h2")
+        shell.run(plan.arrival_steps(secured.spec.name, new))
+        try:
+            moves.begin(client, server.port, "hosts/h3")
+            if new.explicit:
+                secured.attach(new)
+            eventually(lambda: client.get(server.port).status["move"]["state"] == "active", within_s=20)
+            move = client.get(server.port).status["move"]
+            assert move["reason"].startswith("its connections have not come: hosts/h2 ")
+            secured.mend()
+            # Late, and welcome.
+            eventually(lambda: client.get(server.port).status["move"]["reason"] == "", within_s=20)
+            assert listed(secured, "h3", f"?port={server.port}&state=established")
+        finally:
+            secured.mend()
+            moves.cancel(client, server.port)
+            if new.explicit:
+                secured.ask_agent("h3", "POST", "/detach", {"port": server.port})
+            shell.run([plan.DeleteLink(new.namespace, plan.ARRIVING)])
 
 
 class Flow:

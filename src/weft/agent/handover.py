@@ -38,7 +38,7 @@ GATHER_S = 0.02
 #: What events have missed, and what only the table says, is looked for as often as that.
 LOOK_AGAIN_S = 5.0
 #: Who has not asked for so long has begun anew, or does not want to know any more.
-FORGET_S = 30.0
+FORGET_S = 120.0
 #: Ports whose connections are asked for at once: at first, and for what changes. The controller bounds what a host may.
 MOST_AT_ONCE = 2
 
@@ -100,10 +100,10 @@ class Giver:
         for port in [port for port, of in self._giving.items() if now_s - of.asked_s > FORGET_S]:
             self._end(port)
         giving = self._giving.get(question.port)
+        if giving is None and question.after:
+            raise Missing("what it has was told by an agent that is no more, or is too old: begin anew")
         if giving is None or question.after == 0:
             giving = await self._begin(question.port)
-            if question.after:
-                raise Missing("what it has was told by an agent that is no more: begin anew")
         giving.asked_s = now_s
         if question.after == giving.rank - 1 and giving.last:
             return giving.last  # it was lost on the way
