@@ -215,6 +215,22 @@ def test_what_a_hand_did_to_a_map_is_mended(told: EbpfDataPlane, name: str, how:
     assert told.repair() == 0
 
 
+@pytest.mark.parametrize("how", ["deleted", "changed"])
+def test_whose_counters_are_whose_is_mended(site: Site, how: str) -> None:
+    with site.full_plane() as plane:
+        of = plane._loaded.maps["counter_slots"]
+        before = dict(of.items())
+        for key, value in before.items():
+            if how == "deleted":
+                assert of.delete(key)
+            else:
+                of.update(key, bytes(b ^ 1 for b in value))
+        plane.repair()
+        assert dict(of.items()) == before
+        send("peer0", ARP_A, 2)
+        eventually(lambda: plane.counters()[A].sent_packets == 2, "two answers")
+
+
 def test_the_host_entry_is_mended(site: Site) -> None:
     from ebpf.rows import HOST
 

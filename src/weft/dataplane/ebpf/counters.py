@@ -36,8 +36,13 @@ class Counters:
         return self._of.get(seat, NOBODYS)
 
     def make(self, seat: layout.Seat) -> None:
-        """New ones at zero, where there are none. Raises Retry when all slots are taken."""
+        """New ones at zero, where there are none; where the kernel has lost whose they are, it is told. Raises Retry
+        when all slots are taken.
+        """
         if seat in self._of:
+            number = layout.NUMBER.pack(self._of[seat])
+            if self._slots.lookup(seat.key) != number:
+                self._slots.update(seat.key, number)
             return
         if not self._free:
             full = f"counters: full at {self._values.max_entries} entries: raise the data plane's size of ports"
