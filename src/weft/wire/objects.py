@@ -793,7 +793,7 @@ def _given_at(raw: bytes | msgspec.Raw, where: str) -> str:
     """What was given there, to begin a message with; nothing where it is too much to say."""
     try:
         value = msgspec.json.decode(raw)
-    except msgspec.DecodeError:  # it was refused for its beginning, and is cut short besides
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # behind the fault that was found it is no JSON
         return ""
     for name, number in _STEP.findall(where):
         try:
