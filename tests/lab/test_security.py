@@ -334,6 +334,15 @@ class Flow:
         assert not self._faults, self._faults
 
 
+def test_a_ports_connections_are_seen_through_the_controller_wherever_it_is(secured: Lab) -> None:
+    with connected(secured):
+        command = [sys.executable, "-m", "weft.apps.cli", "port", "connections", "t/server", "-o", "json"]
+        environment = {**os.environ, "WEFT_CONTROLLER": secured.paths.controller_url}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+        [seen] = [of for of in json.loads(done.stdout) if (of["local_port"], of["state"]) == (HTTP, "established")]
+        assert (seen["port"], seen["begun_by"], seen["rule_name"]) == ("tenants/t/ports/server", "other", RULE)
+
+
 def dry_run(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
     """As an operator would run it."""
     command = [sys.executable, "-m", "weft.apps.cli", *arguments, "--dry-run"]

@@ -80,6 +80,7 @@ POST   /v1/hosts/{host}/status                            401    .   403 403 403
 POST   /v1/hosts/{host}/announcements                     401    .   403 403 403 .    403  | .   403 403 403 403
 POST   /v1/hosts/{host}/answers/{question}                401    .   403 403 403 .    403  | .   403 403 403 403
 GET    /v1/hosts/{host}/connections                       401    .   403 403 403 .    403  | .   403 403 403 403
+GET    /v1/tenants/{tenant}/ports/{port}/connections      401    .   .   .   .   403  403  | .   .   404 404 403
 POST   /v1/apply                                          401    .   .   .   403 403  403  | .   .   .   403 403
 GET    /v1/watch                                          401    .   .   .   .   403  403  | .   .   .   .   403
 POST   /v1/trace                                          401    .   .   403 403 403  403  | .   .   403 403 403

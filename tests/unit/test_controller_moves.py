@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from unit.controller_world import World, port, world
 from weft.client import ApiError
 from weft.model.names import Name
 from weft.wire.api import FailureReport, PortReport, StatusReport
+from weft.wire.listed import Connections, Counted, Listed
 
 H1, H2, H3 = (Name(f"hosts/h{n}") for n in (1, 2, 3))
 P1 = Name("tenants/blue/ports/p1")
@@ -160,4 +162,31 @@ async def test_a_host_that_says_nothing_is_said_to() -> None:
         await it.client.answer(H1, asked["id"], b"", "it is not leaving")
         with pytest.raises(ApiError, match="hosts/h1: it is not leaving"):
             await wanted
+        await agent.aclose()
+
+
+async def test_a_ports_connections_are_listed_by_its_host_and_no_others() -> None:
+    async with moving() as it:
+        agent = it.service.follow(H1, None, answers=True)
+        await anext(agent)
+        path = f"/v1/{P1}/connections"
+        wanted = asyncio.create_task(it.client.ask("GET", path, Connections))
+        asked = json.loads(await anext(agent))["ask"]
+        assert (asked["what"], asked["body"]) == ("list", {"port": P1})
+        none = {"packets": 1, "bytes": 60}
+        one = Listed(
+            port=P1, protocol="tcp", local="10.0.1.2", remote="10.0.1.3", local_port=80, remote_port=4000, rule=7,
+            state="established", begun_by="other", rule_name="r", refused=False, sent=Counted(**none),
+            received=Counted(**none), age_s=1.5, expires_s=60.0,
+        )  # fmt: skip
+        anothers = msgspec.structs.replace(one, port="tenants/red/ports/p1")
+        said = msgspec.json.encode(Connections(connections=[one, anothers], total=2))
+        await it.client.answer(H1, asked["id"], said)
+        assert (await wanted).connections == [one]
+        with pytest.raises(ApiError, match="hosts/h3 is not connected") as refused:
+            await it.client.ask("GET", "/v1/tenants/blue/ports/p2/connections", Connections)
+        assert refused.value.status == 502
+        with pytest.raises(ApiError) as refused:
+            await it.client.ask("GET", "/v1/tenants/blue/ports/none/connections", Connections)
+        assert refused.value.status == 404
         await agent.aclose()

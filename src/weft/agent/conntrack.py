@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
+import msgspec
+
 from weft.agent.exporter import Ask
 from weft.agent.rule_log import RuleLog
 from weft.contracts.clock import Clock
@@ -63,6 +65,18 @@ def parse(given: Mapping[str, str]) -> Filter:
         raise Rejected(f"{address!r} is not an address such as 10.0.1.4", "address") from None
     number = None if protocol is None else _NUMBERS[protocol] if protocol in _NUMBERS else int(protocol)
     return Filter(given.get("tenant"), given.get("port"), canonical, number, None if state is None else _STATES[state])
+
+
+class _Question(msgspec.Struct, frozen=True):
+    port: str
+
+
+def asked(body: bytes) -> Filter:
+    """What the controller asks for: one port's."""
+    try:
+        return Filter(port=msgspec.json.decode(body, type=_Question).port)
+    except msgspec.DecodeError as fault:
+        raise Rejected(f"not asked as it should be: {fault}") from fault
 
 
 def shown(of: Connection, rules: Mapping[int, str]) -> dict[str, Any]:

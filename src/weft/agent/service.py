@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from weft.agent import announce, answers, conntrack, cuts, dhcp, handover, report, snooping
@@ -39,6 +40,7 @@ from weft.feed.reflector import Asked, Batch, Connected, Lost, Piece, Reflector,
 from weft.kit.errors import Retry
 from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Row, SecurityGroup, Subnet
 from weft.wire.api import PortReport, StatusReport
+from weft.wire.listed import MOST_LISTED
 
 _log = structlog.get_logger("weft.agent")
 
@@ -137,7 +139,9 @@ class Agent:
         self._taker.changed = self._reporter.changed
         self._cuts = cuts.Cuts(host, self.reconciler.ask, lambda: self._reflector.tables, clock)
         self._answerer = answers.Answerer(
-            host, controller, {"connections": self._giver.answer, "cuts": self._cuts.answer}
+            host,
+            controller,
+            {"connections": self._giver.answer, "cuts": self._cuts.answer, "list": self._list},
         )
         self.prober = Prober(paths, clock, self._lead) if paths else None
         self.exchange: Exchange | None = None
@@ -218,6 +222,12 @@ class Agent:
         if waits := self._taker.why_waiting(port.port):
             return PortReport("down", waits)
         return PortReport("active", self._taker.note(port.port))
+
+    async def _list(self, body: bytes) -> bytes:
+        """The controller asks for the connections of one port. Raises Rejected."""
+        found = await self.conntrack.list(conntrack.asked(body))
+        some = [conntrack.shown(each, self.rules) for each in found[:MOST_LISTED]]
+        return msgspec.json.encode({"connections": some, "total": len(found)})
 
     def _to_report(self) -> StatusReport | None:
         # With no feed there is nobody to tell; whoever comes back is told everything.

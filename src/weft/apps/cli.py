@@ -13,7 +13,7 @@ COMMANDS = {
     "get": Lazy("weft.cli.get:get", "List objects of a kind, or show some by name."),
     "describe": Lazy("weft.cli.get:describe", "Show one object: its spec, its status, and what belongs to it."),
     "delete": Lazy("weft.cli.apply:delete", "Delete objects by name, all or nothing."),
-    "port": Lazy("weft.cli.port:port", "Move ports from host to host."),
+    "port": Lazy("weft.cli.port:port", "Ports: move them from host to host, see their connections."),
     "trace": Lazy("weft.cli.trace:trace", "Follow a packet from a port to its end, or to its drop reason."),
     "status": Lazy(
         "weft.cli.status:status", "Show the controller, the hosts, how many ports are active, and what was dropped."

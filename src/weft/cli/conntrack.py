@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 import click
@@ -11,6 +11,9 @@ import click
 from weft.cli import agent_socket, references, session, show
 from weft.cli.session import Output
 from weft.model.names import Kind
+
+if TYPE_CHECKING:
+    from weft.wire.listed import Connections
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,6 +49,19 @@ def conntrack() -> None:
 def list_(output: Output, agent: str, **filters: str | None) -> None:
     """Show connections: who talks to whom, in which state, how much, and by which rule."""
     found: list[dict[str, Any]] = agent_socket.ask(agent, "GET", f"/connections{_query(**filters)}") or []
+    _print(found, output)
+
+
+def print_listed(listed: Connections, output: Output) -> None:
+    """What the controller was told by a port's host."""
+    import msgspec
+
+    _print(msgspec.to_builtins(listed.connections), output)
+    if output not in (Output.JSON, Output.YAML) and listed.total > len(listed.connections):
+        click.echo(f"and {listed.total - len(listed.connections)} more")
+
+
+def _print(found: list[dict[str, Any]], output: Output) -> None:
     match output:
         case Output.JSON:
             show.as_json(found)

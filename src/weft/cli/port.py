@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Commands)
 def port() -> None:
-    """Move ports from host to host."""
+    """Ports: move them from host to host, see their connections."""
 
 
 @port.command()
@@ -77,6 +77,24 @@ def move(
                 if wait:
                     item = moves.await_arrived(client, full, timeout_s=timeout_s)
     _print(item, output)
+
+
+@port.command()
+@click.argument("name", metavar="PORT", shell_complete=complete.ports)
+@session.with_output(Output.YAML)
+@session.with_controller
+def connections(name: str, output: Output, url: str) -> None:
+    """Show a port's connections, wherever it is: as weft conntrack list does on its host.
+
+    Only ports with security groups have connections that are known.
+    """
+    from weft.cli import conntrack
+    from weft.wire.listed import Connections
+
+    with session.controller(url) as client:
+        full = references.full(name, Kind.PORT)
+        found = client.ask("GET", f"/v1/{full}/connections", Connections)
+    conntrack.print_listed(found, output)
 
 
 def _await_ready(client: Client, name: str, timeout_s: float, patience_s: float) -> None:

@@ -49,7 +49,7 @@ from weft.model.objects import AnnouncedAddress, Host, Port, VirtualSubnet
 from weft.model.puts import read
 from weft.model.values import parse_ip, parse_mac
 from weft.wire import api as wire
-from weft.wire import carried, problem
+from weft.wire import carried, listed, problem
 from weft.wire import cuts as wire_cuts
 from weft.wire.knows import FIRST, KNOWS
 from weft.wire.objects import Malformed, decode_body, encode_spec
@@ -60,6 +60,9 @@ MAX_PAGE, PAGE = 1000, 500
 
 #: How often it is looked whether the callers of streams may still listen.
 LOOK_AGAIN_S = 5.0
+
+#: A host has so long to list a port's connections.
+LIST_S = 10.0
 
 # A controller that has nothing to tell the others says so this often.
 _STILL_HERE_S = 1.0
@@ -83,6 +86,7 @@ _SPEC = msgspec.json.Decoder(wire.Spec)
 _STATUS = msgspec.json.Decoder(wire.StatusReport)
 _ANNOUNCEMENTS = msgspec.json.Decoder(wire.Announcements)
 _TRACE = msgspec.json.Decoder(wire.TraceRequest)
+_LISTED = msgspec.json.Decoder(listed.Connections)
 _PASSED_ON = msgspec.json.Decoder(wire.PassedOn)
 
 
@@ -146,6 +150,7 @@ class Api:
     def routes(self) -> list[Route]:
         return [
             *(route for resource in RESOURCES.values() for route in self._of(resource)),
+            self._route("/v1/tenants/{tenant}/ports/{port}/connections", GET=self._connections),
             self._route("/v1/apply", POST=self._apply),
             self._route("/v1/watch", GET=self._watch),
             self._route("/v1/trace", POST=self._trace),
@@ -420,6 +425,24 @@ class Api:
         requests.nothing_else(requests.query(request))
         lines = self._service.statuses.tell()
         return await requests.stream(request, streams.told(lines, every_s=_STILL_HERE_S), self._stopping)
+
+    async def _connections(self, request: Request) -> Response:
+        """A port's connections, from its host."""
+        requests.nothing_else(requests.query(request))
+        name = RESOURCES[Kind.PORT].name(request.path_params)
+        held = self._service.get(name)
+        host = held.value.host if isinstance(held.value, Port) else None
+        if host is None:
+            return requests.json_answer(listed.Connections())
+        try:
+            said = await self._service.questions.ask(host, "list", {"port": name}, timeout_s=LIST_S)
+            found = _LISTED.decode(said)
+        except (questions.Unanswered, msgspec.DecodeError) as error:
+            why = str(error) if _tenant(request) is None else "the port's host has not answered"
+            raise questions.Unanswered(why) from error
+        # It speaks for this port.
+        own = [each for each in found.connections if each.port == name]
+        return requests.json_answer(msgspec.structs.replace(found, connections=own))
 
     async def _pass_on(self, request: Request) -> Response:
         """For another controller, of a host that is connected here."""

@@ -130,6 +130,7 @@ def decide(caller: Caller, action: Action, owner: Name | None = None) -> Verdict
 
 #: Every route that is no kind's, by method and path; a route that is in neither table cannot be made.
 _ROUTES: Mapping[tuple[str, str], Action] = {
+    ("GET", "/v1/tenants/{tenant}/ports/{port}/connections"): Action.READ_INTENT,
     ("POST", "/v1/apply"): Action.APPLY,
     ("GET", "/v1/watch"): Action.WATCH,
     ("POST", "/v1/trace"): Action.TRACE,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from weft.controller.kinds import RESOURCES, Resource
-from weft.wire import access, carried, problem
+from weft.wire import access, carried, listed, problem
 from weft.wire import api as wire
 from weft.wire.objects import SPECS
 
@@ -26,6 +26,7 @@ def document() -> dict[str, Any]:
         wire.ApplyRequest,
         wire.Applied,
         wire.PassedOn,
+        listed.Connections,
         wire.Event,
         wire.TraceRequest,
         wire.Traced,
@@ -287,6 +288,13 @@ def _others() -> dict[str, Any]:
             "get": _operation(
                 "statuses", "What hosts say to this controller, as NDJSON: for the other controllers of the store",
                 {"200": _answer("lines, until one of both ends it", {"type": "string"}, "application/x-ndjson")},
+            )
+        },
+        "/v1/tenants/{tenant}/ports/{port}/connections": {
+            "get": _operation(
+                "connections", "A port's connections, as its host has them now",
+                {"200": _answer("the first of them, and how many there are", _ref("Connections"))},
+                parameters=_labels(("tenant", "port")),
             )
         },
         "/v1/questions": {
