@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from weft.contracts.dataplane import DataPlane, Heard, Traffic
+from weft.contracts.dataplane import DataPlane, Heard, Traffic, Wanted
 from weft.model.names import Name
 from weft.policy.rows import (
     TABLES,
@@ -339,6 +339,17 @@ class DataPlaneSuite:
         self.told(plane)
         plane.remove()
         plane.remove()
+
+    def test_what_other_hosts_want_may_be_said_at_any_time_and_any_number_of_times(self, plane: DataPlane) -> None:
+        plane.bind(self.bindings())
+        places = [(5001, "192.0.2.12"), (5001, "192.0.2.13"), (6001, "2001:db8:f::12")]
+        said = {place: Wanted(frozenset({"239.1.2.3", "ff15::1"}), 10.0) for place in places}
+        assert plane.heed({}) == []
+        assert plane.heed(said) == []
+        assert plane.heed(said) == []
+        assert plane.heed({places[0]: Wanted(frozenset(), 10.0), places[1]: None}) == []
+        assert plane.heed(dict.fromkeys([*places, (7001, "192.0.2.99")])) == []
+        assert plane.heed(dict.fromkeys(places)) == []
 
     def test_a_plane_says_what_it_can_do(self, plane: DataPlane) -> None:
         assert plane.features

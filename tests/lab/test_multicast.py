@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from lab.scenes import address, drops, fabric_wire, guest_wire
 from polling import eventually
@@ -150,8 +154,37 @@ def test_a_group_is_copied_only_to_hosts_whose_guests_listen(lab: Lab, version: 
                 mouth.sendto(mark, (group, PORT))
                 return mark in heard(there)
 
-            eventually(arrives, f"{group} reaches who has just joined on h2", within_s=3)
+            eventually(arrives, f"{group} reaches who has just joined on h2", within_s=10)
         eventually(lambda: not copied(), f"{group} stays on h1 again", within_s=30)
+
+
+@BOTH
+def test_a_guest_that_speaks_pim_has_every_group_whoever_sends_it(lab: Lab, version: int) -> None:
+    """It is a multicast router: nobody listens on its host, and it has joined nothing."""
+    group = "239.77.5.5" if version == 4 else "ff15::77:5"
+    router = lab.guest("blue/only-1")
+    own, to = address(router, version), "224.0.0.13" if version == 4 else "ff02::d"
+    mac = "01:00:5e:00:00:0d" if version == 4 else "33:33:00:00:00:0d"
+    head = IP(src=own, dst=to, ttl=1, proto=103) if version == 4 else IPv6(src=own, dst=to, hlim=1, nh=103)
+    hello = bytes(Ether(src=router.mac, dst=mac) / head / Raw(bytes.fromhex("2000dfff")))
+    mouth = sender(lab.guest(SENDER), version)
+    numbers = count()
+    with guest_wire(router) as wire, sockets(mouth):
+
+        def arrives() -> bool:
+            mark = f"to a router {next(numbers)}, {group}".encode()
+            mouth.sendto(mark, (group, PORT))
+            return any(mark in each for each in wire.frames(lambda got: any(mark in frame for frame in got), 0.2))
+
+        assert not arrives()
+        wire.send(hello)
+        try:
+            eventually(arrives, f"{group} arrives at the router", within_s=5)
+        finally:
+            # It is a router for 260 s, or until its interface goes.
+            lab.ask_agent(router.host, "POST", "/detach", {"port": router.port})
+            lab.attach(router)
+        eventually(lambda: not arrives(), f"{group} does not arrive any more", within_s=5)
 
 
 @BOTH

@@ -226,7 +226,10 @@ class Snooper:
         if self._adopt_until_s is None:
             self._adopt_until_s = now_s + ADOPT_S
         if now_s < self._adopt_until_s:
+            bound = self._bound
             programmed = await self._ask(lambda plane: plane.listening())
+            if self._bound is not bound:
+                return  # somebody has come or gone meanwhile: the next turn asks again
             moving = {name for name in programmed if self._is_moving(name)}  # and so given all, by this agent
             self.members.adopt(
                 {name: set(groups) - (ALL_GROUPS if name in moving else set()) for name, groups in programmed.items()},
