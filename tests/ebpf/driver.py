@@ -111,6 +111,19 @@ class EbpfDriver:
                 self._harness.netns.ip(f"neigh replace {pa} lladdr 02:00:00:00:ff:fd dev {self._uplink} nud permanent")
         self._met |= pas
 
+    def set_clock(self, now_ns: int) -> None:
+        """That of the connection tracker; all connections and what rules have decided are forgotten."""
+        self.plane._tracking.clock_ns = now_ns
+        self.plane._tracking.write()
+        self.plane._connections.forget(key for key, _ in list(self.plane._connections.entries()))
+        self.forget_rulings()
+
+    def forget_rulings(self) -> None:
+        """What rules have decided."""
+        for name in ("hits", "denials"):
+            for key, _ in list(self._harness.maps[name].items()):
+                self._harness.maps[name].delete(key)
+
     def forget(self) -> None:
         for key, _ in list(self._harness.maps["learned"].items()):
             self._harness.maps["learned"].delete(key)

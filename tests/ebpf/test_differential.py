@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from ebpf.driver import ETHERNET_BYTES, EbpfDriver, ebpf_driver
 from strategies import packets
 from strategies.policies import HOSTS, policies
+from weft.contracts.connections import Connection
 from weft.contracts.dataplane import Wanted, Way
 from weft.policy.rows import Member, Row
 from weft.reference.plane import ReferenceDataPlane
@@ -22,6 +25,8 @@ UPLINK = "eth0"
 INTERFACES = tuple(f"tap{number}" for number in range(12))
 FRAMES = 25
 HOUR_S = 3600.0
+#: What is known of connections and fragments is a day old when the next policy comes.
+times = itertools.count(10**15, 86_400 * 10**9)
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,25 @@ class Scene:
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    policy = draw(policies(underlay6=draw(st.booleans())))
+    guards = draw(st.sampled_from((True, True, True, False)))
+    policy = draw(policies(underlay6=draw(st.booleans()), guards=guards))
+    kinds = ("any", "talk", "answer") if guards else ("any",)
     host = draw(st.sampled_from(HOSTS))
     bindings = policy.bindings(host)
     frames = []
     for _ in range(FRAMES):
         ports = policy.ports(host)
+        talk = None
+        match draw(st.sampled_from(kinds)):
+            case "talk":
+                talk = draw(packets.talks(policy, host, UPLINK))
+            case "answer" if frames:
+                talk = draw(packets.answers(policy, host, draw(st.sampled_from(frames[-3:]))[1], UPLINK))
+            case _:
+                pass
+        if talk is not None:
+            frames.append(talk)
+            continue
         if ports and draw(st.integers(0, 2)):
             port = draw(st.sampled_from(ports))
             interface = bindings[port.port if port.parent is None else port.parent]
@@ -89,11 +107,25 @@ def test_the_programs_do_what_the_reference_does(driver: EbpfDriver, scene: Scen
     assert reference.paths(scene.told.ways) == []
     assert reference.listen(scene.told.listeners) == []
     assert reference.heed(scene.told.wanted) == []
+    now_ns = next(times)
+    driver.set_clock(now_ns)
     driver.load(scene.told)
     for interface, frame in scene.frames:
         if len(frame) < ETHERNET_BYTES:
             continue  # no driver of a network card gives the kernel less
         enter = reference.from_uplink if interface == UPLINK else reference.from_port
-        expected = enter(interface, frame)
+        expected = enter(interface, frame, now_ns)
         assert driver.inject(interface, frame) == expected.verdict, (interface, frame.hex(), expected.steps)
     assert driver.counters() == reference.counters()
+    assert driver.plane.hits() == reference.hits()
+    assert driver.plane.denials() == reference.denials()
+    assert _open(driver.plane.connections()) == _open(reference.connections())
+
+
+def _open(connections: Iterable[Connection]) -> Counter[tuple[object, ...]]:
+    """What does not depend on the clock, or on where a table keeps it."""
+    return Counter(
+        (of.port, of.protocol, of.local, of.remote, of.local_port, of.remote_port, of.state, of.outward, of.rule,
+         of.packets, of.bytes)
+        for of in connections
+    )  # fmt: skip

@@ -58,6 +58,120 @@ def frames_from_underlay(policy: Policy, host: str) -> st.SearchStrategy[bytes]:
 
 
 @st.composite
+def talks(draw: st.DrawFn, policy: Policy, host: str, uplink: str) -> tuple[str, bytes] | None:
+    """What one port's guest says to another's, one of them here, and by which interface it comes in; None: nobody can.
+
+    Rules may speak of it: protocols and ports are those of strategies.security.
+    """
+    ports = [(each, port) for each in HOSTS for port in policy.ports(each)]
+    pairs = [
+        (one, other, source, destination)
+        for one in ports
+        for other in ports
+        if host in (one[0], other[0]) and one[1].port != other[1].port
+        for source in one[1].cas
+        for destination in other[1].cas
+        if (":" in source) == (":" in destination)
+    ]
+    if not pairs:
+        return None
+    guarded = [pair for pair in pairs if any(end.port_security for at, end in pair[:2] if at == host)]
+    one, other, source, destination = draw(st.sampled_from(guarded or pairs))
+    version = 6 if ":" in source else 4
+    number = draw(st.sampled_from((53, 80, 22, 443)))
+    ends = struct.pack("!HH", draw(st.sampled_from((40_000, 40_001))), number)
+    protocol, payload = draw(
+        st.sampled_from(
+            (
+                (6, ends + struct.pack("!IIBBHHH", 100, 0, 0x50, 0x02, 0xFFFF, 0, 0)),
+                (6, ends + struct.pack("!IIBBHHH", 101, 7001, 0x50, 0x10, 0xFFFF, 0, 0)),
+                (17, ends + struct.pack("!HH", 12, 0) + b"said"),
+                (58 if version == 6 else 1, bytes((128 if version == 6 else 8, 0)) + b"\0\0\0\1\0\2"),
+                (132, ends + bytes(8) + struct.pack("!BBHI", 1, 0, 20, 77) + bytes(12)),
+                (47, b"\0\0\x08\0"),
+            )
+        )
+    )
+    return _between(draw, policy, host, uplink, one, other, _whole(source, destination, protocol, payload))
+
+
+@st.composite
+def answers(draw: st.DrawFn, policy: Policy, host: str, frame: bytes, uplink: str) -> tuple[str, bytes] | None:
+    """What whoever a frame is for may answer it, and by which interface that comes in; None: nobody would."""
+    if trunk.vlan_of(frame):
+        frame = trunk.untagged(frame)
+    ip = packet.parse(frame)
+    if not isinstance(ip, packet.Ip):
+        return None
+    source, destination = packet.address_text(ip.source), packet.address_text(ip.destination)
+    asked = [(each, port) for each in HOSTS for port in policy.ports(each) if destination in port.cas]
+    asking = [(each, port) for each in HOSTS for port in policy.ports(each) if source in port.cas]
+    payload = _turned(draw, ip.protocol, frame[packet.ETHERNET_BYTES + ip.header_bytes :][: ip.ip_length])
+    if not asked or not asking or payload is None:
+        return None
+    whole = _whole(destination, source, ip.protocol, payload)
+    return _between(draw, policy, host, uplink, draw(st.sampled_from(asked)), draw(st.sampled_from(asking)), whole)
+
+
+def _whole(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
+    make = packet.ipv6 if ":" in source else packet.ipv4
+    return make(_bytes(source), _bytes(destination), protocol, payload)
+
+
+def _between(
+    draw: st.DrawFn,
+    policy: Policy,
+    host: str,
+    uplink: str,
+    one: tuple[str, Port],
+    other: tuple[str, Port],
+    whole: bytes,
+) -> tuple[str, bytes] | None:
+    """An IP packet of one port's for another: as its guest sends it here, or as it comes from its host."""
+    (where, sender), (_, receiver) = one, other
+    kind = 0x0800 if whole[0] >> 4 == 4 else 0x86DD
+    if where == host:
+        router = next(
+            row.router_mac for row in policy.of(host, Subnet) if isinstance(row, Subnet) and row.vsid == sender.vsid
+        )
+        to = receiver.mac if sender.vsid == receiver.vsid else router
+        frame = packet.ethernet(packet.mac_bytes(to), packet.mac_bytes(sender.mac), kind, whole)
+        return policy.interface(host, sender), trunk.tagged(frame, sender.vlan) if sender.vlan else frame
+    accepts = [row.accepts for row in policy.of(host, Subnet) if isinstance(row, Subnet) and row.vsid == receiver.vsid]
+    rules = [rule for rule in (accepts[0] if accepts else ()) if rule in _TUNNELLED]
+    if not rules:
+        return None
+    inner = packet.ethernet(packet.mac_bytes(receiver.mac), packet.mac_bytes(sender.mac), kind, whole)
+    protocol, carried = draw(_tunnels(draw(st.sampled_from(rules)), receiver.vsid, inner))
+    source, to = (next(row for row in policy.rows[at] if isinstance(row, Host)).pas[0] for at in (where, host))
+    outer = _whole(source, to, protocol, carried)
+    frame = packet.ethernet(b"\x02" * 6, b"\x04" * 6, 0x86DD if ":" in source else 0x0800, outer)
+    (up,) = next(row for row in policy.rows[host] if isinstance(row, Host)).uplinks
+    return uplink, trunk.tagged(frame, up.vlan) if up.vlan else frame
+
+
+_TUNNELLED = (Rule.NVGRE, Rule.VXLAN, Rule.GENEVE, Rule.GRE)
+
+
+def _turned(draw: st.DrawFn, protocol: int, asked: bytes) -> bytes | None:
+    """The transport's answer: right, but for its checksum, which nobody here looks at."""
+    if protocol in (6, 17) and len(asked) >= 8:
+        ends = asked[2:4] + asked[:2]
+        if protocol == 17:
+            return ends + struct.pack("!HH", 12, 0) + b"said"
+        if len(asked) < 20:
+            return None
+        begun = int.from_bytes(asked[4:8], "big") + bool(asked[13] & 2)
+        acknowledged = (begun + draw(st.sampled_from((0, 0, 0, 0, 1, -1, 70_000)))) % 2**32
+        flags = draw(st.sampled_from((0x12, 0x12, 0x12, 0x10, 0x14, 0x04, 0x02, 0x00)))
+        return ends + struct.pack("!IIBBHHH", 7000, acknowledged, 0x50, flags, 0xFFFF, 0, 0)
+    if protocol in (1, 58) and len(asked) >= 8 and asked[0] in (8, 13, 128):
+        kind = {8: 0, 13: 14, 128: 129}[asked[0]]
+        return bytes((kind, 0)) + bytes(2) + asked[4:]
+    return None if protocol in (1, 58) else asked
+
+
+@st.composite
 def _in_vlan(draw: st.DrawFn, policy: Policy, host: str, frames: st.SearchStrategy[bytes]) -> bytes:
     """Where the host's PAs are in a VLAN: with its tag, or another's, or none, or two."""
     frame = draw(frames)

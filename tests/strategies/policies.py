@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
+from strategies import security
 from weft.contracts.dataplane import WAYS, Way
 from weft.model.features import FALLBACK
 from weft.policy.rows import (
@@ -102,8 +103,12 @@ def _mac(number: int) -> str:
 
 
 @st.composite
-def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
-    """Two routing domains with the same CAs on three hosts. underlay6: all may be placed at IPv6 PAs."""
+def policies(draw: st.DrawFn, underlay6: bool = False, guards: bool = False) -> Policy:
+    """Two routing domains with the same CAs on three hosts. underlay6: all may be placed at IPv6 PAs.
+
+    guards: ports may have security groups, or only port security.
+    """
+    address_groups, world = draw(security.worlds()) if guards else ((), {})
     version = draw(st.sampled_from((4, 6))) if underlay6 else 4
     pas = {host: _pas(draw, host, version) for host in HOSTS}
     mtu_bytes = draw(st.sampled_from((576, 1342, 1500, 9000)))
@@ -126,6 +131,10 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
             for host in draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=3)):
                 number += 1
                 port = _port(draw, subnet, number, f"tenants/{'ab'[domain]}/ports/p{number}-{index}")
+                if guards:
+                    groups = draw(security.of_port(world)) if draw(st.integers(0, 3)) else ()
+                    secured = bool(groups) or draw(st.integers(0, 3)) == 0
+                    port = replace(port, groups=groups, port_security=secured)
                 if draw(st.integers(0, 4)) == 0:
                     port = _at_another(draw, port, ports[host])
                 pa = pas[host][0]
@@ -133,7 +142,7 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
                 stays = rule is Rule.REWRITE or port.parent is not None
                 to = host if stays else draw(st.sampled_from((host, host, *HOSTS)))
                 also = None if to == host else pas[to][0]
-                rows += [Record(vsid, ca, pa, port.mac, rule, also) for ca in port.cas]
+                rows += [Record(vsid, ca, pa, port.mac, rule, also, port.groups) for ca in port.cas]
                 bare = Rule.NVGRE if rule is Rule.REWRITE else rule
                 rows.append(MacRecord(vsid, port.mac, pa, bare, also))
                 if Rule.REWRITE in subnet.accepts:
@@ -153,6 +162,8 @@ def policies(draw: st.DrawFn, underlay6: bool = False) -> Policy:
             host: (
                 Host(host, pas[host], (Uplink("eth0", mtu_bytes, NETWORK, vlan=vlan),)),
                 *(row for rdid in RDIDS if rdid in domains_of[host] for row in shared[rdid]),
+                *(address_groups if guards else ()),
+                *(group for number, group in world.items() if any(number in port.groups for port in ports[host])),
                 *ports[host],
             )
             for host in HOSTS

@@ -13,7 +13,7 @@ GROUPS = (1001, 1002, 1003)
 ADDRESS_GROUPS = (2001, 2002)
 PREFIXES = {
     4: ("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.4/32", "10.0.1.0/30", "192.0.2.0/24"),
-    6: ("::/0", "fd00::/8", "fd00:1::/64", "fd00:1::4/128", "2001:db8::/32"),
+    6: ("::/0", "fd00::/8", "fd00:1::/64", "fd00:1::4/128", "2001:db8::/32", "2001:db8:1::/64"),
 }
 ADDRESSES = (
     *(f"10.0.1.{number}" for number in (2, 3, 4, 5, 9)),
@@ -23,7 +23,7 @@ ADDRESSES = (
     *(f"fd00:1::{number}" for number in (3, 4, 5)),
     "2001:db8::1",
 )
-PORTS = (0, 1, 22, 79, 80, 81, 443, 1023, 1024, 8 << 8, 3 << 8 | 3, 3 << 8 | 4, 65_535)
+PORTS = (0, 1, 22, 53, 79, 80, 81, 443, 1023, 1024, 8 << 8, 3 << 8 | 3, 3 << 8 | 4, 128 << 8, 65_535)
 PROTOCOLS = (1, 6, 17, 47, 58, 132)
 
 
@@ -71,6 +71,33 @@ def groups(draw: st.DrawFn) -> tuple[SecurityGroup, ...]:
             )
         )
     return tuple(sorted(found, key=lambda group: group.number))
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[tuple[AddressGroup, ...], dict[int, SecurityGroup]]:
+    """Groups that many ports may have, by number; one of them may be stateless."""
+    found = {}
+    for number in GROUPS:
+        several = [draw(rules(number * 10 + rank, number)) for rank in range(draw(st.integers(0, 5)))]
+        # Where nothing may leave nothing comes: most let everything out, as a default group does.
+        for version in draw(st.sampled_from(((4, 6), (4, 6), (4,), ()))):
+            rank, name = number * 10 + version + 3, f"tenants/blue/security-groups/g{number}/rules/out{version}"
+            several.append(SecurityRule(rank, name, Direction.EGRESS, version))
+            if draw(st.booleans()):
+                member, name = draw(st.none() | st.sampled_from(GROUPS)), name.replace("out", "in")
+                several.append(SecurityRule(rank + 1000, name, Direction.INGRESS, version, remote_group=member))
+        stateful = number != GROUPS[-1] or draw(st.booleans())
+        found[number] = SecurityGroup(number, f"tenants/blue/security-groups/g{number}", stateful, tuple(several))
+    return draw(address_groups()), found
+
+
+@st.composite
+def of_port(draw: st.DrawFn, world: Mapping[int, SecurityGroup]) -> tuple[int, ...]:
+    """Numbers of groups that one port may have together."""
+    stateful = draw(st.booleans() | st.just(True))
+    alike = [number for number, group in world.items() if group.stateful is stateful]
+    chosen = draw(st.lists(st.sampled_from(alike), unique=True, max_size=3)) if alike else []
+    return tuple(sorted(chosen))
 
 
 @st.composite

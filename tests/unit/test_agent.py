@@ -601,6 +601,8 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         here.plane.lookups.hits[7] += 3
         here.plane.lookups.tracker.expected[Expected.OTHER_ADDRESS] += 2
         assert await here.ask("GET", "/rules") == (200, {rule.name: 3})
+        here.plane.lookups.denials.update({(WEB, 7): 2, (WEB, 0): 1})
+        assert await here.ask("GET", "/denials") == (200, {WEB: {"": 1, rule.name: 2}})
         status, counters = await here.ask("GET", "/counters")
         assert status == 200
         assert {key: value for key, value in counters[WEB].items() if not key.startswith("sent")} == {
@@ -615,6 +617,9 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         assert 'weft_dataplane_rows{table="records"} 1.0' in text
         assert f'weft_security_rule_hits_total{{rule="{rule.name}"}} 3.0' in text
         assert 'weft_ftp_expectations_total{outcome="other_address"} 2.0' in text
+        assert f'weft_security_denials_total{{port="{WEB}",rule="{rule.name}"}} 2.0' in text
+        assert f'weft_security_denials_total{{port="{WEB}",rule="none"}} 1.0' in text
+        assert "weft_security_unidentified_records 0.0" in text
 
 
 def gratuitous_arp(number: int, address: int) -> bytes:

@@ -251,6 +251,8 @@ def test_a_trace_of_a_frame(weft: Weft) -> None:
         (["status", "--controller", "http://127.0.0.1:1"], ExitCode.UNREACHABLE, "no controller answers"),
         (["status", "--controller", "nonsense"], ExitCode.REFUSED, "is not a controller's URL"),
         (["counters", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
+        (["hits", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
+        (["denials", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
         (["frobnicate"], ExitCode.USAGE, "No such command"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,6 +15,15 @@ from weft.agent import announce, dhcp
 from weft.agent.reconcile import Progress
 from weft.contracts.dataplane import Traffic
 from weft.policy.connections import Expected
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What security groups have decided. denials: by port and rule; unidentified: records of groups not known."""
+
+    hits: Mapping[str, int] = field(default_factory=dict)
+    denials: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unidentified: int = 0
 
 
 class _Figures(Collector):
@@ -29,7 +38,7 @@ class _Figures(Collector):
         announcements: announce.Figures,
         certificate_ends: datetime | None,
         unlearned: int,
-        hits: Mapping[str, int],
+        rules: Rules,
         expected: Mapping[Expected, int],
     ) -> None:
         self._progress = progress
@@ -41,7 +50,7 @@ class _Figures(Collector):
         self._announcements = announcements
         self._certificate_ends = certificate_ends
         self._unlearned = unlearned
-        self._hits = hits
+        self._rules = rules
         self._expected = expected
 
     def collect(self) -> Iterator[Metric]:
@@ -94,12 +103,28 @@ class _Figures(Collector):
             for reason, count in traffic.drops.items():
                 drops.add_metric([port, reason.label], count)
         yield from (packets, octets, drops)
-        rules = CounterMetricFamily(
+        yield from self._of_rules()
+
+    def _of_rules(self) -> Iterator[Metric]:
+        hits = CounterMetricFamily(
             "weft_security_rule_hits", "How often a rule of a security group has decided.", labels=["rule"]
         )
-        for rule, count in self._hits.items():
-            rules.add_metric([rule], count)
-        yield rules
+        for rule, count in self._rules.hits.items():
+            hits.add_metric([rule], count)
+        denials = CounterMetricFamily(
+            "weft_security_denials",
+            "Packets that rules have not let pass, by port and by the rule that denies (none: no rule speaks of them).",
+            labels=["port", "rule"],
+        )
+        for port, by_rule in self._rules.denials.items():
+            for rule, count in by_rule.items():
+                denials.add_metric([port, rule or "none"], count)
+        yield from (hits, denials)
+        yield GaugeMetricFamily(
+            "weft_security_unidentified_records",
+            "Addresses that ports whose rules name groups deny: there is no room to say which groups they are of.",
+            value=self._rules.unidentified,
+        )
         expected = CounterMetricFamily(
             "weft_ftp_expectations", "What FTP says of data connections, by what became of it.", labels=["outcome"]
         )
@@ -142,7 +167,7 @@ def render(
     announcements: announce.Figures | None = None,
     certificate_ends: datetime | None = None,
     unlearned: int = 0,
-    hits: Mapping[str, int] | None = None,
+    rules: Rules | None = None,
     expected: Mapping[Expected, int] | None = None,
 ) -> bytes:
     registry = CollectorRegistry()
@@ -157,7 +182,7 @@ def render(
             announcements or announce.Figures(),
             certificate_ends,
             unlearned,
-            hits or {},
+            rules or Rules(),
             expected or {},
         )
     )

@@ -99,6 +99,11 @@ class Api:
         """How often each rule of a security group has decided here."""
         return _json(await self._agent.reconciler.ask(lambda plane: dict(sorted(plane.hits().items()))))
 
+    async def denials(self, _request: Request) -> Response:
+        """By port and by the rule that denies ("": none speaks of them), packets that rules have not let pass."""
+        found = await self._agent.reconciler.ask(lambda plane: plane.denials())
+        return _json({port: dict(sorted(by_rule.items())) for port, by_rule in sorted(found.items())})
+
     async def connections(self, request: Request) -> Response:
         wanted = conntrack.parse(request.query_params)
         rules = self._agent.rules
@@ -125,7 +130,7 @@ class Api:
 
     async def metrics(self, _request: Request) -> Response:
         agent = self._agent
-        usage, counters, unlearned, hits, expected = await agent.reconciler.ask(_read)
+        usage, counters, unlearned, rules, expected = await agent.reconciler.ask(_read)
         status = agent.status()
         active = sum(port.state == "active" for port in status.ports.values()) if status else 0
         text = metrics.render(
@@ -134,7 +139,7 @@ class Api:
             usage=usage,
             counters=counters,
             unlearned=unlearned,
-            hits=hits,
+            rules=rules,
             expected=expected,
             active_ports=active,
             answers=agent.responder.figures,
@@ -169,6 +174,7 @@ def create_app(agent: Agent) -> Starlette:
             Route("/counters", api.counters),
             Route("/heard", api.heard),
             Route("/rules", api.rules),
+            Route("/denials", api.denials),
             Route("/connections", api.connections),
             Route("/connections/flush", api.flush, methods=["POST"]),
             Route("/connections/events", api.connection_events),
@@ -306,9 +312,9 @@ def _ways(agent: Agent) -> list[dict[str, Any]]:
 
 def _read(
     plane: DataPlane,
-) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic], int, dict[str, int], dict[Expected, int]]:
-    hits, expected = dict(plane.hits()), dict(plane.expected())
-    return dict(plane.usage()), dict(plane.counters()), plane.heard().refused, hits, expected
+) -> tuple[dict[str, tuple[int, int]], dict[str, Traffic], int, metrics.Rules, dict[Expected, int]]:
+    rules = metrics.Rules(plane.hits(), plane.denials(), plane.unidentified())
+    return dict(plane.usage()), dict(plane.counters()), plane.heard().refused, rules, dict(plane.expected())
 
 
 def _traffic(traffic: Traffic) -> dict[str, Any]:

@@ -21,6 +21,9 @@ COMMANDS = {
     "attach": Lazy("weft.cli.host:attach", "Tell this host's agent which interface is a port's."),
     "detach": Lazy("weft.cli.host:detach", "Take back an attachment made by hand."),
     "counters": Lazy("weft.cli.host:counters", "Show this host's traffic by port and uplink, and its drops by reason."),
+    "denials": Lazy(
+        "weft.cli.host:denials", "Show what security groups have not let pass on this host, and by which rule."
+    ),
     "hits": Lazy("weft.cli.host:hits", "Show how often each rule of a security group has decided on this host."),
     "heard": Lazy("weft.cli.host:heard", "Show the machines that this host has heard in VLANs behind its uplinks."),
     "conntrack": Lazy("weft.cli.conntrack:conntrack", "Connections of this host's ports: list, flush, watch."),

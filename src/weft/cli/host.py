@@ -1,7 +1,8 @@
-"""weft attach, detach, counters, hits and heard: what is asked of the agent of this host. Needs no controller."""
+"""weft attach, detach, counters, hits, denials and heard: asked of the agent of this host. Needs no controller."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -99,10 +100,34 @@ def hits(output: Output, agent: str) -> None:
         case Output.YAML:
             show.as_yaml(found)
         case _:
+            denied: Counter[str] = Counter()
+            for by_rule in (agent_socket.ask(agent, "GET", "/denials") or {}).values():
+                denied.update(by_rule)
+            rows = [[references.short(name), count, denied[name]] for name, count in found.items()]
             show.table(
-                ["rule", "hits"],
-                [[references.short(name), count] for name, count in found.items()],
-                nothing="no port on this host has a security group with rules",
+                ["rule", "hits", "packets denied"], rows, nothing="no port on this host has a security group with rules"
+            )
+
+
+@click.command()
+@session.with_output(Output.YAML)
+@agent_socket.with_agent
+def denials(output: Output, agent: str) -> None:
+    """Show what security groups have not let pass on this host, and by which rule."""
+    found: dict[str, dict[str, int]] = agent_socket.ask(agent, "GET", "/denials") or {}
+    match output:
+        case Output.JSON:
+            show.as_json(found)
+        case Output.YAML:
+            show.as_yaml(found)
+        case _:
+            rows = [
+                [references.short(port), references.short(rule) if rule else "(no rule allows them)", count]
+                for port, by_rule in found.items()
+                for rule, count in by_rule.items()
+            ]
+            show.table(
+                ["port", "rule", "packets denied"], rows, nothing="security groups have let every packet pass on this host"
             )
 
 

@@ -34,6 +34,8 @@ __all__ = [
 
 #: Places of flows on their way to one peer; a flow has the one of its hash.
 WAYS = 16
+#: What denies a packet that no rule speaks of.
+NO_RULE = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,16 @@ class DataPlane(Protocol):
         """Rules of security groups, by name -> how often each has decided. A rule that goes, and what it counted, is
         forgotten; a packet of a connection that is known asks none.
         """
+        ...
+
+    def denials(self) -> Mapping[str, Mapping[str, int]]:
+        """Guarded ports, by name -> packets that rules have not let pass, by the name of the rule that denies them;
+        ``NO_RULE``: none speaks of them. Only what was counted; forgotten with the port, and with the rule.
+        """
+        ...
+
+    def unidentified(self) -> int:
+        """Records of which there is no room to say whose they are: ports whose rules name groups deny them."""
         ...
 
     def send(self, port: str, frame: bytes) -> None:

@@ -4,7 +4,8 @@ What a port's groups say, in one direction and of one IP version, is a *policy*:
 
 - *Classes*: an address to the class of it, which stands for all the rules whose prefixes hold it; no match: class 0.
 - *Rules*: (remote, protocol, port) to the rule that decides. The remote is ``ANYBODY``, or a class, or an identity: a
-  number that a host gives to each set of security groups that its records bear. Ports match by prefix.
+  number that a host gives to each set of security groups that its records bear, of those that rules there name at
+  all. Ports match by prefix.
 
 A packet is asked of as: anybody, its class (unless 0), its identity (unless it has none), each with its protocol and
 with ``ANY_PROTOCOL``: two to six look-ups, and of what they find the rule that ``precedes`` all others. A packet that
@@ -92,6 +93,19 @@ def compile_identity(
 def remote_groups(groups: Iterable[SecurityGroup]) -> frozenset[int]:
     """The security groups that rules of these name: of an identity that bears none of them nothing is said."""
     return frozenset(rule.remote_group for group in groups for rule in group.rules if rule.remote_group is not None)
+
+
+def told_apart(bears: Collection[int], names: Collection[int]) -> tuple[int, ...]:
+    """What makes an identity of the groups that a record bears, where rules name these; rising. None: it has none.
+
+    So there are no more identities than sets of groups that are named, however many groups there are.
+    """
+    return tuple(sorted(group for group in bears if group in names))
+
+
+def names_groups(groups: Iterable[SecurityGroup], direction: Direction, version: int) -> bool:
+    """Whether it matters to these, in this direction and version, which groups an address bears."""
+    return any(rule.remote_group is not None for rule in _rules(groups, direction, version))
 
 
 def _rules(groups: Iterable[SecurityGroup], direction: Direction, version: int) -> Iterator[SecurityRule]:

@@ -33,5 +33,7 @@ def check(lookups: Lookups, port: Port, direction: Direction, ip: Ip, steps: lis
         port.name, direction, ip, lookups.now_ns, judge,
         stateful=stateful, keep=security.keeps(lookups, port), arriving=port.arriving, leaving=port.leaving,
     )  # fmt: skip
+    if decision.reason is DropReason.SECURITY_GROUP:
+        lookups.denials[port.name, decision.rule] += 1
     steps.append(f"{_LOOKS[direction]} of {port.name}: {decision.why}{said[0]}")
     return decision.reason

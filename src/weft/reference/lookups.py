@@ -344,6 +344,7 @@ class Lookups:
     security_groups: dict[int, SecurityGroup] = field(default_factory=dict)
     address_groups: dict[int, tuple[Prefix, ...]] = field(default_factory=dict)
     hits: Counter[int] = field(default_factory=Counter)  # by a rule's number: how often it has decided
+    denials: Counter[tuple[str, int]] = field(default_factory=Counter)  # by port and rule (0: none speaks of it)
     now_ns: int = 0  # of the packet that is under way
     tracker: Tracker = field(default_factory=Tracker)
     _records: dict[tuple[int, bytes], Location] = field(default_factory=dict)
@@ -569,6 +570,7 @@ class Lookups:
                 del self.security_groups[row.number]
             case rows.Port():
                 self._forget_subport(self._ports.pop(row.port))
+                self._forget_denials(port=row.port)
                 self._local = None
             case _:
                 assert_never(row)
@@ -578,6 +580,11 @@ class Lookups:
         for rule in () if former is None else former.rules:
             if rule.row.number not in staying:
                 del self.hits[rule.row.number]
+                self._forget_denials(rule=rule.row.number)
+
+    def _forget_denials(self, *, port: str | None = None, rule: int | None = None) -> None:
+        for key in [key for key in self.denials if key[0] == port or key[1] == rule]:
+            del self.denials[key]
 
     def _forget_rewrite(self, pa: bytes) -> None:
         place = self._rewritten.pop(pa, None)

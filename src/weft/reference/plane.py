@@ -8,6 +8,7 @@ from typing import assert_never
 
 from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged
 from weft.contracts.dataplane import (
+    NO_RULE,
     Announcement,
     Failure,
     Feature,
@@ -267,6 +268,19 @@ class ReferenceDataPlane:
         counted = self._lookups.hits
         rules = (rule.row for group in self._lookups.security_groups.values() for rule in group.rules)
         return {rule.name: counted[rule.number] for rule in rules}
+
+    def denials(self) -> Mapping[str, Mapping[str, int]]:
+        rules = {rule.row.number: rule.row.name for of in self._lookups.security_groups.values() for rule in of.rules}
+        rules[0] = NO_RULE
+        found: dict[str, dict[str, int]] = {}
+        for (port, rule), count in self._lookups.denials.items():
+            if rule in rules and self._lookups.interface_of(port):
+                found.setdefault(port, {})[rules[rule]] = count
+        return found
+
+    def unidentified(self) -> int:
+        """None: there is always room."""
+        return 0
 
     def send(self, port: str, frame: bytes) -> None:
         if self._lookups.interface_of(port) is None:

@@ -14,10 +14,12 @@ from weft.contracts.dataplane import Failure
 from weft.dataplane.ebpf import layout, security
 from weft.dataplane.ebpf.security import Flag
 from weft.dataplane.ebpf.tables import Table
+from weft.kit.errors import Rejected
 from weft.policy.rows import AddressGroup, Direction, Key, Port, Record, SecurityGroup
-from weft.policy.security import compile_identity, compile_policy, remote_groups
+from weft.policy.security import compile_identity, compile_policy, names_groups, remote_groups, told_apart
 
 _FIRST_POLICY = 2
+_DENIED = "ports here whose rules name groups deny it"
 _OPEN_OUT = {look: security.EVERYTHING if look[0] is Direction.EGRESS else security.NOTHING for look in security.LOOKS}
 
 
@@ -28,12 +30,13 @@ def is_guarded(row: Port) -> bool:
 
 @dataclass(slots=True)
 class Policies:
-    """Of one set of groups: the numbers of its policies, and their entries."""
+    """Of one set of groups: the numbers of its policies, and their entries. of: what they say of identities."""
 
     groups: tuple[SecurityGroup, ...]
     numbers: dict[tuple[Direction, int], int]
     classes: dict[bytes, bytes] = field(default_factory=dict)
     rules: dict[bytes, bytes] = field(default_factory=dict)
+    of: dict[int, dict[bytes, bytes]] = field(default_factory=dict)  # by identity
     names: frozenset[int] = frozenset()  # of security groups whose members rules speak of
 
     def identity(self, number: int, bears: Collection[int]) -> dict[bytes, bytes]:
@@ -46,18 +49,31 @@ class Policies:
 
 
 class Guards:
-    """The maps guards, identities, classes and rules. ``changed``: since it was last set to False."""
+    """The maps guards, identities, classes and rules. ``changed``: since it was last set to False.
+
+    ``missing``: keys of records of which nothing says whose they are. They must not be there, and while there are some
+    an address without a record is denied where rules name groups.
+    """
 
     def __init__(self, guards: Table, identities: Table, classes: Table, rules: Table) -> None:
         self.guards, self.identities, self.classes, self.rules = guards, identities, classes, rules
         self.changed = False
+        self.missing: set[bytes] = set()
         self._groups: dict[int, SecurityGroup] = {}
         self._address_groups: dict[int, AddressGroup] = {}
         self._policies: dict[tuple[int, ...], Policies] = {}  # by the groups of a port
         self._ports: dict[layout.Seat, Port] = {}
+        self._named: dict[int, frozenset[int]] = {}  # by group: those that its rules name
+        self._names: frozenset[int] = frozenset()  # all groups that records are told apart by
+        self._groups_of: dict[bytes, tuple[int, ...]] = {}  # of records that have some, by their keys
+        self._bearers: dict[tuple[int, ...], set[bytes]] = {}  # and records by their groups
         self._bears: dict[int, tuple[int, ...]] = {}  # by identity
         self._identity: dict[tuple[int, ...], int] = {}
-        self._stale = False
+        self._untold: dict[tuple[int, ...], str] = {}  # what could have no identity, and why
+        self._unsaid: list[Failure] = []  # of records, till settle() says them
+        self._stale = False  # groups are others than ports have
+        self._litter = False  # maps may have entries that nobody needs
+        self._partial = False  # what guards say of missing
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -68,72 +84,146 @@ class Guards:
     def in_use(self) -> bool:
         return bool(self._ports)
 
+    @property
+    def unidentified(self) -> int:
+        """Records whose groups no rule can tell."""
+        untold = sum(len(keys) for groups, keys in self._bearers.items() if self._tell(groups) in self._untold)
+        return untold + sum(self._tell(self._groups_of[key]) not in self._untold for key in self.missing)
+
+    @property
+    def identified(self) -> int:
+        """How many identities there are."""
+        return len(self._bears)
+
     def bears(self, key: bytes) -> tuple[int, ...]:
         """The groups of a record."""
-        number = self.identities.told.get(key)
-        return () if number is None else self._bears[layout.NUMBER.unpack(number)[0]]
+        return self._groups_of.get(key, ())
 
     # Records
 
     def identify(self, rows: Iterable[Record]) -> list[Failure]:
-        """The groups that addresses bear; what rules say of a new set of them is there first."""
-        failures: list[Failure] = []
-        entries: dict[bytes, bytes] = {}
+        """The groups of records that are to be there, which but for those of ``missing`` then may be."""
         keys: dict[bytes, Key] = {}
-        gone: list[bytes] = []
         for row in rows:
-            key = layout.map_key(row.key)
-            if row.groups:
-                entries[key], keys[key] = layout.NUMBER.pack(self._number_of(row.groups, failures)), row.key
+            try:
+                key = layout.map_key(row.key)
+            except Rejected:
+                continue  # as a record it is refused, too
+            if row.groups or key in self._groups_of:
+                self._bear(key, row.groups)
+                keys[key] = row.key
+        return self._place(keys)
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Records that are gone."""
+        known = [key for key in keys if key in self._groups_of]
+        for key in known:
+            self._bear(key, ())
+        self._place({key: layout.record_keys(key)[0] for key in known})
+
+    def _bear(self, key: bytes, groups: tuple[int, ...]) -> None:
+        former = self._groups_of.get(key, ())
+        if former == groups:
+            return
+        self._litter = True
+        if former:
+            del self._groups_of[key]
+            self._bearers[former].discard(key)
+            if not self._bearers[former]:
+                del self._bearers[former]
+        if groups:
+            self._groups_of[key] = groups
+            self._bearers.setdefault(groups, set()).add(key)
+
+    def _tell(self, groups: tuple[int, ...]) -> tuple[int, ...]:
+        return told_apart(groups, self._names)
+
+    def _place(self, keys: Mapping[bytes, Key]) -> list[Failure]:
+        """Records' identities as they are by now; what rules say of a new one is there first."""
+        numbers: dict[tuple[int, ...], int] = {}  # by groups
+        entries: dict[bytes, bytes] = {}
+        gone: list[bytes] = []
+        failures: list[Failure] = []
+        for key, row in keys.items():
+            groups = self._groups_of.get(key, ())
+            number = numbers.get(groups)
+            if number is None:
+                number = numbers[groups] = self._number_of(self._tell(groups))
+            if number:
+                entries[key] = layout.NUMBER.pack(number)
             elif key in self.identities.told:
                 gone.append(key)
+            if number == security.UNKNOWN:
+                failures.append(Failure(row, f"{self._untold[self._tell(groups)]}: {_DENIED}"))
         fresh = {key: value for key, value in entries.items() if self.identities.told.get(key) != value}
         if fresh or gone:
             self.changed = True
-        failures += (Failure(next(iter(keys.values())), why) for why in self.identities.put(fresh))
+        refused = self.identities.refused(fresh)
         self.identities.drop(gone)
-        return failures
+        self.missing.difference_update(keys)
+        self.missing.update(refused)
+        return failures + [Failure(keys[key], f"{why}: {_DENIED}") for key, why in refused.items()]
 
-    def forget(self, keys: Collection[bytes]) -> None:
-        """Records that are gone."""
-        known = [key for key in keys if key in self.identities.told]
-        if known:
-            self.identities.drop(known)
-            self.changed = True
-
-    def _number_of(self, bears: tuple[int, ...], failures: list[Failure]) -> int:
+    def _number_of(self, bears: tuple[int, ...]) -> int:
+        """0: none is needed; UNKNOWN: there is no room for what rules say of it."""
         known = self._identity.get(bears)
-        if known is not None:
-            return known
-        number = _digest(repr(bears)) >> 1 or 1
-        while number in self._bears:
-            number = number % 0x7FFFFFFF + 1
+        if known is not None or not bears:
+            return known or 0
+        number = _digest(repr(bears)) >> 1
+        while not 0 < number < security.UNKNOWN or number in self._bears:
+            number = (number + 1) % security.UNKNOWN
+        said = [(policies, policies.identity(number, bears)) for policies in self._policies.values()]
+        entries: dict[bytes, bytes] = {}
+        for _, some in said:
+            entries |= some
+        refused = self.rules.put(entries)
+        if refused:
+            self.rules.drop([key for key in entries if key in self.rules.told])
+            self._untold[bears] = refused[0]
+            return security.UNKNOWN
+        self._untold.pop(bears, None)
         self._identity[bears], self._bears[number] = number, bears
-        for numbers, policies in self._policies.items():
-            entries = policies.identity(number, bears)
-            policies.rules |= entries
-            failures += (Failure(("security_groups", numbers[0]), why) for why in self.rules.put(entries))
+        for policies, some in said:
+            if some:
+                policies.of[number] = some
         return number
+
+    def _tell_by(self, names: frozenset[int]) -> list[Failure]:
+        """Records are told apart by these groups from here on."""
+        others, self._names = names ^ self._names, names
+        if not others:
+            return []
+        self._litter = True
+        keys = [key for groups, some in self._bearers.items() if not others.isdisjoint(groups) for key in some]
+        return self._place({key: layout.record_keys(key)[0] for key in keys})
 
     # Groups
 
-    def update(self, rows: Iterable[SecurityGroup | AddressGroup]) -> None:
-        """They are in effect with the next settle()."""
+    def update(self, rows: Iterable[SecurityGroup | AddressGroup]) -> list[Failure]:
+        """They are in effect with the next settle(). Failures are of records."""
         for row in rows:
             if isinstance(row, SecurityGroup):
                 self._groups[row.number] = row
+                self._named[row.number] = remote_groups([row])
             else:
                 self._address_groups[row.number] = row
             self._stale = True
+        # Those that are named no more are told apart until no port's rules name them, either.
+        return self._tell_by(self._names.union(*self._named.values()))
 
     def delete(self, keys: Iterable[Key]) -> None:
         for table, number, *_ in keys:
             self._stale = True
-            (self._groups if table == "security_groups" else self._address_groups).pop(int(number), None)
+            if table == "security_groups":
+                self._groups.pop(int(number), None)
+                self._named.pop(int(number), None)
+            else:
+                self._address_groups.pop(int(number), None)
 
     def prune(self, wanted: Collection[Key]) -> None:
         """Of all that was told, and of records that a former agent left, what is not wanted goes."""
         self.delete([row.key for row in self.rows() if row.key not in wanted])
+        self.forget([key for key in self._groups_of if layout.record_keys(key)[0] not in wanted])
         self.identities.drop([key for key, _ in self.identities.entries() if key not in self.identities.told])
 
     def rows(self) -> Iterator[SecurityGroup | AddressGroup]:
@@ -165,6 +255,8 @@ class Guards:
                 flags |= Flag.STATELESS
             if len(policies.groups) == len(row.groups) and all(group.keep for group in policies.groups):
                 flags |= Flag.KEEP
+        if self.missing:
+            flags |= Flag.PARTIAL
         value = security.guard(row.port, row.vsid, numbers, flags)
         if self.guards.told.get(seat.key) != value:
             self.changed = True
@@ -178,10 +270,28 @@ class Guards:
         if known is not None:
             return known, []
         made = self._compile(numbers)
+        self._litter = True
         refused = self.classes.put(made.classes) + self.rules.put(made.rules)
         if not refused:
             self._policies[numbers] = made
+            for number, entries in list(made.of.items()):
+                if why := self.rules.put(entries):
+                    self._untell(number, why[0])
         return made, list(dict.fromkeys(refused))
+
+    def _untell(self, number: int, why: str) -> None:
+        """There is no room for what rules say of an identity: those who have it are nobody that rules know."""
+        bears = self._bears.pop(number)
+        del self._identity[bears]
+        self._untold[bears] = why
+        keys = [key for groups, some in self._bearers.items() if self._tell(groups) == bears for key in some]
+        unknown = layout.NUMBER.pack(security.UNKNOWN)
+        self.identities.put({key: unknown for key in keys if key in self.identities.told})  # each is there already
+        self._unsaid += (Failure(layout.record_keys(key)[0], f"{why}: {_DENIED}") for key in keys)
+        self.changed = True
+        for policies in self._policies.values():
+            entries = policies.of.pop(number, {})
+            self.rules.drop([key for key in entries if key in self.rules.told])
 
     def _compile(self, numbers: tuple[int, ...]) -> Policies:
         groups = tuple(self._groups[number] for number in numbers if number in self._groups)
@@ -200,38 +310,73 @@ class Guards:
             policy = compile_policy(groups, self._address_groups, direction, version)
             made.classes |= security.classes(number, policy)
             made.rules |= security.rules(number, policy.rules)
+            if names_groups(groups, direction, version):
+                made.rules |= security.denies_unknown(number)
         for number, bears in self._bears.items():
-            made.rules |= made.identity(number, bears)
+            if entries := made.identity(number, bears):
+                made.of[number] = entries
         return made
 
     def settle(self, *, prune: bool = False) -> list[Failure]:
         """Rules as they are now, for every port; then what none has any more goes. prune: a former agent's, too."""
         failures: list[Failure] = []
-        if self._stale:
-            self._stale = False
-            former, self._policies = self._policies, {}
-            for numbers, policies in former.items():
-                groups = tuple(self._groups[number] for number in numbers if number in self._groups)
-                if groups == policies.groups and not _names_addresses(groups):
-                    self._policies[numbers] = policies
-            for seat, row in self._ports.items():
-                failures += (Failure(row.key, why) for why in self._guard(seat, row))
-            if failures:
-                # The former ones are what ports still have.
-                self._policies = {**former, **self._policies}
-                self._stale = True
+        if self._stale or bool(self.missing) != self._partial:
+            failures = self._guard_all()
         in_use = {tuple(sorted(row.groups)) for row in self._ports.values() if row.groups}
         for numbers in [numbers for numbers in self._policies if numbers not in in_use]:
             del self._policies[numbers]
-        for table, keep in (
-            (self.rules, {key for of in self._policies.values() for key in of.rules}),
-            (self.classes, {key for of in self._policies.values() for key in of.classes}),
-        ):
-            if not failures and len(keep) != len(table.told):
-                table.drop([key for key in table.told if key not in keep])
-            if not failures and prune:
-                table.drop([key for key, _ in table.entries() if key not in keep])
+            self._litter = True
+        if not failures:
+            failures = self._tell_by(frozenset().union(*self._named.values()))
+            if self._litter or prune:
+                self._litter = False
+                self._tidy(prune=prune)
+            if bool(self.missing) != self._partial:
+                failures += self._guard_all()
+        failures += self._unsaid
+        self._unsaid = []
         return failures
+
+    def _guard_all(self) -> list[Failure]:
+        self._stale, self._partial = False, bool(self.missing)
+        failures: list[Failure] = []
+        former, self._policies = self._policies, {}
+        for numbers, policies in former.items():
+            groups = tuple(self._groups[number] for number in numbers if number in self._groups)
+            if groups == policies.groups and not _names_addresses(groups):
+                self._policies[numbers] = policies
+        for seat, row in self._ports.items():
+            failures += (Failure(row.key, why) for why in self._guard(seat, row))
+        if failures:
+            # The former ones are what ports still have.
+            self._policies = {**former, **self._policies}
+            self._stale = True
+        return failures
+
+    def _tidy(self, *, prune: bool) -> None:
+        """Identities that nobody has, and entries that no policy has, go."""
+        told = {self._tell(groups) for groups in self._bearers}
+        self._untold = {bears: why for bears, why in self._untold.items() if bears in told}
+        for bears in [bears for bears in self._identity if bears not in told]:
+            number = self._identity.pop(bears)
+            del self._bears[number]
+            for policies in self._policies.values():
+                policies.of.pop(number, None)
+        for table, keep in (
+            (self.rules, {key for policies in self._policies.values() for key in _all_rules(policies)}),
+            (self.classes, {key for policies in self._policies.values() for key in policies.classes}),
+        ):
+            if len(keep) != len(table.told):
+                table.drop([key for key in table.told if key not in keep])
+            if prune:
+                table.drop([key for key, _ in table.entries() if key not in keep])
+
+
+def _all_rules(policies: Policies) -> dict[bytes, bytes]:
+    found = dict(policies.rules)
+    for entries in policies.of.values():
+        found |= entries
+    return found
 
 
 def _names_addresses(groups: Iterable[SecurityGroup]) -> bool:

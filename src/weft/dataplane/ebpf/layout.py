@@ -101,6 +101,7 @@ SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
 MIRROR = struct.Struct("=16sIHBB")
 COUNT = struct.Struct("=Q")
 HIT = struct.Struct("=QQ")
+DENIAL = struct.Struct("=QII")  # a port's number, a rule's
 SEGMENT = struct.Struct("=IHH")
 LEARNED = struct.Struct("=QII")  # when it was heard last, ifindex
 HEARING = struct.Struct("=QQ")  # how many were learned, how often there was no room
@@ -156,6 +157,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "classes": (CLASS_KEY, NUMBER),
     "rules": (RULE_KEY, RULING),
     "hits": (NUMBER, HIT),
+    "denials": (DENIAL, COUNT),
     "tracking": (NUMBER, TRACKING),
     "tracked": (NUMBER, TRACKED),
     "quotas": (COUNT, COUNT),

@@ -80,7 +80,7 @@ class Sizes:
             "learned": self.learned,
             "sampling": self.ports + 16,
             "guards": self.ports,
-            "identities": self.records,
+            "identities": 2 * self.records,  # also of records that there is no room for
             "rules": self.rules,
             "classes": self.rules,
             "connections": self.connections,

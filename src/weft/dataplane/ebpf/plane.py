@@ -22,6 +22,7 @@ from typing import Any
 
 from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged
 from weft.contracts.dataplane import (
+    NO_RULE,
     Announcement,
     Failure,
     Feature,
@@ -190,7 +191,7 @@ class EbpfDataPlane:
         self._receivers = Places(Table(of["receivers"]), layout.receiver_seat)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._mirrors = Table(of["mirrors"])
-        self._hits = of["hits"]
+        self._hits, self._denials = of["hits"], of["denials"]
         self._guards = Guards(*(Table(of[name]) for name in ("guards", "identities", "classes", "rules")))
         self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
         self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
@@ -218,10 +219,7 @@ class EbpfDataPlane:
             # Each group holds one kind of row; the checker cannot see that.
             group: Iterator[Any] = some
             if kind is Record:
-                records = list(group)
-                failed = self._records.put_rows(records, layout.record)
-                refused = {failure.key for failure in failed}
-                failures += failed + self._guards.identify(row for row in records if row.key not in refused)
+                failures += self._update_records(list(group))
             elif kind is MacRecord:
                 failures += self._update_macs(list(group))
             elif kind is Route:
@@ -236,7 +234,7 @@ class EbpfDataPlane:
             elif kind is Subnet:
                 failures += self._update_subnets(list(group))
             elif kind is SecurityGroup or kind is AddressGroup:
-                self._guards.update(group)
+                failures += self._guards.update(group)
             else:
                 for row in group:
                     failures += self._update_host(row) if kind is Host else self._update_port(row)
@@ -250,10 +248,17 @@ class EbpfDataPlane:
     def _guard(self, *, prune: bool = False) -> list[Failure]:
         """Rules as they are now; connections are held against them from here on."""
         failures = self._guards.settle(prune=prune)
+        self._records.drop(self._guards.missing & self._records.told.keys())
         if self._guards.changed:
             self._guards.changed = False
             self._tracking.renew()
         return failures
+
+    def _update_records(self, rows: list[Record]) -> list[Failure]:
+        """Whose they are first: at no moment is one there of whom rules do not know it."""
+        failures = self._guards.identify(rows)
+        missing = {layout.record_keys(key)[0] for key in self._guards.missing}
+        return failures + self._records.put_rows((row for row in rows if row.key not in missing), layout.record)
 
     def _update_macs(self, rows: list[MacRecord]) -> list[Failure]:
         """And where those are moving to that do; a record that says so before that is known has one place only."""
@@ -526,6 +531,7 @@ class EbpfDataPlane:
     def bind(self, bindings: Mapping[str, str]) -> list[Failure]:
         self._known.bindings = dict(bindings)
         failures, _ = self._reconcile(interfaces(), mend=False)
+        failures += self._guard()
         failures += self._mirror()
         return failures + self._settle()
 
@@ -1012,6 +1018,7 @@ class EbpfDataPlane:
             for former in (slots, values):
                 if former is not None:
                     former.close()
+            self._take_denials_over(generation)
             self._take_listeners_over(generation)
             self._take_connections_over(generation)
 
@@ -1021,6 +1028,15 @@ class EbpfDataPlane:
         if former is not None:
             self._connections.insert(dict(conntrack.entries(former)))
             former.close()
+
+    def _take_denials_over(self, generation: Path) -> None:
+        """What rules have decided and denied, likewise."""
+        for of in (self._hits, self._denials):
+            former = maps.former(generation / of.name, of)
+            if former is not None:
+                for key, value in former.items():
+                    of.update(key, value)
+                former.close()
 
     def _take_listeners_over(self, generation: Path) -> None:
         former = maps.former(generation / "listeners", self._listeners.map)
@@ -1180,6 +1196,20 @@ class EbpfDataPlane:
                 self._hits.delete(layout.NUMBER.pack(number))
         return {name: counted.get(number, 0) for number, name in names.items()}
 
+    def denials(self) -> Mapping[str, Mapping[str, int]]:
+        ports, rules = self._numbered(), self._rules() | {0: NO_RULE}
+        found: dict[str, dict[str, int]] = {}
+        for key, value in self._denials.items():
+            port, rule, _ = layout.DENIAL.unpack(key)
+            if port in ports and rule in rules:
+                found.setdefault(ports[port], {})[rules[rule]] = layout.COUNT.unpack(value)[0]
+            elif self._known.everything and self._known.all_ports:
+                self._denials.delete(key)
+        return found
+
+    def unidentified(self) -> int:
+        return self._guards.unidentified
+
     def usage(self) -> Mapping[str, tuple[int, int]]:
         """Of what was told; ``sources`` are what ports may send from."""
         return {
@@ -1199,6 +1229,8 @@ class EbpfDataPlane:
                     ("listeners", self._listeners),
                     ("wanted", self._wanted),
                     ("rules", self._guards.rules),
+                    ("classes", self._guards.classes),
+                    ("identities", self._guards.identities),
                 )
             },
             "learned": self._bridges.usage(),
@@ -1281,6 +1313,7 @@ class EbpfDataPlane:
 
     def sweep(self) -> int:
         names = self._numbered()
+        self.hits(), self.denials()  # of what is gone, they forget it
         # Of ports that are not known (yet) nothing can be told from those that are gone.
         gone = None if not self._known.all_ports else names.keys()
         return self._connections.sweep(time.monotonic_ns(), gone)

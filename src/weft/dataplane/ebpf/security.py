@@ -8,13 +8,16 @@ from enum import IntFlag
 
 from weft.dataplane.ebpf import layout
 from weft.policy.rows import Direction, SecurityRule
-from weft.policy.security import Match, Policy
+from weft.policy.security import ANY_PROTOCOL, IDENTITIES, Match, Policy
 
 #: Policies that have no entries; those that have are numbers from 2 on.
 NOTHING, EVERYTHING = 0, 1
+#: IDENTITY_UNKNOWN: of records of which rules do not say what they should; who names groups denies them.
+UNKNOWN = 0x7FFFFFFF
 #: Bits of a key before the prefix itself: the policy; policy, remote, protocol and padding.
 _CLASS_BITS, _RULE_BITS = 32, 80
 _ALLOW, _LOG = 1, 2  # RULE_*
+_ABOVE_ALL = 2**31 - 1
 _MAPPED = bytes(10) + b"\xff\xff"
 #: In which order a guard has them.
 LOOKS = tuple((direction, version) for direction in (Direction.EGRESS, Direction.INGRESS) for version in (4, 6))
@@ -27,6 +30,7 @@ class Flag(IntFlag):
     KEEP = 2
     ARRIVING = 4
     LEAVING = 8
+    PARTIAL = 16
 
 
 def port_number(port: str) -> int:
@@ -58,3 +62,9 @@ def rules(number: int, matches: Mapping[Match, SecurityRule]) -> dict[bytes, byt
         ): layout.RULING.pack(rule.number, rule.priority, (_ALLOW if rule.allow else 0) | (_LOG if rule.log else 0))
         for match, rule in matches.items()
     }
+
+
+def denies_unknown(number: int) -> dict[bytes, bytes]:
+    """The entry of the map rules by which a policy that names groups denies those whose groups are not known."""
+    key = layout.RULE_KEY.pack(_RULE_BITS, number, IDENTITIES | UNKNOWN, ANY_PROTOCOL, 0, bytes(2))
+    return {key: layout.RULING.pack(0, _ABOVE_ALL, 0)}

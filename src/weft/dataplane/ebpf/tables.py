@@ -60,9 +60,14 @@ class Table:
 
     def put(self, entries: Mapping[bytes, bytes]) -> list[str]:
         """Entries; why the kernel refused some."""
+        return list(self.refused(entries).values())
+
+    def refused(self, entries: Mapping[bytes, bytes]) -> dict[bytes, str]:
+        """Puts entries; those that the kernel refused, and why."""
         fresh = {key: value for key, value in entries.items() if self.told.get(key) != value}
         self.told.update(fresh)
-        return [why for _, why in self._write(list(fresh), list(fresh.values()))]
+        keys = list(fresh)
+        return {keys[at]: why for at, why in self._write(keys, list(fresh.values()))}
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Entries; absent is success."""

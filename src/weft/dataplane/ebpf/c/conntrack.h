@@ -431,8 +431,8 @@ INLINE int may_begin(struct flow *f, const struct guard *g)
 		return 0;
 	if (rules_say(f, g, f->side))
 		return 1;
-	/* What a rule denies, nobody expects. */
-	return !f->rule && is_expected(f, g);
+	/* What a rule denies, nobody expects; nor whom rules do not know. */
+	return !f->found && is_expected(f, g);
 }
 
 /* One that is a packet by itself, or the first fragment of one: 0, or why it does not pass. */
@@ -476,8 +476,12 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		tell(f, &f->key, c, EVENT_ESTABLISHED);
 		return 0;
 	}
+	if (step == STEP_REFUSED) {
+		f->rule = c->rule;
+		return DROP_SECURITY_GROUP;
+	}
 	if (step != STEP_ASK)
-		return step == STEP_REFUSED ? DROP_SECURITY_GROUP : DROP_CONNECTION_INVALID;
+		return DROP_CONNECTION_INVALID;
 	if (f->kind != FLOW_TCP || c->state == STATE_TIME_WAIT || c->state == STATE_CLOSED)
 		return may_begin(f, g) ? insert(f, c) : DROP_SECURITY_GROUP;
 	if (!rules_say(f, g, f->side))
@@ -660,22 +664,20 @@ INLINE int track(struct __sk_buff *skb, const struct packet *p, const struct gua
 	f->speaks = 0;
 	if (read_flow(skb, p, f))
 		return DROP_CONNECTION_INVALID;
-	if (!f->piece) {
-		why = judge(f, g);
-		if (!why && f->speaks)
-			hear_control(skb);
-		return why;
-	}
-	d = datagram_of(f, p);
-	if (f->kind == FLOW_LATER)
-		return follow(f, d);
-	if (d && !is_whole(d)) {
-		d->spoilt = 1;
-		return DROP_FRAGMENT_OVERLAP;
+	if (f->piece) {
+		d = datagram_of(f, p);
+		if (f->kind == FLOW_LATER)
+			return follow(f, d);
+		if (d && !is_whole(d)) {
+			d->spoilt = 1;
+			return DROP_FRAGMENT_OVERLAP;
+		}
 	}
 	why = judge(f, g);
-	if (!why)
+	if (!why && f->piece)
 		remember_first(f, p);
+	else if (!why && f->speaks)
+		hear_control(skb);
 	return why;
 }
 
@@ -688,6 +690,8 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct g
 	if (why && direction == DIRECTION_TO_GUEST && g->flags & (GUARD_ARRIVING | GUARD_LEAVING) &&
 	    (why == DROP_SECURITY_GROUP || why == DROP_CONNECTION_INVALID || why == DROP_UNKNOWN_FRAGMENT))
 		return DROP_MOVING;
+	if (why == DROP_SECURITY_GROUP)
+		count_denial(flow_of_this_cpu(), packets_in(skb));
 	return why;
 }
 

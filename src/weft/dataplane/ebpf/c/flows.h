@@ -77,6 +77,7 @@ struct flow {
 	struct rule_key ask;
 	struct class_key prefix;
 	struct record_key member;
+	struct denial denial;
 	struct datagram_key place;
 	struct fresh fresh;
 	struct connection_event event;

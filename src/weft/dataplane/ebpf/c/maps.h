@@ -644,6 +644,7 @@ struct {
 #define GUARD_KEEP 2 /* connections outlive the rule that let them begin */
 #define GUARD_ARRIVING 4 /* the port is on its way here, from a host that has it, too */
 #define GUARD_LEAVING 8 /* or from here */
+#define GUARD_PARTIAL 16 /* of some records it is not known here whose they are: of an address without one, neither */
 #define POLICY_NOTHING 0 /* denies whatever it is */
 #define POLICY_EVERYTHING 1 /* and allows it */
 struct guard {
@@ -662,12 +663,13 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } guards SEC(".maps");
 
-/* identities: written by the agent from Record rows whose ports have security groups: the host's number of that set of
- * groups; read when rules are asked.
+/* identities: written by the agent from Record rows whose ports have security groups: the host's number of what they have of
+ * those that rules here name; read when rules are asked. Who has none of these is not in it.
  */
+#define IDENTITY_UNKNOWN 0x7fffffff /* no rule says of it what it should: policies that name groups deny it, by an entry of rules */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 131072);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct record_key);
 	__type(value, __u32);
@@ -733,6 +735,24 @@ struct {
 	__type(value, struct hit);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } hits SEC(".maps");
+
+/* denials: counted by the programs: packets of a port that rules have not let pass, by the port's number and the rule that
+ * denies (0: none speaks of them); read by the agent, which drops old ones. Where there is no room for another, it is not counted.
+ */
+struct denial {
+	__u64 port;
+	__u32 rule;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct denial);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} denials SEC(".maps");
 
 /* tracking: written by the agent: how connections are tracked; read for every packet of a guarded port. */
 #define STATES 32

@@ -48,8 +48,10 @@ static __noinline int consider_remote(struct flow *f, __u32 remote)
 	return 0;
 }
 
-/* The host's number of the security groups whose member has the address, as a port of the VSID sees it; 0: none. */
-static __noinline __u32 identity_of(struct flow *f, const struct addr *remote)
+/* The host's number of the security groups whose member has the address, as a port of the VSID sees it; 0: none. nobody: the
+ * same of an address that nobody has a record of, here: it may be one that there was no room for.
+ */
+static __noinline __u32 identity_of(struct flow *f, const struct addr *remote, __u32 nobody)
 {
 	struct subnet *subnet;
 	struct route *r;
@@ -62,15 +64,21 @@ static __noinline __u32 identity_of(struct flow *f, const struct addr *remote)
 	identity = bpf_map_lookup_elem(&identities, &f->member);
 	if (identity)
 		return *identity;
-	if (is_link_local(remote) || bpf_map_lookup_elem(&records, &f->member))
+	if (bpf_map_lookup_elem(&records, &f->member))
 		return 0;
+	if (is_link_local(remote))
+		return nobody;
 	subnet = subnet_of(f->vsid);
 	r = subnet ? route_of(subnet, remote) : NULL;
-	if (!r || r->via)
+	if (!r)
+		return nobody;
+	if (r->via)
 		return 0;
 	f->member.vsid = r->vsid;
 	identity = bpf_map_lookup_elem(&identities, &f->member);
-	return identity ? *identity : 0;
+	if (identity)
+		return *identity;
+	return nobody && !bpf_map_lookup_elem(&records, &f->member) ? nobody : 0;
 }
 
 /* A rule that logs has decided of a packet: for whoever listens, sampled. */
@@ -114,6 +122,28 @@ static __noinline int count_hit(struct flow *f)
 	return 0;
 }
 
+/* Rules have not let a frame of a port pass; f->rule: the one that denies it. */
+static __noinline int count_denial(struct flow *f, __u64 packets)
+{
+	__u64 *count;
+
+	if (!f)
+		return 0;
+	f->denial.port = f->key.port;
+	f->denial.rule = f->rule;
+	f->denial.pad = 0;
+	count = bpf_map_lookup_elem(&denials, &f->denial);
+	if (!count) {
+		__u64 none = 0;
+
+		bpf_map_update_elem(&denials, &f->denial, &none, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(&denials, &f->denial);
+	}
+	if (count)
+		__sync_fetch_and_add(count, packets);
+	return 0;
+}
+
 /* Whether rules let the packet of a flow pass that goes in a direction, with its number; f->rule is the one that decided. */
 static __noinline int rules_say(struct flow *f, const struct guard *g, __u32 direction)
 {
@@ -135,7 +165,7 @@ static __noinline int rules_say(struct flow *f, const struct guard *g, __u32 dir
 	class = bpf_map_lookup_elem(&classes, &f->prefix);
 	if (class && *class)
 		consider_remote(f, *class);
-	identity = identity_of(f, &f->remote);
+	identity = identity_of(f, &f->remote, g->flags & GUARD_PARTIAL ? IDENTITY_UNKNOWN : 0);
 	if (identity)
 		consider_remote(f, REMOTE_IDENTITY | identity);
 	if (f->rule)
