@@ -66,6 +66,18 @@ def dropped(lab: Lab, host: str, of: str, reason: str, count: int = 1) -> Iterat
     )
 
 
+@contextmanager
+def denied(lab: Lab, host: str, port: str, rule: str = "", count: int = 1) -> Iterator[None]:
+    """That within, so many packets more of a port are denied by the rule; "": since none lets them pass."""
+
+    def so_far() -> int:
+        return int(lab.ask_agent(host, "GET", "/denials").get(port, {}).get(rule, 0))
+
+    before = so_far()
+    yield
+    eventually(lambda: so_far() >= before + count, f"{rule or 'no rule'} denies {port} packets on {host}", within_s=3)
+
+
 def guest_wire(guest: Guest) -> Wire:
     return Wire(guest.namespace, plan.GUEST_INTERFACE)
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.scenes import UPLINK, address, dropped
+from lab.scenes import UPLINK, address, denied, dropped
 from polling import eventually
 from weft.client import Client, moves
 from weft.lab import plan, shell
@@ -24,6 +26,7 @@ from weft.lab.plan import Guest
 
 HTTP, DATAGRAMS = 8000, 9000
 PATIENCE_S = 5.0
+STALLED_S = 30.0
 RULE = "tenants/t/security-groups/servers/rules/http"
 
 
@@ -96,6 +99,7 @@ def test_who_is_in_no_group_that_the_server_knows_does_not_connect(secured: Lab)
     with (
         made(stranger, socket.AF_INET, socket.SOCK_STREAM) as ours,
         dropped(secured, "h2", stranger.port, "security_group"),
+        denied(secured, "h2", server.port),
     ):
         ours.settimeout(0.3)
         with pytest.raises(TimeoutError):
@@ -111,16 +115,41 @@ def test_pings_are_answered_one_way_and_not_the_other(secured: Lab) -> None:
         assert subprocess.run(shell.inside(server.namespace, asks), capture_output=True, check=False).returncode == 1
 
 
-def test_a_large_datagram_crosses_in_fragments_and_so_does_its_answer(secured: Lab) -> None:
+def test_what_an_operator_denies_is_counted_by_its_port_and_rule(secured: Lab) -> None:
     server, client = secured.guest("t/server"), secured.guest("t/client")
-    with (
-        made(server, socket.AF_INET, socket.SOCK_DGRAM) as theirs,
-        made(client, socket.AF_INET, socket.SOCK_DGRAM) as ours,
-    ):
-        theirs.bind((address(server), DATAGRAMS))
+    group, rule = "tenants/t/security-groups/above", "tenants/t/security-groups/above/rules/no-pings"
+    command = [sys.executable, "-m", "weft.apps.cli"]
+    agent = ["--agent", str(secured.paths.agent_socket("h2"))]
+    with secured.client() as controller:
+        controller.put(group, {"operator": True})
+        controller.put(rule, {"direction": "ingress", "protocol": "icmp", "remote_group": "clients", "action": "deny"})
+        controller.patch(server.port, {"operator_groups": ["above"]})
+        try:
+            followed(controller)
+            with denied(secured, "h2", server.port, rule, 3):
+                asks = ["ping", "-c", "3", "-i", "0.2", "-W", "1", address(server)]
+                done = subprocess.run(shell.inside(client.namespace, asks), capture_output=True, check=False)
+                assert done.returncode == 1
+            by_rule = r"\S*above\S*no-pings +3"
+            for what, line in (("denials", rf"t/server +{by_rule}"), ("hits", rf"{by_rule} +3")):
+                shown = subprocess.run([*command, what, *agent], capture_output=True, text=True, check=True).stdout
+                assert re.search(line, shown), shown
+        finally:
+            controller.patch(server.port, {"operator_groups": []})
+            controller.delete(rule)
+            controller.delete(group)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_large_datagram_crosses_in_fragments_and_so_does_its_answer(secured: Lab, version: int) -> None:
+    server, client = secured.guest("t/server"), secured.guest("t/client")
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    where = (address(server, version), DATAGRAMS)
+    with made(server, family, socket.SOCK_DGRAM) as theirs, made(client, family, socket.SOCK_DGRAM) as ours:
+        theirs.bind(where)
         for _ in range(3):
             sent = os.urandom(9000)
-            ours.sendto(sent, (address(server), DATAGRAMS))
+            ours.sendto(sent, where)
             found, whom = theirs.recvfrom(10_000)
             assert found == sent
             theirs.sendto(found[::-1], whom)
@@ -128,15 +157,24 @@ def test_a_large_datagram_crosses_in_fragments_and_so_does_its_answer(secured: L
 
 
 def test_bytes_by_the_million_pass_both_windows(secured: Lab) -> None:
-    """Large windows, scaled; segments that are large frames within the host."""
-    much = os.urandom(1 << 20) * 16
+    """Large windows, scaled; segments that are large frames within the host. However long that takes, it goes on."""
+    left = much = 16 << 20
+    piece = os.urandom(1 << 20)
     with connected(secured) as (ours, theirs):
-        sender = threading.Thread(target=ours.sendall, args=(much,))
-        sender.start()
-        left = len(much)
-        while left and (some := theirs.recv(1 << 20)):
-            left -= len(some)
-        sender.join()
+        for end in (ours, theirs):
+            end.settimeout(STALLED_S)  # of a step, not of all
+
+        def send() -> int:
+            sent = 0
+            while sent < much:
+                sent += ours.send(piece[: much - sent])
+            return sent
+
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(send)
+            while left and (some := theirs.recv(1 << 20)):
+                left -= len(some)
+            assert sending.result() == much
         assert left == 0
         theirs.sendall(b"all")
         assert ours.recv(10) == b"all"
@@ -186,6 +224,7 @@ def test_a_rule_that_goes_leaves_connections_alone_that_the_groups_of_both_ends_
             with (
                 made(secured.guest("t/client"), socket.AF_INET, socket.SOCK_STREAM) as another,
                 dropped(secured, "h2", UPLINK, "security_group"),
+                denied(secured, "h2", secured.guest("t/server").port),
             ):
                 another.settimeout(0.3)
                 with pytest.raises(TimeoutError):

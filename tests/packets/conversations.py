@@ -859,9 +859,30 @@ def bounds() -> Iterator[Conversation]:
     def syn(port: int, of: str = "a", **more: object) -> Turn:
         return Talk(ports=(port, 80))(GUEST, "S", 0, port=of, **more)  # type: ignore[arg-type]
 
+    def enters(port: int, **more: object) -> Turn:
+        return Talk(ports=(22, 1000 + port))(OTHER, "S", 0, **more)  # type: ignore[arg-type]
+
     yield Conversation(
         "bounds: a port has so many and no more, and harms no other",
         (*(syn(n) for n in range(4)), syn(9, dropped=LIMIT), syn(9, dropped=LIMIT), syn(9, of="b"), syn(0)),
+        limits={"most_of_port": 4},
+    )
+    yield Conversation(
+        "bounds: what another guest begins is no more than half of what others may, and leaves the port its own",
+        (*(enters(n) for n in range(8)), enters(9, dropped=LIMIT), *(syn(n) for n in range(4)), syn(9, dropped=LIMIT)),
+        limits={"most_of_port": 4},
+    )
+    yield Conversation(
+        "bounds: who opens it anew takes no place that is another's",
+        (
+            *(syn(n) for n in range(3)),
+            *Talk(ports=(22, 80)).opened(),
+            Talk(ports=(22, 80))(OTHER, "RA", 1, 1),
+            Talk(ports=(22, 80))(OTHER, "S", 9000),
+            syn(9, dropped=LIMIT),
+            *(enters(n) for n in range(8)),
+            enters(9, dropped=LIMIT),
+        ),
         limits={"most_of_port": 4},
     )
     yield Conversation(

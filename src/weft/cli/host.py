@@ -127,7 +127,9 @@ def denials(output: Output, agent: str) -> None:
                 for rule, count in by_rule.items()
             ]
             show.table(
-                ["port", "rule", "packets denied"], rows, nothing="security groups have let every packet pass on this host"
+                ["port", "rule", "packets denied"],
+                rows,
+                nothing="security groups have let every packet pass on this host",
             )
 
 

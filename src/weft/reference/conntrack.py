@@ -103,6 +103,7 @@ class Connection:
         default_factory=lambda: [0, 0]
     )  # of SCTP: what each side must be written to with; 0: not known
     told: bool = False  # that it is established
+    charged: int = 0  # whose connection it was when it took its place, by side: either end may open it anew
     related: Control | None = None
     expected: Key | None = None
     moved: bool = False  # another host may know more of it, as long as the guest has not spoken here
@@ -110,8 +111,8 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """most: connections in all; most_of_port: of one port; timeouts_s: by state; ftp_port: of FTP servers, 0: none is
-    listened to; most_expected: data connections that a port may expect.
+    """most: connections in all; most_of_port: that one port's guest has begun, others twice as many; timeouts_s: by
+    state; ftp_port: of FTP servers, 0: none is listened to; most_expected: data connections that a port may expect.
     """
 
     most: int = 1 << 18
@@ -159,7 +160,7 @@ class Tracker:
     epoch: int = 1
     events: list[Event] = field(default_factory=list)
     _table: dict[Key, Connection] = field(default_factory=dict)
-    _of_port: Counter[str] = field(default_factory=Counter)
+    _of_port: Counter[tuple[str, int]] = field(default_factory=Counter)
     expectations: dict[Key, Expectation] = field(default_factory=dict)
     expected: Counter[Expected] = field(default_factory=Counter)
     _expecting: Counter[str] = field(default_factory=Counter)  # by port
@@ -309,13 +310,11 @@ class Tracker:
     ) -> Decision:
         """In place of an expired one with its key, or of one that is over; or where there is room."""
         former = self._table.get(key)
-        if former is None and (reason := self._no_room(key.port, now_ns)) is not None:
+        if former is None and (reason := self._no_room(key.port, direction.value, now_ns)) is not None:
             return Decision(reason, "there is no room for another connection", rule)
         if former is not None:
             self._unexpect(key, former)
             self.events.append(Event("destroyed", key, former))
-        else:
-            self._of_port[key.port] += 1
         side = direction.value
         made = Connection(_FIRST[flow.kind], side, 0, now_ns, flow.code, self.epoch, rule, related=related)
         # What the guest begins here, while it is on its way here, is known from its beginning.
@@ -326,6 +325,9 @@ class Tracker:
             made.tcp.moved = made.moved
         elif flow.chunk is not None:
             made.tags[side] = flow.chunk.initiate
+        made.charged = side if former is None else former.charged
+        if former is None:
+            self._of_port[key.port, side] += 1
         made.expires_ns = now_ns + self.limits.timeouts_s[made.state] * SECOND_NS
         self._table[key] = made
         if _opens(flow):
@@ -333,16 +335,17 @@ class Tracker:
         self.events.append(Event("new", key, made))
         return Decision(None, "a new connection" if related is None else "a data connection that FTP expects", rule)
 
-    def _no_room(self, port: str, now_ns: int) -> DropReason | None:
+    def _no_room(self, port: str, side: int, now_ns: int) -> DropReason | None:
         """Why not; what has expired, and nobody has swept away, is swept once in a while."""
-        reason = self._full(port)
+        reason = self._full(port, side)
         if reason is not None and now_ns >= self._swept_ns + SWEEP_NS:
             self._sweep_connections(now_ns)
-            reason = self._full(port)
+            reason = self._full(port, side)
         return reason
 
-    def _full(self, port: str) -> DropReason | None:
-        if self._of_port[port] >= self.limits.most_of_port:
+    def _full(self, port: str, side: int) -> DropReason | None:
+        # So whatever one guest begins, another has room for others'.
+        if self._of_port[port, side] >= self.limits.most_of_port << side:
             return DropReason.CONNECTION_LIMIT
         return DropReason.CONNECTION_TABLE_FULL if len(self._table) >= self.limits.most else None
 
@@ -506,7 +509,7 @@ class Tracker:
                 self._drop_expectation(key)
             gone = self._table.pop(key, None)
             if gone is not None:
-                self._of_port[key.port] -= 1
+                self._of_port[key.port, gone.charged] -= 1
                 self._unexpect(key, gone)
                 self.events.append(Event("destroyed", key, gone))
 
@@ -518,11 +521,13 @@ class Tracker:
         for key, entry in entries.items():
             former = self._table.get(key)
             if former is None:
-                if self._full(key.port) is not None:
+                if self._full(key.port, entry.charged) is not None:
                     continue
-                self._of_port[key.port] += 1
+                self._of_port[key.port, entry.charged] += 1
             elif not former.moved or (former.tcp is not None and (former.tcp.spoken or not former.tcp.moved)):
                 continue
+            else:
+                entry.charged = former.charged
             entry.moved, entry.epoch = True, -1  # held against the rules of this host with its next packet
             if entry.tcp is not None:
                 entry.tcp.moved, entry.tcp.spoken = True, False

@@ -38,9 +38,9 @@ _LOG = 4
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """most: connections in all; most_of_port: of one port; timeouts_s: by state, those that are not as by default;
-    ftp_port: of FTP servers, whose control connections are listened to, 0: none; most_expected: FTP data connections
-    that a port may expect.
+    """most: connections in all; most_of_port: that one port's guest has begun, others twice as many; timeouts_s: by
+    state, those that are not as by default; ftp_port: of FTP servers, whose control connections are listened to,
+    0: none; most_expected: FTP data connections that a port may expect.
     """
 
     most: int = 1 << 18

@@ -84,7 +84,7 @@ class Sizes:
             "rules": self.rules,
             "classes": self.rules,
             "connections": self.connections,
-            "quotas": 4 * self.ports,  # of ports that are gone, too, while their connections are there
+            "quotas": 8 * self.ports,  # of ports that are gone, too, while their connections are there
             "expecting": 4 * self.ports,
             "mirrors": self.ports,
             "counters": self.ports + 16,  # uplinks, and the slot of those that have none

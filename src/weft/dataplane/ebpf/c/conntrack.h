@@ -30,11 +30,17 @@ static __noinline int tell(struct flow *f, const struct connection_key *key, str
 	return 0;
 }
 
+/* Of what a port's guest begins, and of what others do: one is no room for the other. */
+INLINE __u64 quota_of(__u64 port, __u32 opener)
+{
+	return (port & ~1ULL) | (opener & 1);
+}
+
 /* One connection of a port less. */
-static __noinline int give_room(__u64 port)
+static __noinline int give_room(__u64 port, __u32 opener)
 {
 	struct tracked *t = tracked_of_host();
-	__u64 *used = bpf_map_lookup_elem(&quotas, &port);
+	__u64 quota = quota_of(port, opener), *used = bpf_map_lookup_elem(&quotas, &quota);
 
 	if (used)
 		__sync_fetch_and_add(used, -1);
@@ -44,21 +50,22 @@ static __noinline int give_room(__u64 port)
 }
 
 /* One more, if there is room: 0, or why not. */
-static __noinline int take_room(__u64 port)
+static __noinline int take_room(__u64 port, __u32 opener)
 {
 	struct tracking *limits = tracking_of_host();
 	struct tracked *t = tracked_of_host();
-	__u64 *used = bpf_map_lookup_elem(&quotas, &port), none = 0;
+	__u64 quota = quota_of(port, opener), *used = bpf_map_lookup_elem(&quotas, &quota), none = 0;
 
 	if (!limits || !t)
 		return DROP_CONNECTION_TABLE_FULL;
 	if (!used) {
-		bpf_map_update_elem(&quotas, &port, &none, BPF_NOEXIST);
-		used = bpf_map_lookup_elem(&quotas, &port);
+		bpf_map_update_elem(&quotas, &quota, &none, BPF_NOEXIST);
+		used = bpf_map_lookup_elem(&quotas, &quota);
 		if (!used)
 			return DROP_CONNECTION_TABLE_FULL;
 	}
-	if (__sync_fetch_and_add(used, 1) >= limits->most_of_port) {
+	/* Twice as many of others: whatever one guest begins, another has room for others'. */
+	if (__sync_fetch_and_add(used, 1) >= (__u64)limits->most_of_port << (opener & 1)) {
 		__sync_fetch_and_add(used, -1);
 		return DROP_CONNECTION_LIMIT;
 	}
@@ -74,17 +81,19 @@ static __noinline int take_room(__u64 port)
 static __noinline int forget(struct flow *f, const struct connection_key *key)
 {
 	struct connection *c;
+	__u32 charged;
 
 	if (!f || !key)
 		return 0;
 	c = bpf_map_lookup_elem(&connections, key);
 	if (!c)
 		return 0;
+	charged = c->charged;
 	unexpect(f, key, c);
 	tell(f, key, c, EVENT_DESTROYED);
 	if (bpf_map_delete_elem(&connections, key))
 		return 0;
-	give_room(key->port);
+	give_room(key->port, charged);
 	return 1;
 }
 
@@ -162,6 +171,7 @@ static __noinline int make_fresh(struct flow *f)
 	__builtin_memset(&f->fresh, 0, sizeof(f->fresh));
 	f->fresh.state = first_state(f->kind);
 	f->fresh.opener = side;
+	f->fresh.charged = side;
 	f->fresh.flags = f->related;
 	f->fresh.control = f->control_port;
 	f->fresh.began_ns = f->now_ns;
@@ -234,14 +244,14 @@ static __noinline int insert(struct flow *f, struct connection *c)
 		tell(f, &f->key, c, EVENT_NEW);
 		return 0;
 	}
-	why = take_room(f->key.port);
+	why = take_room(f->key.port, f->fresh.charged);
 	if (why && sweep(f))
-		why = take_room(f->key.port);
+		why = take_room(f->key.port, f->fresh.charged);
 	if (why)
 		return why;
 	if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST)) {
 		/* Another CPU may have been quicker with the same. */
-		give_room(f->key.port);
+		give_room(f->key.port, f->fresh.charged);
 		return bpf_map_lookup_elem(&connections, &f->key) ? 0 : DROP_CONNECTION_TABLE_FULL;
 	}
 	c = bpf_map_lookup_elem(&connections, &f->key);
@@ -733,10 +743,10 @@ static long do_next_asked(__u32 i, struct asking *a)
 			a->done += 1;
 			return 0;
 		}
-		if (take_room(f->key.port))
+		if (take_room(f->key.port, f->fresh.charged))
 			return 0;
 		if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST))
-			give_room(f->key.port);
+			give_room(f->key.port, f->fresh.charged);
 		else
 			a->done += 1;
 		return 0;

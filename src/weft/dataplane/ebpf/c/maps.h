@@ -796,10 +796,10 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } tracked SEC(".maps");
 
-/* quotas: the programs' own: how many connections a port has, by its number. */
+/* quotas: the programs' own: how many connections a port has, by its number, its lowest bit DIRECTION_* of who began them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 32768);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
 	__type(value, __u64);
@@ -859,7 +859,8 @@ struct half {
 	__u8 scale[2]; \
 	__be16 expected; /* of a control connection: the port that it has spoken of last */ \
 	__be16 control; /* of a related one: the server's port of its control connection */ \
-	__u8 pad[2];
+	__u8 charged; /* whose quota it is of: DIRECTION_* of its first packet when it took its place */ \
+	__u8 pad;
 
 /* All of it is read and written behind the lock, but for its packets, which a reader may see half counted. */
 struct connection {
