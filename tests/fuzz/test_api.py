@@ -20,14 +20,16 @@ BUDGET = settings(max_examples=60)
 WORDS = st.sampled_from([
     "v1", "tenants", "blue", "red", "-", "ports", "p1", "p2", "hosts", "h1", "h2", "routing-domains", "prod", "web",
     "virtual-subnets", "customer-routes", "provider-networks", "phys", "apply", "watch", "trace", "feed", "status",
-    "announcements",
+    "announcements", "security-groups", "rules", "address-groups", "default", "connections",
     "healthz", "metrics", "openapi.json", ".", "..", "A", "%00", "", "a" * 64, "\u00e9", "\x00", "a b",
 ])  # fmt: skip
 KNOWN_PATHS = [
     "/v1/tenants/blue", "/v1/tenants/red", "/v1/tenants/blue/ports/p1", "/v1/tenants/blue/ports/p2", f"/v1/{WEB}",
     "/v1/hosts/h1", "/v1/provider-networks/phys", "/v1/apply", "/v1/apply?dry_run=true", "/v1/trace",
     "/v1/hosts/h1/status", "/v1/hosts/h1/announcements", "/v1/tenants/-/ports", "/v1/tenants",
-    "/v1/tenants/blue/routing-domains/prod/customer-routes/r",
+    "/v1/tenants/blue/routing-domains/prod/customer-routes/r", "/v1/tenants/blue/security-groups/g",
+    "/v1/tenants/blue/security-groups/default/rules/r", "/v1/tenants/blue/address-groups/a",
+    "/v1/tenants/blue/security-groups/-/rules",
 ]  # fmt: skip
 PATHS = st.sampled_from(KNOWN_PATHS) | st.lists(WORDS, max_size=7).map(
     lambda words: "/" + "/".join(quote(word, safe="") for word in words)
@@ -51,7 +53,7 @@ FIELDS = [
 TEXTS = (
     f"prod/web {WEB} h1 hosts/h1 10.0.1.7 10.0.1.0/24 fd00:1::5 02:00:00:00:00:01 up down nvgre ebpf eth1 phys "
     "tenants/blue tenants/red tenants/blue/ports/p1 active 10.0.1.1 ::ffff:1.2.3.4 0.0.0.0/0 255.255.255.255 "
-    "fe80::1%eth0 192.0.2.9 192.0.2.0/24"
+    "fe80::1%eth0 192.0.2.9 192.0.2.0/24 default ingress egress ipv4 ipv6 tcp icmp icmpv6 sctp any allow deny"
 ).split()
 SCALARS = (
     st.none()
@@ -90,7 +92,26 @@ SPEC = some(
     vsid=VALUES,
     mtu_bytes=VALUES,
 )
-SPECS = some({"spec": SPEC})
+RULE = some(
+    {"direction": st.sampled_from(["ingress", "egress"]) | VALUES},
+    family=VALUES,
+    protocol=st.sampled_from(["tcp", "udp", "icmp", 132, "47"]) | VALUES,
+    port_min=st.integers(-1, 65_536) | VALUES,
+    port_max=st.integers(-1, 65_536) | VALUES,
+    icmp_type=st.integers(-1, 256) | VALUES,
+    icmp_code=VALUES,
+    remote_prefix=st.sampled_from(["0.0.0.0/0", "fd00::/8", "10.0.0.1/24"]) | VALUES,
+    remote_group=st.just("default") | VALUES,
+    remote_address_group=VALUES,
+    action=VALUES,
+    priority=VALUES,
+    log=st.booleans() | VALUES,
+)
+GROUP = some(
+    {}, stateful=VALUES, operator=VALUES, keep_connections=VALUES, prefixes=st.lists(VALUES, max_size=3),
+    security_groups=st.lists(st.just("default") | VALUES, max_size=3), operator_groups=VALUES, port_security=VALUES,
+)  # fmt: skip
+SPECS = some({"spec": SPEC | RULE | GROUP})
 APPLIES = some(
     {"puts": st.lists(some({"name": st.sampled_from(TEXTS) | VALUES, "spec": SPEC}), max_size=2)},
     deletes=st.lists(VALUES, max_size=2),
@@ -139,6 +160,8 @@ def test_no_request_is_answered_with_500_and_a_refusal_changes_nothing(
     path=st.sampled_from([
         "tenants/blue", "tenants/red", "tenants/blue/ports/p1", "tenants/blue/ports/p2", WEB, "hosts/h1", "hosts/h3",
         "provider-networks/phys", "tenants/blue/routing-domains/prod/customer-routes/r",
+        "tenants/blue/security-groups/g", "tenants/blue/security-groups/default/rules/r",
+        "tenants/blue/address-groups/a",
     ]),
     method=st.sampled_from(["PUT", "PATCH"]),
     body=SPECS,

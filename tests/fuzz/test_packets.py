@@ -7,12 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packets.everything import CASES
+from packets.guarding import GUARDED, SCENES, SECURED, STATELESS
 from packets.policy import BINDINGS, MAIN, OVER_IPV6, UPLINK, Policy
 from strategies.packets import mutated
 from weft.reference.plane import ReferenceDataPlane, Verdict
 
 INTERFACES = (*BINDINGS.values(), UPLINK, "tapnone")
-FRAMES = st.sampled_from([case.frame for case in CASES])
+#: What is dropped without groups, and where ports have some.
+SENT = [
+    *((case.interface, case.frame) for case in CASES),
+    *((each.interface, each.frame) for of in SCENES for each in of.exchanges),
+]
+FRAMES = st.sampled_from([frame for _, frame in SENT])
+POLICIES = {
+    "over-ipv4": MAIN, "over-ipv6": OVER_IPV6, "guarded": GUARDED, "stateless": STATELESS, "port-security": SECURED,
+}  # fmt: skip
 
 
 def plane_for(policy: Policy) -> ReferenceDataPlane:
@@ -22,7 +31,7 @@ def plane_for(policy: Policy) -> ReferenceDataPlane:
     return plane
 
 
-@pytest.mark.parametrize("policy", [MAIN, OVER_IPV6], ids=["over-ipv4", "over-ipv6"])
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @settings(max_examples=100)
 @given(frames=st.lists(st.tuples(st.sampled_from(INTERFACES), mutated(FRAMES) | st.binary(max_size=200)), max_size=8))
 def test_any_bytes_get_a_verdict(policy: Policy, frames: list[tuple[str, bytes]]) -> None:
@@ -33,10 +42,10 @@ def test_any_bytes_get_a_verdict(policy: Policy, frames: list[tuple[str, bytes]]
         assert isinstance(verdict, Verdict)
 
 
-@pytest.mark.parametrize("policy", [MAIN, OVER_IPV6], ids=["over-ipv4", "over-ipv6"])
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_every_packet_of_the_table_cut_at_every_byte_gets_a_verdict(policy: Policy) -> None:
     plane = plane_for(policy)
-    for case in CASES:
-        enter = plane.from_uplink if case.interface == UPLINK else plane.from_port
-        for length in range(min(len(case.frame), 150)):
-            assert enter(case.interface, case.frame[:length]).steps
+    for interface, whole in SENT:
+        enter = plane.from_uplink if interface == UPLINK else plane.from_port
+        for length in range(min(len(whole), 150)):
+            assert enter(interface, whole[:length]).steps
