@@ -15,6 +15,7 @@ from scapy.layers.l2 import ARP, Ether
 from ebpf.harness import SMALL, Netns, Wires, eventually, netns, send
 from ebpf.rows import HOST, MAC_A, POLICY, PORT_A, PORT_B, SUBNET, A, B
 from weft.contracts.dataplane import Wanted
+from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.drop import DropReason
 from weft.policy.rows import Member
@@ -41,8 +42,8 @@ class Site:
         self.wires = Wires({"peer1": "port1", "wire0": "up0"})
 
     @contextmanager
-    def plane(self, *members: Member, told: bool = True) -> Iterator[EbpfDataPlane]:
-        made = EbpfDataPlane(self._pins, SMALL, source=self._source)
+    def plane(self, *members: Member, told: bool = True, sizes: Sizes = SMALL) -> Iterator[EbpfDataPlane]:
+        made = EbpfDataPlane(self._pins, sizes, source=self._source)
         try:
             if told:
                 rows = (HOST, *POLICY, replace(PORT_B, enabled=True), Member(SUBNET.vsid, OWN), *members)
@@ -168,6 +169,24 @@ def test_who_listens_outlives_the_agent_and_goes_with_the_port(site: Site) -> No
         eventually(lambda: plane.counters()[A].drops.get(DropReason.NO_MEMBER, 0) == 2, "B has left")
         assert plane.bind({A: "port0"}) == []
         assert plane.bind({A: "port0", B: "port1"}) == []
+        assert plane.listening() == {}
+
+
+def test_a_guest_that_asks_for_more_groups_than_there_is_room_for_takes_nobody_elses(site: Site) -> None:
+    many = [f"239.9.{number >> 8}.{number & 255}" for number in range(300)]
+    few = many[:10]
+    with site.plane(sizes=replace(SMALL, listeners=16)) as plane:
+        assert plane.listen({A: few, B: [GROUP]}) == []
+        for greedy in (many, [*many[9:], GROUP, "ff15::2"]):
+            (failure,) = plane.listen({A: greedy, B: [GROUP, "ff15::1"]})
+            assert (failure.key, "full at 16 entries" in failure.reason) == (("ports", A), True)
+            every = {"::" if ":" in group else "0.0.0.0" for group in greedy}
+            assert plane.listening() == {A: every, B: {GROUP, "ff15::1"}}
+            send("peer0", broadcast(GROUP))
+            assert site.copies(1) == ["port1"]
+        assert plane.listen({A: few, B: [GROUP]}) == []
+        assert plane.listening() == {A: set(few), B: {GROUP}}
+        assert plane.listen({}) == []
         assert plane.listening() == {}
 
 

@@ -248,6 +248,28 @@ async def test_what_guests_report_is_programmed_until_it_is_over() -> None:
         assert it.plane.listening() == {}
 
 
+async def test_a_group_is_asked_for_once_as_it_is_left_and_not_if_nobody_had_joined() -> None:
+    async with world() as it:
+        it.tell(HOST, SUBNET, PORT)
+        it.bind()
+        await it.hear(UpcallKind.IGMP, igmp(version3(record(4, G4))))
+        it.plane.sent[:] = []
+        others = [record(3, b"\xef\x09\x09" + bytes((number,))) for number in range(180)]
+        await it.hear(UpcallKind.IGMP, igmp(version3(*others)))
+        assert it.plane.sent == [], "of groups that it had not joined"
+        once = [(NAME, frame) for frame in queries(SUBNET, G4)]
+        await it.hear(UpcallKind.IGMP, igmp(version3(*[record(3, G4), record(4, G4)] * 90)))
+        assert it.plane.sent == once
+        await it.pass_by(LAST_MEMBER_S)
+        assert it.plane.listening() == {NAME: {GROUP4}}, "somebody has come again, and was not asked"
+        it.plane.sent[:] = []
+        await it.hear(UpcallKind.IGMP, igmp(version3(*[record(3, G4)] * 180)))
+        assert it.plane.sent == once
+        await it.pass_by(LAST_MEMBER_S)
+        assert it.plane.listening() == {}
+        assert it.snooper.members.asked_until_s == {}
+
+
 async def test_an_agent_that_starts_takes_over_what_is_programmed() -> None:
     async with world() as it:
         it.tell(HOST, SUBNET, PORT)

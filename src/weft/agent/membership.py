@@ -159,6 +159,8 @@ class Members:
     """Ports, their groups, and when each is over. Every change says whether the data plane is to hear of it."""
 
     until_s: dict[str, dict[bytes, float]] = field(default_factory=dict)
+    #: Groups that a guest has left, and until when nobody is asked for them once more: no more than groups.
+    asked_until_s: dict[str, dict[bytes, float]] = field(default_factory=dict)
 
     def hear(self, port: str, report: Report, now_s: float) -> bool:
         """What a guest says. A group that is left is over soon, unless somebody behind the port asks for it again."""
@@ -171,9 +173,22 @@ class Members:
                 groups[group] = now_s + MEMBER_S
                 return fresh
             case Left(group):
-                if group in groups:
-                    groups[group] = min(groups[group], now_s + LAST_MEMBER_S)
+                self.leave(port, group, now_s)
                 return False
+
+    def leave(self, port: str, group: bytes, now_s: float) -> bool:
+        """A guest leaves a group: whether its port is to be asked if somebody else is there. It is over soon, if so.
+
+        Only for a group that the port has, and once in LAST_MEMBER_S; who comes again meanwhile is kept: he would not
+        be asked. A report names hundreds of groups, and each query is work for the whole host.
+        """
+        groups = self.until_s.get(port, {})
+        asked = self.asked_until_s.setdefault(port, {})
+        if group not in groups or asked.get(group, now_s) > now_s:
+            return False
+        groups[group] = min(groups[group], now_s + LAST_MEMBER_S)
+        asked[group] = now_s + LAST_MEMBER_S
+        return True
 
     def adopt(self, programmed: Mapping[str, Collection[str]], now_s: float) -> None:
         """What a former agent has left: it holds until its guests have had the time to say it again."""
@@ -187,6 +202,7 @@ class Members:
         gone = [port for port in self.until_s if port not in ports]
         for port in gone:
             del self.until_s[port]
+            self.asked_until_s.pop(port, None)
         return bool(gone)
 
     def expire(self, now_s: float) -> bool:
@@ -194,6 +210,11 @@ class Members:
         over = [(port, group) for port, groups in self.until_s.items() for group, at in groups.items() if at <= now_s]
         for port, group in over:
             del self.until_s[port][group]
+        self.asked_until_s = {
+            port: left
+            for port, asked in self.asked_until_s.items()
+            if (left := {group: at for group, at in asked.items() if at > now_s})
+        }
         return bool(over)
 
     def next_s(self) -> float | None:

@@ -68,6 +68,7 @@ class Snooper:
         self._due: dict[str, tuple[float, int]] = {}  # port -> when it is asked next, and how often it was
         self._awake = asyncio.Event()
         self._changed = False
+        self._refused: set[Key] = set()  # ports whose groups the data plane had no room for, the last time
         self._adopt_until_s: float | None = None
 
     def forget(self) -> None:
@@ -184,8 +185,9 @@ class Snooper:
             if subnet is None:
                 continue
             for report in reports(each.kind, each.frame):
-                changed |= self.members.hear(each.port, report, now_s)
-                if isinstance(report, Left):
+                if not isinstance(report, Left):
+                    changed |= self.members.hear(each.port, report, now_s)
+                elif self.members.leave(each.port, report.group, now_s):
                     frames += ((each.port, frame) for frame in queries(subnet, report.group))
         changed |= self.members.expire(now_s)
         settled = [place for place, until_s in self._settling.items() if until_s <= now_s]
@@ -193,8 +195,13 @@ class Snooper:
             del self._settling[place]
         if changed or settled:
             listeners = self._listeners()
-            for failure in await self._ask(lambda plane: plane.listen(listeners)):
-                _log.warning("a group's listener is not programmed", port=failure.key[-1], reason=failure.reason)
+            failures = await self._ask(lambda plane: plane.listen(listeners))
+            before, self._refused = self._refused, {failure.key for failure in failures}
+            for failure in failures:
+                if failure.key not in before:  # or a guest could fill the log
+                    _log.warning(
+                        "a port's groups are not programmed as it asked", port=failure.key[-1], reason=failure.reason
+                    )
             if self._bound:
                 self._told(self._of_subnets(listeners))
         await self._send(frames)

@@ -43,6 +43,7 @@ from weft.dataplane.ebpf.groups import Groups
 from weft.dataplane.ebpf.guards import Guards, is_guarded
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
+from weft.dataplane.ebpf.listeners import EVERY_GROUP, generalised
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.paths import Paths
 from weft.dataplane.ebpf.places import Place, Places
@@ -767,19 +768,29 @@ class EbpfDataPlane:
     # Who listens to which multicast group: the agent's knowledge, and no row's.
 
     def listen(self, listeners: Mapping[str, Collection[str]]) -> list[Failure]:
-        seats = {port: bound.seat for port, bound in self._bound.items()}
+        asked = {port: frozenset(groups) for port, groups in listeners.items() if port in self._bound}
+        # Two places of each port are nobody else's: who asks for too much hears all, and nobody's group is lost.
+        room = self._listeners.map.max_entries - len(EVERY_GROUP) * len(self._bound)
+        given = generalised(asked, room)
         wanted: dict[bytes, bytes] = {}
         ports: dict[bytes, str] = {}
-        for port, groups in listeners.items():
-            if port in seats:
-                for group in groups:
-                    key = layout.listener(seats[port], group)
-                    wanted[key], ports[key] = layout.ALLOWED, port
-        refused = self._listeners.put(wanted)
-        here = set(seats.values())
+        for port in sorted(given, key=lambda port: given[port] == asked[port]):  # first those that are to hear all
+            for group in given[port]:
+                key = layout.listener(self._bound[port].seat, group)
+                wanted[key], ports[key] = layout.ALLOWED, port
+        refused = self._listeners.refused(wanted)
+        here = {bound.seat for bound in self._bound.values()}
         stale = (key for key, _ in self._listeners.entries() if key not in wanted)
         self._listeners.drop([key for key in stale if layout.read_listener(key)[0] in here])
-        return [Failure(("ports", port), "; ".join(dict.fromkeys(refused))) for port in set(ports.values()) if refused]
+        if refused:  # what has gone may have been in the way
+            refused = self._listeners.refused(wanted)
+        size = f"listeners: full at {self._listeners.map.max_entries} entries: raise the data plane's size of it"
+        why = {
+            port: f"{size}; a guest that asks for {len(asked[port])} groups hears them all"
+            for port in given
+            if given[port] != asked[port]
+        } | {ports[key]: reason for key, reason in refused.items()}
+        return [Failure(("ports", port), reason) for port, reason in why.items()]
 
     def listening(self) -> Mapping[str, Collection[str]]:
         names = {bound.seat: port for port, bound in self._bound.items()}
