@@ -30,8 +30,10 @@ LOOPBACK = 1
 PORTS = ("a", "b", "c")
 
 
-def groups(admitted: Collection[tuple[int, int | None]], *, open_out: bool) -> SecurityGroup:
-    """The guest may open anything, and to it may come what is admitted."""
+def groups(
+    admitted: Collection[tuple[int, int | None]], *, open_out: bool, open_port: int | None = None
+) -> SecurityGroup:
+    """The guest may open anything, or TCP to a port only, and to it may come what is admitted."""
     found = [
         SecurityRule(
             rank, f"in-{rank}", Direction.INGRESS, version, protocol, *(() if number is None else (number, number))
@@ -39,7 +41,12 @@ def groups(admitted: Collection[tuple[int, int | None]], *, open_out: bool) -> S
         for rank, (protocol, number) in enumerate(sorted(admitted, key=str), 10)
         for version in (4, 6)
     ]
-    out = [SecurityRule(version, f"out-{version}", Direction.EGRESS, version) for version in (4, 6)] if open_out else []
+    service = () if open_out else (6, open_port, open_port)
+    out = [
+        SecurityRule(version, f"out-{version}", Direction.EGRESS, version, *service)
+        for version in (4, 6)
+        if open_out or open_port
+    ]
     return SecurityGroup(1, "group", rules=(*found, *out))
 
 
@@ -143,7 +150,7 @@ def test_a_conversation(asking: Asking, conversation: Conversation) -> None:
             asking.arriving = False
             asking.admit(groups(ADMITTED, open_out=True))
         if turn.admitted is not None:
-            asking.admit(groups(turn.admitted, open_out=turn.open))
+            asking.admit(groups(turn.admitted, open_out=turn.open, open_port=turn.open_port))
         asking.at(now_ns)
         assert asking.ask(turn.port, turn.side, turn.frame) == turn.dropped, rank
 
@@ -360,14 +367,20 @@ IPV6_TEXT = st.lists(st.sampled_from(("", ":", "::", "0", "4", "1", "2001", "db8
     "".join
 )
 
+#: Eight groups, more or fewer, with :: somewhere; also where there is no place for it.
+WHOLE_IPV6 = st.tuples(
+    st.lists(st.sampled_from(("0", "4", "db8", "2001")), min_size=6, max_size=9), st.integers(0, 9), st.booleans()
+).map(lambda of: ":".join(of[0][: of[1]]) + ("::" if of[2] else ":") + ":".join(of[0][of[1] :]))
+
 
 @pytest.mark.root
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.one_of(
     texts(),
     st.binary(min_size=1, max_size=60).map(lambda text: (4, True, text)),
-    IPV6_TEXT.map(lambda text: (6, True, f"EPRT |2|{text}|50000|\r\n".encode())),
+    (IPV6_TEXT | WHOLE_IPV6).map(lambda text: (6, True, f"EPRT |2|{text}|50000|\r\n".encode())),
 ))  # fmt: skip
+@example((6, True, f"EPRT |2|{ip_address(LOCAL6).exploded}::|50000|\r\n".encode()))
 def test_whatever_a_control_connection_says_is_heard_as_the_reference_hears_it(
     asking: Asking, case: tuple[int, bool, bytes]
 ) -> None:

@@ -51,6 +51,7 @@ class Turn:
     after_s: int = 0
     admitted: frozenset[tuple[int, int | None]] | None = None  # rules change before it; None: they do not
     open: bool = True  # the guest may open anything
+    open_port: int | None = None  # or, where it may not, TCP to this port
     port: str = "a"
 
 

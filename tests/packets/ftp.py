@@ -125,24 +125,55 @@ def conversations() -> Iterator[Conversation]:
     yield Conversation(
         "ftp: on a port of its own", (*ftp.opened(), ftp.port(), *ftp.carried(OTHER)), limits={"ftp_port": 2121}
     )
-    ftp = Ftp(GUEST)
-    yield Conversation(
-        "ftp: of a control connection that outlives its rule",
-        (*ftp.opened(CLOSED), ftp.passive(), ftp.data(OTHER, admitted=frozenset(), open=False)),
-        keep=True,
-    )
+    yield from kept()
     for version in (4, 6):
         ftp = Ftp(version=version)
         yield Conversation(
-            f"ftp: passive, of a client that may open nothing any more, IPv{version}",
+            f"ftp: passive, of a client that may open control connections only, IPv{version}",
             (
                 *ftp.opened(),
-                ftp.data(GUEST, REFUSED, admitted=frozenset(), open=False),
+                ftp.data(GUEST, REFUSED, admitted=frozenset(), open=False, open_port=21),
                 ftp.passive(),
                 *ftp.carried(GUEST),
             ),
-            keep=True,
         )
+
+
+def kept() -> Iterator[Conversation]:
+    """Control connections that outlive their rule: they go on, and data connections are new ones."""
+    nothing = frozenset[tuple[int, int | None]]()
+    ftp = Ftp(GUEST)
+    yield Conversation(
+        "ftp: of a control connection that is kept, when its rule is gone",
+        (
+            *ftp.opened(CLOSED),
+            ftp.passive(),
+            ftp.data(OTHER, REFUSED, admitted=nothing, open=False),
+            ftp.says(OTHER, "PASV\r\n"),
+            ftp.passive(port=DATA + 1),
+            ftp.data(OTHER, REFUSED, port=DATA + 1),
+            ftp.data(OTHER, port=DATA + 1, admitted=SERVER, open=False),
+        ),
+        keep=True,
+    )
+    ftp = Ftp()
+    yield Conversation(
+        "ftp: of a client whose control connection is kept, when its rule is gone",
+        (*ftp.opened(), ftp.port(), ftp.data(OTHER, REFUSED, admitted=ADMITTED, open=False)),
+        keep=True,
+    )
+    ftp = Ftp(GUEST)
+    talk = Talk(ports=(DATA, FAR))
+    yield Conversation(
+        "ftp: a data connection is kept as its control connection is",
+        (
+            *ftp.opened(CLOSED),
+            ftp.passive(),
+            *talk.opened(OTHER),
+            talk(OTHER, "PA", 1, 1, size=10, admitted=nothing, open=False),
+        ),
+        keep=True,
+    )
 
 
 Rows = Iterator[tuple[str, list[Turn]]]

@@ -18,18 +18,19 @@ CONVERSATIONS = (*conversations.CONVERSATIONS, *ftp.conversations())
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
 def test_a_conversation(conversation: Conversation) -> None:
     tracker = Tracker(Limits(**conversation.limits))  # type: ignore[arg-type]
-    admitted, open_out, now_ns = ADMITTED, True, 1000 * SECOND_NS
+    admitted, open_out, open_port, now_ns = ADMITTED, True, None, 1000 * SECOND_NS
 
     def judge(question: Question) -> Ruling:
         if question.direction is Direction.FROM_GUEST:
-            return Ruling(open_out, 1 if open_out else 0)
+            allowed = open_out or (question.protocol == 6 and question.number == open_port)
+            return Ruling(allowed, 1 if allowed else 0)
         allowed = (question.protocol, question.number) in admitted
         return Ruling(allowed, 2 if allowed else 0)
 
     for rank, turn in enumerate(conversation.turns):
         now_ns += turn.after_s * SECOND_NS
         if turn.admitted is not None:
-            admitted, open_out = turn.admitted, turn.open
+            admitted, open_out, open_port = turn.admitted, turn.open, turn.open_port
             tracker.epoch += 1
         ip = packet.parse(turn.frame)
         assert isinstance(ip, Ip), (rank, ip)

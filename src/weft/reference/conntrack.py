@@ -290,7 +290,7 @@ class Tracker:
         related = None
         if (refused := _ruled(ruling)) is not None:
             # What rules deny, nobody expects.
-            if ruling.rule or (found := self._expected(key, direction, flow, now_ns, judge, terms.keep)) is None:
+            if ruling.rule or (found := self._expected(key, direction, flow, now_ns, judge)) is None:
                 return refused
             ruling, related = found
         if not _opens(flow) and not (terms.arriving and _goes_on(flow)):
@@ -449,9 +449,11 @@ class Tracker:
         self.expected[Expected.MADE] += 1
 
     def _expected(
-        self, key: Key, direction: Direction, flow: Flow, now_ns: int, judge: Judge, keep: bool
+        self, key: Key, direction: Direction, flow: Flow, now_ns: int, judge: Judge
     ) -> tuple[Ruling, Control] | None:
-        """By which rule what opens a connection is let in that a control connection has spoken of: once."""
+        """By which rule what opens a connection is let in that a control connection has spoken of: once. A port that
+        keeps connections keeps that one, but none begins by it without its rule.
+        """
         if flow.segment is None or not flow.segment.opens:
             return None
         awaited = key._replace(local_port=0) if direction.value == 0 else key._replace(remote_port=0)
@@ -464,7 +466,7 @@ class Tracker:
         of = expectation.control
         began = Control(control.opener, of.remote_port if control.opener == 0 else of.local_port)
         ruling = Ruling(allow=True, rule=control.rule)
-        if control.epoch != self.epoch and not keep:
+        if control.epoch != self.epoch:
             ruling = judge(Question(Direction(began.opener), key.protocol, key.remote, began.number))
             if not ruling.allow:
                 return None

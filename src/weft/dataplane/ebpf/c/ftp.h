@@ -194,7 +194,9 @@ INLINE int comes_next(struct connection *c, __u32 side, const struct flow *f, __
 	return next && may_speak(c->state) && !f->piece;
 }
 
-/* What opens a connection, and no rule speaks of: whether a control connection has spoken of it; f->rule is that one's. */
+/* What opens a connection, and no rule speaks of: whether a control connection has spoken of it; f->rule is that one's.
+ * A port that keeps connections keeps that one, but none begins by it without its rule.
+ */
 static __noinline int is_expected(struct flow *f, const struct guard *g)
 {
 	struct expectation *e;
@@ -219,7 +221,7 @@ static __noinline int is_expected(struct flow *f, const struct guard *g)
 		return 0;
 	opener = c->opener & 1;
 	f->rule = c->rule;
-	if (c->epoch != f->epoch && !(g->flags & GUARD_KEEP)) {
+	if (c->epoch != f->epoch) {
 		number = f->number;
 		f->number = bpf_ntohs(server_port(&f->control, opener));
 		allows = rules_say(f, g, opener);
@@ -421,7 +423,7 @@ INLINE void hear_groups(struct speech *s, __u8 c)
 			return;
 		}
 	} else if (c == ':') {
-		if (s->colon == COLON_ONE && s->gap == 8) {
+		if (s->colon == COLON_ONE && s->gap == 8 && s->groups < 8) {
 			s->gap = s->groups;
 			s->colon = COLON_TWO;
 		} else if (s->colon == COLON_FIRST) {
