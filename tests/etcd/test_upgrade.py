@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from unit.controller_world import BASE, port
 from unit.test_migration import MOVES, REWRITTEN
 from weft.apps.cli import main
 from weft.cli.session import ExitCode
-from weft.client import ApiError, Client
+from weft.client import ApiError, Client, PortReport, StatusReport
 from weft.store.address import open_store
 from weft.store.migration import migrate
 
@@ -151,6 +152,15 @@ async def test_agents_a_release_apart_follow_both_and_go_from_one_to_the_other(
     sources = str(old.sources) if agent == "of the release before" else os.pathsep.join(sys.path)
     with Client(new.url) as client:
         client.apply([*BASE, port(1)])
+        if agent == "of this one":
+            # It tells a controller of the release before what that can hear, and each controller tells the other.
+            said = {"tenants/blue/ports/p1": PortReport(state="active")}
+            with Client(old.url) as at_old, closing(client.feed("hosts/h1")) as feed:
+                next(feed)
+                for here in (client, at_old):
+                    here.report("hosts/h1", StatusReport(revision=1, ports=said, drops={"no_record": 7}))
+                eventually(lambda: at_old.get("tenants/blue/ports/p1").status["state"] == "active")
+                eventually(lambda: at_old.get("hosts/h1").status["state"] == "connected")
         following = await asyncio.create_subprocess_exec(
             sys.executable, "-c", FOLLOW, f"{old.url},{new.url}", stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": sources},

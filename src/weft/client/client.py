@@ -135,6 +135,8 @@ _BROKEN = (httpx2.HTTPError, ssl.SSLError)
 # may be repeated; the last is given all the time there is.
 _PATIENCE_S = 1.6
 
+_REFUSED = 422
+
 # It cannot do it now, and nothing was done.
 _CANNOT = 503
 
@@ -151,6 +153,11 @@ def _patience(again: bool, left: int, timeout_s: float, ends: EndPoints) -> http
 def _may_repeat(again: bool, error: Exception) -> bool:
     """Whether nothing can have come of a request, or nothing that would come of it twice."""
     return again or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+
+
+def _is_of_the_first(fault: ApiError, report: StatusReport) -> bool:
+    """Whether a controller refuses a report for what the first release did not know."""
+    return fault.status == _REFUSED and report.as_at_first() != report
 
 
 def _lines(pending: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
@@ -264,7 +271,12 @@ class Client:
 
     def report(self, host: str, report: StatusReport) -> None:
         """Say what a host (full name) has applied and how its ports are."""
-        self._call("POST", _path(host) + "/status", content=_body(report), again=True)
+        try:
+            self._call("POST", _path(host) + "/status", content=_body(report), again=True)
+        except ApiError as fault:
+            if not _is_of_the_first(fault, report):
+                raise
+            self._call("POST", _path(host) + "/status", content=_body(report.as_at_first()), again=True)
 
     def announce(self, host: str, announced: Sequence[Announced]) -> None:
         """Say what guests on a host (full name) have announced, in order. They get what policy lets them have."""
@@ -321,8 +333,7 @@ class Client:
                     method,
                     path,
                     headers={**(headers or {}), **self._ends.headers()},
-                    timeout=_patience(again, left, self._timeout_s, self._ends),
-                    **arguments,
+                    **{"timeout": _patience(again, left, self._timeout_s, self._ends), **arguments},
                 )
             except _BROKEN as error:
                 self._ends.failed(at)
@@ -466,7 +477,12 @@ class AsyncClient:
 
     async def report(self, host: str, report: StatusReport) -> None:
         """Say what a host (full name) has applied and how its ports are."""
-        await self._call("POST", _path(host) + "/status", content=_body(report), again=True)
+        try:
+            await self._call("POST", _path(host) + "/status", content=_body(report), again=True)
+        except ApiError as fault:
+            if not _is_of_the_first(fault, report):
+                raise
+            await self._call("POST", _path(host) + "/status", content=_body(report.as_at_first()), again=True)
 
     async def announce(self, host: str, announced: Sequence[Announced]) -> None:
         """Say what guests on a host (full name) have announced, in order. They get what policy lets them have."""
@@ -490,7 +506,7 @@ class AsyncClient:
     async def statuses(self) -> AsyncGenerator[bytes, None]:
         """What hosts say to this controller, line by line: for another controller of the same store."""
         pending = b""
-        async with contextlib.aclosing(self._stream("/v1/statuses", {})) as chunks:
+        async with contextlib.aclosing(self._stream("/v1/statuses", {}, {KNOWS: OURS})) as chunks:
             async for chunk in chunks:
                 lines, pending = _lines(pending, chunk)
                 for line in lines:
@@ -543,8 +559,7 @@ class AsyncClient:
                     method,
                     path,
                     headers={**(headers or {}), **self._ends.headers()},
-                    timeout=_patience(again, left, self._timeout_s, self._ends),
-                    **arguments,
+                    **{"timeout": _patience(again, left, self._timeout_s, self._ends), **arguments},
                 )
             except _BROKEN as error:
                 self._ends.failed(at)

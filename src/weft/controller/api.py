@@ -424,7 +424,8 @@ class Api:
     async def _tell(self, request: Request) -> Response:
         requests.nothing_else(requests.query(request))
         lines = self._service.statuses.tell()
-        return await requests.stream(request, streams.told(lines, every_s=_STILL_HERE_S), self._stopping)
+        told = streams.told(lines, every_s=_STILL_HERE_S, first=KNOWS not in request.headers)
+        return await requests.stream(request, told, self._stopping)
 
     async def _connections(self, request: Request) -> Response:
         """A port's connections, from its host."""

@@ -114,8 +114,11 @@ async def watch(
             await asyncio.gather(step, return_exceptions=True)
 
 
-async def told(lines: AsyncGenerator[Told, None], *, every_s: float) -> AsyncGenerator[bytes, None]:
-    """What another controller is told, line by line; an empty one after every silence of ``every_s``."""
+async def told(lines: AsyncGenerator[Told, None], *, every_s: float, first: bool) -> AsyncGenerator[bytes, None]:
+    """What another controller is told, line by line; an empty one after every silence of ``every_s``.
+
+    first: it is of the first release.
+    """
     async with aclosing(lines):
         step = asyncio.ensure_future(anext(lines, None))
         try:
@@ -127,7 +130,7 @@ async def told(lines: AsyncGenerator[Told, None], *, every_s: float) -> AsyncGen
                 if (line := step.result()) is None:
                     return
                 step = asyncio.ensure_future(anext(lines, None))
-                yield msgspec.json.encode(line) + b"\n"
+                yield msgspec.json.encode(line.as_at_first() if first else line) + b"\n"
         finally:
             step.cancel()
             await asyncio.gather(step, return_exceptions=True)

@@ -134,7 +134,7 @@ class FailureReport(msgspec.Struct, frozen=True):
     reason: str
 
 
-class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Body of a host's status. complete: replaces all that the host said before; else ports are merged into it.
 
     What a newer agent says beside it is passed over.
@@ -145,6 +145,10 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[FailureReport] = []
     drops: dict[str, int] = {}  # packets, by reason, of all ports and uplinks since they were bound
     complete: bool = False
+
+    def as_at_first(self) -> StatusReport:
+        """As the first release said it, which refuses what it does not know."""
+        return msgspec.structs.replace(self, drops={})
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -157,6 +161,9 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     connected: bool | None = None
     report: StatusReport | None = None
     synced: bool = False
+
+    def as_at_first(self) -> Told:
+        return self if self.report is None else msgspec.structs.replace(self, report=self.report.as_at_first())
 
 
 class PassedOn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
