@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -80,6 +81,7 @@ def url(authority: Authority) -> Iterator[str]:
         )
     finally:
         made.stop()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ def etcd(ca: Authority, count: int = 3) -> Iterator[list[str]]:
     finally:
         for node in nodes:
             node.stop()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _answers(at: str, context: object) -> bool:
