@@ -311,6 +311,14 @@ def _routers(version: int) -> Iterator[Case]:
     yield said("of a large packet", on_wire, by_guest)
     forged = Drop(DropReason.FORGED_SOURCE)
     yield said("cut short", on_wire[: head + 7], forged)
+    # RFC 5837: the interface that the packet came in by: index 7, and its address.
+    whose = b"\x00\x10\x02\x0c" + bytes((0, 0, 0, 7)) + b"\x00\x01\x00\x00" + bytes((198, 51, 100, 7))
+    extended = b"\x20\0" + checksum(b"\x20\0\0\0" + whose).to_bytes(2, "big") + whose
+    length = 32 << 16 if version == 4 else 16 << 24  # of 128 bytes, in words of four and of eight
+    for what, (kind, code, rest) in ERRORS[version].items():
+        if version == 4 or kind in (1, 3):
+            quoted = on_wire[:128] + extended
+            yield said(f"{what}, with the router's extensions", quoted, forged, (kind, code, rest | length))
     echo = (8, 0, 1) if version == 4 else (128, 0, 1)
     yield said("that is none, but a ping", on_wire, forged, echo)
     yield said("that sends elsewhere (redirect)", on_wire, forged, (5, 1, 0) if version == 4 else (137, 0, 0))

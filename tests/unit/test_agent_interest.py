@@ -233,6 +233,16 @@ def test_who_listens_to_too_many_groups_or_is_a_router_is_sent_everything(two: W
     assert two.known(A, B) is None
 
 
+def test_a_host_that_names_more_groups_than_it_may_is_sent_everything(two: World) -> None:
+    many = frozenset(f"239.{each >> 16 & 255}.{each >> 8 & 255}.{each & 255}" for each in range(MOST_GROUPS + 1))
+    for groups, held in ((many, False), (many - {"239.0.0.0"}, True), (many, False)):
+        edition = 7 + len(groups) + held
+        of = two.hosts[A]._peers[B].known[WEB]
+        for data in interest.word(two.hosts[A]._peers[B].token, 99, [Said(WEB, of.edition + edition, groups)]):
+            two.hosts[A].receive(A, B, data, two.now_s)
+        assert two.hosts[A].heed()[WEB, B] == (Wanted(groups, HOLD_S) if held else None)
+
+
 def test_a_subnet_that_two_hosts_do_not_share_is_nothing_to_tell() -> None:
     world = World()
     world.add(A, WEB)

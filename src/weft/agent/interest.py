@@ -382,7 +382,8 @@ class Interest:
                 of.parts[said.part] = said.groups
                 if len(of.parts) < said.parts:
                     continue
-                of.groups = frozenset().union(*of.parts.values())
+                groups = frozenset[str]().union(*of.parts.values())
+                of.groups = groups if len(groups) <= MOST_GROUPS else None
             else:
                 of.groups = None
             of.edition, of.parts = said.edition, {}

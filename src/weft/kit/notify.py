@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 
 
 def ready() -> None:
@@ -19,5 +20,9 @@ def _tell(state: str) -> None:
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as supervisor:
-        supervisor.sendto(state.encode(), f"\0{path[1:]}" if path.startswith("@") else path)
+    address = f"\0{path[1:]}" if path.startswith("@") else path
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as supervisor,
+        suppress(OSError),  # one that is gone, or reads nothing, is no reason to wait or to end: guests depend on us
+    ):
+        supervisor.sendto(state.encode(), socket.MSG_DONTWAIT, address)

@@ -19,6 +19,9 @@ ICMP_BYTES, TCP_BYTES = 8, 20
 QUOTED_BYTES = 8
 #: Destination unreachable (fragmentation needed), time exceeded, parameter problem; in IPv6 packet too big besides.
 ERRORS4, ERRORS6 = frozenset({3, 11, 12}), frozenset({1, 2, 3, 4})
+#: RFC 4884, by IP version: the byte that says how much is quoted, where extensions follow; they name the router's
+#: interfaces and addresses (RFC 5837). IPv6's is the highest of a packet too big's MTU and of a bad field's pointer,.
+EXTENDED = {4: 5, 6: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def _told_by_a_router(lookups: Lookups, subnet: Subnet, ca: bytes, ip: Ip) -> tu
     head = packet.IPV4_BYTES if ip.version == 4 else packet.IPV6_BYTES
     quote = ip.payload[ICMP_BYTES:]
     begins = quote[:1] == b"\x45" if ip.version == 4 else quote[:1] and quote[0] >> 4 == 6
-    if len(quote) < head + QUOTED_BYTES or not begins:
+    if len(quote) < head + QUOTED_BYTES or not begins or ip.payload[EXTENDED[ip.version]]:
         return None
     at = 12 if ip.version == 4 else 8
     size = len(ip.source)

@@ -113,6 +113,12 @@ INLINE void put_quoted(const __u8 *was, __u8 *is, const struct addr *source, con
 	*check = csum_apply(*check, diff);
 }
 
+/* RFC 4884: how much is quoted, where extensions follow; they name the router's interfaces and addresses (RFC 5837). IPv6's
+ * place is the highest byte of a packet too big's MTU and of a bad field's pointer, which is 0 there, too.
+ */
+#define EXTENDED4 5
+#define EXTENDED6 4
+
 /* What a router on the way says of a packet of the guest's that place is: as if the gateway said it. Not 0: it is no
  * such.
  */
@@ -148,14 +154,14 @@ static __noinline int put_router_error(struct __sk_buff *skb, const struct packe
 		if (bpf_skb_load_bytes(skb, at, was, ICMP_BYTES + IPV4_BYTES + QUOTED_BYTES) ||
 		    (whole && bpf_skb_load_bytes(skb, at, was, ICMP_BYTES + IPV4_BYTES + TCP_BYTES)))
 			return -1;
-		if ((was[0] != 3 && was[0] != 11 && was[0] != 12) || was[ICMP_BYTES] != 0x45)
+		if ((was[0] != 3 && was[0] != 11 && was[0] != 12) || was[ICMP_BYTES] != 0x45 || was[EXTENDED4])
 			return -1;
 		address = addr_of4(*(__be32 *)(was + ICMP_BYTES + 12));
 	} else {
 		if (bpf_skb_load_bytes(skb, at, was, ICMP_BYTES + IPV6_BYTES + QUOTED_BYTES) ||
 		    (whole && bpf_skb_load_bytes(skb, at, was, ICMP_BYTES + IPV6_BYTES + TCP_BYTES)))
 			return -1;
-		if (!was[0] || was[0] > 4 || was[ICMP_BYTES] >> 4 != 6)
+		if (!was[0] || was[0] > 4 || was[ICMP_BYTES] >> 4 != 6 || was[EXTENDED6])
 			return -1;
 		__builtin_memcpy(&address, was + ICMP_BYTES + 8, 16);
 	}
