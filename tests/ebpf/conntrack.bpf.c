@@ -27,4 +27,15 @@ int asked(struct __sk_buff *skb)
 	return do_asked(skb);
 }
 
+/* What the last packet on this CPU left behind, into the frame; how many bytes. */
+SEC("tc")
+int left(struct __sk_buff *skb)
+{
+	struct flow *f = flow_of_this_cpu();
+
+	if (!f || bpf_skb_store_bytes(skb, ETHERNET_BYTES, f, sizeof(*f), 0))
+		return -1;
+	return sizeof(*f);
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from ebpf.driver import SIZES, TIMES, EbpfDriver, ebpf_driver
-from packets.guarding import FIRST, FTP, GUARDED, SECOND, WEB1_PORT, WEB2_PORT, dns, ftp, opened
-from packets.policy import BINDINGS, UPLINK
+from packets import build as b
+from packets.guarding import FIRST, FTP, GUARDED, MACS, NO_HTTP, SECOND, WEB1_PORT, WEB2_PORT, dns, ftp, opened
+from packets.policy import BINDINGS, UPLINK, Policy
 from weft.contracts.connections import Connection
-from weft.dataplane.ebpf import build, conntrack
+from weft.dataplane.ebpf import build, conntrack, layout, security
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.connections import Expected, State
+from weft.policy.drop import DropReason
 from weft.policy.rows import Port
 from weft.wire import carried as wire
 
@@ -65,12 +69,109 @@ def test_what_is_forgotten_or_has_expired_is_not_there(driver: EbpfDriver) -> No
     assert list(plane.connections()) == []
 
 
+def without_first(driver: EbpfDriver, told: Policy = GUARDED) -> None:
+    """The port WEB1 goes."""
+    rows = [row for row in told.rows if not (isinstance(row, Port) and row.port == WEB1_PORT)]
+    driver.load(replace(told, rows=tuple(rows), bindings={p: i for p, i in BINDINGS.items() if p != WEB1_PORT}))
+
+
+def counted(driver: EbpfDriver, name: str) -> Counter[int]:
+    """How many entries a map has of each port, by its number but for the lowest bit."""
+    entries = driver.plane._loaded.maps[name].items()
+    return Counter(int.from_bytes(key[:8], sys.byteorder) | 1 for key, _ in entries)
+
+
+NUMBER_OF_FIRST, NUMBER_OF_SECOND = (security.port_number(port) | 1 for port in (WEB1_PORT, WEB2_PORT))
+
+
+def pieces(source: str, to: str) -> Iterator[bytes]:
+    """A datagram in two fragments."""
+    whole = bytes(b.UDP(sport=40000, dport=53, len=40, chksum=0) / b.Raw(bytes(32)))
+    for offset, more in ((0, "MF"), (2, 0)):
+        part = b.Raw(whole[offset * 8 :][: 16 if more else None])
+        yield b.eth(MACS[to], b.network(source, to, flags=more, frag=offset, id=7, proto=17) / part, MACS[source])
+
+
 def test_connections_of_a_port_that_is_gone_go_with_the_next_sweep(driver: EbpfDriver) -> None:
     talk(driver)
-    rows = [row for row in GUARDED.rows if not (isinstance(row, Port) and row.port == WEB1_PORT)]
-    driver.load(replace(GUARDED, rows=tuple(rows), bindings={p: i for p, i in BINDINGS.items() if p != WEB1_PORT}))
+    without_first(driver)
     assert driver.plane.sweep() == 2
     assert {found.port for found in driver.plane.connections()} == {WEB2_PORT}
+
+
+def test_nothing_stays_of_ports_that_are_gone(driver: EbpfDriver) -> None:
+    driver.load(FTP)
+    for exchange in ftp(FIRST, SECOND, b"227 (10,0,1,5,195,80)\r\n", by_server=True):
+        driver.inject(exchange.interface, exchange.frame)
+    without_first(driver, FTP)
+    for _ in range(3):
+        driver.plane.sweep()
+    for name in ("quotas", "expecting"):
+        assert counted(driver, name) == {NUMBER_OF_SECOND: 1}, name
+
+
+def test_a_count_that_is_in_use_or_of_a_port_that_is_known_stays(driver: EbpfDriver) -> None:
+    talk(driver)
+    plane = driver.plane
+    number = security.port_number(WEB1_PORT)
+    for _ in range(3):  # of no port that is known, but with connections
+        plane._leftovers.sweep(0, ())
+    assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST, NUMBER_OF_SECOND}
+    plane.forget([found.key for found in plane.connections()])
+    for known in (None, None, [number], [number], [number]):
+        plane._leftovers.sweep(0, known)
+    assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST}
+    plane._leftovers.sweep(0, ())
+    assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST}  # a packet may be under way
+    plane._leftovers.sweep(0, ())
+    assert counted(driver, "quotas") == {}
+
+
+def test_datagrams_under_way_go_as_they_expire_and_with_their_port(driver: EbpfDriver) -> None:
+    for frame in pieces(FIRST, SECOND):
+        assert getattr(driver.inject("tapweb1", frame), "reason", None) is None
+    now_ns = time.monotonic_ns()
+    driver.plane.sweep()
+    assert counted(driver, "datagrams") == {NUMBER_OF_FIRST: 1, NUMBER_OF_SECOND: 1}
+    without_first(driver)
+    driver.plane.sweep()
+    assert counted(driver, "datagrams") == {NUMBER_OF_SECOND: 1}
+    driver.plane._leftovers.sweep(now_ns + 31 * 10**9)
+    assert counted(driver, "datagrams") == {}
+
+
+def test_every_port_has_its_places_for_datagrams_whatever_others_send(driver: EbpfDriver) -> None:
+    """As many ports as there may be take all of theirs: one less than that is as many as others can be."""
+    table = driver.plane._loaded.maps["datagrams"]
+    others = SIZES.ports - 2
+    for port in range(others):
+        for side in (0, 1):
+            for slot in range(layout.DATAGRAM_PLACES // 2):
+                table.update(layout.DATAGRAM_KEY.pack(port, side, slot), bytes(layout.DATAGRAM.size))
+    for frame in pieces(FIRST, SECOND):
+        assert getattr(driver.inject("tapweb1", frame), "reason", None) is None
+    assert table.max_entries == layout.DATAGRAM_PLACES * SIZES.ports
+
+
+def test_a_generation_that_takes_connections_over_holds_each_against_its_own_rules(driver: EbpfDriver) -> None:
+    """Though as many changes were told of to the one as to the other."""
+    talk(driver)
+    pins, former = driver.plane._pins, driver.plane._tracking.epoch
+    driver.plane.close()
+    driver.plane = EbpfDataPlane(pins, replace(SIZES, records=SIZES.records * 2), source=build.OBJECT, times=TIMES)
+    again = EbpfDriver(driver.plane, driver._harness.netns, UPLINK)
+    again._unreachable = driver._unreachable
+    try:
+        again.load(NO_HTTP)
+        assert {found.protocol for found in again.plane.connections()} == {6, 17}
+        while again.plane._tracking.epoch < former:
+            again.plane._tracking.renew()
+        assert again.plane._tracking.epoch == former
+        to_server = opened(FIRST, SECOND)[3]
+        said = again.inject(to_server.interface, to_server.frame)
+        assert getattr(said, "reason", None) is DropReason.SECURITY_GROUP
+    finally:
+        again._wires.close()
 
 
 def test_whoever_watches_hears_what_becomes_of_them(driver: EbpfDriver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Collection, Iterator
 from ipaddress import ip_address
@@ -120,6 +121,12 @@ class Asking:
             found[name] = (opener, expires_ns, rule)
         return found
 
+    def left(self) -> bytes:
+        """What the last packet on this CPU has left behind of itself."""
+        ran = libbpf.TestRun(self.programs["left"])(bytes(3000), LOOPBACK)
+        assert ran.retval > 0
+        return bytes(ran.data[14 : 14 + ran.retval])
+
     def ask(self, port: str, side: int, frame: bytes) -> DropReason | None:
         answer = self._run(frame, LOOPBACK, mark=PORTS.index(port) << 1 | side).retval
         assert answer >= 0
@@ -135,6 +142,15 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
     made = Asking(build.compile_programs(tmp_path_factory.mktemp("conntrack") / "conntrack.bpf.o", SOURCE))
     yield made
     libbpf.close_all(made.maps, made.programs)
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """All of a test runs on one."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.root
@@ -153,6 +169,61 @@ def test_a_conversation(asking: Asking, conversation: Conversation) -> None:
             asking.admit(groups(turn.admitted, open_out=turn.open, open_port=turn.open_port))
         asking.at(now_ns)
         assert asking.ask(turn.port, turn.side, turn.frame) == turn.dropped, rank
+
+
+def entry(flags: int, pending: tuple[int, int, int], expires_ns: int, number: int = 80) -> dict[bytes, bytes]:
+    """An established connection of port a, as the agent hands it over."""
+    ends = (40000).to_bytes(2, "big"), number.to_bytes(2, "big")
+    addresses = (bytes(10) + b"\xff\xff" + of for of in (LOCAL4, REMOTE4))
+    key = layout.CONNECTION_KEY.pack(security.port_number("a"), *addresses, *ends, 6, 0, 0)
+    return {key: layout.CONNECTION.pack(
+        State.ESTABLISHED, 0, flags | MOVED, expires_ns, 0, 1, 1, 60, 60, *bytes(8), 7, 1, *pending, 0, 0, 0
+    )}  # fmt: skip
+
+
+MOVED, PENDING = 16384, 32
+
+
+@pytest.mark.root
+def test_news_of_a_connection_that_moves_tells_of_the_syn_that_waits_in_it(asking: Asking) -> None:
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.at(asking.start_ns)
+    later_ns = asking.start_ns + SECOND_NS
+    assert asking.connections.take(entry(0, (0, 0, 0), later_ns)) == 1
+    assert asking.connections.take(entry(PENDING, (1001, 500, 7), later_ns)) == 1
+    ((_, value),) = asking.connections.entries()
+    *_, pending_end, pending_window, pending_scale, _, _, _ = layout.CONNECTION.unpack(value)
+    assert (pending_end, pending_window, pending_scale) == (1001, 500, 7)
+
+
+@pytest.mark.root
+def test_what_is_handed_over_has_been_held_against_no_rules(asking: Asking) -> None:
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.at(asking.start_ns)
+    later_ns = asking.start_ns + SECOND_NS
+    assert asking.connections.insert(entry(0, (0, 0, 0), later_ns)) == 1
+    assert asking.connections.take(entry(0, (0, 0, 0), later_ns, number=81)) == 1
+    assert asking.connections.take(entry(0, (0, 0, 0), later_ns)) == 1  # again
+    assert [layout.CONNECTION.unpack(value)[-8] for _, value in asking.connections.entries()] == [0, 0]
+
+
+@pytest.mark.root
+def test_what_the_agent_asks_does_not_touch_what_a_packet_is_read_into(asking: Asking, one_cpu: None) -> None:
+    """Up to Linux 6.2 packets come in the midst of a test run: what either reads must not be the other's."""
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.admit(groups(ADMITTED, open_out=True))
+    asking.at(asking.start_ns)
+    for turn in ftp.Ftp(OTHER).opened():
+        asking.ask("a", turn.side, turn.frame)
+    left = asking.left()
+    assert any(left)
+    keys = [key for key, _ in asking.connections.entries()]
+    later_ns = asking.start_ns + SECOND_NS
+    asking.at(later_ns)
+    assert asking.connections.insert(entry(0, (0, 0, 0), later_ns)) == 1
+    assert asking.connections.sweep(later_ns) == 1
+    assert asking.connections.forget(keys) == len(keys) == 1
+    assert asking.left() == left
 
 
 TIMES_S = (0,) * 60 + (1, 9, 29, 61, 180)

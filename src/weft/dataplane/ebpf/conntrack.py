@@ -29,6 +29,7 @@ _BATCH = 4096
 #: Where in a value the time is that it expires at.
 _EXPIRES = struct.Struct("=8xQ")
 _LATE = struct.Struct("=Q")  # and of an expectation
+_DATAGRAM_EXPIRES = struct.Struct("=40xQ")
 _PORT = struct.Struct("=Q")
 _EVENTS = 1  # TRACKING_EVENTS
 _REFUSED = 128
@@ -171,7 +172,8 @@ class Tracking:
         self.events = False
         self.clock_ns = 0
         former = of.lookup(_ONLY)
-        self._epoch = 0 if former is None else layout.TRACKING.unpack(former)[layout.STATES + 1]
+        # Never 0: that is of connections that have been held against no rules of here.
+        self.epoch = (0 if former is None else layout.TRACKING.unpack(former)[layout.STATES + 1]) or 1
         self.write()
 
     def now_ns(self) -> int:
@@ -180,11 +182,11 @@ class Tracking:
 
     def renew(self) -> None:
         """Rules have changed: every connection is held against them with its next packet."""
-        self._epoch += 1
+        self.epoch = self.epoch % 0xFFFFFFFF + 1
         self.write()
 
     def write(self) -> None:
-        self._map.update(_ONLY, tracking(self.settings, self._epoch, events=self.events, clock_ns=self.clock_ns))
+        self._map.update(_ONLY, tracking(self.settings, self.epoch, events=self.events, clock_ns=self.clock_ns))
 
 
 _ONLY = layout.NUMBER.pack(0)
@@ -247,7 +249,7 @@ class Connections:
         return self._ask(_TAKE, [key + value for key, value in entries.items()])
 
     def insert(self, entries: Mapping[bytes, bytes]) -> int:
-        """Where there is none yet; how many there was room for."""
+        """Where there is none yet; how many there was room for. Each is held against the rules with its next packet."""
         return self._ask(_INSERT, [key + value for key, value in entries.items()])
 
     def _ask(self, what: int, items: list[bytes]) -> int:
@@ -256,3 +258,36 @@ class Connections:
             some = items[at : at + _MOST]
             done += self._run(_WORDS.pack(what, len(some)) + b"".join(some), 1).retval
         return done
+
+
+class Leftovers:
+    """What programs keep of ports beside connections, and never drop. counts: of how much a port has, by its number."""
+
+    def __init__(self, counts: Iterable[libbpf.Map], datagrams: libbpf.Map) -> None:
+        self._idle: dict[libbpf.Map, frozenset[bytes]] = dict.fromkeys(counts, frozenset())
+        self._datagrams = datagrams
+
+    def sweep(self, now_ns: int, ports: Iterable[int] | None = None) -> None:
+        """Drop datagrams that have expired, and what is of no port of these (None: whatever port).
+
+        A count that went while a program counts in it would be wrong ever after. So one goes only when it is 0, and was
+        at the last sweep: no packet that found its port is under way any more.
+        """
+        known = None if ports is None else {number | 1 for number in ports}
+
+        def gone(key: bytes) -> bool:
+            # The lowest bit of a quota's number says something else.
+            return known is not None and _PORT.unpack_from(key)[0] | 1 not in known
+
+        def over(key: bytes, value: bytes) -> bool:
+            return _DATAGRAM_EXPIRES.unpack_from(value)[0] <= now_ns or gone(key)
+
+        for counts, before in self._idle.items():
+            idle = {key for key, value in counts.items() if not any(value) and gone(key)}
+            for key in idle & before:
+                counts.delete(key)
+            self._idle[counts] = frozenset(idle - before)
+        for key in [key for key, value in self._datagrams.items() if over(key, value)]:
+            now = self._datagrams.lookup(key)  # its place may be another's since
+            if now is not None and over(key, now):
+                self._datagrams.delete(key)

@@ -116,6 +116,9 @@ TRACKED = struct.Struct(f"=QQQ{EXPECTED_KINDS}Q")
 CONNECTION_KEY = struct.Struct("=Q16s16s2s2sBBH")
 CONNECTION = struct.Struct("=4xBBHQQ2Q2Q8IIIIHBB2B6x")
 EXPECTATION = struct.Struct("=QQ48sIB3x")
+DATAGRAM_PLACES = 2 * 64  # of a port, in both directions
+DATAGRAM_KEY = struct.Struct("=QII")
+DATAGRAM = struct.Struct("=4xI16s16sQI2s2sHBB32s4x")
 CONNECTION_EVENT = struct.Struct("=48sIBBBB4Q")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
@@ -164,6 +167,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "connections": (CONNECTION_KEY, CONNECTION),
     "expectations": (CONNECTION_KEY, EXPECTATION),
     "expecting": (COUNT, COUNT),
+    "datagrams": (DATAGRAM_KEY, DATAGRAM),
 }
 
 #: Ring buffers have neither keys nor values; what is in this one is UPCALL, then the frame.

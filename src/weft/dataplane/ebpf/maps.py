@@ -17,6 +17,7 @@ from weft.dataplane.ebpf.btf import Btf
 from weft.kit.errors import Rejected
 
 _DIGITS = 16
+_MOST = 1 << 28  # entries of a map
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
 PROGRAMS = (
@@ -47,8 +48,8 @@ class Sizes:
     def __post_init__(self) -> None:
         for field in fields(self):
             entries = getattr(self, field.name)
-            if not 1 <= entries <= 1 << 28:
-                raise Rejected(f"{entries} entries are outside 1..268435456", field.name)
+            if not 1 <= entries <= _MOST:
+                raise Rejected(f"{entries} entries are outside 1..{_MOST}", field.name)
 
     @property
     def by_map(self) -> Mapping[str, int]:
@@ -86,6 +87,7 @@ class Sizes:
             "connections": self.connections,
             "quotas": 8 * self.ports,  # of ports that are gone, too, while their connections are there
             "expecting": 4 * self.ports,
+            "datagrams": min(layout.DATAGRAM_PLACES * self.ports, _MOST),
             "mirrors": self.ports,
             "counters": self.ports + 16,  # uplinks, and the slot of those that have none
             "counter_slots": self.ports + 16,

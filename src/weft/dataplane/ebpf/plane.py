@@ -199,6 +199,7 @@ class EbpfDataPlane:
         self._connections = conntrack.Connections(
             of["connections"], of["expectations"], of["tracked"], self._loaded.programs["weft_conntrack"]
         )
+        self._leftovers = conntrack.Leftovers((of["quotas"], of["expecting"]), of["datagrams"])
         self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
@@ -1034,7 +1035,9 @@ class EbpfDataPlane:
             self._take_connections_over(generation)
 
     def _take_connections_over(self, generation: Path) -> None:
-        """Of the same layout; what changes between this and the switch is as it was before."""
+        """Of the same layout; what changes between this and the switch is as it was before. Epochs of there say nothing
+        here: each is held against the rules with its next packet.
+        """
         former = maps.former(generation / "connections", self._connections.table)
         if former is not None:
             self._connections.insert(dict(conntrack.entries(former)))
@@ -1327,7 +1330,10 @@ class EbpfDataPlane:
         self.hits(), self.denials()  # of what is gone, they forget it
         # Of ports that are not known (yet) nothing can be told from those that are gone.
         gone = None if not self._known.all_ports else names.keys()
-        return self._connections.sweep(time.monotonic_ns(), gone)
+        now_ns = time.monotonic_ns()
+        swept = self._connections.sweep(now_ns, gone)
+        self._leftovers.sweep(now_ns, gone)
+        return swept
 
     def watch(self, *, on: bool) -> None:
         self._tracking.events = on

@@ -225,6 +225,9 @@ static __noinline int renew(struct connection *c, const struct flow *f)
 	c->code = f->fresh.code;
 	c->scale[0] = f->fresh.scale[0];
 	c->scale[1] = f->fresh.scale[1];
+	c->pending_end = f->fresh.pending_end;
+	c->pending_window = f->fresh.pending_window;
+	c->pending_scale = f->fresh.pending_scale;
 	bpf_spin_unlock(&c->lock);
 	return 0;
 }
@@ -723,7 +726,7 @@ struct asking {
 /* Of one key. */
 static long do_next_asked(__u32 i, struct asking *a)
 {
-	struct flow *f = flow_of_this_cpu();
+	struct flow *f = flow_of_agent();
 	struct expectation *e;
 	struct connection *c;
 
@@ -736,6 +739,7 @@ static long do_next_asked(__u32 i, struct asking *a)
 			return 1;
 		a->at += sizeof(f->fresh);
 		f->fresh.lock = 0;
+		f->fresh.epoch = 0; /* of no rules: it is held against those of here with its next packet */
 		if (c) {
 			if (a->what != ASKED_TAKE || (c->flags & (MOVED | SPOKEN)) != MOVED)
 				return 0;
@@ -762,7 +766,7 @@ static long do_next_asked(__u32 i, struct asking *a)
 /* How many were. */
 static __noinline int do_asked(struct __sk_buff *skb)
 {
-	struct flow *f = flow_of_this_cpu();
+	struct flow *f = flow_of_agent();
 	struct tracking *t = tracking_of_host();
 	struct asking a = { .skb = skb, .at = ETHERNET_BYTES + 8 };
 

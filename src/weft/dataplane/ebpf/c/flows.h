@@ -36,7 +36,12 @@ struct fresh {
 	CONNECTION_FIELDS
 };
 
-/* What is read, and what is found of it; per CPU, within one run of a program. */
+/* What is read, and what is found of it; per CPU, within one run of a program. What the agent asks has one of its own: up to
+ * Linux 6.2 packets come in the midst of a test run.
+ */
+#define FLOW_OF_PACKET 0
+#define FLOW_OF_AGENT 1
+#define FLOWS 2
 struct flow {
 	struct connection_key key; /* of an error: that of the packet that it tells of */
 	struct tcp_segment segment;
@@ -91,16 +96,23 @@ struct flow {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, FLOWS);
 	__type(key, __u32);
 	__type(value, struct flow);
 } flows SEC(".maps");
 
 INLINE struct flow *flow_of_this_cpu(void)
 {
-	__u32 zero = 0;
+	__u32 whose = FLOW_OF_PACKET;
 
-	return bpf_map_lookup_elem(&flows, &zero);
+	return bpf_map_lookup_elem(&flows, &whose);
+}
+
+INLINE struct flow *flow_of_agent(void)
+{
+	__u32 whose = FLOW_OF_AGENT;
+
+	return bpf_map_lookup_elem(&flows, &whose);
 }
 
 INLINE struct tracking *tracking_of_host(void)

@@ -760,7 +760,7 @@ struct {
 struct tracking {
 	__u64 timeouts_ns[STATES]; /* by enum connection_state */
 	__u64 clock_ns; /* of a test; 0: the kernel's */
-	__u32 epoch; /* of the rules: a connection of another is held against them anew */
+	__u32 epoch; /* of the rules, never 0: a connection of another is held against them anew */
 	__u32 most; /* connections in all */
 	__u32 most_of_port;
 	__u32 flags;
@@ -796,7 +796,9 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } tracked SEC(".maps");
 
-/* quotas: the programs' own: how many connections a port has, by its number, its lowest bit DIRECTION_* of who began them. */
+/* quotas: the programs' own: how many connections a port has, by its number, its lowest bit DIRECTION_* of who began them; the
+ * agent drops those of ports that are gone.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 32768);
@@ -898,7 +900,7 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } expectations SEC(".maps");
 
-/* expecting: the programs' own: how many of those a port has, by its number. */
+/* expecting: the programs' own: how many of those a port has, by its number; the agent drops those of ports that are gone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -908,7 +910,9 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } expecting SEC(".maps");
 
-/* datagrams: the programs' own, and pinned nowhere: those whose fragments are under way, in places of their port's own. */
+/* datagrams: the programs' own: those whose fragments are under way, in places of their port's own. There is room for all places
+ * of every port; the agent drops what has expired, or is of ports that are gone.
+ */
 #define DATAGRAM_SLOTS 64 /* of a port, for each direction */
 #define DATAGRAM_PIECES 8 /* with gaps between them */
 struct datagram_key {
@@ -937,10 +941,11 @@ struct datagram {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 524288);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct datagram_key);
 	__type(value, struct datagram);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } datagrams SEC(".maps");
 
 /* connection_events: written by the programs, read by the agent: what became of connections, and what rules log. */
