@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,3 +252,34 @@ def test_who_has_no_room_at_all_makes_all_that_nobody_knows_denied_until_there_i
         assert of.plane.delete(gone) == []
         assert of.plane.unidentified() == 0
         assert fate(of, "10.0.0.99") == PASSES
+
+
+def test_a_change_of_rules_is_whole_to_each_packet_that_meets_it(weft_object: Path) -> None:
+    """What both the former and the new rules allow always passes, and what neither does never."""
+    address, banned = "10.0.0.9", "10.0.0.10"
+    either = (
+        (*ALL, DENY),  # everybody but members of a group
+        (SecurityRule(13, "dns", IN, 4, UDP, 53, 53, remote_prefix=f"{address}/32"),),
+    )
+    rows = policy({address: (), banned: (BANNED,)}, either[0])
+    groups = [SecurityGroup(SERVERS, "servers", stateful=False, rules=rules) for rules in either]
+    with harness(weft_object) as of:
+        assert of.plane.bind(BIND) == []
+        assert of.plane.update(rows) == []
+        ifindex = of.netns.ifindex("port1")
+        passes, stays = datagram(address, 53), datagram(banned, 54)
+
+        def change() -> int:
+            for turn in range(400):
+                assert of.plane.update([groups[turn % 2]]) == []
+            return 400
+
+        with ThreadPoolExecutor(1) as pool:
+            changing = pool.submit(change)
+            while not changing.done():
+                assert of.run("weft_from_port", passes, ifindex).verdict == 1
+                out = of.run("weft_from_port", stays, ifindex)
+                assert (out.verdict, out.target) == (5, DropReason.SECURITY_GROUP)
+            assert changing.result() == 400
+        decided = {layout.NUMBER.unpack(key)[0] for key, _ in of.maps["hits"].items()}
+        assert {rule.number for rules in either for rule in rules if rule.direction is IN} == decided
