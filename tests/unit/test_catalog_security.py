@@ -307,6 +307,29 @@ def test_a_group_has_so_many_rules_and_no_more(catalog: Catalog) -> None:
     catalog.apply([rule("web/more")], [f"{GROUPS}/web/rules/r0"])
 
 
+def test_a_tenant_has_so_many_sets_of_groups_that_rules_name_and_no_more(catalog: Catalog) -> None:
+    """Sets that no rule tells apart are one, and what is there may be changed."""
+    several = [f"g{n}" for n in range(13)]
+    catalog.apply([subnet("blue/prod/big", "10.64.0.0/16"), *(group(each) for each in several)])
+    catalog.apply([rule(f"web/{each}", remote_group=each) for each in several[:12]])
+
+    def bearer(number: int, name: str = "") -> drafts.Port:
+        bears = tuple(each for bit, each in enumerate(several) if number >> bit & 1)
+        return port(f"blue/{name or f'p{number}'}", "prod/big", security_groups=bears)
+
+    catalog.apply([bearer(number) for number in range(1, 1 << 12)])
+    catalog.apply([bearer(1 << 12 | 1), bearer(1 << 12 | 2)])  # the last group is named by nobody
+    catalog.apply([group("one-more"), bearer(1, "again")])
+    with pytest.raises(Conflict, match="would have 4097 different sets of groups that rules name; 4096") as refused:
+        catalog.apply([rule("web/g12", remote_group="g12")])
+    assert refused.value.field == "puts[0].spec.remote_group"
+    catalog.apply([rule("web/g12", remote_group="g12")], ["tenants/blue/ports/p1", "tenants/blue/ports/again"])
+    with pytest.raises(Conflict, match="tenants/blue would have 4097 different sets") as refused:
+        catalog.apply([bearer(1), bearer(1, "again")])
+    assert refused.value.field == "puts[1].spec.security_groups"
+    catalog.apply([bearer(2, "again")])
+
+
 def test_a_group_does_not_change_its_kind_under_a_port_of_another(catalog: Catalog) -> None:
     catalog.apply([port("blue/a", "prod/web", security_groups=("web", "db"))])
     with pytest.raises(Conflict, match="groups of one port are all of one kind") as refused:

@@ -377,6 +377,7 @@ class Catalog:
             underlay.check_ports_of(ix, put, self._abilities)
         underlay.check_families(ix, batch.hosts, batch.ports)
         security.check_changed(ix, batch.security_groups)
+        security.check_told_apart(ix, batch.ports, batch.security_group_rules)
         # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
         blamed: dict[Name, str] = {}
         for subnet_put in batch.virtual_subnets:

@@ -171,6 +171,7 @@ class Indexes:
         self.tenant_uses: dict[Name, int] = {}  # how many domains, groups and ports a tenant has
         self.numbers: dict[Kind, dict[int, Name]] = {kind: {} for kind in NUMBERED}
         self.groups: dict[Name, GroupIndex] = {}
+        self.group_sets: dict[Name, dict[tuple[Name, ...], int]] = {}  # tenant -> those of its ports -> how many ports
         self.address_group_named_by: dict[Name, dict[Name, None]] = {}
         self.hosts_on: dict[Name, dict[Name, None]] = {}  # by provider network
         self.subnets_on: dict[Name, dict[Name, None]] = {}  # likewise: those that name it
@@ -331,6 +332,12 @@ class Indexes:
         for group in port.groups:
             put(self.groups[group].ports, port.name, None)
         tenant = tenant_of(port.name)
+        if port.groups:
+            sets = self.group_sets.get(tenant)
+            if sets is None:
+                sets = {}
+                put(self.group_sets, tenant, sets)
+            put(sets, port.groups, sets.get(port.groups, 0) + 1)
         put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
 
         self._note_announced(port, subnet)
@@ -446,6 +453,14 @@ class Indexes:
                 for group in thing.groups:
                     drop(self.groups[group].ports, thing.name)
                 tenant = tenant_of(thing.name)
+                if thing.groups:
+                    sets = self.group_sets[tenant]
+                    if sets[thing.groups] > 1:
+                        put(sets, thing.groups, sets[thing.groups] - 1)
+                    else:
+                        drop(sets, thing.groups)
+                        if not sets:
+                            drop(self.group_sets, tenant)
                 put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
             case Tenant():
                 drop(self.tenants, thing.name)

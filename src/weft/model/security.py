@@ -6,6 +6,7 @@ with it, and lets everything out and its own members in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -24,6 +25,8 @@ from weft.model.values import Prefix, ip_version
 RULES_LAST = 1024  #: of one group
 PREFIXES_LAST = 4096  #: of one address group
 GROUPS_LAST = 16  #: of one port
+#: Of groups that rules name, as ports of one tenant have them together: what hosts tell apart.
+SETS_LAST = 4096
 PRIORITY_LAST = 65_535
 #: Of an operator's rule; tenants' rules have 0.
 OPERATOR_PRIORITY = 100
@@ -381,6 +384,37 @@ def check_changed(ix: Indexes, puts: Sequence[GroupPut]) -> None:
                     _check_alike(ix, ix.ports[port].groups, port)
                 except Conflict as fault:
                     raise Conflict(fault.message, f"{put.field}.spec.stateful") from None
+
+
+def check_told_apart(ix: Indexes, ports: Sequence[Put[drafts.Port, Port]], rules: Sequence[RulePut]) -> None:
+    """That hosts can tell a tenant's ports apart by the groups that its rules name. What was there before is let be."""
+    more: dict[Name, str] = {}
+    having: Counter[tuple[Name, tuple[Name, ...]]] = Counter()
+    for port_put in ports:
+        port, had = ix.ports[port_put.name], () if port_put.old is None else port_put.old.groups
+        if port.groups and port.groups != had:
+            tenant = tenant_of(port.name)
+            having[tenant, port.groups] += 1
+            if having[tenant, port.groups] == ix.group_sets[tenant][port.groups]:  # nobody had them before
+                more.setdefault(tenant, f"{port_put.field}.spec.security_groups")
+    naming: Counter[Name] = Counter()
+    for rule_put in rules:
+        rule = ix.security_group_rules[rule_put.name]
+        if rule.remote_group is not None and (rule_put.old is None or rule_put.old.remote_group != rule.remote_group):
+            naming[rule.remote_group] += 1
+            if naming[rule.remote_group] == len(ix.groups[rule.remote_group].named_by):
+                more.setdefault(tenant_of(rule.name), f"{rule_put.field}.spec.remote_group")
+    for tenant, field in more.items():
+        sets = ix.group_sets.get(tenant, {})
+        if len(sets) <= SETS_LAST:
+            continue
+        apart = {tuple(group for group in groups if ix.groups[group].named_by) for groups in sets} - {()}
+        if len(apart) > SETS_LAST:
+            raise Conflict(
+                f"ports of {tenant} would have {len(apart)} different sets of groups that rules name; "
+                f"{SETS_LAST} are the most that hosts tell apart",
+                field,
+            )
 
 
 def why_not_on(host: Host, port_security: bool, abilities: AbilityTable) -> str | None:
