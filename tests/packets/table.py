@@ -1480,6 +1480,7 @@ NOT_BY_PACKETS = frozenset(
     {
         DropReason.SECURITY_GROUP,
         DropReason.CONNECTION_INVALID,
+        DropReason.MOVING,
         DropReason.CONNECTION_LIMIT,
         DropReason.FRAGMENT_OVERLAP,
         DropReason.CONNECTION_TABLE_FULL,
