@@ -13,7 +13,9 @@ from packets.guarding import (
     CLIENTS,
     FIREWALL,
     FIRST,
+    FTP_SERVERS,
     GUARDED,
+    KEPT,
     SCENES,
     SECOND,
     SERVERS,
@@ -28,14 +30,15 @@ from packets.guarding import (
     tcp,
 )
 from packets.policy import BINDINGS, UPLINK, Policy
-from weft.contracts.connections import Carried, Logged
+from weft.contracts.connections import CONTROL_SIDE, RELATED, Carried, Half, Logged
 from weft.contracts.dataplane import DataPlane
 from weft.dataplane.ebpf import build
 from weft.kit.errors import Rejected
 from weft.policy.connections import State
+from weft.policy.drop import DropReason
 from weft.policy.rows import Direction, Port
 from weft.reference.plane import ReferenceDataPlane
-from weft.reference.verdict import Verdict
+from weft.reference.verdict import Drop, Verdict
 from weft.wire import carried as wire
 
 NOW_NS = 10**12
@@ -147,9 +150,103 @@ def test_what_is_no_connection_is_not_taken(driver: EbpfDriver) -> None:
         for exchange in opened(FIRST, SECOND):
             each.inject(exchange.interface, exchange.frame)
         ((_, good),) = ((key, of) for key, of in plane.carried(WEB1_PORT) if of.protocol == 6)
-        for wrong in (good._replace(state=0), good._replace(state=99), good._replace(local=b"abc")):
+        asked = good._replace(protocol=1, state=State.ICMP_REPLIED, remote_port=8, asked=True, opener=1)
+        for wrong in (
+            good._replace(state=0),
+            good._replace(state=99),
+            good._replace(local=b"abc"),
+            good._replace(local=bytes(16)),
+            # States say which of rules are asked: those of another protocol are no way to choose.
+            good._replace(protocol=17, state=State.ICMP_REPLIED),
+            good._replace(protocol=17, state=State.ESTABLISHED),
+            good._replace(state=State.OTHER_REPLIED),
+            good._replace(state=State.EXPECTED),
+            good._replace(protocol=132, state=State.UDP_REPLIED),
+            asked._replace(protocol=58),
+            asked._replace(remote_port=8 << 8),
+            asked._replace(opener=0),
+        ):
             with pytest.raises(Rejected):
                 plane.take(WEB1_PORT, [wrong])
+        assert plane.take(WEB1_PORT, [asked]) == 1
+        assert plane.take(WEB1_PORT, [asked._replace(protocol=47, state=State.OTHER_REPLIED)]) == 1
+
+
+_BOTH = {WEB1_PORT: (1,), WEB2_PORT: (2,)}
+_MADE_UP = Carried(
+    6, bytes((10, 0, 1, 5)), bytes((10, 0, 1, 4)), 22, 40000, False, State.SYN_SENT, 1, 0, 30_000, 0, (0, 1), (0, 60),
+    (Half(0, 0, 1, 0), Half(101, 100, 1000, 0)), 0, (0, 0, 0), 0, (255, 255),
+)  # fmt: skip
+_MADE_UP_DATAGRAM = _MADE_UP._replace(protocol=17, local_port=5353, state=State.UDP_REPLIED)
+_BY_SERVER, _BY_CLIENT = RELATED | CONTROL_SIDE, RELATED
+_SYN, _DATAGRAM = tcp("S", 100, 0, (40000, 22)), b.UDP(sport=40000, dport=5353) / b.Raw(b"name")
+_FTP = guarded(_BOTH | {WEB2_PORT: (5,)}, (CLIENTS, FTP_SERVERS))
+_KEPT_FTP = guarded(_BOTH | {WEB2_PORT: (5,)}, (CLIENTS, replace(FTP_SERVERS, keep=True)))
+
+
+def take(each: Reference | EbpfDriver, plane: DataPlane, told: Carried) -> None:
+    """All that there is of the server, at the time of the packets."""
+    before = talk(FIREWALL, FIRST, tcp("S", 1, 0))
+    each.inject(before.interface, before.frame)
+    plane.forget([found.key for found in plane.connections()])
+    assert plane.take(WEB2_PORT, [told]) == 1
+    assert next(of.left_ms for _, of in plane.carried(WEB2_PORT)) == 30_000
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("policy", "told", "layer"),
+    [
+        pytest.param(GUARDED, _MADE_UP, _SYN, id="begun"),
+        pytest.param(GUARDED, _MADE_UP._replace(flags=_BY_SERVER, control=80), _SYN, id="related to what is let in"),
+        pytest.param(GUARDED, _MADE_UP._replace(flags=_BY_CLIENT, control=80), _SYN, id="or out"),
+        pytest.param(_FTP, _MADE_UP._replace(flags=_BY_SERVER, control=21), _SYN, id="related to FTP, of a low port"),
+        pytest.param(
+            GUARDED, _MADE_UP_DATAGRAM._replace(flags=_BY_SERVER, control=53), _DATAGRAM, id="a datagram related to one"
+        ),
+        pytest.param(
+            _FTP, _MADE_UP_DATAGRAM._replace(flags=_BY_SERVER, control=21), _DATAGRAM, id="a datagram related to FTP"
+        ),
+        pytest.param(guarded(_BOTH, KEPT), _MADE_UP, _SYN, id="begun, where connections outlive rules"),
+        pytest.param(guarded(_BOTH, KEPT), _MADE_UP_DATAGRAM, _DATAGRAM, id="a datagram, where they do"),
+    ],
+)
+def test_what_another_host_tells_opens_nothing_that_rules_do_not(
+    policy: Policy, told: Carried, layer: b.Packet, driver: EbpfDriver
+) -> None:
+    reference = Reference()
+    for plane, each in ((reference.plane, reference), (driver.plane, driver)):
+        each.load(policy)
+        take(each, plane, told)
+        exchange = talk(FIRST, SECOND, layer)
+        assert each.inject(exchange.interface, exchange.frame) == Drop(DropReason.SECURITY_GROUP)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("policy", [_FTP, _KEPT_FTP], ids=["", "where connections outlive rules"])
+def test_a_data_connection_of_ftp_that_another_host_tells_of_goes_on(policy: Policy, driver: EbpfDriver) -> None:
+    reference = Reference()
+    told = _MADE_UP._replace(local_port=50_000, flags=_BY_SERVER, control=21)
+    exchange = talk(FIRST, SECOND, tcp("S", 100, 0, (40000, 50_000)))
+    for plane, each in ((reference.plane, reference), (driver.plane, driver)):
+        each.load(policy)
+        take(each, plane, told)
+        assert not isinstance(each.inject(exchange.interface, exchange.frame), Drop)
+        ((_, now),) = plane.carried(WEB2_PORT)
+        assert (now.flags & (RELATED | CONTROL_SIDE), now.control) == (RELATED | CONTROL_SIDE, 21)
+
+
+@pytest.mark.root
+def test_what_rules_let_in_when_it_came_outlives_them_where_connections_do(driver: EbpfDriver) -> None:
+    reference = Reference()
+    told = _MADE_UP_DATAGRAM._replace(local_port=53)
+    exchange = dns(FIRST, SECOND)
+    for plane, each in ((reference.plane, reference), (driver.plane, driver)):
+        each.load(guarded(_BOTH, KEPT))
+        take(each, plane, told)
+        assert not isinstance(each.inject(exchange.interface, exchange.frame), Drop)
+        each.load(guarded(_BOTH, (KEPT[0], replace(KEPT[1], rules=()))))
+        assert not isinstance(each.inject(exchange.interface, exchange.frame), Drop)
 
 
 @pytest.mark.root

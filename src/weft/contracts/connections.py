@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from weft.policy.connections import State
+from weft.policy.connections import State, states_of
 from weft.policy.rows import Direction
 
 
@@ -70,6 +70,32 @@ class Carried(NamedTuple):
     code: int
     scale: tuple[int, int]
     control: int = 0  # of a data connection of FTP: the server's port of its control connection
+
+    def held(self, ftp_port: int) -> Carried:
+        """As this host may take it, which asks its own rules of it by what is in it: another host has said it, who may
+        have made it up. ftp_port: of this host's setting; 0: it listens to no FTP. Raises ValueError.
+        """
+        if {len(self.local), len(self.remote)} not in ({4}, {16}):
+            raise ValueError("addresses have 4 or 16 bytes, both the same")
+        state, opener = State(self.state), bool(self.opener)
+        if state not in states_of(self.protocol, len(self.local)):
+            raise ValueError(f"protocol {self.protocol} has no state {state.label}")
+        if state in _QUERIES and (self.remote_port > 255 or opener != bool(self.asked)):
+            raise ValueError("who asks opens a query, and its type is below 256")
+        opened = self.local_port if opener else self.remote_port
+        if self.flags & RELATED and (
+            self.protocol != _TCP or not ftp_port or self.control != ftp_port or opened < FIRST_FTP_PORT
+        ):
+            return self._replace(flags=self.flags & ~(RELATED | CONTROL_SIDE), control=0)
+        return self
+
+
+#: Of flags: it is an FTP data connection; its control connection was begun by the other end.
+RELATED, CONTROL_SIDE = 2048, 4096
+#: FTP's data connections are to no port below it.
+FIRST_FTP_PORT = 1024
+_TCP = 6
+_QUERIES = frozenset({State.ICMP_UNREPLIED, State.ICMP_REPLIED})
 
 
 @dataclass(frozen=True, slots=True)

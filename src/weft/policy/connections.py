@@ -72,6 +72,25 @@ TIMEOUTS_S: dict[State, int] = {
     State.EXPECTED: 60,
 }
 
+_TCP, _SCTP = 6, 132
+_DATAGRAMS = frozenset({17, 33, 136})  # UDP, DCCP, UDP-Lite
+#: By the bytes of an address.
+_ICMP = {4: 1, 16: 58}
+
+
+def states_of(protocol: int, address_bytes: int) -> frozenset[State]:
+    """What a connection of a protocol can be in."""
+    if protocol == _TCP:
+        return frozenset(map(State, range(State.SYN_SENT, State.CLOSED + 1)))
+    if protocol == _SCTP:
+        return frozenset({State.SCTP_OPENING, State.SCTP_ESTABLISHED, State.SCTP_CLOSING})
+    if protocol in _DATAGRAMS:
+        return frozenset({State.UDP_UNREPLIED, State.UDP_REPLIED})
+    if protocol == _ICMP.get(address_bytes):
+        return frozenset({State.ICMP_UNREPLIED, State.ICMP_REPLIED})
+    return frozenset({State.OTHER_UNREPLIED, State.OTHER_REPLIED})
+
+
 #: What of a connection's flags goes from host to host (maps.h: HEARD to CONTROL_SIDE); their bits are for good.
 CARRIED_FLAGS = 0x1FFF
 

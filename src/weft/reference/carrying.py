@@ -43,11 +43,12 @@ def _half(tcp: Tcp, side: int) -> Half:
     return Half(tcp.end[side], tcp.edge[side], tcp.window[side], tcp.acked[side])
 
 
-def taken(port: str, of: Carried, now_ns: int, timeouts_s: Mapping[State, int]) -> tuple[Key, Connection]:
-    """Raises Rejected for what cannot be a connection."""
-    if {len(of.local), len(of.remote)} not in ({4}, {16}):
-        raise Rejected(f"no connection is {of}: addresses have 4 or 16 bytes", "connections")
+def taken(
+    port: str, of: Carried, now_ns: int, timeouts_s: Mapping[State, int], ftp_port: int
+) -> tuple[Key, Connection]:
+    """Raises Rejected for what cannot be a connection. ftp_port: what this host listens to, 0: no FTP."""
     try:
+        of = of.held(ftp_port)
         state = State(of.state)
     except ValueError as fault:
         raise Rejected(f"no connection is {of}: {fault}", "connections") from fault

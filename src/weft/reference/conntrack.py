@@ -22,6 +22,8 @@ from weft.reference.qos import Direction
 SECOND_NS = 10**9
 #: Where nobody sweeps, a table that is full is swept as a connection begins, once in so long.
 SWEEP_NS = SECOND_NS
+#: The epoch of what another host has told of: rules are asked of it once, also where connections outlive them.
+TAKEN = -1
 INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, COOKIE_ACK, SHUTDOWN_COMPLETE = 1, 2, 6, 7, 8, 11, 14
 
 
@@ -249,7 +251,7 @@ class Tracker:
             if begun.reason is not None or _opens(flow):
                 return begun
             found = self._table[key]
-        if found.epoch != self.epoch and (found.refused or not terms.keep):
+        if found.epoch != self.epoch and (found.refused or found.epoch == TAKEN or not terms.keep):
             self._ask_again(key, found, judge)
         if found.refused:
             return Decision(DropReason.SECURITY_GROUP, "the rule that let its connection begin is no more", found.rule)
@@ -379,7 +381,7 @@ class Tracker:
         """Rules have changed since: may it still begin as it did."""
         number: int | None = key.remote_port if found.opener == 0 else key.local_port
         if found.state in (State.ICMP_UNREPLIED, State.ICMP_REPLIED):
-            number = key.remote_port << 8 | found.code
+            number = (key.remote_port << 8 | found.code) & 0xFFFF
         elif found.state in (State.OTHER_UNREPLIED, State.OTHER_REPLIED):
             number = None
         ruling = judge(Question(Direction(found.opener), key.protocol, key.remote, number))
@@ -530,7 +532,7 @@ class Tracker:
                 continue
             else:
                 entry.charged = former.charged
-            entry.moved, entry.epoch = True, -1  # held against the rules of this host with its next packet
+            entry.moved, entry.epoch = True, TAKEN  # held against the rules of this host with its next packet
             if entry.tcp is not None:
                 entry.tcp.moved, entry.tcp.spoken = True, False
             self._table[key] = entry

@@ -306,8 +306,10 @@ class ReferenceDataPlane:
 
     def take(self, port: str, connections: Iterable[Carried]) -> int:
         tracker = self._lookups.tracker
-        now_ns, timeouts_s = self._lookups.now_ns, tracker.limits.timeouts_s
-        return tracker.take(dict(carrying.taken(port, of, now_ns, timeouts_s) for of in connections))
+        now_ns, limits = self._lookups.now_ns, tracker.limits
+        return tracker.take(
+            dict(carrying.taken(port, of, now_ns, limits.timeouts_s, limits.ftp_port) for of in connections)
+        )
 
     def forget(self, connections: Collection[bytes]) -> int:
         tracker = self._lookups.tracker

@@ -21,6 +21,7 @@ SECOND_NS = 10**9
 _WORDS = struct.Struct("=14xII")
 _EXPIRED, _FORGET, _INSERT, _TAKE = 0, 1, 2, 3  # ASKED_*
 _PENDING, _MOVED = 32, 16384
+_TAKEN = 0  # EPOCH_TAKEN
 #: Where in a value the port is of the control connection that a data connection is related to.
 _CONTROL, _CONTROL_AT = struct.Struct("=2s"), layout.CONNECTION.size - 4
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -115,16 +116,17 @@ def carried(key: bytes, value: bytes, now_ns: int) -> Carried:
     )  # fmt: skip
 
 
-def taken(port: int, of: Carried, now_ns: int, timeouts_s: Mapping[State, int]) -> tuple[bytes, bytes]:
-    """The entry of one that another host had. Raises Rejected."""
+def taken(port: int, of: Carried, now_ns: int, settings: Settings) -> tuple[bytes, bytes]:
+    """The entry of one that another host had, of no epoch: rules are asked of it, whatever it has. Raises Rejected."""
     try:
-        most_ms = {**TIMEOUTS_S, **timeouts_s}[State(of.state)] * 1000
+        of = of.held(settings.ftp_port)
+        most_ms = {**TIMEOUTS_S, **settings.timeouts_s}[State(of.state)] * 1000
         ports = of.local_port.to_bytes(2, "big"), of.remote_port.to_bytes(2, "big")
         key = layout.CONNECTION_KEY.pack(port, _long(of.local), _long(of.remote), *ports, of.protocol, of.asked, 0)
         value = bytearray(layout.CONNECTION.pack(
             of.state, int(bool(of.opener)), of.flags & CARRIED_FLAGS | _MOVED,
             now_ns + max(min(of.left_ms, most_ms), 0) * 10**6, max(now_ns - max(of.age_ms, 0) * 10**6, 0),
-            *of.packets, *of.octets, *of.halves[0], *of.halves[1], 0, of.rule, *of.pending, of.code, *of.scale,
+            *of.packets, *of.octets, *of.halves[0], *of.halves[1], _TAKEN, of.rule, *of.pending, of.code, *of.scale,
         ))  # fmt: skip
         _CONTROL.pack_into(value, _CONTROL_AT, of.control.to_bytes(2, "big"))
     except (ValueError, KeyError, OverflowError, struct.error) as fault:

@@ -1322,8 +1322,8 @@ class EbpfDataPlane:
 
     def take(self, port: str, connections: Iterable[Carried]) -> int:
         number, now_ns = security.port_number(port), self._tracking.now_ns()
-        timeouts_s = self._tracking.settings.timeouts_s
-        return self._connections.take(dict(conntrack.taken(number, of, now_ns, timeouts_s) for of in connections))
+        settings = self._tracking.settings
+        return self._connections.take(dict(conntrack.taken(number, of, now_ns, settings) for of in connections))
 
     def sweep(self) -> int:
         names = self._numbered()

@@ -476,7 +476,7 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		if (!c)
 			return DROP_CONNECTION_TABLE_FULL;
 	}
-	if (c->epoch != f->epoch && (!(g->flags & GUARD_KEEP) || c->flags & REFUSED))
+	if (c->epoch != f->epoch && (!(g->flags & GUARD_KEEP) || c->flags & REFUSED || c->epoch == EPOCH_TAKEN))
 		ask_again(f, g, c);
 	step = advance(c, f, t);
 	if (step & STEP_SPEAKS) {
@@ -739,7 +739,11 @@ static long do_next_asked(__u32 i, struct asking *a)
 			return 1;
 		a->at += sizeof(f->fresh);
 		f->fresh.lock = 0;
-		f->fresh.epoch = 0; /* of no rules: it is held against those of here with its next packet */
+		/* Held against the rules of here with its next packet; what this host's own programs had is as it was, if it is kept. */
+		if (a->what == ASKED_TAKE || f->fresh.epoch == EPOCH_TAKEN)
+			f->fresh.epoch = EPOCH_TAKEN;
+		else
+			f->fresh.epoch = EPOCH_FORMER;
 		if (c) {
 			if (a->what != ASKED_TAKE || (c->flags & (MOVED | SPOKEN)) != MOVED)
 				return 0;

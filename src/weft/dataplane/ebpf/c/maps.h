@@ -843,6 +843,9 @@ struct half {
 #define MOVED 16384 /* it was another host's, or its guest is still there: of TCP, windows say nothing */
 #define SPOKEN 32768 /* of one that is moved, in TCP: the guest has spoken here */
 
+#define EPOCH_TAKEN 0 /* of one that another host has told of: no rule has been asked of it here, and any port's is */
+#define EPOCH_FORMER 0xFFFFFFFF /* of one that former programs of this host have left, whose epochs were others */
+
 #define CONNECTION_FIELDS \
 	__u8 state; /* enum connection_state */ \
 	__u8 opener; /* DIRECTION_* of its first packet */ \
