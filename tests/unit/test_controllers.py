@@ -7,14 +7,18 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx2
 import pytest
+import uvicorn
 
 from unit.controller_world import BASE, LOCAL, CameIn, port
 from weft.client import ApiError, AsyncClient
+from weft.client.client import CARRIED_S
 from weft.compiler.full import compile_all
+from weft.controller import moves
 from weft.controller.api import create_app
 from weft.controller.questions import Unanswered
 from weft.controller.service import Service
@@ -305,3 +309,50 @@ async def test_a_host_is_asked_wherever_it_is_connected() -> None:
         with pytest.raises(Unanswered, match="hosts/h1 has not answered within"):
             await one.questions.ask("hosts/h1", "cuts", {}, timeout_s=0.05)
         await agent.aclose()
+
+
+@asynccontextmanager
+async def served(service: Service, path: Path) -> AsyncIterator[str]:
+    """Over a real socket: feeds stream."""
+    config = uvicorn.Config(
+        CameIn(create_app(service, asyncio.Event()), LOCAL), uds=str(path), lifespan="off", log_level="error",
+        timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve())
+    async with asyncio.timeout(SOON_S):
+        while not server.started:  # noqa: ASYNC110 -- it tells nobody
+            await asyncio.sleep(0.005)
+    try:
+        yield f"unix://{path}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def test_connections_go_from_a_host_of_one_controller_to_a_host_of_another(tmp_path: Path) -> None:
+    """Neither hears the other: the client finds the one that the host which the port leaves is connected to."""
+    assert moves.ANSWER_S + 2 < CARRIED_S
+    async with (
+        asyncio.timeout(2 * SOON_S),
+        controllers() as ((one, writer), (other, _)),
+        served(one, tmp_path / "1") as c1,
+        served(other, tmp_path / "2") as c2,
+        AsyncClient(f"{c1},{c2}") as h1,
+        AsyncClient(f"{c2},{c1}") as h2,
+    ):
+        await writer.apply([*BASE, port(1, "h1")])
+        await writer.patch("tenants/blue/ports/p1", {"destination": "h2"})
+        await other.reach(one.revision)
+        with pytest.raises(ApiError, match="hosts/h1 is not connected") as refused:
+            await h2.carried("hosts/h2", "tenants/blue/ports/p1", 0)
+        assert refused.value.status == 503
+        async with aclosing(h1.feed("hosts/h1")) as feed:  # type: ignore[type-var]
+            pending = await anext(feed)
+            h1._ends.failed(0)  # something else it asked c1 in vain
+            wanted = asyncio.ensure_future(h2.carried("hosts/h2", "tenants/blue/ports/p1", 0))
+            while not (asked := [json.loads(line) for line in pending.splitlines() if b'"ask"' in line]):
+                pending = await anext(feed)
+            await h1.answer("hosts/h1", asked[0]["ask"]["id"], b"unread")
+            assert await wanted == b"unread"
+        assert h2.url == c2, "which is none the worse for not knowing"

@@ -128,6 +128,10 @@ _STREAM_SILENCE_S = 12.0
 #: Whoever waits for somebody else gets so long to say that there is no answer.
 _GRACE_S = 1.0
 
+#: So long a controller may wait for a host that is asked for its connections (controller/moves.py), and for another
+#: controller that it asks of it.
+CARRIED_S = 12.0
+
 # A TLS 1.3 server refuses a certificate after the handshake: that alert comes as it is, through the HTTP client.
 _BROKEN = (httpx2.HTTPError, ssl.SSLError)
 
@@ -382,6 +386,7 @@ class AsyncClient:
         self._tls = next((tls for each in self._ends.urls if (tls := credentials.tls(each))), None)
         self._timeout_s = timeout_s
         self._https = [self._open(each, credentials, transport) for each in self._ends.urls]
+        self._fed_by = 0  # whose feed was asked for last
 
     def _open(
         self, url: str, credentials: Credentials, transport: httpx2.AsyncBaseTransport | None
@@ -492,11 +497,17 @@ class AsyncClient:
     async def answer(self, host: str, question: str, body: bytes, refused: str = "") -> None:
         """Say what a host (full name) was asked in its feed; refused: why it says nothing."""
         params = {"refused": refused} if refused else {}
-        await self._call("POST", f"{_path(host)}/answers/{quote(question, safe='')}", content=body, params=params)
+        path = f"{_path(host)}/answers/{quote(question, safe='')}"
+        # Whoever asked waits for it; to the others it says nothing.
+        await self._call_each("POST", path, [self._fed_by], content=body, params=params)
 
     async def carried(self, host: str, port: str, after: int) -> bytes:
         """Of a port that is moving to a host, the connections behind the piece of that rank (wire/carried.py)."""
-        return await self._call("GET", _path(host) + "/connections", params={"port": port, "after": after})
+        first, count = self._ends.at, len(self._ends)
+        return await self._call_each(
+            "GET", _path(host) + "/connections", [(first + n) % count for n in range(count)],
+            params={"port": port, "after": after}, timeout=_timeouts(self._timeout_s, self._ends, CARRIED_S),
+        )  # fmt: skip
 
     async def pass_on(self, host: str, what: str, body: object, timeout_s: float) -> bytes:
         """To another controller of the same store: a question to a host that is connected to it; its answer."""
@@ -539,7 +550,8 @@ class AsyncClient:
         from. ApiError 410: start over without a revision. Says that it answers what it is asked (``answer``).
         """
         headers = {KNOWS: OURS, ANSWERS: "1"}
-        return self._stream(_path(host) + "/feed", _feed_query(revision, history), headers)
+        self._fed_by = self._ends.at
+        return self._stream(_path(host) + "/feed", _feed_query(revision, history), headers, self._fed_by)
 
     async def _call(
         self,
@@ -575,11 +587,28 @@ class AsyncClient:
             return answer.content
         raise AssertionError("the last try answers or raises")
 
+    async def _call_each(self, method: str, path: str, ends: Sequence[int], **arguments: Any) -> bytes:
+        """Of controllers in turn, as long as they cannot: what only one may know. None is held to have failed."""
+        faults: list[Exception] = []
+        for at in ends:
+            try:
+                answer = await self._https[at].request(method, path, headers=self._ends.headers(), **arguments)
+                _check(answer.status_code, answer.content)
+            except ApiError as error:
+                if error.status != _CANNOT:
+                    raise
+                faults.insert(0, error)  # says more than that somebody is not there
+            except _BROKEN as error:
+                faults.append(_fault(self._ends.urls[at], error))
+            else:
+                return answer.content
+        raise faults[0]
+
     async def _stream(
-        self, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None
+        self, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None, at: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         timeout = _timeouts(self._timeout_s, self._ends, _STREAM_SILENCE_S)
-        at = self._ends.at
+        at = self._ends.at if at is None else at
         try:
             async with self._https[at].stream("GET", path, params=params, timeout=timeout, headers=headers) as answer:
                 if answer.status_code == _CANNOT:

@@ -582,6 +582,8 @@ async def _answered(handler: Callable[[str, Request], Awaitable[Response]], verb
         return _problem(412, str(error))
     except (Gone, Compacted) as error:
         return _problem(410, str(error), "revision")
+    except questions.NotConnected as error:
+        return _problem(503, str(error), headers={"retry-after": "1"})
     except questions.Unanswered as error:
         return _problem(502, str(error))
     except Unsure as error:

@@ -28,6 +28,10 @@ class Unanswered(Exception):
     """Nobody knows what the host would have said; why, for whoever wanted to know."""
 
 
+class NotConnected(Unanswered):
+    """Not to this controller, nor to one that it hears: another may know more."""
+
+
 class Passing(Protocol):
     """Another controller of the store, where the host's feed is."""
 
@@ -50,7 +54,9 @@ class Questions:
             try:
                 return await there.pass_on(host, what, body, timeout_s)
             except (Retry, ApiError) as fault:
-                raise Unanswered(str(fault)) from fault
+                raise (NotConnected if isinstance(fault, Retry) or fault.status == 503 else Unanswered)(
+                    str(fault)
+                ) from fault
         return await self.ask_here(host, what, body, timeout_s=timeout_s)
 
     async def ask_here(self, host: str, what: str, body: object, *, timeout_s: float) -> bytes:
@@ -62,10 +68,9 @@ class Questions:
         if len(frame) > MOST_QUESTION_BYTES:
             raise Unanswered(f"what {host} would have to be told is more than {MOST_QUESTION_BYTES} bytes")
         if not self.feed.ask(host, frame):
-            known = self.feed.listening(host)
-            raise Unanswered(
-                f"{host} {'does not answer questions: its agent is older' if known else 'is not connected'}"
-            )
+            if not self.feed.listening(host):
+                raise NotConnected(f"{host} is not connected")
+            raise Unanswered(f"{host} does not answer questions: its agent is older")
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[id_] = (host, answer)
         try:
