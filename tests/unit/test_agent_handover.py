@@ -73,6 +73,9 @@ class Between:
 
     async def carried(self, host: str, port: str, after: int) -> bytes:
         assert host == H2
+        if port != WEB1_PORT:
+            await Hurried().sleep(8.0)  # its host is stopped
+            raise ApiError(502, "Bad Gateway", "hosts/h3 has not answered within 8 s", "")
         self.asked.append(after)
         if self.fails:
             raise self.fails.pop(0)
@@ -244,3 +247,15 @@ def test_a_connection_comes_out_as_it_went_in() -> None:
     found = [of for _, of in _talked().carried(WEB1_PORT)]
     assert carried.decode(carried.encode(9, found, more=True)) == carried.Piece(9, True, found)
     assert all(isinstance(of, Carried) for of in found)
+
+
+async def test_ports_of_a_host_that_does_not_answer_make_no_other_go_on_without_its_connections(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        hung = {name: replace(arriving()[WEB1_PORT], port=name) for name in ("tenants/a/ports/1", "tenants/a/ports/2")}
+        it.taker.follow(hung, anew=True)
+        await until(it.taker._first.locked)
+        it.taker.follow(hung | arriving(), anew=True)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        assert it.taker.note(WEB1_PORT) == ""
+        assert it.of_port() == {(6, 80), (17, 53)}

@@ -39,7 +39,8 @@ GATHER_S = 0.02
 LOOK_AGAIN_S = 5.0
 #: Who has not asked for so long has begun anew, or does not want to know any more.
 FORGET_S = 120.0
-#: Ports whose connections are asked for at once: at first, and for what changes. The controller bounds what a host may.
+#: Ports whose connections are asked for at once: at first, when that took too long, and for what changes.
+#: The controller bounds what a host may.
 MOST_AT_ONCE = 2
 
 
@@ -208,6 +209,7 @@ class Taker:
         self._taking: dict[str, _Taking] = {}
         self._first = asyncio.Semaphore(MOST_AT_ONCE)
         self._then = asyncio.Semaphore(MOST_AT_ONCE)
+        self._late = asyncio.Semaphore(MOST_AT_ONCE)
         self.changed: Callable[[], None] = lambda: None
 
     def follow(self, ports: Mapping[str, Port], *, anew: bool) -> None:
@@ -246,7 +248,7 @@ class Taker:
 
     async def _take_all(self, port: str, taking: _Taking, anew: bool) -> None:
         """Until it has arrived, or does not come any more: then it is cancelled."""
-        limit = asyncio.create_task(self._give_up(port, taking))
+        limit: asyncio.Task[None] | None = None
         try:
             if anew:
                 # Left over of a former stay; what comes in from now on is begun anew.
@@ -254,7 +256,9 @@ class Taker:
             after = 0
             while True:
                 try:
-                    async with self._then if taking.whole else self._first:
+                    async with self._place(taking):
+                        if limit is None:  # not while others' hosts are waited for
+                            limit = asyncio.create_task(self._give_up(port, taking))
                         piece = carried.decode(await self._controller.carried(self._host, port, after))
                         if piece.connections:
                             taking.taken += await self._take(port, piece.connections)
@@ -269,7 +273,12 @@ class Taker:
                         self._give_up_now(port, taking)
                     await self._clock.sleep(AGAIN_S)
         finally:
-            limit.cancel()
+            if limit is not None:
+                limit.cancel()
+
+    def _place(self, taking: _Taking) -> asyncio.Semaphore:
+        """Whose host does not answer are in nobody's way."""
+        return self._then if taking.whole else self._late if taking.given_up else self._first
 
     async def _take(self, port: str, connections: Sequence[Carried]) -> int:
         return await self._ask(lambda plane: plane.take(port, connections))
