@@ -209,7 +209,7 @@ class Taker:
         self._taking: dict[str, _Taking] = {}
         self._first = asyncio.Semaphore(MOST_AT_ONCE)
         self._then = asyncio.Semaphore(MOST_AT_ONCE)
-        self._late = asyncio.Semaphore(MOST_AT_ONCE)
+        self._late = asyncio.Semaphore(1)  # so that a host's other requests have room
         self.changed: Callable[[], None] = lambda: None
 
     def follow(self, ports: Mapping[str, Port], *, anew: bool) -> None:
