@@ -139,10 +139,13 @@ class Tcp:
         if self.state is State.SYN_SENT and not (self.moved and not segment.flags & SYN):
             return self._answers(side, segment)
         pending = self._answered(side, segment)
-        if segment.flags & SYN and pending is not None:
-            self.begin(pending.side, Segment((pending.end - 1) % _MOD, 0, SYN, pending.window, 0, pending.scale))
-            self._answer(side, segment)
-            return Step.PASS
+        if pending is not None:
+            if segment.flags & SYN:
+                self.begin(pending.side, Segment((pending.end - 1) % _MOD, 0, SYN, pending.window, 0, pending.scale))
+                self._answer(side, segment)
+                return Step.PASS
+            if segment.flags & RST:
+                return Step.QUIET  # it refuses that SYN, and says nothing of what is there
         if self.moved:
             return self._carries_on(side, segment)
         if segment.flags & RST:
@@ -215,8 +218,6 @@ class Tcp:
 
     def _resets(self, side: int, segment: Segment) -> Step:
         """RFC 5961 section 3.2: only the very next number resets; the end itself questions another in its window."""
-        if self._answered(side, segment) is not None:
-            return Step.QUIET
         expected = self.acked[1 - side]
         if segment.seq in (expected, self.end[side]):
             if self.state in (State.TIME_WAIT, State.CLOSED):  # RFC 1337
