@@ -328,6 +328,8 @@ def _routers(version: int) -> Iterator[Case]:
     yield said("from this host's own address", on_wire, forged, source=own, policy=ours)
     yield said("from no address", on_wire, forged, source="0.0.0.0" if version == 4 else "::")
     yield said("from a group", on_wire, forged, source="239.1.1.1" if version == 4 else "ff05::2")
+    if version == 4:
+        yield said("from a broadcast address", on_wire, forged, source="255.255.255.255")
     body = b.UDP(sport=1, dport=2)
     for name, source, to in (
         ("that another has sent", pa(p.BLUE_2, ca(version, 2, 6)), peer_pa),

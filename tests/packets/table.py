@@ -876,8 +876,9 @@ def _fragments_refused(version: int, nowhere: str) -> Iterator[Case]:
         )
         later = b.eth(ROUTER, b.network(W[4], nowhere, frag=1, proto=17) / b.Raw(bytes(16)))
         yield drop("IPv4: no ICMP about a later fragment", later, DropReason.NO_ROUTE)
-        many = b.eth(ROUTER, b.network("224.0.0.9", nowhere) / b.echo(4), FW)
-        yield drop("IPv4: no ICMP to a multicast source", many, DropReason.NO_ROUTE, "tapfw")
+        for many, kind in (("224.0.0.9", "a multicast"), ("255.255.255.255", "a broadcast")):
+            frame = b.eth(ROUTER, b.network(many, nowhere) / b.echo(4), FW)
+            yield drop(f"IPv4: no ICMP to {kind} source", frame, DropReason.NO_ROUTE, "tapfw")
         return
     first = b.eth(
         ROUTER, b.network(W[6], nowhere) / b.IPv6ExtHdrFragment(offset=0, m=1, id=9, nh=58) / b.Raw(bytes(16))

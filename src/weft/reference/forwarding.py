@@ -40,7 +40,7 @@ class Forwarding:
     def _routed(self, ip: Ip) -> Verdict:
         destination = ip.destination
         text = packet.address_text(destination)
-        if packet.is_multicast(destination) or destination == b"\xff\xff\xff\xff":
+        if packet.is_many(destination):
             self.steps.append(f"routed: {text} is multicast or broadcast, which no router carries")
             return Drop(DropReason.MULTICAST)
         if packet.is_link_local6(destination):

@@ -58,7 +58,7 @@ def refuse(
 
 def may_be_told(ip: Ip) -> bool:
     """No errors about errors, about later fragments, or to a source that is no single machine's."""
-    if ip.later_fragment or packet.is_unspecified(ip.source) or packet.is_multicast(ip.source):
+    if ip.later_fragment or packet.is_unspecified(ip.source) or packet.is_many(ip.source):
         return False
     if ip.protocol != (packet.ICMP if ip.version == 4 else packet.ICMPV6):
         return True

@@ -126,6 +126,11 @@ def is_multicast(address: bytes) -> bool:
     return address[0] >> 4 == 0xE if len(address) == 4 else address[0] == 0xFF
 
 
+def is_many(address: bytes) -> bool:
+    """Whether it is no single machine's: a multicast address, or 255.255.255.255."""
+    return is_multicast(address) or address == b"\xff" * 4
+
+
 def is_unspecified(address: bytes) -> bool:
     return not any(address)
 

@@ -128,7 +128,7 @@ def _told_by_a_router(lookups: Lookups, subnet: Subnet, ca: bytes, ip: Ip) -> tu
     icmp, errors = (packet.ICMP, ERRORS4) if ip.version == 4 else (packet.ICMPV6, ERRORS6)
     if gateway is None or ip.protocol != icmp or ip.fragment or not kind or kind[0] not in errors:
         return None
-    nobody = packet.is_unspecified(ip.source) or packet.is_multicast(ip.source) or ip.source in lookups.host.pas
+    nobody = packet.is_unspecified(ip.source) or packet.is_many(ip.source) or ip.source in lookups.host.pas
     if nobody or lookups.rewritten(ip.source) is not None:
         return None
     head = packet.IPV4_BYTES if ip.version == 4 else packet.IPV6_BYTES
