@@ -82,6 +82,14 @@ TAKEN = replace(
     ),
 )
 QUIET = _policy(broadcast=False)
+#: Of one member it is not known yet that its rule is vlan now.
+CHANGING = replace(
+    BRIDGED,
+    rows=tuple(
+        replace(row, rule=Rule.NVGRE) if isinstance(row, Member) and (row.vsid, row.pa) == (BLUE_1, p.PA2) else row
+        for row in BRIDGED.rows
+    ),
+)
 #: web-2 is on its way to another host, and web-3 here, where its port does not wait yet.
 MOVING = replace(
     BRIDGED,
@@ -225,12 +233,14 @@ def many() -> Iterator[Case]:
     unknown = _ping("10.0.1.100", p.VRRP, P[4], PHYS)
     unknown = unknown[:6] + bytes.fromhex(p.VRRP.replace(":", "")) + unknown[12:]
     yield from_guest("and to whom nobody knows", unknown, drop(DropReason.LOOP), "tapweb2", before=outside_too)
-    yield from_guest("on the way to the rule they go to hosts", hello, _to_hosts(hello), policy=TAKEN)
+    yield from_guest("on the way to the rule they go to hosts", hello, _to_hosts(hello, p.PA2, p.PA3), policy=TAKEN)
+    both = Copies.of([*_to_hosts(hello, p.PA2).deliveries, wire(hello)])
+    yield from_guest("out, and to the host that is none of the VLAN yet alone", hello, both, policy=CHANGING)
 
 
-def _to_hosts(frame: bytes) -> Copies:
+def _to_hosts(frame: bytes, *pas: str) -> Copies:
     flow = b.flow(W[4], "255.255.255.255", 17, (1, 2))
-    away = [ToUnderlay(pa, b.nvgre(pa, BLUE_1, flow, frame)) for pa in (p.PA2, p.PA3)]
+    away = [ToUnderlay(pa, b.nvgre(pa, BLUE_1, flow, frame)) for pa in pas]
     return Copies.of([ToPort(WEB2_PORT, frame), ToPort(FW_PORT, frame), *away])
 
 

@@ -233,7 +233,8 @@ static long copy_to_member(__u32 number, struct flood_loop *loop)
 
 	if (!m || !h)
 		return 1;
-	if (!m->rule || is_local_pa(h, &m->pa) || addr_is4(&m->pa) != addr_is4(&f->first) || !member_wants(f, &m->pa))
+	if (!m->rule || m->rule == RULE_VLAN || is_local_pa(h, &m->pa) || addr_is4(&m->pa) != addr_is4(&f->first) ||
+	    !member_wants(f, &m->pa))
 		return 0;
 	destination = &m->pa;
 	source = addr_is4(destination) ? &h->source4 : &h->source6;
