@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -115,9 +115,13 @@ def _fill(up: Topology, count: int) -> None:
             remote = layout.address(str(ipaddress.ip_address(first + each)))
             entries[layout.CONNECTION_KEY.pack(owners[each % 2], local, remote, b"\1\1", b"\0\x50", 6, 0, 0)] = value
         plane.run(_forget_all)  # what was measured before has left some, and a port has a quota
-        made = plane.run(partial(EbpfDataPlane.remember, entries=entries))
+        made = plane.run(partial(_insert, entries=entries))
         if made < count:
             raise RuntimeError(f"{made} connections could be made, of {count}")
+
+
+def _insert(plane: EbpfDataPlane, entries: Mapping[bytes, bytes]) -> int:
+    return plane._connections.insert(entries)  # noqa: SLF001 - nobody else makes connections that no packet began
 
 
 def _forget_all(plane: EbpfDataPlane) -> int:
