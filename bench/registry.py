@@ -224,8 +224,8 @@ _AGENT = (
     "the report could come before it, since every row is programmed by then."
 )
 _TUNNEL = (
-    "both sides copy at some 50 Gbit/s and pairs differ by a tenth (quartiles stand below), so this is at its bar "
-    "and not above it. What a tunnel costs besides: guests' segments are smaller by its header, 0.7 to 2 % more "
+    "both sides copy at some 50 Gbit/s, and pairs differ by a tenth (quartiles stand below), more than it misses by. "
+    "What a tunnel costs: guests' segments are smaller by its header, 0.7 to 2 % more "
     "packets for the same bytes; and the kernel looks twice more at each large packet that bpf_skb_adjust_room has "
     "touched (SKB_GSO_DODGY). It would take an uplink whose MTU is larger by the header, or a helper that "
     "encapsulates without that mark."
