@@ -17,7 +17,7 @@ from packets.policy import BINDINGS, UPLINK, Policy
 from weft.contracts.connections import Connection
 from weft.dataplane.ebpf import build, conntrack, layout, security
 from weft.dataplane.ebpf.plane import EbpfDataPlane
-from weft.policy.connections import Expected, State
+from weft.policy.connections import EXPECTED_OF_PORT, Expected, State
 from weft.policy.drop import DropReason
 from weft.policy.rows import Port
 from weft.wire import carried as wire
@@ -227,6 +227,23 @@ def test_data_connections_that_ftp_expects_are_seen_swept_and_forgotten(driver: 
     plane._tracking.write()
     assert plane._connections.sweep(plane._tracking.clock_ns) == 1
     assert not any(each.state is State.EXPECTED for each in plane.connections())
+
+
+def test_every_port_has_its_room_for_what_ftp_expects_whatever_others_expect(driver: EbpfDriver) -> None:
+    """As many ports as there may be expect all that they may, and so do as many that have just gone."""
+    plane = driver.plane
+    driver.load(FTP)
+    others = 2 * SIZES.ports - 2
+    table, counts = (plane._loaded.maps[name] for name in ("expectations", "expecting"))
+    for port in range(others):
+        for n in range(EXPECTED_OF_PORT):
+            key = layout.CONNECTION_KEY.pack(port, bytes(16), bytes(16), bytes(2), n.to_bytes(2, "big"), 6, 0, 0)
+            table.update(key, layout.EXPECTATION.pack(2**63, 0, bytes(48), 0, 0))
+        counts.update(layout.COUNT.pack(port), layout.COUNT.pack(EXPECTED_OF_PORT))
+    for exchange in ftp(FIRST, SECOND, b"227 (10,0,1,5,195,80)\r\n", by_server=True):
+        driver.inject(exchange.interface, exchange.frame)
+    assert (plane.expected()[Expected.MADE], plane.expected()[Expected.NO_ROOM]) == (2, 0)
+    assert table.max_entries == EXPECTED_OF_PORT * (others + 2)
 
 
 def test_what_ftp_expects_outlives_the_agent(driver: EbpfDriver) -> None:

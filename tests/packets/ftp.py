@@ -17,6 +17,7 @@ from packets.conversations import (
     Talk,
     Turn,
 )
+from weft.policy.connections import EXPECTED_OF_PORT
 from weft.policy.drop import DropReason
 
 DATA = 50_000  # the port that is spoken of
@@ -116,6 +117,19 @@ def conversations() -> Iterator[Conversation]:
             second.data(OTHER, REFUSED, port=50_001),
         ),
         limits={"most_expected": 1},
+    )
+    one_port = [Ftp(client_port=40000 + n) for n in range(EXPECTED_OF_PORT + 1)]
+    ftp, late = Ftp(), EXPECTED_OF_PORT
+    yield Conversation(
+        "ftp: a port that expects all that it may takes no other's room",
+        (
+            *(turn for n, of in enumerate(one_port) for turn in (*of.opened(), of.port(port=50_000 + n))),
+            *(replace(turn, port="b") for turn in (*ftp.opened(), ftp.port(), ftp.data(OTHER))),
+            one_port[late].data(OTHER, REFUSED, port=50_000 + late),
+            one_port[late - 1].data(OTHER, port=50_000 + late - 1),
+            one_port[late].port(port=50_000 + late),
+            one_port[late].data(OTHER, port=50_000 + late),
+        ),
     )
     ftp = Ftp()
     yield Conversation(

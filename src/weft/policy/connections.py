@@ -43,13 +43,17 @@ class Expected(IntEnum):
     ADMITTED = 1  #: one came that no rule spoke of, and passed
     OTHER_ADDRESS = 2  #: refused: the address is not the speaker's own (the bounce attack: RFC 2577)
     LOW_PORT = 3  #: refused: the port is below 1024
-    NO_ROOM = 4  #: refused: the port, or the host, expects too many
+    NO_ROOM = 4  #: refused: the port expects as many as it may
 
     @property
     def label(self) -> str:
         """The name that users see."""
         return self.name.lower()
 
+
+#: Data connections of FTP that a port may expect at a time. Small, since a host has room for as many of each of its
+#: ports: whatever one port expects, another finds its own.
+EXPECTED_OF_PORT = 64
 
 #: How long a connection is remembered after its last sign of life, in seconds.
 TIMEOUTS_S: dict[State, int] = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
-from weft.policy.connections import ESTABLISHED_STATES, TIMEOUTS_S, Expected, State
+from weft.policy.connections import ESTABLISHED_STATES, EXPECTED_OF_PORT, TIMEOUTS_S, Expected, State
 from weft.policy.drop import DropReason
 from weft.reference import flows, fragments, ftp, tcp
 from weft.reference.flows import Chunk, Flow, Kind, Piece
@@ -121,7 +121,7 @@ class Limits:
     most_of_port: int = 1 << 16
     timeouts_s: Mapping[State, int] = field(default_factory=lambda: TIMEOUTS_S)
     ftp_port: int = 21
-    most_expected: int = 1024
+    most_expected: int = EXPECTED_OF_PORT
 
 
 class Event(NamedTuple):

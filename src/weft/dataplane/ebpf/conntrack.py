@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from weft.contracts.connections import Carried, Connection, ConnectionEvent, Half, Logged
 from weft.dataplane.ebpf import layout, libbpf
 from weft.kit.errors import Rejected
-from weft.policy.connections import CARRIED_FLAGS, TIMEOUTS_S, Expected, State
+from weft.policy.connections import CARRIED_FLAGS, EXPECTED_OF_PORT, TIMEOUTS_S, Expected, State
 from weft.policy.rows import Direction
 
 SECOND_NS = 10**9
@@ -42,14 +42,14 @@ _LOG = 4
 class Settings:
     """most: connections in all; most_of_port: that one port's guest has begun, others twice as many; timeouts_s: by
     state, those that are not as by default; ftp_port: of FTP servers, whose control connections are listened to,
-    0: none; most_expected: FTP data connections that a port may expect.
+    0: none; most_expected: FTP data connections that a port may expect, EXPECTED_OF_PORT or fewer.
     """
 
     most: int = 1 << 18
     most_of_port: int = 1 << 16
     timeouts_s: Mapping[State, int] = field(default_factory=dict)
     ftp_port: int = 21
-    most_expected: int = 1024
+    most_expected: int = EXPECTED_OF_PORT
 
 
 def tracking(settings: Settings, epoch: int, *, events: bool = False, clock_ns: int = 0) -> bytes:

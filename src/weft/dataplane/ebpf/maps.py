@@ -15,6 +15,7 @@ from pathlib import Path
 from weft.dataplane.ebpf import bpffs, layout, libbpf
 from weft.dataplane.ebpf.btf import Btf
 from weft.kit.errors import Rejected
+from weft.policy.connections import EXPECTED_OF_PORT
 
 _DIGITS = 16
 _MOST = 1 << 28  # entries of a map
@@ -87,6 +88,8 @@ class Sizes:
             "connections": self.connections,
             "quotas": 8 * self.ports,  # of ports that are gone, too, while their connections are there
             "expecting": 4 * self.ports,
+            # What every port may expect, and as many that have just gone.
+            "expectations": min(2 * EXPECTED_OF_PORT * self.ports, _MOST),
             "datagrams": min(layout.DATAGRAM_PLACES * self.ports, _MOST),
             "mirrors": self.ports,
             "counters": self.ports + 16,  # uplinks, and the slot of those that have none

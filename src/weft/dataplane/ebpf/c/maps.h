@@ -883,7 +883,7 @@ struct {
 } connections SEC(".maps");
 
 /* expectations: the programs' own; the agent reads them: FTP data connections that a control connection has said will come.
- * In the key the opener's port is 0: any.
+ * In the key the opener's port is 0: any. There is room for all that every port may expect.
  */
 struct expectation {
 	__u64 expires_ns;
@@ -896,7 +896,7 @@ struct expectation {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 524288);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct connection_key);
 	__type(value, struct expectation);
