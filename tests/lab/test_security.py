@@ -12,13 +12,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.scenes import UPLINK, address, denied, dropped
+from lab.test_multicast import PORT, heard, listener, sender
 from polling import eventually
 from weft.client import Client, moves
 from weft.lab import plan, shell
@@ -114,6 +115,37 @@ def test_pings_are_answered_one_way_and_not_the_other(secured: Lab) -> None:
     asks = ["ping", "-c", "1", "-W", "1", address(client)]
     with dropped(secured, "h2", server.port, "security_group"):
         assert subprocess.run(shell.inside(server.namespace, asks), capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_who_may_send_next_to_nothing_hears_the_groups_that_it_joins(secured: Lab, version: int) -> None:
+    """That it listens is told to its host, and is no traffic that its egress rules are asked of."""
+    visitor, stranger = secured.guest("t/visitor"), secured.guest("t/stranger")
+    family, group = f"ipv{version}", "239.77.6.6" if version == 4 else "ff15::77:6"
+    narrow = "tenants/t/security-groups/narrow"
+    with secured.client() as controller:
+        controller.put(narrow, {})
+        controller.put(
+            f"{narrow}/rules/out", {"direction": "egress", "family": family, "protocol": "tcp", "port_min": 80}
+        )
+        hears = {"direction": "ingress", "family": family, "protocol": "udp", "port_min": PORT}
+        controller.put(f"{narrow}/rules/hears", hears)
+        controller.patch(visitor.port, {"security_groups": ["narrow"]})
+        followed(controller)
+        try:
+            ear, mouth, own = listener(visitor, version, group), sender(stranger, version), sender(visitor, version)
+            with ear, mouth, own:
+
+                def arrives() -> bool:
+                    mouth.sendto(b"to the group", (group, PORT))
+                    return b"to the group" in heard(ear)
+
+                eventually(arrives, f"{group} is heard", within_s=10)
+                with dropped(secured, "h1", visitor.port, "security_group"), suppress(OSError):
+                    own.sendto(b"not out", (group, PORT))
+        finally:
+            controller.patch(visitor.port, {"security_groups": ["clients"]})
+            controller.delete(narrow)
 
 
 def test_what_an_operator_denies_is_counted_by_its_port_and_rule(secured: Lab) -> None:

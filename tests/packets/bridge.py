@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from packets import build as b
 from packets import policy as p
+from packets.guarding import IGMP_TOO, narrowed
 from packets.policy import BLUE_1, DB1, MAIN, RED_1, ROUTER, ROUTER_2, UPLINK, WEB1, WEB2, WEB3, Policy
 from packets.table import (
     DB1_PORT,
@@ -225,7 +226,11 @@ def many() -> Iterator[Case]:
     hello = b.eth(ALL, b.network(W[4], "255.255.255.255") / b.UDP(sport=1, dport=2))
     yield from_guest("broadcast: out, and to all here", hello, everywhere(hello))
     joins = b.eth("01:00:5e:00:00:16", b.IP(src=W[4], dst="224.0.0.22", ttl=1, proto=2) / b.Raw(bytes(16)))
-    yield from_guest("IGMP: to the agent, and out", joins, ToAgent(UpcallKind.IGMP, joins, wire(joins)))
+    out = ToAgent(UpcallKind.IGMP, joins, wire(joins))
+    yield from_guest("IGMP: to the agent, and out", joins, out)
+    kept = ToAgent(UpcallKind.IGMP, joins)
+    yield from_guest("IGMP that may not leave: to the agent alone", joins, kept, policy=narrowed(BRIDGED))
+    yield from_guest("IGMP that may leave: and out", joins, out, policy=narrowed(BRIDGED, IGMP_TOO))
     vrrp = b.eth(ALL, b.network("10.0.1.100", "255.255.255.255") / b.UDP(sport=1, dport=2), p.VRRP)
     yield from_guest("a shared MAC", vrrp, everywhere(vrrp, WEB2_PORT), "tapweb2")
     outside_too = ((UPLINK, tagged(_arp(1, p.VRRP, "10.0.1.100", "10.0.1.201"), 100)),)

@@ -94,6 +94,23 @@ FTP = guarded({WEB1_PORT: (4,), WEB2_PORT: (5,)}, (FTP_CLIENTS, FTP_SERVERS))
 NO_FTP = guarded({WEB1_PORT: (4,), WEB2_PORT: (5,)}, (FTP_CLIENTS, replace(FTP_SERVERS, rules=FTP_SERVERS.rules[1:])))
 SECURED = guarded({}, (), fw=True)
 
+#: May open HTTP connections, and nothing else.
+HTTP_ALONE = SecurityGroup(
+    6,
+    "narrow",
+    rules=(SecurityRule(71, "narrow/4", OUT, 4, TCP, 80, 80), SecurityRule(72, "narrow/6", OUT, 6, TCP, 80, 80)),
+)
+IGMP = 2
+#: And IGMP.
+IGMP_TOO = replace(HTTP_ALONE, rules=(*HTTP_ALONE.rules, SecurityRule(73, "narrow/igmp", OUT, 4, IGMP)))
+NARROW = guarded({WEB1_PORT: (6,)}, (HTTP_ALONE,))
+
+
+def narrowed(policy: Policy, group: SecurityGroup = HTTP_ALONE) -> Policy:
+    """The policy, with this one group on a port."""
+    port = next(row for row in policy.rows if isinstance(row, Port) and row.port == WEB1_PORT)
+    return replace(policy, rows=(*policy.rows, replace(port, groups=(6,)), group))
+
 
 REFUSED, INVALID = DropReason.SECURITY_GROUP, DropReason.CONNECTION_INVALID
 MACS = {
@@ -183,6 +200,12 @@ def to_all(port: int, dropped: DropReason | None = None) -> Exchange:
     return Exchange("tapweb1", b.eth("ff:ff:ff:ff:ff:ff", body), dropped)
 
 
+def joins(group: str = "239.1.2.3") -> Exchange:
+    """IGMPv2, that the guest listens to it."""
+    report = b.IP(src=FIRST, dst=group, ttl=1, proto=IGMP) / b.Raw(b"\x16" + bytes(7))
+    return Exchange("tapweb1", b.eth("01:00:5e:01:02:03", report))
+
+
 def scenes() -> list[Scene]:
     data = tcp("PA", 109, 507, data=b"more")
     return [
@@ -245,6 +268,9 @@ def scenes() -> list[Scene]:
             dns(FIRST, FIREWALL, dropped=REFUSED), dns(FIREWALL, FIRST), dns(FIRST, FIREWALL, answer=True),
         )),
         Scene("to many: each copy is asked of at its port", GUARDED, (to_all(53), to_all(54))),
+        Scene("of what the host keeps of groups nobody is asked, and no connection is made", NARROW, (
+            joins(), to_all(80, REFUSED), talk(FIRST, SECOND, tcp("S", 1, 0)),
+        )),
         Scene("the gateway answers what may be sent", GUARDED, (
             Exchange("tapweb1", b.eth(p.ROUTER, b.network(FIRST, "10.0.1.1") / b.echo(4))),
             Exchange("tapweb2", b.eth(p.ROUTER, b.network(SECOND, "10.0.1.1") / b.echo(4), WEB2), REFUSED),

@@ -13,6 +13,7 @@ from typing import Any
 
 from packets import build as b
 from packets import policy as p
+from packets.guarding import NARROW, narrowed
 from packets.policy import (
     FAR,
     FW,
@@ -709,6 +710,7 @@ def _memberships() -> Iterator[Case]:
         frame = b.eth(group_mac("ff02::16"), b.IPv6(src=source, dst="ff02::16", hlim=1, nh=0) / b.Raw(
             alert + bytes((kind,)) + bytes(23)))  # fmt: skip
         yield guest(f"MLD type {kind}", frame, ToAgent(UpcallKind.MLD, frame))
+        yield guest(f"MLD type {kind}, whatever may leave", frame, ToAgent(UpcallKind.MLD, frame), policy=NARROW)
     for what, body in (
         ("another ICMPv6 type", alert + b"\x80" + bytes(7)),
         ("no ICMPv6", b"\x11" + alert[1:] + b"\x83" + bytes(7)),
@@ -718,6 +720,14 @@ def _memberships() -> Iterator[Case]:
         frame = b.eth(group_mac("ff02::16"), b.IPv6(src=source, dst="ff02::16", hlim=1, nh=0) / b.Raw(body))
         copies = to_many(frame, source, "ff02::16", WEB2_PORT, FW_PORT, protocol=0, ends=None)
         yield guest(f"no MLD: {what}", frame, copies)
+        yield drop(f"no MLD, and it may not leave: {what}", frame, DropReason.SECURITY_GROUP, policy=NARROW)
+    yield guest("IGMP, whatever may leave", report, ToAgent(UpcallKind.IGMP, report), policy=NARROW)
+    yield drop("IGMP that may not leave, without snooping", report, DropReason.SECURITY_GROUP, policy=narrowed(OPEN))
+    yield drop("IGMP that may not leave, without broadcast", report, DropReason.SECURITY_GROUP, policy=narrowed(QUIET))
+    to_one = b.eth(WEB2, b.IP(src=W[4], dst="239.1.2.3", ttl=1, proto=2) / b.Raw(b"\x16" + bytes(7)))
+    yield drop("IGMP that may not leave, to one MAC", to_one, DropReason.SECURITY_GROUP, policy=NARROW)
+    to_group = b.eth(group_mac("239.1.2.3"), b.network(W[4], "239.1.2.3") / b.UDP(sport=1, dport=2))
+    yield drop("to a group, that may not leave", to_group, DropReason.SECURITY_GROUP, policy=NARROW)
 
 
 def bridged() -> Iterator[Case]:
@@ -1479,7 +1489,6 @@ NOT_BY_PACKETS = frozenset(
 ) | frozenset(
     # Nor can a single one bring these about: conversations.py.
     {
-        DropReason.SECURITY_GROUP,
         DropReason.CONNECTION_INVALID,
         DropReason.MOVING,
         DropReason.CONNECTION_LIMIT,

@@ -340,9 +340,20 @@ def _ip_frames(draw: st.DrawFn, policy: Policy, host: str, port: Port, mac: byte
         destination = _bytes(draw(st.sampled_from(GROUPS4 if version == 4 else GROUPS6)))
         to = draw(st.sampled_from((_group_mac(destination), _group_mac(destination), b"\xff" * 6)))
     protocol, payload = draw(transports(version, source, destination))
+    if packet.is_multicast(destination) and draw(st.booleans()):
+        protocol, payload = draw(_memberships(version))
     ethertype = 0x0800 if version == 4 else 0x86DD
     frame = packet.ethernet(to, mac, ethertype, draw(_networks(source, destination, protocol, payload)))
     return frame + bytes(draw(st.sampled_from((0, 0, 0, 1, 18))))
+
+
+def _memberships(version: int) -> st.SearchStrategy[tuple[int, bytes]]:
+    """IGMP and MLD, or something like it."""
+    if version == 4:
+        return st.sampled_from(((2, b"\x16" + bytes(7)), (2, b"\x11" + bytes(7)), (2, b""), (103, bytes(4))))
+    alerts = st.sampled_from((b"\x3a\x00\x05\x02\x00\x00\x01\x00", b"\x11\x00\x05\x02\x00\x00\x01\x00"))
+    words = st.sampled_from((b"\x83" + bytes(23), b"\x8f" + bytes(7), b"\x80" + bytes(7), b""))
+    return st.tuples(alerts, words).map(lambda said: (0, b"".join(said)))
 
 
 def _group_mac(group: bytes) -> bytes:

@@ -43,10 +43,23 @@ def why_not(subnet: Subnet, ip: Ip) -> DropReason | None:
     return DropReason.MULTICAST if len(ip.destination) == 16 and ip.destination[1] & 15 < 2 else None
 
 
+def kept_here(subnet: Subnet, ip: Ip) -> UpcallKind | None:
+    """What kind of word on who listens to what it is, which the agent keeps; None: it is none, or nobody keeps it."""
+    to_a_group = packet.is_group(ip.destination_mac) and is_group(ip.destination)
+    return _membership(ip) if subnet.snooping and to_a_group and why_not(subnet, ip) is None else None
+
+
 def from_guest(
-    lookups: Lookups, reachable: Callable[[str], bool], port: Port, subnet: Subnet, ip: Ip, steps: list[str]
+    lookups: Lookups,
+    reachable: Callable[[str], bool],
+    port: Port,
+    subnet: Subnet,
+    ip: Ip,
+    steps: list[str],
+    *,
+    refused: bool = False,
 ) -> Verdict:
-    """What becomes of a guest's frame to a group's MAC."""
+    """What becomes of a guest's frame to a group's MAC. refused: only the agent may have it."""
     mac = packet.mac_text(ip.destination_mac)
     reason = why_not(subnet, ip)
     if reason is not None:
@@ -55,12 +68,11 @@ def from_guest(
     if subnet.bridged and looped(lookups, port, ip.source_mac, steps):
         return Drop(DropReason.LOOP)
     wire = lookups.wire(subnet) if subnet.bridged else None
-    kind = _membership(ip) if subnet.snooping and is_group(ip.destination) else None
-    if kind is not None:
+    if (kind := kept_here(subnet, ip)) is not None:
         steps.append(f"{kind.label}: to the agent, which keeps who listens to what")
-        fits = wire is not None and not _is_longer(ip, limit_bytes(lookups, subnet))
+        goes_out = not refused and not _is_longer(ip, limit_bytes(lookups, subnet))
         # A switch that keeps who listens to what wants to hear it, too.
-        return ToAgent(kind, ip.frame, _out(wire, ip) if wire is not None and fits else None)
+        return ToAgent(kind, ip.frame, _out(wire, ip) if wire is not None and goes_out else None)
     remote: dict[bytes, Rule] = {
         pa: rule
         for pa, rule in lookups.members(subnet.vsid).items()

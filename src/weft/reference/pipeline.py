@@ -62,10 +62,13 @@ def _ip_from_guest(
     if not lookups.within_limit(port, Direction.FROM_GUEST, len(ip.frame)):
         steps.append(f"{port.name} has sent all that it may for now")
         return Drop(DropReason.RATE_LIMIT)
-    if (reason := guard.check(lookups, port, Direction.FROM_GUEST, ip, steps)) is not None:
+    kept = flood.kept_here(subnet, ip) is not None
+    # What the host itself keeps is asked of no group: only whether it may go out into a VLAN as well.
+    reason = None if kept and not subnet.bridged else guard.check(lookups, port, Direction.FROM_GUEST, ip, steps)
+    if reason is not None and not kept:
         return Drop(reason)
     if packet.is_group(ip.destination_mac):
-        return flood.from_guest(lookups, reachable, port, subnet, ip, steps)
+        return flood.from_guest(lookups, reachable, port, subnet, ip, steps, refused=reason is not None)
     return Forwarding(lookups, reachable, port, subnet, steps).forward(ip)
 
 

@@ -93,6 +93,15 @@ INLINE __u32 membership_kind(struct __sk_buff *skb, const struct packet *p)
 	return (head[8] >= 130 && head[8] <= 132) || head[8] == 143 ? UPCALL_MLD : 0;
 }
 
+/* Whether it is a word on who listens to what, which the agent keeps: which kind of upcall it is; 0: it is none. */
+static __noinline __u32 kept_here(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet)
+{
+	if (!p || !subnet || !(p->to[0] & 1) || !(subnet->flags & SUBNET_SNOOPING) || !is_group(&p->destination) ||
+	    !may_flood(p, subnet))
+		return 0;
+	return membership_kind(skb, p);
+}
+
 /* PIM, to all routers of the link (RFC 7761 section 4.9): 224.0.0.13, ff02::d. */
 INLINE bool is_pim(const struct packet *p)
 {
@@ -374,13 +383,13 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	if (bridged && has_gone_round(p, port))
 		return drop(skb, c, DROP_LOOP);
 	group = subnet->flags & SUBNET_SNOOPING && is_group(&p->destination);
-	kind = group ? membership_kind(skb, p) : 0;
+	kind = kept_here(skb, p, subnet);
 	limit = subnet->mtu;
 	if (bridged && h->uplink_mtu && (!limit || h->uplink_mtu < limit))
 		limit = h->uplink_mtu;
 	if (kind) {
 		/* A switch that keeps who listens to what wants to hear it, too. */
-		if (bridged && (!limit || p->l3_length <= limit))
+		if (bridged && !p->stays && (!limit || p->l3_length <= limit))
 			skb->cb[3] = copy_to_wire(skb, port->vsid);
 		return hand_up(skb, port->vsid, kind, c);
 	}

@@ -26,7 +26,7 @@ struct packet {
 	__u8 tos; /* or traffic class */
 	__u8 outer_tos; /* of the header around it: its ECN, and a DSCP where the port's QoS says so */
 	__u8 mark; /* DSCP_MARK and the DSCP that it is given, or 0 */
-	__u8 pad;
+	__u8 stays; /* its port's security groups do not let it leave the host: only the agent may have it */
 	__u32 l4_offset; /* of the transport header, from the network header */
 	__u32 ip_length; /* as the network header says, its own bytes included */
 	__u32 l3_length; /* frame (of a GSO packet, one segment) less Ethernet */

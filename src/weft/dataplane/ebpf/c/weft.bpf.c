@@ -361,10 +361,16 @@ int weft_from_port(struct __sk_buff *skb)
 			return drop(skb, c, DROP_RATE_LIMIT);
 	}
 	if (port->flags & PORT_GUARDED) {
-		int refused = may_leave(skb);
+		bool kept = kept_here(skb, p, subnet);
 
-		if (refused)
-			return drop(skb, c, refused);
+		/* What the host itself keeps is asked of no group: only whether it may go out into a VLAN as well. */
+		if (!kept || subnet->flags & SUBNET_BRIDGED) {
+			int refused = may_leave(skb);
+
+			if (refused && !kept)
+				return drop(skb, c, refused);
+			p->stays = refused != 0;
+		}
 	}
 	return onward(skb, p, port, subnet, c);
 }
