@@ -79,6 +79,12 @@ class Counting(asyncio.BufferedProtocol):
             self._changed.clear()
             await self._changed.wait()
 
+    async def hung_up(self) -> None:
+        """Until its connection is gone, which takes asyncio a moment more than to be told so."""
+        while not self.lost:
+            self._changed.clear()
+            await self._changed.wait()
+
 
 @dataclass(slots=True)
 class Decoding:

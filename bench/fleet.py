@@ -249,20 +249,7 @@ def serving(at: Path, store: str, way: Way | None = None) -> Iterator[subprocess
     """On its unix socket, and the way that hosts come."""
     words = ["controller", "--listen", f"unix://{at / 'controller.sock'}", "--store", store]
     with processes.weft(at / "controller.log", [*words, *(way.words() if way else ())]) as process:
-
-        def healthy() -> bool:
-            if process.poll() is not None:
-                raise RuntimeError("the controller has ended")
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(str(at / "controller.sock"))
-                except OSError:
-                    return False
-                probe.settimeout(PATIENCE_S)
-                probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-                return b" 200 " in probe.recv(100)
-
-        processes.wait(healthy, "the controller answers", PATIENCE_S)
+        processes.await_answer(process, at / "controller.sock", PATIENCE_S)
         yield process
 
 
@@ -321,8 +308,9 @@ async def added(way: Way, fleet: Fleet, count: int, pid: int) -> Added:
         cpu_ms = (processes.cpu_seconds(pid) - used) * 1e3 / count
     finally:
         connection.close()
-        for _, transport in listening:
+        for protocol, transport in listening:
             transport.close()
+            await protocol.hung_up()
     return Added(times, cpu_ms, bytes_of_host)
 
 
@@ -332,16 +320,19 @@ async def _returned(way: Way, fleet: Fleet) -> tuple[float, int]:
     # They have been trying for a while.
     waits = [jitter.random() * min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**5) for _ in range(fleet.hosts)]
 
-    async def come(number: int) -> int:
+    async def come(number: int) -> Counting:
         await asyncio.sleep(waits[number])
         protocol, transport = await way.listen(number)
         transport.close()
-        return protocol.bytes
+        return protocol
 
     began = time.perf_counter()
     async with asyncio.timeout(PATIENCE_S):
-        received = await asyncio.gather(*(come(number) for number in range(fleet.hosts)))
-    return time.perf_counter() - began, sum(received)
+        came = await asyncio.gather(*(come(number) for number in range(fleet.hosts)))
+        took_s = time.perf_counter() - began
+        for each in came:
+            await each.hung_up()
+    return took_s, sum(each.bytes for each in came)
 
 
 def put(connection: Connection, name: str, spec: Mapping[str, Any]) -> tuple[int, float]:

@@ -36,8 +36,8 @@ class Step:
 
 
 def run(context: Context) -> list[Figure]:
-    most = 1_000_000 if not context.settings.quick else 10_000
-    steps = [10**power for power in range(3, int(math.log10(most)) + 1)]
+    last_power = round(math.log10(context.settings.growth_ports))
+    steps = [10**power for power in range(min(3, last_power - 1), last_power + 1)]
     found: dict[str, list[Step]] = {}
     for name in ("sqlite", "etcd"):
         found[name] = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -26,9 +27,14 @@ FEW = 10
 GROUP, REMOTE = 1, 2
 NAMES = ("guarded", "no groups")
 
+Peers = Callable[[int], AbstractContextManager[Sequence[Side]]]
 
-def run(context: Context) -> list[Figure]:
-    """Two topologies at once: one whose ports have groups, and one whose have none."""
+
+def run(context: Context, peers: Peers = trackers.peers) -> list[Figure]:
+    """Two topologies at once: one whose ports have groups, and one whose have none.
+
+    peers: other trackers beside it, each with so many members.
+    """
     quick = context.settings.quick
     members, many = (500, 1_000) if quick else (MEMBERS, 100_000)
     with topology() as guarded, topology() as plain:
@@ -41,7 +47,7 @@ def run(context: Context) -> list[Figure]:
             *_pps(context, *sides, "guarded_pps", bar, NAMES)[:1],
             *_turned(context, sides, "guarded_latency", "none_vs_groups", NAMES),
         ]
-        with trackers.peers(members) as others:
+        with peers(members) as others:
             figures += _connections(context, *sides, others)
             for peer in others:
                 figures += _beside(context, sides[0], peer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,9 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from weft.client import Client
-from weft.kit.errors import Retry
 
 ROOT = Path(__file__).resolve().parent.parent
 DIRECTORIES = Path("/var/tmp")
@@ -74,19 +72,27 @@ def controller(at: Path) -> Iterator[str]:
     """Up and answering; its URL."""
     url = f"unix://{at / 'controller.sock'}"
     words = ["controller", "--listen", url, "--store", str(at / "controller.db")]
-    with weft(at / "controller.log", words) as process, Client(url) as client:
-
-        def healthy() -> bool:
-            if process.poll() is not None:
-                raise RuntimeError("the controller has ended")
-            try:
-                client.health()
-            except Retry:
-                return False
-            return True
-
-        wait(healthy, "the controller answers")
+    with weft(at / "controller.log", words) as process:
+        await_answer(process, at / "controller.sock")
         yield url
+
+
+def await_answer(process: subprocess.Popen[bytes], path: Path, patience_s: float = 30.0) -> None:
+    """Until the controller that listens at this socket is healthy."""
+
+    def healthy() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError("the controller has ended")
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except OSError:
+                return False
+            probe.settimeout(patience_s)
+            probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            return b" 200 " in probe.recv(100)
+
+    wait(healthy, "the controller answers", patience_s)
 
 
 @contextmanager
@@ -129,8 +135,7 @@ def memory_bytes(pid: int) -> int:
 
 def cpu_seconds(pid: int) -> float:
     """The CPU's time that it has used so far, its own and the kernel's for it."""
-    fields = Path("/proc", str(pid), "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3): to the nanosecond, where /proc has ticks
 
 
 def _status_bytes(pid: int, field: str) -> int:

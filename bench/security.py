@@ -143,18 +143,16 @@ def _groups(rules: int) -> Iterator[drafts.Draft]:
     yield from (drafts.SecurityGroup(_group(group)) for group in range(count))
     for group in range(count):
         for rule in range(RULES):
-            remotes: list[dict[str, str]] = [
-                {"remote_prefix": f"192.0.{rule}.0/24"},
-                {"remote_group": f"g{(group + rule) % count}"},
-                {},
-            ]
+            prefix = f"192.0.{rule}.0/24" if rule % 3 == 0 else None
+            other = f"g{(group + rule) % count}" if rule % 3 == 1 else None
             yield drafts.SecurityGroupRule(
                 f"{_group(group)}/rules/r{rule}",
                 "egress" if rule % 4 == 0 else "ingress",
                 protocol="tcp" if rule % 2 else "udp",
                 port_min=1_000 + rule,
                 port_max=1_000 + rule + rule % 7,
-                **remotes[rule % 3],
+                remote_prefix=prefix,
+                remote_group=other,
             )
 
 
@@ -221,8 +219,10 @@ async def _added(path: Path, members: int, host_count: int, count: int) -> tuple
         for number in range(count):
             name, spec = _port(members + number, host_count)
             revision, asked, answered = await asyncio.to_thread(_put, connection, name, spec)
-            for one in (*counting, *decoding):
-                await one.holds(revision)
+            for counted in counting:
+                await counted.holds(revision)
+            for decoded in decoding:
+                await decoded.holds(revision)
             now = time.perf_counter()
             times.append((now - answered) * 1000)
             whole.append((now - asked) * 1000)

@@ -16,11 +16,20 @@ class Settings:
     ports: int = 20_000  # created through batch apply
     domain_ports: int = 40_000
     domain_hosts: int = 500
+    growth_ports: int = 1_000_000  # the last step
 
     @classmethod
     def of(cls, *, quick: bool, seconds: float | None) -> Settings:
         if quick:
             return cls(
-                True, seconds or 0.3, 3, 20_000, requests=20, repeats=2, ports=2_000, domain_ports=400, domain_hosts=20
-            )
+                True, seconds or 0.3, 3, 20_000, requests=20, repeats=2, ports=2_000, domain_ports=400, domain_hosts=20,
+                growth_ports=10_000,
+            )  # fmt: skip
         return cls(seconds=seconds or 0.5)
+
+    @classmethod
+    def least(cls) -> Settings:
+        """For tests: each bench measures, once, and as little as it can."""
+        return cls(
+            True, 0.1, 1, 1_000, requests=2, repeats=1, ports=100, domain_ports=40, domain_hosts=4, growth_ports=1_000
+        )
