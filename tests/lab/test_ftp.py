@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx2
 import pytest
@@ -221,6 +221,86 @@ def test_a_client_that_names_somebody_else_is_counted_and_nobody_is_reached(lab:
         assert after == (before[0] + 1, before[1] + 1)
         with dropped(lab, "h2", lab.guest("t/server").port, "security_group"):
             tries(lab, "t/server", address(stranger), 50_000)
+
+
+class Session:
+    """A control connection to a guest that runs no server, said line by line: what pyftpdlib would not wait for."""
+
+    def __init__(self, lab: Lab, version: int) -> None:
+        self.lab, self.version = lab, version
+        with self.listens("plain", 21) as listening:
+            self.client = self.connects("client", "plain", 21)
+            self.server = listening.accept()[0]
+        self.says(self.server, "220 ready\r\n")
+        self.says(self.client, "USER anonymous\r\n")
+
+    def listens(self, guest: str, port: int = 0) -> socket.socket:
+        family = socket.AF_INET if self.version == 4 else socket.AF_INET6
+        of = self.lab.guest(f"t/{guest}")
+        made = shell.within(
+            of.namespace, lambda: socket.create_server((address(of, self.version), port), family=family)
+        )
+        made.settimeout(PATIENCE_S)
+        return made
+
+    def connects(self, guest: str, to: str, port: int) -> socket.socket:
+        where = address(self.lab.guest(f"t/{to}"), self.version), port
+        return shell.within(
+            self.lab.guest(f"t/{guest}").namespace, lambda: socket.create_connection(where, timeout=PATIENCE_S)
+        )
+
+    def says(self, speaker: socket.socket, text: str) -> None:
+        """And the other end has heard it."""
+        speaker.sendall(text.encode())
+        other = self.server if speaker is self.client else self.client
+        other.settimeout(PATIENCE_S)
+        heard = b""
+        while len(heard) < len(text):
+            heard += other.recv(1 << 10)
+        assert heard == text.encode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.server.close()
+
+    def names(self, port: int, *, passive: bool) -> None:
+        """Where the data connection is to come to."""
+        own = address(self.lab.guest("t/plain" if passive else "t/client"), self.version)
+        six = f"{own.replace('.', ',')},{port >> 8},{port & 255}"
+        if passive:
+            self.says(self.server, f"227 So ({six}).\r\n" if self.version == 4 else f"229 So (|||{port}|)\r\n")
+        else:
+            self.says(self.client, f"PORT {six}\r\n" if self.version == 4 else f"EPRT |2|{own}|{port}|\r\n")
+
+    def transfers(self, listening: socket.socket, *, passive: bool) -> None:
+        """A data connection, and something in it."""
+        ends = ("client", "plain") if passive else ("plain", "client")
+        with self.connects(*ends, listening.getsockname()[1]) as one, listening.accept()[0] as other:
+            other.settimeout(PATIENCE_S)
+            one.sendall(b"data")
+            assert other.recv(10) == b"data"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("passive", [True, False], ids=["passive", "active"])
+@pytest.mark.parametrize("moving", ["client", "plain"])
+def test_the_data_connection_opens_where_the_port_has_moved_to(
+    lab: Lab, version: int, passive: bool, moving: str
+) -> None:
+    with Session(lab, version) as session, session.listens("plain" if passive else "client") as listening:
+        session.names(listening.getsockname()[1], passive=passive)
+        home = lab.guest(f"t/{moving}").host
+        lab.move(f"t/{moving}", "h3" if home != "h3" else "h1" if moving == "client" else "h2")
+        session.transfers(listening, passive=passive)
+        # And what is said from then on is heard there.
+        session.says(session.client, "NOOP\r\n")
+        session.says(session.server, "200 so\r\n")
+        with session.listens("plain" if passive else "client") as another:
+            session.names(another.getsockname()[1], passive=passive)
+            session.transfers(another, passive=passive)
 
 
 def test_with_the_rule_of_the_control_connection_its_transfer_stops_and_goes_on(lab: Lab, files: Path) -> None:

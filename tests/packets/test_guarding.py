@@ -13,6 +13,8 @@ from packets.guarding import (
     CLIENTS,
     FIREWALL,
     FIRST,
+    FTP,
+    FTP_CLIENTS,
     FTP_SERVERS,
     GUARDED,
     KEPT,
@@ -24,17 +26,18 @@ from packets.guarding import (
     WEB2_PORT,
     Scene,
     dns,
+    ftp,
     guarded,
     opened,
     talk,
     tcp,
 )
 from packets.policy import BINDINGS, UPLINK, Policy
-from weft.contracts.connections import CONTROL_SIDE, RELATED, Carried, Half, Logged
+from weft.contracts.connections import CONTROL_SIDE, RELATED, Awaited, Carried, Half, Logged
 from weft.contracts.dataplane import DataPlane
 from weft.dataplane.ebpf import build
 from weft.kit.errors import Rejected
-from weft.policy.connections import State
+from weft.policy.connections import Expected, State
 from weft.policy.drop import DropReason
 from weft.policy.rows import Direction, Port
 from weft.reference.plane import ReferenceDataPlane
@@ -102,15 +105,142 @@ def test_by_the_programs_as_on_the_reference(scene: Scene, driver: EbpfDriver) -
         assert getattr(expected, "reason", None) == exchange.dropped
 
 
-def arriving(policy: Policy) -> Policy:
-    """The client's port is on its way here."""
-    port = {row.key: row for row in policy.rows}["ports", WEB1_PORT]
-    assert isinstance(port, Port)
-    return replace(policy, rows=(*(row for row in policy.rows if row.key != port.key), replace(port, arriving=True)))
+def arriving(policy: Policy, *ports: str) -> Policy:
+    """The client's port is on its way here, or others are."""
+    names = ports or (WEB1_PORT,)
+    rows = (replace(row, arriving=True) if isinstance(row, Port) and row.port in names else row for row in policy.rows)
+    return replace(policy, rows=tuple(rows))
 
 
 def without_times(found: Iterable[tuple[bytes, Carried]]) -> dict[tuple[object, ...], Carried]:
     return {of[:6]: of._replace(left_ms=0, age_ms=0) for _, of in found}
+
+
+_SIX = "2001:db8:1::4", "2001:db8:1::5"
+_ACTIVE, _PASSIVE = b"PORT 10,0,1,4,195,80\r\n", b"227 Entering Passive Mode (10,0,1,5,195,80).\r\n"
+_ACTIVE6, _PASSIVE6 = b"EPRT |2|2001:db8:1::4|50000|\r\n", b"229 Extended (|||50000|)\r\n"
+
+
+def both(driver: EbpfDriver) -> list[tuple[Reference | EbpfDriver, DataPlane]]:
+    """Two hosts of one time: the one is the reference, the other the programs."""
+    reference = Reference()
+    driver.plane.forget([found.key for found in driver.plane.connections()])
+    for each in (reference, driver):
+        each.load(FTP)
+        each.inject("tapweb1", talk(FIRST, FIREWALL, b.echo(4)).frame)  # so that it is as late in both
+    return [(reference, reference.plane), (driver, driver.plane)]
+
+
+def hand_over(left: DataPlane, reached: DataPlane, *ports: str) -> None:
+    for port in ports:
+        found = [of for _, of in left.carried(port)]
+        told = wire.decode(wire.encode(1, found, more=False)).connections
+        assert told == found
+        reached.take(port, told)
+
+
+def expected(plane: DataPlane) -> set[tuple[str, int, int, bool]]:
+    return {
+        (each.port, each.local_port, each.remote_port, each.outward)
+        for each in plane.connections()
+        if each.state is State.EXPECTED
+    }
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("ends", "said", "by_server"),
+    [
+        pytest.param((FIRST, SECOND), _ACTIVE, False, id="active"),
+        pytest.param((FIRST, SECOND), _PASSIVE, True, id="passive"),
+        pytest.param(_SIX, _ACTIVE6, False, id="active, IPv6"),
+        pytest.param(_SIX, _PASSIVE6, True, id="passive, IPv6"),
+    ],
+)
+def test_what_ftp_expects_goes_along_with_its_control_connection(
+    ends: tuple[str, str], said: bytes, by_server: bool, driver: EbpfDriver
+) -> None:
+    """Both the client's port and the server's move, from one kind of data plane to the other."""
+    planes = both(driver)
+    ports = WEB1_PORT, WEB2_PORT
+    for (here, left), (there, reached) in (planes, planes[::-1]):
+        here.load(FTP)
+        for plane in (left, reached):
+            plane.forget([found.key for found in plane.connections()])
+        for exchange in ftp(*ends, said, by_server=by_server):
+            assert not isinstance(here.inject(exchange.interface, exchange.frame), Drop)
+        there.load(arriving(FTP, *ports))
+        before = reached.expected()
+        hand_over(left, reached, *ports)
+        hand_over(left, reached, *ports)  # as when it is told once more
+        assert expected(reached) == expected(left)
+        assert len(expected(reached)) == 2
+        for port in ports:
+            ((_, told),), ((_, now),) = left.carried(port), reached.carried(port)
+            assert told.awaited == now.awaited is not None
+        opener, other = ends if by_server else ends[::-1]
+        for exchange in opened(opener, other, 50_000):
+            assert not isinstance(there.inject(exchange.interface, exchange.frame), Drop)
+        assert reached.expected()[Expected.ADMITTED] == before[Expected.ADMITTED] + 2
+        again = talk(opener, other, tcp("S", 1, 0, (20, 50_000)))
+        assert isinstance(there.inject(again.interface, again.frame), Drop)
+
+
+@pytest.mark.root
+def test_what_is_expected_here_is_what_was_said_last_whatever_news_comes_of_it(driver: EbpfDriver) -> None:
+    (here, left), (there, reached) = both(driver)
+    begun = ftp(FIRST, SECOND, _ACTIVE)
+    for exchange in begun:
+        here.inject(exchange.interface, exchange.frame)
+    ((_, told),) = left.carried(WEB1_PORT)
+    assert told.awaited == Awaited(50_000, 1, 0)
+    for each, plane in ((there, reached), (here, left)):
+        each.load(arriving(FTP))
+        plane.forget([found.key for found in plane.connections()])
+
+        def news(of: Carried, port: int, plane: DataPlane = plane) -> None:
+            plane.take(WEB1_PORT, [of])
+            assert expected(plane) == {(WEB1_PORT, port, 0, False)}
+
+        news(told._replace(awaited=Awaited(50_001, 1, 5000)), 50_001)
+        news(told._replace(awaited=Awaited(50_002, 1, 4000)), 50_002)  # it has been said since
+        news(told._replace(awaited=Awaited(50_003, 1, 4500)), 50_002)  # it is older
+        news(told._replace(awaited=None), 50_002)
+        # The guest speaks here, and so does the other end: from then on nobody knows better.
+        more = b"PORT 10,0,1,4,195,90\r\n"
+        said = talk(FIRST, SECOND, tcp("PA", told.halves[0].end, told.halves[1].end, (40000, 21), more))
+        each.inject(said.interface, said.frame)
+        assert expected(plane) == {(WEB1_PORT, 50_010, 0, False)}
+        answer = talk(SECOND, FIRST, tcp("A", told.halves[1].end, told.halves[0].end + len(more), (21, 40000)))
+        each.load(arriving(guarded({WEB1_PORT: (4,)}, (FTP_CLIENTS,))))
+        each.inject(answer.interface, answer.frame)
+        plane.forget([found.key for found in plane.connections() if found.state is State.EXPECTED])
+        plane.take(WEB1_PORT, [told])
+        assert expected(plane) == set()
+
+
+@pytest.mark.root
+def test_of_what_another_host_tells_nothing_is_expected_that_ftp_could_not_have_said(driver: EbpfDriver) -> None:
+    (here, left), (there, reached) = both(driver)
+    for exchange in ftp(FIRST, SECOND, _ACTIVE):
+        here.inject(exchange.interface, exchange.frame)
+    ((_, told),) = left.carried(WEB1_PORT)
+    for each, plane in ((there, reached), (here, left)):
+        each.load(arriving(FTP))
+        for wrong in (
+            told._replace(awaited=Awaited(1023, 1, 0)),
+            told._replace(awaited=Awaited(65_536, 1, 0)),
+            told._replace(awaited=Awaited(50_000, 2, 0)),
+            told._replace(awaited=Awaited(50_000, 1, -1)),
+            told._replace(awaited=Awaited(50_000, 1, 60_000)),
+            told._replace(remote_port=22),
+            told._replace(opener=1),
+            told._replace(protocol=17, state=State.UDP_REPLIED),
+            told._replace(flags=told.flags | RELATED),
+        ):
+            plane.forget([found.key for found in plane.connections()])
+            assert plane.take(WEB1_PORT, [wrong]) == 1, wrong
+            assert expected(plane) == set(), wrong
 
 
 @pytest.mark.root

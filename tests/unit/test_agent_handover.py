@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from packets.guarding import FIRST, GUARDED, SECOND, WEB1_PORT, dns, opened
+from packets.guarding import FIRST, FTP, GUARDED, SECOND, WEB1_PORT, dns, ftp, opened
+from packets.policy import Policy
 from weft.agent import handover
 from weft.agent.conntrack import PROTOCOLS, Conntrack
 from weft.agent.rule_log import RuleLog
 from weft.client.client import ApiError
-from weft.contracts.connections import Carried
+from weft.contracts.connections import Carried, ConnectionEvent
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Missing, Rejected, Retry
+from weft.policy.connections import State
 from weft.policy.rows import Port
 from weft.reference.plane import ReferenceDataPlane
 from weft.wire import carried
@@ -38,11 +40,11 @@ class Hurried:
         await asyncio.sleep(seconds / 20)
 
 
-def plane(*, arriving: bool = False) -> ReferenceDataPlane:
+def plane(*, arriving: bool = False, policy: Policy = GUARDED) -> ReferenceDataPlane:
     made = ReferenceDataPlane("hosts/h1", reachable=lambda _: True)
-    rows = [replace(row, arriving=arriving) if row.key == ("ports", WEB1_PORT) else row for row in GUARDED.rows]  # type: ignore[call-arg]
+    rows = [replace(row, arriving=arriving) if row.key == ("ports", WEB1_PORT) else row for row in policy.rows]  # type: ignore[call-arg]
     assert made.update(rows) == []
-    assert made.bind(GUARDED.bindings) == []
+    assert made.bind(policy.bindings) == []
     return made
 
 
@@ -89,8 +91,8 @@ class Between:
 
 
 @asynccontextmanager
-async def between(tmp_path: Path) -> AsyncIterator[Between]:
-    clock, here, there = Hurried(), plane(), plane(arriving=True)
+async def between(tmp_path: Path, policy: Policy = GUARDED) -> AsyncIterator[Between]:
+    clock, here, there = Hurried(), plane(policy=policy), plane(arriving=True, policy=policy)
     there.from_port("tapweb1", opened(FIRST, SECOND)[0].frame, NOW_NS)  # so that it is as late there
     there.forget([of.key for of in there.connections()])
     conntrack = Conntrack(None, asker(here), clock, RuleLog(tmp_path / "log", clock, lambda: 0, PROTOCOLS))
@@ -141,6 +143,26 @@ async def test_what_begins_meanwhile_follows(tmp_path: Path) -> None:
         talk(it.here, port=55)
         it.here.connection_events()
         await until(lambda: (17, 55) in it.of_port())
+
+
+async def test_what_ftp_expects_follows_when_it_is_said(tmp_path: Path) -> None:
+    async with between(tmp_path, FTP) as it:
+
+        def awaited() -> set[int]:
+            return {of.local_port for of in it.there.connections() if of.state is State.EXPECTED}
+
+        *begun, line = ftp(FIRST, SECOND, b"PORT 10,0,1,4,195,80\r\n")
+        for exchange in begun:
+            it.here.from_port(exchange.interface, exchange.frame, NOW_NS)
+        it.taker.follow(arriving(groups=(4,)), anew=True)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        assert awaited() == set()
+        it.here.connection_events()
+        it.here.from_port(line.interface, line.frame, NOW_NS)
+        events = it.here.connection_events()
+        assert [event.what for event in events if isinstance(event, ConnectionEvent)] == ["expects", "expects"]
+        await it.conntrack.take(events)
+        await until(lambda: awaited() == {50_000})
 
 
 async def test_what_is_left_over_of_a_former_stay_goes_first_unless_it_was_the_agent_that_went(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class _Question(msgspec.Struct, frozen=True):
 class _Giving:
     """One port's, to one who asks. told: of each connection that was told, what it was in."""
 
-    told: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    told: dict[bytes, tuple[object, ...]] = field(default_factory=dict)
     waiting: list[Carried] = field(default_factory=list)
     changed: set[bytes] = field(default_factory=set)
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
@@ -132,7 +132,7 @@ class Giver:
         """What of the port is in the table, and was not told as it is."""
         found = await self._ask(lambda plane: list(plane.carried(port, keys)))
         for key, of in found:
-            now = (of.state, of.flags)
+            now = (of.state, of.flags, of.awaited and of.awaited[:2])
             if giving.told.get(key) != now:
                 giving.told[key] = now
                 giving.waiting.append(of)

@@ -111,7 +111,7 @@ def flush(output: Output, agent: str, **filters: str | None) -> None:
 @session.with_output()
 @agent_socket.with_agent
 def watch(output: Output, agent: str, **filters: str | None) -> None:
-    """Show what becomes of connections, as it happens: new, established, destroyed."""
+    """Show what becomes of connections, as it happens: new, established, expects (FTP), destroyed."""
     for event in agent_socket.follow(agent, f"/connections/events{_query(**filters)}"):
         if output is Output.JSON:
             show.as_json_line(event)

@@ -44,6 +44,16 @@ class Half(NamedTuple):
     acked: int
 
 
+class Awaited(NamedTuple):
+    """A data connection of FTP that a control connection has said last will come. port: of the side that did not open
+    it; opener: who will: 0 the guest, 1 the other end; age_ms: how long ago that was said.
+    """
+
+    port: int
+    opener: int
+    age_ms: int
+
+
 class Carried(NamedTuple):
     """A connection of one port, all that there is of it, on its way to the host that the port is moving to.
 
@@ -70,6 +80,7 @@ class Carried(NamedTuple):
     code: int
     scale: tuple[int, int]
     control: int = 0  # of a data connection of FTP: the server's port of its control connection
+    awaited: Awaited | None = None  # of a control connection of FTP
 
     def held(self, ftp_port: int) -> Carried:
         """As this host may take it, which asks its own rules of it by what is in it: another host has said it, who may
@@ -86,8 +97,22 @@ class Carried(NamedTuple):
         if self.flags & RELATED and (
             self.protocol != _TCP or not ftp_port or self.control != ftp_port or opened < FIRST_FTP_PORT
         ):
-            return self._replace(flags=self.flags & ~(RELATED | CONTROL_SIDE), control=0)
+            return self._replace(flags=self.flags & ~(RELATED | CONTROL_SIDE), control=0, awaited=None)
+        if self.awaited is not None and not self._may_await(self.awaited, ftp_port):
+            return self._replace(awaited=None)
         return self
+
+    def _may_await(self, awaited: Awaited, ftp_port: int) -> bool:
+        server_port = self.local_port if self.opener else self.remote_port
+        return (
+            self.protocol == _TCP
+            and bool(ftp_port)
+            and server_port == ftp_port
+            and not self.flags & RELATED
+            and FIRST_FTP_PORT <= awaited.port < 1 << 16
+            and awaited.opener in (0, 1)
+            and awaited.age_ms >= 0
+        )
 
 
 #: Of flags: it is an FTP data connection; its control connection was begun by the other end.
@@ -118,7 +143,7 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEvent:
-    """what: new, established or destroyed."""
+    """what: new, established or destroyed; expects: a control connection of FTP has said that another will come."""
 
     what: str
     connection: Connection

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from weft.contracts.connections import Carried, Half
+from weft.contracts.connections import Awaited, Carried, Half
 from weft.kit.errors import Rejected
 from weft.policy.connections import CARRIED_FLAGS, State
-from weft.reference.conntrack import Connection, Control, Key
+from weft.reference.conntrack import Connection, Control, Expectation, Key
 from weft.reference.tcp import Pending, Tcp
 
 _HEARD, _FINISHED, _CHALLENGED, _PENDING, _PENDING_SIDE, _REFUSED, _TOLD = 1, 4, 16, 32, 64, 128, 256
@@ -17,10 +17,14 @@ _MS_NS = 10**6
 _NOTHING = Half(0, 0, 0, 0)
 
 
-def carried(key: Key, of: Connection, now_ns: int) -> Carried:
+def carried(key: Key, of: Connection, now_ns: int, spoken_of: tuple[int, Expectation] | None = None) -> Carried:
+    """spoken_of: a data connection that is still to come, and the port that it is of."""
     flags = (_REFUSED if of.refused else 0) | (_TOLD if of.told else 0)
     halves, pending, scale = (_NOTHING._replace(end=of.tags[0]), _NOTHING._replace(end=of.tags[1])), (0, 0, 0), (0, 0)
-    control = 0
+    control, awaited = 0, None
+    if spoken_of is not None:
+        port, expectation = spoken_of
+        awaited = Awaited(port, expectation.opener, (now_ns - expectation.began_ns) // _MS_NS)
     if of.related is not None:
         flags |= _RELATED | (_CONTROL_SIDE if of.related.opener else 0)
         control = of.related.number
@@ -35,7 +39,7 @@ def carried(key: Key, of: Connection, now_ns: int) -> Carried:
     return Carried(
         key.protocol, key.local, key.remote, key.local_port, key.remote_port, key.asked, of.state, of.opener, flags,
         (of.expires_ns - now_ns) // _MS_NS, (now_ns - of.began_ns) // _MS_NS, (of.packets[0], of.packets[1]),
-        (of.bytes[0], of.bytes[1]), halves, of.rule, pending, of.code, scale, control,
+        (of.bytes[0], of.bytes[1]), halves, of.rule, pending, of.code, scale, control, awaited,
     )  # fmt: skip
 
 
@@ -45,8 +49,10 @@ def _half(tcp: Tcp, side: int) -> Half:
 
 def taken(
     port: str, of: Carried, now_ns: int, timeouts_s: Mapping[State, int], ftp_port: int
-) -> tuple[Key, Connection]:
-    """Raises Rejected for what cannot be a connection. ftp_port: what this host listens to, 0: no FTP."""
+) -> tuple[Key, Connection, tuple[int, Expectation] | None]:
+    """A connection, and what it has spoken of. Raises Rejected for what cannot be a connection. ftp_port: what this
+    host listens to, 0: no FTP.
+    """
     try:
         of = of.held(ftp_port)
         state = State(of.state)
@@ -72,4 +78,9 @@ def taken(
             tcp.pending = Pending(1 if flags & _PENDING_SIDE else 0, *of.pending)
     else:
         found.tags = [half.end for half in of.halves]
-    return Key(port, of.protocol, of.local, of.remote, of.local_port, of.remote_port, of.asked), found
+    key = Key(port, of.protocol, of.local, of.remote, of.local_port, of.remote_port, of.asked)
+    if of.awaited is None or of.awaited.age_ms >= timeouts_s[State.EXPECTED] * 1000:
+        return key, found, None
+    began_ns = now_ns - of.awaited.age_ms * _MS_NS
+    expires_ns = began_ns + timeouts_s[State.EXPECTED] * 1000 * _MS_NS
+    return key, found, (of.awaited.port, Expectation(key, of.awaited.opener, began_ns, expires_ns, found.rule))

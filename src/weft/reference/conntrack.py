@@ -125,7 +125,7 @@ class Limits:
 
 
 class Event(NamedTuple):
-    """what: new, established or destroyed."""
+    """what: new, established or destroyed; expects: a control connection has said that another will come."""
 
     what: str
     key: Key
@@ -433,22 +433,39 @@ class Tracker:
         if said.port < ftp.FIRST_PORT:
             self.expected[Expected.LOW_PORT] += 1
             return
-        self._unexpect(key, found)
-        opener = 1 - side
-        ends = (0, said.port) if opener == 0 else (said.port, 0)
-        awaited = Key(key.port, key.protocol, key.local, key.remote, *ends, False)
-        if awaited not in self.expectations:
-            if self._expecting[key.port] >= self.limits.most_expected:
-                if now_ns >= self._swept_expected_ns + SWEEP_NS:
-                    self._sweep_expected(now_ns)
-                if self._expecting[key.port] >= self.limits.most_expected:
-                    self.expected[Expected.NO_ROOM] += 1
-                    return
-            self._expecting[key.port] += 1
         expires_ns = now_ns + self.limits.timeouts_s[State.EXPECTED] * SECOND_NS
-        self.expectations[awaited] = Expectation(key, opener, now_ns, expires_ns, found.rule)
+        if self._await(found, said.port, Expectation(key, 1 - side, now_ns, expires_ns, found.rule), now_ns):
+            self.expected[Expected.MADE] += 1
+            self.events.append(Event("expects", key, found))
+
+    def _await(self, found: Connection, port: int, expectation: Expectation, now_ns: int | None = None) -> bool:
+        """What a control connection has spoken of, if there is room; now_ns: what is late by then makes some."""
+        key = expectation.control
+        self._unexpect(key, found)
+        awaited = _awaited(key, expectation.opener, port)
+        if awaited not in self.expectations:
+            most = self.limits.most_expected
+            if (
+                self._expecting[key.port] >= most
+                and now_ns is not None
+                and now_ns >= self._swept_expected_ns + SWEEP_NS
+            ):
+                self._sweep_expected(now_ns)
+            if self._expecting[key.port] >= most:
+                self.expected[Expected.NO_ROOM] += 1
+                return False
+            self._expecting[key.port] += 1
+        self.expectations[awaited] = expectation
         found.expected = awaited
-        self.expected[Expected.MADE] += 1
+        return True
+
+    def awaited_by(self, key: Key) -> tuple[int, Expectation] | None:
+        """What a control connection has spoken of last and is still to come, and the port that it is of."""
+        awaited = None if (found := self._table.get(key)) is None else found.expected
+        expectation = None if awaited is None else self.expectations.get(awaited)
+        if awaited is None or expectation is None or expectation.control != key:
+            return None
+        return awaited.remote_port if expectation.opener == 0 else awaited.local_port, expectation
 
     def _expected(
         self, key: Key, direction: Direction, flow: Flow, now_ns: int, judge: Judge
@@ -517,9 +534,10 @@ class Tracker:
                 self._unexpect(key, gone)
                 self.events.append(Event("destroyed", key, gone))
 
-    def take(self, entries: Mapping[Key, Connection]) -> int:
+    def take(self, entries: Mapping[Key, Connection], awaited: Iterable[tuple[int, Expectation]] = ()) -> int:
         """Connections as the host had them that a port comes from; how many were taken. Those that the guest has
-        spoken in here, or has begun here, are left as they are.
+        spoken in here, or has begun here, are left as they are. awaited: what their control connections have spoken
+        of, by port: in place of what is older, as long as they are moved.
         """
         taken = 0
         for key, entry in entries.items():
@@ -531,13 +549,23 @@ class Tracker:
             elif not former.moved or (former.tcp is not None and (former.tcp.spoken or not former.tcp.moved)):
                 continue
             else:
-                entry.charged = former.charged
+                entry.charged, entry.expected = former.charged, former.expected
             entry.moved, entry.epoch = True, TAKEN  # held against the rules of this host with its next packet
             if entry.tcp is not None:
                 entry.tcp.moved, entry.tcp.spoken = True, False
             self._table[key] = entry
             taken += 1
+        for port, told in awaited:
+            self._take_expected(port, told)
         return taken
+
+    def _take_expected(self, port: int, told: Expectation) -> None:
+        control = self._table.get(told.control)
+        if control is None or control.tcp is None or not control.tcp.moved:
+            return
+        known = self.awaited_by(told.control)
+        if known is None or known[1].began_ns < told.began_ns:
+            self._await(control, port, replace(told, rule=control.rule))
 
     def forget(self, port: str) -> None:
         """All of a port."""
@@ -570,6 +598,12 @@ def _key(port: str, side: int, flow: Flow) -> Key:
     if side == 0:
         return Key(port, flow.protocol, flow.source, flow.destination, *flow.ports, False)
     return Key(port, flow.protocol, flow.destination, flow.source, flow.ports[1], flow.ports[0], False)
+
+
+def _awaited(control: Key, opener: int, port: int) -> Key:
+    """Of a data connection to a port, the opener's being any."""
+    ends = (0, port) if opener == 0 else (port, 0)
+    return Key(control.port, control.protocol, control.local, control.remote, *ends, False)
 
 
 def _question(direction: Direction, flow: Flow) -> Question:

@@ -302,14 +302,14 @@ class ReferenceDataPlane:
         for key, of in list(self._lookups.tracker.connections().items()):
             name = repr(key).encode()
             if key.port == port and now_ns < of.expires_ns and (connections is None or name in connections):
-                yield name, carrying.carried(key, of, now_ns)
+                yield name, carrying.carried(key, of, now_ns, self._lookups.tracker.awaited_by(key))
 
     def take(self, port: str, connections: Iterable[Carried]) -> int:
         tracker = self._lookups.tracker
         now_ns, limits = self._lookups.now_ns, tracker.limits
-        return tracker.take(
-            dict(carrying.taken(port, of, now_ns, limits.timeouts_s, limits.ftp_port) for of in connections)
-        )
+        taken = [carrying.taken(port, of, now_ns, limits.timeouts_s, limits.ftp_port) for of in connections]
+        awaited = [spoken_of for *_, spoken_of in taken if spoken_of is not None]
+        return tracker.take({key: found for key, found, _ in taken}, awaited)
 
     def forget(self, connections: Collection[bytes]) -> int:
         tracker = self._lookups.tracker

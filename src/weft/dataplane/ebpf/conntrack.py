@@ -11,7 +11,7 @@ import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from weft.contracts.connections import Carried, Connection, ConnectionEvent, Half, Logged
+from weft.contracts.connections import Awaited, Carried, Connection, ConnectionEvent, Half, Logged
 from weft.dataplane.ebpf import layout, libbpf
 from weft.kit.errors import Rejected
 from weft.policy.connections import CARRIED_FLAGS, EXPECTED_OF_PORT, TIMEOUTS_S, Expected, State
@@ -19,11 +19,13 @@ from weft.policy.rows import Direction
 
 SECOND_NS = 10**9
 _WORDS = struct.Struct("=14xII")
-_EXPIRED, _FORGET, _INSERT, _TAKE = 0, 1, 2, 3  # ASKED_*
+_EXPIRED, _FORGET, _INSERT, _TAKE, _EXPECT = 0, 1, 2, 3, 4  # ASKED_*
 _PENDING, _MOVED = 32, 16384
 _TAKEN = 0  # EPOCH_TAKEN
 #: Where in a value the port is of the control connection that a data connection is related to.
 _CONTROL, _CONTROL_AT = struct.Struct("=2s"), layout.CONNECTION.size - 4
+_EXPECTED_AT = layout.CONNECTION.size - 6  # and that of the port that a control connection has spoken of
+_NOTHING = bytes(2)
 _MAPPED = bytes(10) + b"\xff\xff"
 _MOST = 20  # ASKED_MOST
 _BATCH = 4096
@@ -33,8 +35,8 @@ _LATE = struct.Struct("=Q")  # and of an expectation
 _DATAGRAM_EXPIRES = struct.Struct("=40xQ")
 _PORT = struct.Struct("=Q")
 _EVENTS = 1  # TRACKING_EVENTS
-_REFUSED = 128
-_WHAT = {1: "new", 2: "established", 3: "destroyed"}  # EVENT_*
+_REFUSED, _EXPECTED_SIDE = 128, 8192
+_WHAT = {1: "new", 2: "established", 3: "destroyed", 5: "expects"}  # EVENT_*
 _LOG = 4
 
 
@@ -102,25 +104,41 @@ def event(data: bytes, ports: Mapping[int, str], rules: Mapping[int, str]) -> Co
     return ConnectionEvent(_WHAT[what], _shown(key, ports, state, opener, rule, (p0, p1), (b0, b1)))
 
 
-def carried(key: bytes, value: bytes, now_ns: int) -> Carried:
-    """An entry, for another host."""
+def carried(key: bytes, value: bytes, now_ns: int, expectation: bytes | None = None) -> Carried:
+    """An entry, for another host. expectation: of what it has spoken of, if that is still to come."""
     _, local, remote, local_port, remote_port, protocol, asked, _ = layout.CONNECTION_KEY.unpack(key)
     state, opener, flags, expires_ns, began_ns, p0, p1, b0, b1, *rest = layout.CONNECTION.unpack(value)
     halves, (_, rule, pending_end, pending_window, pending_scale, code, *scale) = rest[:8], rest[8:]
     pending = (pending_end, pending_window, pending_scale) if flags & _PENDING else (0, 0, 0)
+    awaited = None
+    if expectation is not None:
+        _, spoken_ns, _, _, by = layout.EXPECTATION.unpack(expectation)
+        number = int.from_bytes(value[_EXPECTED_AT : _EXPECTED_AT + 2], "big")
+        awaited = Awaited(number, by, (now_ns - spoken_ns) // 10**6)
     return Carried(
         protocol, _short(local), _short(remote), int.from_bytes(local_port, "big"), int.from_bytes(remote_port, "big"),
         bool(asked), state, opener, flags & CARRIED_FLAGS, (expires_ns - now_ns) // 10**6, (now_ns - began_ns) // 10**6,
         (p0, p1), (b0, b1), (Half(*halves[:4]), Half(*halves[4:])), rule, pending,
         code, (scale[0], scale[1]), int.from_bytes(_CONTROL.unpack_from(value, _CONTROL_AT)[0], "big"),
+        awaited,
     )  # fmt: skip
 
 
-def taken(port: int, of: Carried, now_ns: int, settings: Settings) -> tuple[bytes, bytes]:
-    """The entry of one that another host had, of no epoch: rules are asked of it, whatever it has. Raises Rejected."""
+def _awaited_key(control: bytes, number: bytes, opener: int) -> bytes:
+    """Of a data connection to a port; the opener's may be any."""
+    port, local, remote, _, _, protocol, asked, _ = layout.CONNECTION_KEY.unpack(control)
+    ends = (number, _NOTHING) if opener else (_NOTHING, number)
+    return layout.CONNECTION_KEY.pack(port, local, remote, *ends, protocol, asked, 0)
+
+
+def taken(port: int, of: Carried, now_ns: int, settings: Settings) -> tuple[bytes, bytes, tuple[bytes, bytes] | None]:
+    """The entry of one that another host had, of no epoch: rules are asked of it, whatever it has; and that of what it
+    has spoken of. Raises Rejected.
+    """
     try:
         of = of.held(settings.ftp_port)
-        most_ms = {**TIMEOUTS_S, **settings.timeouts_s}[State(of.state)] * 1000
+        timeouts_s = {**TIMEOUTS_S, **settings.timeouts_s}
+        most_ms = timeouts_s[State(of.state)] * 1000
         ports = of.local_port.to_bytes(2, "big"), of.remote_port.to_bytes(2, "big")
         key = layout.CONNECTION_KEY.pack(port, _long(of.local), _long(of.remote), *ports, of.protocol, of.asked, 0)
         value = bytearray(layout.CONNECTION.pack(
@@ -129,9 +147,17 @@ def taken(port: int, of: Carried, now_ns: int, settings: Settings) -> tuple[byte
             *of.packets, *of.octets, *of.halves[0], *of.halves[1], _TAKEN, of.rule, *of.pending, of.code, *of.scale,
         ))  # fmt: skip
         _CONTROL.pack_into(value, _CONTROL_AT, of.control.to_bytes(2, "big"))
+        awaited = None
+        if of.awaited is not None and of.awaited.age_ms < timeouts_s[State.EXPECTED] * 1000:
+            began_ns = max(now_ns - of.awaited.age_ms * 10**6, 0)
+            expires_ns = began_ns + timeouts_s[State.EXPECTED] * SECOND_NS
+            awaited = (
+                _awaited_key(key, of.awaited.port.to_bytes(2, "big"), of.awaited.opener),
+                layout.EXPECTATION.pack(expires_ns, began_ns, key, 0, of.awaited.opener),
+            )
     except (ValueError, KeyError, OverflowError, struct.error) as fault:
         raise Rejected(f"no connection is {of}: {fault}", "connections") from fault
-    return key, bytes(value)
+    return key, bytes(value), awaited
 
 
 def _short(address: bytes) -> bytes:
@@ -228,6 +254,15 @@ class Connections:
             if (value := self.table.lookup(key)) is not None:
                 yield key, value
 
+    def expectation_of(self, key: bytes, value: bytes) -> bytes | None:
+        """Of what a control connection has spoken of, if that is still to come and nobody else has since."""
+        number = value[_EXPECTED_AT : _EXPECTED_AT + 2]
+        if number == _NOTHING:
+            return None
+        flags: int = layout.CONNECTION.unpack(value)[2]
+        found = self.expectations.lookup(_awaited_key(key, number, flags & _EXPECTED_SIDE))
+        return None if found is None or layout.EXPECTATION.unpack(found)[2] != key else found
+
     def sweep(self, now_ns: int, ports: Container[int] | None = None) -> int:
         """Forget what has expired, and what is of no port of these (None: whatever port); how many."""
         late = [key for key, value in entries(self.expectations) if _LATE.unpack_from(value)[0] <= now_ns]
@@ -246,9 +281,13 @@ class Connections:
     def forget(self, keys: Iterable[bytes]) -> int:
         return self._ask(_FORGET, list(keys))
 
-    def take(self, entries: Mapping[bytes, bytes]) -> int:
-        """Also in place of those of a port that is on its way here, and whose guest has not spoken in them here."""
-        return self._ask(_TAKE, [key + value for key, value in entries.items()])
+    def take(self, entries: Mapping[bytes, bytes], awaited: Iterable[tuple[bytes, bytes]] = ()) -> int:
+        """Also in place of those of a port that is on its way here, and whose guest has not spoken in them here.
+        awaited: what they have spoken of: in place of what is older, as long as they are moved.
+        """
+        done = self._ask(_TAKE, [key + value for key, value in entries.items()])
+        self._ask(_EXPECT, [key + value for key, value in awaited])
+        return done
 
     def insert(self, entries: Mapping[bytes, bytes]) -> int:
         """Where there is none yet; how many there was room for. Each is held against the rules with its next packet."""

@@ -1316,14 +1316,16 @@ class EbpfDataPlane:
         number, now_ns = security.port_number(port).to_bytes(8, sys.byteorder), self._tracking.now_ns()
         for key, value in self._connections.entries() if connections is None else self._connections.some(connections):
             if key.startswith(number):
-                found = conntrack.carried(key, value, now_ns)
+                found = conntrack.carried(key, value, now_ns, self._connections.expectation_of(key, value))
                 if found.left_ms > 0:
                     yield key, found
 
     def take(self, port: str, connections: Iterable[Carried]) -> int:
         number, now_ns = security.port_number(port), self._tracking.now_ns()
         settings = self._tracking.settings
-        return self._connections.take(dict(conntrack.taken(number, of, now_ns, settings) for of in connections))
+        taken = [conntrack.taken(number, of, now_ns, settings) for of in connections]
+        awaited = [spoken_of for *_, spoken_of in taken if spoken_of is not None]
+        return self._connections.take({key: value for key, value, _ in taken}, awaited)
 
     def sweep(self) -> int:
         names = self._numbered()

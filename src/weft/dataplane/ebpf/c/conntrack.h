@@ -210,7 +210,7 @@ static __noinline int renew(struct connection *c, const struct flow *f)
 	c->state = f->fresh.state;
 	c->opener = f->fresh.opener;
 	c->flags = f->fresh.flags;
-	c->expected = 0;
+	c->expected = f->fresh.expected;
 	c->control = f->fresh.control;
 	c->expires_ns = f->fresh.expires_ns;
 	c->began_ns = f->fresh.began_ns;
@@ -656,6 +656,15 @@ static __noinline int remember_first(struct flow *f, const struct packet *p)
 	return 0;
 }
 
+/* A control connection has said that another will come. */
+INLINE void tell_expects(struct flow *f)
+{
+	struct connection *c = bpf_map_lookup_elem(&connections, &f->key);
+
+	if (c)
+		tell(f, &f->key, c, EVENT_EXPECTS);
+}
+
 INLINE int track(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 direction)
 {
 	struct flow *f = flow_of_this_cpu();
@@ -689,8 +698,8 @@ INLINE int track(struct __sk_buff *skb, const struct packet *p, const struct gua
 	why = judge(f, g);
 	if (!why && f->piece)
 		remember_first(f, p);
-	else if (!why && f->speaks)
-		hear_control(skb);
+	else if (!why && f->speaks && hear_control(skb))
+		tell_expects(f);
 	return why;
 }
 
@@ -713,6 +722,7 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct g
 #define ASKED_FORGET 1 /* forget them */
 #define ASKED_INSERT 2 /* each with its value behind it, where there is none */
 #define ASKED_TAKE 3 /* as to insert; or in place of one that is moved and in which the guest has not spoken here */
+#define ASKED_EXPECT 4 /* what control connections that are moved have spoken of, each with its value behind it */
 #define ASKED_MOST 20
 
 struct asking {
@@ -733,6 +743,14 @@ static long do_next_asked(__u32 i, struct asking *a)
 	if (!f || i >= a->count || bpf_skb_load_bytes(a->skb, a->at, &f->key, sizeof(f->key)))
 		return 1;
 	a->at += sizeof(f->key);
+	if (a->what == ASKED_EXPECT) {
+		f->awaited = f->key;
+		if (bpf_skb_load_bytes(a->skb, a->at, &f->expectation, sizeof(f->expectation)))
+			return 1;
+		a->at += sizeof(f->expectation);
+		a->done += take_expectation(f);
+		return 0;
+	}
 	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (a->what >= ASKED_INSERT) {
 		if (bpf_skb_load_bytes(a->skb, a->at, &f->fresh, sizeof(f->fresh)))
@@ -747,6 +765,9 @@ static long do_next_asked(__u32 i, struct asking *a)
 		if (c) {
 			if (a->what != ASKED_TAKE || (c->flags & (MOVED | SPOKEN)) != MOVED)
 				return 0;
+			/* What it has spoken of here is known here. */
+			f->fresh.expected = c->expected;
+			f->fresh.flags |= c->flags & EXPECTED_SIDE;
 			renew(c, f);
 			a->done += 1;
 			return 0;

@@ -103,8 +103,8 @@ INLINE int drop_expectation(const struct connection_key *awaited)
 	return 1;
 }
 
-/* What a control connection has spoken of last, if nobody else has since. */
-static __noinline int unexpect(struct flow *f, const struct connection_key *key, const struct connection *c)
+/* What a control connection has spoken of last, into f->awaited: 1: nobody else has since, and it is still to come. */
+static __noinline int find_expectation(struct flow *f, const struct connection_key *key, const struct connection *c)
 {
 	struct expectation *e;
 
@@ -119,7 +119,12 @@ static __noinline int unexpect(struct flow *f, const struct connection_key *key,
 		f->awaited.remote_port = c->expected;
 	}
 	e = bpf_map_lookup_elem(&expectations, &f->awaited);
-	return e && keys_equal(&e->control, key) ? drop_expectation(&f->awaited) : 0;
+	return e && keys_equal(&e->control, key);
+}
+
+INLINE int unexpect(struct flow *f, const struct connection_key *key, const struct connection *c)
+{
+	return find_expectation(f, key, c) ? drop_expectation(&f->awaited) : 0;
 }
 
 static long drop_old_expectation(void *map, struct connection_key *awaited, struct expectation *e, void *of)
@@ -137,8 +142,8 @@ static long drop_old_expectation(void *map, struct connection_key *awaited, stru
 	return 0;
 }
 
-/* Room for one more that a port expects: 1; all that has expired goes once in a while when there is none. */
-static __noinline int room_to_expect(struct flow *f)
+/* Room for one more that a port expects: 1; all that has expired goes once in a while when there is none, if that is wanted. */
+static __noinline int room_to_expect(struct flow *f, __u32 sweeps)
 {
 	struct tracking *t = tracking_of_host();
 	struct tracked *of = tracked_of_host();
@@ -155,7 +160,7 @@ static __noinline int room_to_expect(struct flow *f)
 			return 0;
 	}
 	last = of->swept_expected_ns;
-	if (*used >= t->most_expected && f->now_ns >= last + EXPECTED_SWEEP_NS &&
+	if (sweeps && *used >= t->most_expected && f->now_ns >= last + EXPECTED_SWEEP_NS &&
 	    __sync_val_compare_and_swap(&of->swept_expected_ns, last, f->now_ns) == last)
 		bpf_for_each_map_elem(&expectations, drop_old_expectation, NULL, 0);
 	if (__sync_fetch_and_add(used, 1) < t->most_expected)
@@ -237,34 +242,26 @@ static __noinline int is_expected(struct flow *f, const struct guard *g)
 	return 1;
 }
 
-/* A data connection to the port of the speaker's, in place of the one that its control connection spoke of before. */
-static __noinline int expect(struct flow *f, __u32 number)
+/* f->expectation, of what f->awaited says, in place of the one that its control connection, c, spoke of before. */
+static __noinline int await(struct flow *f, struct connection *c, __u32 sweeps)
 {
-	struct tracking *t = tracking_of_host();
 	struct expectation *e;
-	struct connection *c;
 	__u32 opener;
+	__be16 number;
 
-	if (!f || !t)
+	if (!f || !c)
 		return 0;
-	c = bpf_map_lookup_elem(&connections, &f->key);
-	if (!c)
-		return 0;
-	unexpect(f, &f->key, c);
-	opener = !(f->side & 1);
-	f->awaited = f->key;
-	f->awaited.local_port = opener == DIRECTION_FROM_GUEST ? 0 : bpf_htons(number);
-	f->awaited.remote_port = opener == DIRECTION_FROM_GUEST ? bpf_htons(number) : 0;
-	__builtin_memset(&f->expectation, 0, sizeof(f->expectation));
-	f->expectation.control = f->key;
-	f->expectation.opener = opener;
-	f->expectation.began_ns = f->now_ns;
-	f->expectation.expires_ns = f->now_ns + t->timeouts_ns[STATE_EXPECTED & (STATES - 1)];
+	opener = f->expectation.opener & 1;
+	number = opener == DIRECTION_FROM_GUEST ? f->awaited.remote_port : f->awaited.local_port;
 	f->expectation.rule = c->rule;
+	unexpect(f, &f->expectation.control, c);
+	f->awaited = f->expectation.control;
+	f->awaited.local_port = opener == DIRECTION_FROM_GUEST ? 0 : number;
+	f->awaited.remote_port = opener == DIRECTION_FROM_GUEST ? number : 0;
 	e = bpf_map_lookup_elem(&expectations, &f->awaited);
 	/* Of two control connections that speak of the same, the later one's it is. */
 	if (!e || bpf_map_update_elem(&expectations, &f->awaited, &f->expectation, BPF_EXIST)) {
-		if (!room_to_expect(f)) {
+		if (!room_to_expect(f, sweeps)) {
 			count_expected(EXPECTED_NO_ROOM);
 			return 0;
 		}
@@ -278,14 +275,56 @@ static __noinline int expect(struct flow *f, __u32 number)
 		}
 	}
 	bpf_spin_lock(&c->lock);
-	c->expected = bpf_htons(number);
+	c->expected = number;
 	if (opener)
 		c->flags |= EXPECTED_SIDE;
 	else
 		c->flags &= ~EXPECTED_SIDE;
 	bpf_spin_unlock(&c->lock);
+	return 1;
+}
+
+/* A data connection to the port of the speaker's. 1: it is expected. */
+static __noinline int expect(struct flow *f, __u32 number)
+{
+	struct tracking *t = tracking_of_host();
+	struct connection *c;
+
+	if (!f || !t)
+		return 0;
+	c = bpf_map_lookup_elem(&connections, &f->key);
+	if (!c)
+		return 0;
+	__builtin_memset(&f->expectation, 0, sizeof(f->expectation));
+	f->expectation.control = f->key;
+	f->expectation.opener = !(f->side & 1);
+	f->expectation.began_ns = f->now_ns;
+	f->expectation.expires_ns = f->now_ns + t->timeouts_ns[STATE_EXPECTED & (STATES - 1)];
+	f->awaited.local_port = f->awaited.remote_port = bpf_htons(number);
+	if (!await(f, c, 1))
+		return 0;
 	count_expected(EXPECTED_MADE);
 	return 1;
+}
+
+/* f->expectation, which another host has told of, as long as its control connection is moved: 1: it is taken. What has been said
+ * later is not known there.
+ */
+static __noinline int take_expectation(struct flow *f)
+{
+	struct connection *c = f ? bpf_map_lookup_elem(&connections, &f->expectation.control) : NULL;
+	struct expectation *e;
+
+	if (!f || !c || !(c->flags & MOVED))
+		return 0;
+	f->control = f->awaited;
+	if (find_expectation(f, &f->expectation.control, c)) {
+		e = bpf_map_lookup_elem(&expectations, &f->awaited);
+		if (e && e->began_ns >= f->expectation.began_ns)
+			return 0;
+	}
+	f->awaited = f->control;
+	return await(f, c, 0);
 }
 
 INLINE bool is_digit(__u8 c)

@@ -955,6 +955,7 @@ struct {
 #define EVENT_NEW 1
 #define EVENT_ESTABLISHED 2
 #define EVENT_DESTROYED 3
+#define EVENT_EXPECTS 5 /* it is a control connection of FTP, and has said that another will come */
 #define EVENT_LOG 4 /* a rule that logs has decided; packets[0]: the number that it looked at, bytes[0]: the frame's */
 struct connection_event {
 	struct connection_key key;
