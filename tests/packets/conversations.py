@@ -6,7 +6,7 @@ The guest may open anything; to it may come what ``ADMITTED`` says, and what bel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -602,11 +602,76 @@ def sctp() -> Rows:
         ],
     )
     yield "shut down", [*opened, Turn(OTHER, of(OTHER, 0xAAAA, SCTPChunkShutdown())), init]
+    goes_on = [
+        Turn(GUEST, of(GUEST, 0xBBBB, SCTPChunkData(data=b"data"))),
+        Turn(OTHER, of(OTHER, 0xAAAA, SCTPChunkData(data=b"data")), after_s=100),
+    ]
+    late, forged = (Turn(GUEST, of(GUEST, 0, SCTPChunkInit(init_tag=tag))) for tag in (0xAAAA, 0xDDDD))
+    yield "an INIT that comes again, late, ends nothing", [
+        *opened, late, Turn(OTHER, of(OTHER, 0xAAAA, SCTPChunkInitAck(init_tag=0xEEEE)), INVALID), *goes_on,
+    ]  # fmt: skip
+    yield (
+        "an INIT of who knows no tag ends nothing",
+        [
+            *opened,
+            forged,
+            Turn(OTHER, of(OTHER, 0xDDDD, SCTPChunkInitAck(init_tag=0xEEEE))),
+            Turn(GUEST, of(GUEST, 0xEEEE, SCTPChunkData(data=b"data")), INVALID),
+            Turn(OTHER, of(OTHER, 0xDDDD, SCTPChunkData(data=b"data")), INVALID),
+            *goes_on,
+            Turn(OTHER, of(OTHER, 0xDDDD, SCTPChunkAbort())),
+            *goes_on,
+        ],
+    )
+    yield (
+        "an end that has forgotten begins anew",
+        [
+            *opened,
+            forged,
+            Turn(OTHER, of(OTHER, 0xDDDD, SCTPChunkCookieAck()), INVALID),
+            Turn(OTHER, of(OTHER, 0xDDDD, SCTPChunkInitAck(init_tag=0xEEEE))),
+            Turn(GUEST, of(GUEST, 0xEEEE, SCTPChunkCookieEcho())),
+            Turn(OTHER, of(OTHER, 0xDDDD, SCTPChunkCookieAck())),
+            Turn(GUEST, of(GUEST, 0xBBBB, SCTPChunkData(data=b"data")), INVALID),
+            Turn(GUEST, of(GUEST, 0xEEEE, SCTPChunkData(data=b"data"))),
+            Turn(OTHER, of(OTHER, 0xDDDD, SCTPChunkData(data=b"data")), after_s=100),
+        ],
+    )
+    yield "where rules let no other begin, nobody begins anew", [
+        *opened, replace(forged, open=False, admitted=frozenset(), dropped=REFUSED),
+    ]  # fmt: skip
+    for chosen in (0xBBBB, 0xEEEE):
+        yield (
+            f"an INIT that is said twice has two answers, of which {chosen:x} is taken",
+            [
+                init,
+                init,
+                Turn(OTHER, of(OTHER, 0xAAAA, SCTPChunkInitAck(init_tag=0xBBBB))),
+                init,
+                Turn(OTHER, of(OTHER, 0xAAAA, SCTPChunkInitAck(init_tag=0xEEEE))),
+                Turn(GUEST, of(GUEST, 0xEEEE, SCTPChunkData(data=b"data")), INVALID),
+                Turn(GUEST, of(GUEST, chosen, SCTPChunkCookieEcho())),
+                Turn(OTHER, of(OTHER, 0xAAAA, SCTPChunkCookieAck())),
+                Turn(GUEST, of(GUEST, chosen, SCTPChunkData(data=b"data"))),
+            ],
+        )
+    quoted = network(4, GUEST) / SCTP(sport=40000, dport=9, tag=0xBBBB)
+    yield (
+        "an error is of what has the other's tag",
+        [
+            init,
+            Turn(OTHER, error(4, OTHER, network(4, GUEST) / SCTP(sport=40000, dport=9, tag=0))),
+            *opened[1:],
+            Turn(OTHER, error(4, OTHER, quoted)),
+            Turn(OTHER, error(4, OTHER, network(4, GUEST) / SCTP(sport=40000, dport=9, tag=0)), INVALID),
+            Turn(OTHER, error(4, OTHER, network(4, GUEST) / SCTP(sport=40000, dport=9, tag=0xAAAA)), INVALID),
+        ],
+    )
 
 
-def error(version: int, side: int, quoted: Packet, kind: int = 3, code: int = 1) -> bytes:
+def error(version: int, side: int, quoted: Packet, kind: int = 3, code: int = 1, to: str = "") -> bytes:
     """From a router on the way, to the side that did not send it."""
-    to = (REMOTE if side == GUEST else LOCAL)[version]
+    to = to or (REMOTE if side == GUEST else LOCAL)[version]
     if version == 4:
         return frame(side, IP(src=ROUTER[4], dst=to) / ICMP(type=kind, code=code) / quoted)
     of = ICMPv6PacketTooBig(mtu=1280) if kind == 2 else ICMPv6DestUnreach(code=code)
@@ -633,6 +698,17 @@ def errors() -> Rows:
                 Turn(OTHER, udp(version, OTHER)),
                 Turn(GUEST, error(version, GUEST, network(version, OTHER) / UDP(sport=53, dport=40000))),
                 Turn(GUEST, error(version, GUEST, network(version, GUEST) / UDP(sport=40000, dport=53)), INVALID),
+            ],
+        )
+        came = network(version, OTHER) / UDP(sport=53, dport=40000)
+        yield (
+            f"of the guest, to somebody who has not sent what it quotes, IPv{version}",
+            [
+                Turn(GUEST, udp(version, GUEST)),
+                Turn(OTHER, udp(version, OTHER)),
+                Turn(GUEST, error(version, GUEST, came, to=ROUTER[version]), INVALID),
+                Turn(OTHER, error(version, OTHER, sent, to=ROUTER[version]), INVALID),
+                Turn(GUEST, error(version, GUEST, came)),
             ],
         )
         talk = Talk(version)

@@ -36,7 +36,7 @@ class Connection:
 
 
 class Half(NamedTuple):
-    """A side of a connection. Of SCTP only end: the tag that it is written to with."""
+    """A side of a connection. Of SCTP only end, the tag that it is written to with, and edge, one that waits."""
 
     end: int
     edge: int

@@ -20,7 +20,8 @@ _NOTHING = Half(0, 0, 0, 0)
 def carried(key: Key, of: Connection, now_ns: int, spoken_of: tuple[int, Expectation] | None = None) -> Carried:
     """spoken_of: a data connection that is still to come, and the port that it is of."""
     flags = (_REFUSED if of.refused else 0) | (_TOLD if of.told else 0)
-    halves, pending, scale = (_NOTHING._replace(end=of.tags[0]), _NOTHING._replace(end=of.tags[1])), (0, 0, 0), (0, 0)
+    halves = (_tags(of, 0), _tags(of, 1))
+    pending, scale = (0, 0, 0), (0, 0)
     control, awaited = 0, None
     if spoken_of is not None:
         port, expectation = spoken_of
@@ -41,6 +42,10 @@ def carried(key: Key, of: Connection, now_ns: int, spoken_of: tuple[int, Expecta
         (of.expires_ns - now_ns) // _MS_NS, (now_ns - of.began_ns) // _MS_NS, (of.packets[0], of.packets[1]),
         (of.bytes[0], of.bytes[1]), halves, of.rule, pending, of.code, scale, control, awaited,
     )  # fmt: skip
+
+
+def _tags(of: Connection, side: int) -> Half:
+    return _NOTHING._replace(end=of.tags[side], edge=of.waiting[side])
 
 
 def _half(tcp: Tcp, side: int) -> Half:
@@ -78,6 +83,7 @@ def taken(
             tcp.pending = Pending(1 if flags & _PENDING_SIDE else 0, *of.pending)
     else:
         found.tags = [half.end for half in of.halves]
+        found.waiting = [half.edge for half in of.halves]
     key = Key(port, of.protocol, of.local, of.remote, of.local_port, of.remote_port, of.asked)
     if of.awaited is None or of.awaited.age_ms >= timeouts_s[State.EXPECTED] * 1000:
         return key, found, None

@@ -24,7 +24,7 @@ SECOND_NS = 10**9
 SWEEP_NS = SECOND_NS
 #: The epoch of what another host has told of: rules are asked of it once, also where connections outlive them.
 TAKEN = -1
-INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, COOKIE_ACK, SHUTDOWN_COMPLETE = 1, 2, 6, 7, 8, 11, 14
+INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, COOKIE_ECHO, COOKIE_ACK, SHUTDOWN_COMPLETE = 1, 2, 6, 7, 8, 10, 11, 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,9 @@ class Connection:
     tags: list[int] = field(
         default_factory=lambda: [0, 0]
     )  # of SCTP: what each side must be written to with; 0: not known
+    waiting: list[int] = field(
+        default_factory=lambda: [0, 0]
+    )  # of SCTP: tags that may take their place, if both ends come to use them
     told: bool = False  # that it is established
     charged: int = 0  # whose connection it was when it took its place, by side: either end may open it anew
     related: Control | None = None
@@ -259,12 +262,16 @@ class Tracker:
         step = self._step(found, direction.value, flow)
         rule = found.rule
         if step is tcp.Step.ASK:
-            if found.tcp is None or flow.segment is None or found.state in (State.TIME_WAIT, State.CLOSED):
+            if found.state in (State.TIME_WAIT, State.CLOSED, State.SCTP_CLOSING):
                 return self._begin(key, direction, flow, frame_bytes, now_ns, judge, terms)
             ruling = judge(question)
             if (refused := _ruled(ruling)) is not None:
                 return refused
-            found.tcp.wait(direction.value, flow.segment)
+            if found.tcp is not None and flow.segment is not None:
+                found.tcp.wait(direction.value, flow.segment)
+            elif flow.chunk is not None:
+                found.waiting = [0, 0]
+                found.waiting[direction.value] = flow.chunk.initiate
             step, rule = tcp.Step.QUIET, ruling.rule
         if step is tcp.Step.INVALID:
             return Decision(DropReason.CONNECTION_INVALID, f"its connection ({found.state.label}) has no such packet")
@@ -370,6 +377,10 @@ class Tracker:
         found = self._table.get(_key(port, side, quoted))
         if found is None or now_ns >= found.expires_ns or found.refused:
             return False
+        if quoted.chunk is not None:
+            # RFC 9260 section 10: with the other's tag in it; an INIT has none.
+            tag = quoted.chunk.tag
+            return tag == found.tags[1 - side] or (not tag and found.state is State.SCTP_OPENING)
         if found.tcp is None or quoted.segment is None:
             return True
         # RFC 5927 section 4.1: of what is under way, and nothing else.
@@ -656,9 +667,14 @@ def _sctp(found: Connection, side: int, chunk: Chunk) -> tcp.Step:
             return tcp.Step.INVALID
         if found.state is not State.SCTP_OPENING:
             return tcp.Step.ASK
-        found.tags = [0, 0]
+        if (
+            found.tags[side] != chunk.initiate
+        ):  # said again, it changes nothing: an answer to the first may be under way
+            found.tags[other] = found.waiting[other] = 0
         found.tags[side] = chunk.initiate
         return tcp.Step.PASS
+    if chunk.tag and chunk.tag == found.waiting[other] != found.tags[other]:
+        return _sctp_anew(found, side, chunk)
     expected = found.tags[other]
     if chunk.kind in (ABORT, SHUTDOWN_COMPLETE) and chunk.tag == found.tags[side] != 0:
         expected = chunk.tag  # the T bit: who does not know the other's tag gives its own back
@@ -667,9 +683,32 @@ def _sctp(found: Connection, side: int, chunk: Chunk) -> tcp.Step:
     if chunk.kind == INIT_ACK:
         if side == found.opener or found.state is not State.SCTP_OPENING:
             return tcp.Step.INVALID
-        found.tags[side] = chunk.initiate
+        (found.waiting if found.tags[side] else found.tags)[side] = chunk.initiate
     elif chunk.kind in (ABORT, SHUTDOWN, SHUTDOWN_ACK, SHUTDOWN_COMPLETE):
         found.state = State.SCTP_CLOSING
     elif chunk.kind == COOKIE_ACK and found.state is State.SCTP_OPENING:
         found.state = State.SCTP_ESTABLISHED
+    return tcp.Step.PASS
+
+
+def _sctp_anew(found: Connection, side: int, chunk: Chunk) -> tcp.Step:
+    """By a tag that waits: an end that has forgotten begins anew. Only who knows both its tags ends what there is."""
+    other = 1 - side
+    if side == found.opener:
+        if chunk.kind != COOKIE_ECHO:
+            return tcp.Step.INVALID
+        if found.state is not State.SCTP_OPENING:
+            return tcp.Step.QUIET
+        found.tags[other] = chunk.tag  # of two answers to an INIT that was said twice it takes the second
+        return tcp.Step.PASS
+    if chunk.kind == INIT_ACK:
+        found.waiting[side] = chunk.initiate
+        return tcp.Step.QUIET
+    if chunk.kind == ABORT:
+        return tcp.Step.QUIET
+    if chunk.kind != COOKIE_ACK or not found.waiting[side]:
+        return tcp.Step.INVALID
+    found.tags[other], found.tags[side] = chunk.tag, found.waiting[side]
+    found.waiting = [0, 0]
+    found.state = State.SCTP_ESTABLISHED
     return tcp.Step.PASS

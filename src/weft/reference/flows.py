@@ -21,6 +21,8 @@ ANSWERS = {version: {answer: query for query, answer in of.items()} for version,
 #: Those that tell of a packet, and quote it: unreachable, too big, time exceeded, parameter problem.
 ERRORS = {4: frozenset({3, 11, 12}), 6: frozenset({1, 2, 3, 4})}
 MOST_DATAGRAM_BYTES = 65_535
+#: SCTP's first kind of chunk; of a quoted packet the kind is not known.
+DATA = 0
 
 
 class Kind(Enum):
@@ -69,7 +71,7 @@ class Flow:
     segment: tcp.Segment | None = None
     chunk: Chunk | None = None
     piece: Piece | None = None
-    quoted: Flow | None = None  # in an error; its segment has a number only
+    quoted: Flow | None = None  # in an error; its segment has a number only, its chunk a tag
     text: bytes = b""  # of a TCP segment that is no fragment: behind its header
 
 
@@ -126,7 +128,11 @@ def _transport(
     if kind in ANSWERS[version]:
         return flow(Kind.ANSWER, (identifier, ANSWERS[version][kind]), code=code)
     if kind in ERRORS[version]:
-        return flow(Kind.ERROR, (0, kind), code=code, quoted=_quoted(version, body[ICMP_BYTES:]))
+        quoted = _quoted(version, body[ICMP_BYTES:])
+        # Whose packet it was is told of it, and nobody else: what is quoted is no way to say anything to anybody.
+        return flow(
+            Kind.ERROR, (0, kind), code=code, quoted=quoted if quoted and quoted.source == destination else None
+        )
     return flow(Kind.MESSAGE, (0, kind), code=code)
 
 
@@ -199,8 +205,11 @@ def _quoted(version: int, body: bytes) -> Flow | None:
     if protocol == TCP:
         segment = tcp.Segment(int.from_bytes(head[4:8], "big"), 0, 0, 0, 0)
         return Flow(Kind.TCP, protocol, source, destination, _ports(head), segment=segment)
-    if protocol in DATAGRAMS or protocol == SCTP:
-        return Flow(Kind.SCTP if protocol == SCTP else Kind.UDP, protocol, source, destination, _ports(head))
+    if protocol == SCTP:
+        chunk = Chunk(DATA, int.from_bytes(head[4:8], "big"))
+        return Flow(Kind.SCTP, protocol, source, destination, _ports(head), chunk=chunk)
+    if protocol in DATAGRAMS:
+        return Flow(Kind.UDP, protocol, source, destination, _ports(head))
     if protocol != (ICMP if version == 4 else ICMPV6):
         return Flow(Kind.OTHER, protocol, source, destination)
     identifier = int.from_bytes(head[4:6], "big")

@@ -313,8 +313,34 @@ INLINE enum step sctp_step(struct connection *c, __u32 side, const struct flow *
 			return STEP_INVALID;
 		if (c->state != STATE_SCTP_OPENING)
 			return STEP_ASK;
-		them->end = 0;
+		/* Said again, it changes nothing: an answer to the first may be under way. */
+		if (me->end != f->initiate)
+			them->end = them->edge = 0;
 		me->end = f->initiate;
+		return STEP_PASS;
+	}
+	/* By what waits (wait_for_answer) an end that has forgotten begins anew: only who knows both its tags ends what there is. */
+	if (f->tag && f->tag == them->edge && f->tag != them->end) {
+		if (side == c->opener) {
+			if (f->chunk != SCTP_COOKIE_ECHO)
+				return STEP_INVALID;
+			if (c->state != STATE_SCTP_OPENING)
+				return STEP_QUIET;
+			them->end = f->tag; /* of two answers to an INIT that was said twice it takes the second */
+			return STEP_PASS;
+		}
+		if (f->chunk == SCTP_INIT_ACK) {
+			me->edge = f->initiate;
+			return STEP_QUIET;
+		}
+		if (f->chunk == SCTP_ABORT)
+			return STEP_QUIET;
+		if (f->chunk != SCTP_COOKIE_ACK || !me->edge)
+			return STEP_INVALID;
+		them->end = f->tag;
+		me->end = me->edge;
+		them->edge = me->edge = 0;
+		c->state = STATE_SCTP_ESTABLISHED;
 		return STEP_PASS;
 	}
 	/* The T bit: who does not know the other's tag gives its own back. */
@@ -325,7 +351,10 @@ INLINE enum step sctp_step(struct connection *c, __u32 side, const struct flow *
 	if (f->chunk == SCTP_INIT_ACK) {
 		if (side == c->opener || c->state != STATE_SCTP_OPENING)
 			return STEP_INVALID;
-		me->end = f->initiate;
+		if (me->end)
+			me->edge = f->initiate;
+		else
+			me->end = f->initiate;
 	} else if (f->chunk == SCTP_ABORT || f->chunk == SCTP_SHUTDOWN || f->chunk == SCTP_SHUTDOWN_ACK ||
 		   f->chunk == SCTP_SHUTDOWN_COMPLETE) {
 		c->state = STATE_SCTP_CLOSING;
@@ -395,7 +424,7 @@ static __noinline int advance(struct connection *c, const struct flow *f, const 
 	return step;
 }
 
-/* A SYN that rules let pass, within a connection that is there: its other end may answer it. */
+/* A SYN or an INIT that rules let pass, within a connection that is there: its other end may answer it. */
 static __noinline int wait_for_answer(struct connection *c, const struct flow *f)
 {
 	__u32 side;
@@ -404,11 +433,16 @@ static __noinline int wait_for_answer(struct connection *c, const struct flow *f
 		return 0;
 	side = f->side & 1;
 	bpf_spin_lock(&c->lock);
-	c->flags &= ~PENDING_SIDE;
-	c->flags |= PENDING | (side ? PENDING_SIDE : 0);
-	c->pending_end = f->segment.end;
-	c->pending_window = f->segment.window;
-	c->pending_scale = f->segment.scale;
+	if (f->kind == FLOW_SCTP) {
+		c->halves[side].edge = f->initiate;
+		c->halves[!side].edge = 0;
+	} else {
+		c->flags &= ~PENDING_SIDE;
+		c->flags |= PENDING | (side ? PENDING_SIDE : 0);
+		c->pending_end = f->segment.end;
+		c->pending_window = f->segment.window;
+		c->pending_scale = f->segment.scale;
+	}
 	c->packets[side] += 1;
 	c->bytes[side] += f->length;
 	bpf_spin_unlock(&c->lock);
@@ -427,11 +461,14 @@ static __noinline int is_of_connection(struct flow *f)
 	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (!c || f->now_ns >= c->expires_ns || c->flags & REFUSED)
 		return 0;
-	if (f->key.protocol != IPPROTO_TCP)
+	if (f->key.protocol != IPPROTO_TCP && f->key.protocol != IPPROTO_SCTP_)
 		return 1;
 	side = !(f->side & 1);
 	sender = &c->halves[side & 1];
 	receiver = &c->halves[!side];
+	/* RFC 9260 section 10: with the other's tag in it; an INIT has none. */
+	if (f->key.protocol == IPPROTO_SCTP_)
+		return f->segment.seq == receiver->end || (!f->segment.seq && c->state == STATE_SCTP_OPENING);
 	/* RFC 5927 section 4.1: of what is under way, and nothing else. */
 	reach = receiver->window > LATE_BYTES ? receiver->window : LATE_BYTES;
 	return !after(f->segment.seq, sender->end) && !before(f->segment.seq, sender->end - reach);
@@ -495,7 +532,7 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 	}
 	if (step != STEP_ASK)
 		return DROP_CONNECTION_INVALID;
-	if (f->kind != FLOW_TCP || c->state == STATE_TIME_WAIT || c->state == STATE_CLOSED)
+	if (c->state == STATE_TIME_WAIT || c->state == STATE_CLOSED || c->state == STATE_SCTP_CLOSING)
 		return may_begin(f, g) ? insert(f, c) : DROP_SECURITY_GROUP;
 	if (!rules_say(f, g, f->side))
 		return DROP_SECURITY_GROUP;

@@ -14,6 +14,7 @@
 #define SCTP_ABORT 6
 #define SCTP_SHUTDOWN 7
 #define SCTP_SHUTDOWN_ACK 8
+#define SCTP_COOKIE_ECHO 10
 #define SCTP_COOKIE_ACK 11
 #define SCTP_SHUTDOWN_COMPLETE 14
 #define MOST_OPTIONS 10
@@ -444,7 +445,12 @@ static __noinline int read_flow(struct __sk_buff *skb, const struct packet *p, s
 		return 0;
 	}
 	f->kind = FLOW_OTHER;
-	if (f->protocol == (is4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
-		return read_icmp(skb, f, at, length, is4);
+	if (f->protocol != (is4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return 0;
+	if (read_icmp(skb, f, at, length, is4))
+		return -1;
+	/* Whose packet it was is told of it, and nobody else: what is quoted is no way to say anything to anybody. */
+	if (f->kind == FLOW_ERROR && !addr_equal(&f->inner_source, &p->destination))
+		f->quoted = 0;
 	return 0;
 }
