@@ -16,6 +16,7 @@ from weft.client.client import ApiError
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import Announcement
 from weft.kit.errors import Retry
+from weft.kit.waiting import first_of
 from weft.wire.api import MOST_ANNOUNCED, Announced
 
 _log = structlog.get_logger("weft.agent")
@@ -176,11 +177,7 @@ class Announcer:
 
     async def _pause(self, signal: asyncio.Event, seconds: float) -> None:
         """Until then, or until the signal."""
-        sleeper = asyncio.ensure_future(self._clock.sleep(seconds))
-        signalled = asyncio.ensure_future(signal.wait())
         try:
-            await asyncio.wait((sleeper, signalled), return_when=asyncio.FIRST_COMPLETED)
+            await first_of(signal.wait(), self._clock.sleep(seconds))
         finally:
-            sleeper.cancel()
-            signalled.cancel()
             signal.clear()

@@ -16,6 +16,7 @@ from weft.agent.rule_log import RuleLog
 from weft.contracts.clock import Clock
 from weft.contracts.connections import Connection, ConnectionEvent, Logged
 from weft.kit.errors import Rejected
+from weft.kit.waiting import readable
 from weft.policy.connections import State
 
 SWEEP_S = 5.0
@@ -123,7 +124,7 @@ class Conntrack:
 
     async def _read(self, fd: int) -> None:
         while True:
-            await _readable(fd)
+            await readable(fd)
             await self.take(await self._ask(lambda plane: plane.connection_events()))
 
     async def take(self, events: Iterable[ConnectionEvent | Logged]) -> None:
@@ -175,13 +176,3 @@ def _some(wanted: Filter, found: Iterable[Connection]) -> list[Connection]:
             if len(some) == MOST_LISTED:
                 break
     return some
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)  # it stays readable until it is read, which another thread does

@@ -10,7 +10,7 @@ import socket
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -19,6 +19,7 @@ from weft.agent.samples import Interface
 from weft.agent.sflow import Sflow
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import DataPlane, Samples, Traffic
+from weft.kit.waiting import first_of
 from weft.policy.rows import Host, Sampling, SamplingProtocol
 
 _log = structlog.get_logger("weft.agent")
@@ -77,14 +78,10 @@ class Exporter:
 
     async def _woken(self) -> None:
         """Something was sampled, or said; or, while there is sampling, it may be time for counters."""
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._awake.wait())]
-        if self._sampling is not None:
-            waits.append(asyncio.ensure_future(self._clock.sleep(IDLE_S)))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waits:
-                each.cancel()
+        if self._sampling is None:
+            await self._awake.wait()
+        else:
+            await first_of(self._awake.wait(), self._clock.sleep(IDLE_S))
 
     @property
     def _sampling(self) -> Sampling | None:

@@ -8,10 +8,10 @@ Docs: conntrack.md, Moving.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -22,6 +22,7 @@ from weft.client.client import ApiError
 from weft.contracts.clock import Clock
 from weft.contracts.connections import Carried, ConnectionEvent
 from weft.kit.errors import Missing, Rejected, Retry
+from weft.kit.waiting import first_of
 from weft.policy.rows import Port
 from weft.wire import carried
 
@@ -142,7 +143,7 @@ class Giver:
         if self._clock.now_s() - giving.looked_s < LOOK_AGAIN_S:
             if not giving.changed:
                 giving.stirred.clear()
-                await self._either(giving.stirred.wait(), self._clock.sleep(HOLD_S))
+                await first_of(giving.stirred.wait(), self._clock.sleep(HOLD_S))
             if giving.changed:
                 await self._clock.sleep(GATHER_S)
                 keys, giving.changed = frozenset(giving.changed), set()
@@ -150,15 +151,6 @@ class Giver:
             return
         giving.looked_s = self._clock.now_s()
         await self._look(port, giving)
-
-    @staticmethod
-    async def _either(*waits: Coroutine[Any, Any, Any]) -> None:
-        tasks = [asyncio.ensure_future(wait) for wait in waits]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
 
     def _end(self, port: str) -> None:
         giving = self._giving.pop(port, None)

@@ -21,6 +21,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.dataplane import DataPlane, Failure, Way
 from weft.feed.reflector import Batch, Connected, Piece
 from weft.kit.errors import Retry
+from weft.kit.waiting import first_of
 from weft.policy.rows import ORDER, TABLES, Key, Port, Row
 
 _log = structlog.get_logger("weft.agent")
@@ -208,13 +209,7 @@ class Reconciler:
         if due_s is None:
             await self._awake.wait()
         elif not self._awake.is_set() and (remaining_s := due_s - self._clock.now_s()) > 0:
-            sleeper = asyncio.ensure_future(self._clock.sleep(remaining_s))
-            signal = asyncio.ensure_future(self._awake.wait())
-            try:
-                await asyncio.wait((sleeper, signal), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeper.cancel()
-                signal.cancel()
+            await first_of(self._awake.wait(), self._clock.sleep(remaining_s))
         self._awake.clear()
 
     def _due_times(self) -> Iterator[float]:

@@ -26,6 +26,7 @@ from weft.agent.membership import (
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import DataPlane, Handed, Routing
 from weft.kit.errors import Missing, Retry
+from weft.kit.waiting import first_of
 from weft.policy.rows import Key, MacRecord, Port, Row, Subnet
 from weft.policy.upcall import UpcallKind
 from weft.reference import packet
@@ -163,13 +164,7 @@ class Snooper:
         if due_s is None:
             await self._awake.wait()
         elif not self._awake.is_set() and (remaining_s := due_s - self._clock.now_s()) > 0:
-            sleeper = asyncio.ensure_future(self._clock.sleep(remaining_s))
-            signal = asyncio.ensure_future(self._awake.wait())
-            try:
-                await asyncio.wait((sleeper, signal), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeper.cancel()
-                signal.cancel()
+            await first_of(self._awake.wait(), self._clock.sleep(remaining_s))
         self._awake.clear()
 
     async def _turn(self) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from weft.contracts.dataplane import Announcement, Handed, Routing, Upcall
+from weft.kit.waiting import readable
 
 
 class Upcalls:
@@ -30,7 +30,7 @@ class Upcalls:
         if self._fd is None:
             return
         while True:
-            await _readable(self._fd)
+            await readable(self._fd)
             found = await self._read()
             if announced := [each for each in found if isinstance(each, Announcement)]:
                 self._announced(announced)
@@ -38,13 +38,3 @@ class Upcalls:
                 self._handed(handed)
             if routing := [each for each in found if isinstance(each, Routing)]:
                 self._routing(routing)
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)  # it stays readable until it is read, which another thread does

@@ -28,11 +28,8 @@ def whoami(url: str, output: Output) -> None:
 
     with session.controller(url) as client:
         found = access.whoami(client)
-    if output is Output.JSON:
-        show.as_json(found)
-    else:
-        of = f" of {found['of']}" if found["of"] else ""
-        click.echo(f"{found['name']}: {found['role']}{of}, from {found['where'] or 'here'}")
+    of = f" of {found['of']}" if found["of"] else ""
+    show.as_said(found, f"{found['name']}: {found['role']}{of}, from {found['where'] or 'here'}", output)
 
 
 @click.group(cls=Commands)
@@ -59,10 +56,7 @@ def create(user: str, role: Any, tenant: str | None, expires: str, description: 
     )  # fmt: skip
     with session.controller(url) as client:
         made = access.make_token(client, wanted)
-    if output is Output.JSON:
-        show.as_json(_plain(made))
-    else:
-        click.echo(made.secret)
+    show.as_said(_plain(made), made.secret, output)
 
 
 @token.command(name="list")
@@ -96,7 +90,7 @@ def revoke(id_: str, url: str, output: Output) -> None:
         raise Rejected(f"{id_!r} is not the id of a token; `weft token list` lists them")
     with session.controller(url) as client:
         access.revoke_token(client, id_)
-    _said({"id": id_}, f"the token {id_} is not good any more", output)
+    show.as_said({"id": id_}, f"the token {id_} is not good any more", output)
 
 
 @click.group(cls=Commands)
@@ -215,13 +209,6 @@ def _what(entry: dict[str, Any]) -> str:
 
 def _label(tenant: str) -> str:
     return label_of(references.full(tenant, Kind.TENANT))
-
-
-def _said(facts: dict[str, Any], sentence: str, output: Output) -> None:
-    if output is Output.JSON:
-        show.as_json(facts)
-    else:
-        click.echo(sentence)
 
 
 def _plain(value: Any) -> Any:

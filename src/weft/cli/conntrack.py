@@ -62,17 +62,11 @@ def print_listed(listed: Connections, output: Output) -> None:
 
 
 def _print(found: list[dict[str, Any]], output: Output) -> None:
-    match output:
-        case Output.JSON:
-            show.as_json(found)
-        case Output.YAML:
-            show.as_yaml(found)
-        case _:
-            show.table(
-                list(_COLUMNS),
-                [_row(each) for each in found],
-                nothing="no connections: only those of ports with security groups are kept",
-            )
+    def drawn() -> None:
+        nothing = "no connections: only those of ports with security groups are kept"
+        show.table(list(_COLUMNS), [_row(each) for each in found], nothing=nothing)
+
+    show.as_asked(found, output, drawn)
 
 
 _COLUMNS = ("port", "protocol", "state", "guest", "", "other", "sent", "received", "expires s", "rule")
@@ -100,10 +94,7 @@ def _row(of: dict[str, Any]) -> list[Any]:
 def flush(output: Output, agent: str, **filters: str | None) -> None:
     """Forget connections: what goes on of them must be let begin again by the rules."""
     done = agent_socket.ask(agent, "POST", f"/connections/flush{_query(**filters)}")
-    if output is Output.JSON:
-        show.as_json(done)
-    else:
-        click.echo(f"{done['forgotten']} connections are forgotten")
+    show.as_said(done, f"{done['forgotten']} connections are forgotten", output)
 
 
 @conntrack.command()

@@ -205,17 +205,15 @@ def describe(words: tuple[str, ...], output: Output, url: str) -> None:
         **plain_item(item),
         "related": {heading: [each.name for each in found] for heading, found in related.items()},
     }
-    match output:
-        case Output.JSON:
-            show.as_json(document)
-        case Output.YAML:
-            show.as_yaml(document)
-        case _:
-            click.echo(click.style(f"{item.kind} {short(item.name)}", bold=True) + f"  revision {item.revision}")
-            click.echo(f"\nspec\n{_indented(item.spec)}\nstatus\n{_indented(item.status)}")
-            for heading, found in related.items():
-                click.echo(f"\n{heading}")
-                _table(kind_of(found[0].name), found) if found else click.echo("  none")
+
+    def drawn() -> None:
+        click.echo(click.style(f"{item.kind} {short(item.name)}", bold=True) + f"  revision {item.revision}")
+        click.echo(f"\nspec\n{_indented(item.spec)}\nstatus\n{_indented(item.status)}")
+        for heading, found in related.items():
+            click.echo(f"\n{heading}")
+            _table(kind_of(found[0].name), found) if found else click.echo("  none")
+
+    show.as_asked(document, output, drawn)
 
 
 def _indented(value: dict[str, Any]) -> str:

@@ -26,10 +26,7 @@ def token(name: str, expires: str, url: str, output: Output) -> None:
 
     with session.controller(url) as client:
         made = access.make_join_token(client, label_of(references.full(name, Kind.HOST)), seconds(expires))
-    if output is Output.JSON:
-        show.as_json({"host": made.host, "token": made.token, "expires": made.expires})
-    else:
-        click.echo(made.token)
+    show.as_said({"host": made.host, "token": made.token, "expires": made.expires}, made.token, output)
 
 
 @host.command()
@@ -43,7 +40,4 @@ def revoke(name: str, url: str, output: Output) -> None:
     label = label_of(references.full(name, Kind.HOST))
     with session.controller(url) as client:
         access.revoke(client, f"host/{label}")
-    if output is Output.JSON:
-        show.as_json({"host": f"hosts/{label}"})
-    else:
-        click.echo(f"the certificates of {label} are not good any more")
+    show.as_said({"host": f"hosts/{label}"}, f"the certificates of {label} are not good any more", output)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
+
+from weft.cli.session import Output
 
 
 def as_json(value: Any) -> None:
@@ -20,6 +22,25 @@ def as_json(value: Any) -> None:
 def as_json_line(value: Any) -> None:
     """One of many, as it comes."""
     click.echo(json.dumps(value))
+
+
+def as_said(facts: Any, sentence: str, output: Output) -> None:
+    """What was done: in JSON for programs, in a sentence for people."""
+    if output is Output.JSON:
+        as_json(facts)
+    else:
+        click.echo(sentence)
+
+
+def as_asked(value: Any, output: Output, drawn: Callable[[], None]) -> None:
+    """drawn: what prints it for people."""
+    match output:
+        case Output.JSON:
+            as_json(value)
+        case Output.YAML:
+            as_yaml(value)
+        case _:
+            drawn()
 
 
 def yaml_text(value: Any) -> str:

@@ -25,13 +25,7 @@ def status(output: Output, url: str) -> None:
         hosts = list(client.list(references.collection(Kind.HOST), limit=1000))
         ports = list(client.list(references.collection(Kind.PORT), limit=1000))
     summary = summarize(health, hosts, ports, url)
-    match output:
-        case Output.JSON:
-            show.as_json(summary)
-        case Output.YAML:
-            show.as_yaml(summary)
-        case _:
-            show_summary(summary)
+    show.as_asked(summary, output, lambda: show_summary(summary))
 
 
 def summarize(health: dict[str, Any], hosts: list[Item], ports: list[Item], url: str) -> dict[str, Any]:

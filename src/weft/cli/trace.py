@@ -46,13 +46,7 @@ def trace(
     with session.controller(url) as client:
         answer = client.trace(references.full(source, Kind.PORT), to=to, frame=raw, protocol=protocol, port=port)
     plain = {"steps": [{"host": each.host, "text": each.text} for each in answer.steps], "outcome": answer.outcome}
-    match output:
-        case Output.JSON:
-            show.as_json(plain)
-        case Output.YAML:
-            show.as_yaml(plain)
-        case _:
-            _print(answer)
+    show.as_asked(plain, output, lambda: _print(answer))
     if not arrived(answer.outcome):
         click.get_current_context().exit(int(ExitCode.NOT_DELIVERED))
 

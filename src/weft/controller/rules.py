@@ -7,11 +7,9 @@ is not waited for any longer: the subnet is not held up for ever, and the log sa
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
@@ -19,6 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.store import Overtaken, PreconditionFailed
 from weft.controller.service import Held, Service
 from weft.kit.errors import Retry
+from weft.kit.waiting import first_of
 from weft.model import drafts, rules
 from weft.model.drafts import Draft
 from weft.model.names import Name, domain_of
@@ -139,11 +138,7 @@ class RuleChanges:
 
     async def _until_stirred(self, wait_s: float) -> None:
         """Until something happens that may matter, or the time is over."""
-        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._service.stirred.wait())]
         if wait_s < math.inf:
-            tasks.append(asyncio.ensure_future(self._clock.sleep(wait_s)))
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
+            await first_of(self._service.stirred.wait(), self._clock.sleep(wait_s))
+        else:
+            await self._service.stirred.wait()
