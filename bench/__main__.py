@@ -46,7 +46,11 @@ def chosen(only: str | None) -> list[str]:
 @click.option("--only", metavar="NAME,NAME", help="Some of the benches, by name.")
 @click.option("--list", "list_them", is_flag=True, help="Name them and end.")
 @click.option("--quick", is_flag=True, help="Fewer and shorter runs: shows that all works, and no figure.")
-@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Of each measurement of traffic.  [default: 0.5]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 600),
+    help="Of each measurement of traffic; where sides take turns, ten turns.  [default: 0.5]",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Where the JSON goes.  [default: build/bench.json]")
 @click.option("--write-docs", is_flag=True, help="Write docs/benchmarks.md from this run; it must be a full one.")
 def main(

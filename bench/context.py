@@ -18,9 +18,9 @@ class Context:
     build: Path
     progress: Callable[[str], None]
 
-    def fewer(self, pairs: int) -> Context:
-        """At most so many pairs: for what has many contenders."""
-        return replace(self, settings=replace(self.settings, pairs=min(pairs, self.settings.pairs)))
+    def fewer(self, runs: int) -> Context:
+        """At most so many runs: for what is far from its bar, or held to none."""
+        return replace(self, settings=replace(self.settings, runs=min(runs, self.settings.runs)))
 
 
 @dataclass(frozen=True, slots=True)

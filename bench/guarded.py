@@ -11,7 +11,7 @@ from functools import partial
 
 from bench import trackers
 from bench.context import Context
-from bench.network import _latency, _measured, _ping, _pps, _round_trip_text, _tcp
+from bench.network import _latency, _measured, _pings, _pps, _tcp
 from bench.pairs import Pair, Ratio, ratio
 from bench.report import AtLeast, AtMost, Figure, ReportOnly
 from bench.topology import BRIDGED, Side, Topology, pa, rows, topology
@@ -103,7 +103,7 @@ def guarded_rows(number: int, members: int) -> Iterator[Row]:
 
 def _turned(context: Context, sides: tuple[Side, Side], name: str, suffix: str, names: tuple[str, str]) -> list[Figure]:
     """The bar is on how good the first is: of a latency, the other's over its."""
-    pairs = _measured(context, name, _ping(context), *sides, _round_trip_text)
+    pairs = _pings(context, name, *sides)
     turned = [Pair(pair.theirs, pair.ours) for pair in pairs]
     return _latency(turned, name, suffix, AtLeast(0.95), (names[1], names[0]))[:2]
 
@@ -174,9 +174,9 @@ def _connections(context: Context, guarded: Side, plain: Side, peers: Sequence[S
 
 
 def _beside(context: Context, guarded: Side, peer: Side) -> list[Figure]:
-    """Established traffic through another tracker: fewer pairs, since nothing is held to it."""
-    fewer = context.fewer(5)
-    pairs = _measured(fewer, f"guarded_latency_{peer.name}", _ping(fewer), guarded, peer, _round_trip_text)
+    """Established traffic through another tracker: fewer runs, since nothing is held to it."""
+    fewer = context.fewer(runs=1)
+    pairs = _pings(fewer, f"guarded_latency_{peer.name}", guarded, peer)
     return [
         *_pps(fewer, guarded, peer, f"guarded_pps_vs_{peer.name}", ReportOnly("both guarded"), ("Weft", peer.name))[:1],
         *_latency(pairs, "guarded_latency", f"vs_{peer.name}", ReportOnly("both guarded"), ("Weft", peer.name))[:2],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Settings:
     quick: bool = False
-    seconds: float = 0.5  # of one measurement of one side: more pairs tell more than longer ones
+    seconds: float = 0.5  # of one measurement of one side
     pairs: int = 15
     records: int = 1_000_000
     requests: int = 300  # of the API
@@ -17,19 +17,23 @@ class Settings:
     domain_ports: int = 40_000
     domain_hosts: int = 500
     growth_ports: int = 1_000_000  # the last step
+    turn_s: float = 0.05  # of one side, where sides take turns: more turns tell more than longer ones
+    turns: int = 25
+    runs: int = 4  # of so many turns
 
     @classmethod
     def of(cls, *, quick: bool, seconds: float | None) -> Settings:
         if quick:
             return cls(
                 True, seconds or 0.3, 3, 20_000, requests=20, repeats=2, ports=2_000, domain_ports=400, domain_hosts=20,
-                growth_ports=10_000,
+                growth_ports=10_000, turn_s=0.02, turns=5, runs=1,
             )  # fmt: skip
-        return cls(seconds=seconds or 0.5)
+        return cls(seconds=seconds or 0.5, turn_s=(seconds or 0.5) / 10)
 
     @classmethod
     def least(cls) -> Settings:
         """For tests: each bench measures, once, and as little as it can."""
         return cls(
-            True, 0.1, 1, 1_000, requests=2, repeats=1, ports=100, domain_ports=40, domain_hosts=4, growth_ports=1_000
-        )
+            True, 0.1, 1, 1_000, requests=2, repeats=1, ports=100, domain_ports=40, domain_hosts=4, growth_ports=1_000,
+            turn_s=0.01, turns=2, runs=1,
+        )  # fmt: skip

@@ -31,6 +31,7 @@ from weft.policy.rows import ORDER, Host, MacRecord, Port, Record, Rewrite, Rout
 T = TypeVar("T")
 
 MTU_BYTES = 1500
+ROOMY_MTU_BYTES = 1600  # of the uplinks, as README would have it: guests keep 1500 whatever the rule
 RDID = "6d0c6c6e-2b7a-5f6e-9d57-77656674626e"
 ROUTER_MAC = "02:57:45:46:54:01"
 BRIDGED, NEAR, FAR = 5001, 5002, 5003  # VSIDs: weft0 of both guests; routed0 of guest 1; routed0 of guest 2
@@ -102,7 +103,12 @@ def rule_rows(number: int, rules: Sequence[Rule]) -> list[Row]:
     return sorted(found, key=lambda row: ORDER[row.key[0]])
 
 
-def rows(number: int) -> list[Row]:
+def guest_mtu_bytes(rule: Rule, uplink_mtu_bytes: int) -> int:
+    """What the rule leaves of the uplink's, and no more than plain's guests have."""
+    return min(MTU_BYTES, uplink_mtu_bytes - overhead_bytes(rule, 4))
+
+
+def rows(number: int, uplink_mtu_bytes: int = MTU_BYTES) -> list[Row]:
     """What host ``number`` is told, in the tables' order."""
 
     def port(path: str, vsid: int, mac: str, ca: str) -> Port:
@@ -119,7 +125,7 @@ def rows(number: int) -> list[Row]:
     ]
     subnets = {BRIDGED: "10.1.0.0/24", NEAR: "10.4.0.0/24", FAR: "10.64.0.0/10"}
     return [
-        Host(f"hosts/h{number}", (pa(number),), (Uplink("eth0", MTU_BYTES, NETWORK),)),
+        Host(f"hosts/h{number}", (pa(number),), (Uplink("eth0", uplink_mtu_bytes, NETWORK),)),
         *(
             Subnet(vsid, RDID, (prefix,), (str(ipaddress.ip_network(prefix)[1]),), ROUTER_MAC, 0)
             for vsid, prefix in subnets.items()
@@ -188,7 +194,9 @@ class Topology:
 
 
 @contextmanager
-def topology(records: int = 0, *, one_route: bool = False, rules: Sequence[Rule] = ()) -> Iterator[Topology]:
+def topology(
+    records: int = 0, *, one_route: bool = False, rules: Sequence[Rule] = (), uplink_mtu_bytes: int = MTU_BYTES
+) -> Iterator[Topology]:
     """Up, carrying on every path, and gone again at the end. records: so many more in the hosts' maps.
 
     one_route: guest 2 is a router that has all of MANY behind it, whatever records there are. rules: a subnet for each.
@@ -201,13 +209,13 @@ def topology(records: int = 0, *, one_route: bool = False, rules: Sequence[Rule]
     with ExitStack() as stack:
         stack.callback(shell.remove_tree, pins)
         stack.callback(_delete, name)
-        _build(name)
-        _add_ruled(name, rules)
+        _build(name, uplink_mtu_bytes)
+        _add_ruled(name, rules, uplink_mtu_bytes)
         planes = []
         for number in (1, 2):
             plane = HostPlane(f"{name}host{number}", pins / f"h{number}", sizes)
             stack.callback(plane.remove)
-            plane.update(rows(number))
+            plane.update(rows(number, uplink_mtu_bytes))
             plane.update(rule_rows(number, rules))
             plane.update(list(filler(records)))
             if one_route:
@@ -241,7 +249,7 @@ def _delete(name: str) -> None:
     shell.delete_namespaces(shell.namespaces(name))
 
 
-def _build(name: str) -> None:
+def _build(name: str, uplink_mtu_bytes: int) -> None:
     fabric, hosts, guests = f"{name}fabric", f"{name}host", f"{name}guest"
     numbers = (1, 2)
     shell.ip_batch(
@@ -255,10 +263,10 @@ def _build(name: str) -> None:
     for n in numbers:
         other = 3 - n
         host, guest = f"{hosts}{n}", f"{guests}{n}"
-        weft_mtu, vxlan_mtu = (MTU_BYTES - overhead_bytes(rule, 4) for rule in (Rule.NVGRE, Rule.VXLAN))
+        weft_mtu, vxlan_mtu = (guest_mtu_bytes(rule, uplink_mtu_bytes) for rule in (Rule.NVGRE, Rule.VXLAN))
         bridged, routed = (each for each in rows(n) if isinstance(each, Port))
         wires = [
-            (f"name eth0 netns {host}", f"name host{n} netns {fabric}", MTU_BYTES),
+            (f"name eth0 netns {host}", f"name host{n} netns {fabric}", uplink_mtu_bytes),
             (f"name tapweft netns {host}", f"name weft0 netns {guest} address {bridged.mac}", weft_mtu),
             (f"name taprouted netns {host}", f"name routed0 netns {guest} address {routed.mac}", weft_mtu),
             (f"name plain netns {host}", f"name plain0 netns {guest}", MTU_BYTES),
@@ -297,7 +305,7 @@ def _build(name: str) -> None:
     shell.ip_batch([f"route add local {MANY} dev lo"], f"{guests}2")
 
 
-def _add_ruled(name: str, rules: Sequence[Rule]) -> None:
+def _add_ruled(name: str, rules: Sequence[Rule], uplink_mtu_bytes: int) -> None:
     for n in (1, 2) if Rule.VLAN in rules else ():
         switched = (
             f"dev host{n} ingress protocol 802.1Q u32 match u32 0 0 action mirred egress redirect dev host{3 - n}"
@@ -305,7 +313,7 @@ def _add_ruled(name: str, rules: Sequence[Rule]) -> None:
         for words in (f"qdisc add dev host{n} clsact", f"filter add {switched}"):
             subprocess.run(["tc", "-n", f"{name}fabric", *words.split()], check=True, capture_output=True)
     for rule, n in itertools.product(rules, (1, 2)):
-        host, guest, mtu = f"{name}host{n}", f"{name}guest{n}", MTU_BYTES - overhead_bytes(rule, 4)
+        host, guest, mtu = f"{name}host{n}", f"{name}guest{n}", guest_mtu_bytes(rule, uplink_mtu_bytes)
         far = f"name w{rule} netns {guest} address {ruled_mac(n, rule)}"
         shell.ip_batch([f"link add name tap{rule} netns {host} mtu {mtu} type veth peer {far} mtu {mtu}"])
         shell.ip_batch([f"link set tap{rule} up"], host)

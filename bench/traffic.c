@@ -1,25 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Loads a path and measures it: one stream of TCP, small UDP packets, a ping-pong of one byte, or new TCP connections.
+/* Loads paths and measures them: TCP, small UDP packets, a ping-pong of one byte; or new TCP connections.
  *
- *   traffic tcp-receive PORT            traffic tcp-send ADDRESS PORT SECONDS
- *   traffic udp-receive PORT            traffic udp-send ADDRESS PORT SECONDS PAYLOAD DESTINATIONS
- *   traffic echo PORT                   traffic ping ADDRESS PORT SECONDS
+ *   traffic tcp CPU CPU TURN_MS TURNS SIDE...
+ *   traffic udp CPU CPU TURN_MS TURNS PAYLOAD DESTINATIONS SIDE...
+ *   traffic ping CPU CPU TURN_MS TURNS SIDE...
  *   traffic accept PORT                 traffic connect ADDRESS PORT SECONDS AT_ONCE
  *
- * A receiver says "ready", measures one run and prints one line of JSON. What happens in the first 100 ms is not counted:
- * the path is warming up. DESTINATIONS > 1: each packet goes to another one of so many addresses from ADDRESS on.
+ * SIDE: CLIENT/SERVER/ADDRESS, two network namespaces by name, and the server's address. A sender on the first CPU and a
+ * receiver on the second take the sides in turn, each for TURN_MS, TURNS times, with the same sockets from beginning to
+ * end: what the machine does besides, for longer than some turns, all sides see alike. The order of the sides turns round
+ * and begins with another one each time. The first WARM_UP_SHARE of a turn is not counted. What was measured is one line of
+ * JSON: lists by side, of one number a turn. DESTINATIONS > 1: each packet goes to another one of so many addresses from
+ * ADDRESS on.
+ *
+ * accept says "ready". What happens in the first 100 ms of connect is not counted: the path is warming up.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,10 +44,15 @@
  */
 #define WRITE_BYTES 1000000
 #define READ_BYTES 250000
-#define WARM_UP_NS 100000000ULL
-#define SILENCE_MS 500 /* after the last packet: the run is over */
-#define END_BYTES 1 /* of a datagram that says so, without waiting */
-#define PATIENCE_MS 10000 /* for the first one */
+#define WARM_UP_NS 100000000ULL /* of connect */
+#define WARM_UP_SHARE 4 /* a fourth of a turn */
+#define SILENCE_MS 500 /* after the last connection: the run is over */
+#define PATIENCE_MS 10000 /* for the first one, and for the end of a turn */
+#define AGAIN_MS 20 /* then the end of a turn is said again */
+#define PORT 7000
+#define SIDES 16
+#define TURNS 10000
+#define PINGS (1 << 20) /* of a turn */
 
 static uint64_t now_ns(void)
 {
@@ -52,15 +70,15 @@ static void check(int ok, const char *what)
 	}
 }
 
-static struct sockaddr_in address(const char *text, const char *port)
+static struct sockaddr_in address(const char *text, uint16_t port)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port) };
 
 	check(!text || inet_pton(AF_INET, text, &a.sin_addr) == 1, "not an IPv4 address");
 	return a;
 }
 
-static int listening(int type, const char *port)
+static int listening(int type, uint16_t port)
 {
 	struct sockaddr_in a = address(NULL, port);
 	int s = socket(AF_INET, type, 0), one = 1, room = 8 << 20;
@@ -74,44 +92,55 @@ static int listening(int type, const char *port)
 	return s;
 }
 
-static void ready(void)
+/* One way from a client to a server; from is the client's socket, to the server's. */
+struct side {
+	int from, to;
+	struct sockaddr_in address;
+};
+
+/* Between sender and receiver, who are processes. The lists: by side, of each turn. */
+struct shared {
+	_Atomic uint64_t ends_at; /* the stream is over with so many bytes; before it is known, UINT64_MAX */
+	_Atomic uint32_t is_over; /* what arrives from now on is not counted */
+	_Atomic uint32_t is_counted; /* some of the turn is; without, on a machine that is busy elsewhere, it goes on */
+	uint64_t sent[SIDES], received[SIDES];
+	double values[SIDES][TURNS], others[SIDES][TURNS];
+};
+
+struct run {
+	struct side sides[SIDES];
+	int count, turns, done_read, done_write;
+	uint64_t turn_ns;
+	size_t payload;
+	uint32_t destinations;
+	struct shared *shared;
+};
+
+static int side_of(const struct run *run, int turn, int place)
 {
-	puts("ready");
-	fflush(stdout);
+	int round = turn / run->count;
+
+	return (turn + (round % 2 ? run->count - 1 - place : place)) % run->count;
 }
 
-static int readable(int s, int wait_ms)
+static void enter(const char *namespace)
 {
-	struct pollfd p = { .fd = s, .events = POLLIN };
+	char path[256];
+	int fd;
 
-	return poll(&p, 1, wait_ms) > 0;
+	snprintf(path, sizeof(path), "/run/netns/%s", namespace);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	check(fd >= 0 && setns(fd, CLONE_NEWNET) == 0, path);
+	close(fd);
 }
 
-static int tcp_receive(char **argv)
+static void hold_to(int cpu)
 {
-	static char buffer[READ_BYTES];
-	int listener = listening(SOCK_STREAM, argv[2]), s;
-	uint64_t begin, from = 0, last = 0, bytes = 0;
-	ssize_t got;
+	cpu_set_t set;
 
-	ready();
-	if (!readable(listener, PATIENCE_MS))
-		errno = ETIMEDOUT, check(0, "accept");
-	s = accept(listener, NULL, NULL);
-	check(s >= 0, "accept");
-	begin = now_ns();
-	while ((got = recv(s, buffer, sizeof(buffer), 0)) > 0) {
-		last = now_ns();
-		if (!from) {
-			if (last - begin >= WARM_UP_NS)
-				from = last;
-			continue;
-		}
-		bytes += got;
-	}
-	check(from && last > from, "the stream was too short");
-	printf("{\"bytes\": %llu, \"seconds\": %.9f}\n", (unsigned long long)bytes, (last - from) / 1e9);
-	return 0;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	check(sched_setaffinity(0, sizeof(set), &set) == 0, "sched_setaffinity");
 }
 
 /* A path is to be measured, and not what a congestion control that has a model of it (BBR, a default of some kernels)
@@ -122,117 +151,208 @@ static void use_reno(int s)
 	check(setsockopt(s, IPPROTO_TCP, TCP_CONGESTION, "reno", 4) == 0, "TCP_CONGESTION");
 }
 
-static int tcp_send(char **argv)
+static void open_side(struct side *side, int type, uint16_t port, char *words)
 {
-	static char buffer[WRITE_BYTES];
-	struct sockaddr_in to = address(argv[2], argv[3]);
-	uint64_t until = now_ns() + atof(argv[4]) * 1e9 + WARM_UP_NS;
-	int s = socket(AF_INET, SOCK_STREAM, 0);
+	const char *client = strtok(words, "/"), *server = strtok(NULL, "/"), *target = strtok(NULL, "/");
+	int listener;
 
-	use_reno(s);
-	check(connect(s, (void *)&to, sizeof(to)) == 0, "connect");
-	while (now_ns() < until)
-		check(send(s, buffer, sizeof(buffer), 0) > 0, "send");
-	return 0;
+	errno = EINVAL;
+	check(client && server && target, "SIDE");
+	side->address = address(target, port);
+	enter(server);
+	listener = listening(type, port);
+	enter(client);
+	side->from = socket(AF_INET, type, 0);
+	if (type == SOCK_DGRAM) {
+		side->to = listener;
+		return;
+	}
+	use_reno(side->from);
+	check(connect(side->from, (void *)&side->address, sizeof(side->address)) == 0, "connect");
+	side->to = accept(listener, NULL, NULL);
+	check(side->to >= 0, "accept");
+	close(listener);
 }
 
-static int udp_receive(char **argv)
+static int readable(int s, int wait_ms)
+{
+	struct pollfd p = { .fd = s, .events = POLLIN };
+
+	return poll(&p, 1, wait_ms) > 0;
+}
+
+static void turn_is_over(const struct run *run)
+{
+	check(write(run->done_write, "", 1) == 1, "write");
+}
+
+/* Whether the receiver has said so. */
+static int is_turn_over(const struct run *run, int wait_ms)
+{
+	char byte;
+
+	return readable(run->done_read, wait_ms) && read(run->done_read, &byte, 1) == 1;
+}
+
+/* The sender's. */
+static int goes_on(const struct run *run, uint64_t until_ns)
+{
+	uint64_t now = now_ns();
+
+	return now < until_ns || (!atomic_load(&run->shared->is_counted) && now < until_ns + PATIENCE_MS * 1000000ULL);
+}
+
+static void receive_stream(struct run *run, int i, int turn)
+{
+	static char buffer[READ_BYTES];
+	struct shared *shared = run->shared;
+	uint64_t begin = 0, from = 0, last = 0, bytes = 0, total = 0;
+	ssize_t got;
+
+	do {
+		got = recv(run->sides[i].to, buffer, sizeof(buffer), 0);
+		check(got > 0, "recv");
+		total += got;
+		if (atomic_load(&shared->is_over))
+			continue;
+		last = now_ns();
+		if (!begin)
+			begin = last;
+		if (from) {
+			bytes += got;
+			atomic_store(&shared->is_counted, 1);
+		} else if (last - begin >= run->turn_ns / WARM_UP_SHARE) {
+			from = last;
+		}
+	} while (total != atomic_load(&shared->ends_at));
+	errno = ENODATA;
+	check(from && last > from, "the turn was too short");
+	shared->values[i][turn] = bytes * 8e9 / (last - from);
+}
+
+static void send_stream(struct run *run, int i, int turn)
+{
+	static char buffer[WRITE_BYTES];
+	struct shared *shared = run->shared;
+	uint64_t until = now_ns() + run->turn_ns, total = 0;
+	ssize_t put;
+
+	(void)turn;
+	while (goes_on(run, until)) {
+		put = send(run->sides[i].from, buffer, sizeof(buffer), 0);
+		check(put > 0, "send");
+		total += put;
+	}
+	atomic_store(&shared->is_over, 1);
+	atomic_store(&shared->ends_at, total + 1);
+	check(send(run->sides[i].from, buffer, 1, 0) == 1, "send"); /* so that it wakes up, and sees that */
+	errno = ETIMEDOUT;
+	check(is_turn_over(run, PATIENCE_MS), "the end of a turn");
+}
+
+/* What says that a turn is over. */
+struct end {
+	uint32_t turn;
+};
+
+static void receive_packets(struct run *run, int i, int turn)
 {
 	static char buffers[BATCH][2048];
 	struct iovec parts[BATCH];
 	struct mmsghdr messages[BATCH] = { 0 };
-	int s = listening(SOCK_DGRAM, argv[2]), got, wait_ms = PATIENCE_MS, over = 0;
-	uint64_t begin = 0, from = 0, last = 0, packets = 0, t;
+	uint64_t begin = 0, from = 0, last = 0, packets = 0, total = 0, t;
+	int got, over = 0;
 
-	for (int i = 0; i < BATCH; i++) {
-		parts[i] = (struct iovec){ buffers[i], sizeof(buffers[i]) };
-		messages[i].msg_hdr = (struct msghdr){ .msg_iov = &parts[i], .msg_iovlen = 1 };
+	for (int n = 0; n < BATCH; n++) {
+		parts[n] = (struct iovec){ buffers[n], sizeof(buffers[n]) };
+		messages[n].msg_hdr = (struct msghdr){ .msg_iov = &parts[n], .msg_iovlen = 1 };
 	}
-	ready();
 	while (!over) {
-		got = recvmmsg(s, messages, BATCH, MSG_DONTWAIT, NULL);
+		got = recvmmsg(run->sides[i].to, messages, BATCH, MSG_DONTWAIT, NULL);
 		if (got < 0) {
 			check(errno == EAGAIN || errno == EINTR, "recvmmsg");
-			if (!readable(s, wait_ms))
-				break;
+			check(readable(run->sides[i].to, PATIENCE_MS), "the end of a turn");
 			continue;
 		}
-		wait_ms = SILENCE_MS;
 		t = now_ns();
-		if (!begin)
-			begin = t;
-		if (!from) {
-			if (t - begin >= WARM_UP_NS)
-				from = last = t;
-			continue;
+		for (int n = 0; n < got; n++) {
+			if (messages[n].msg_len == run->payload) {
+				total++;
+			} else {
+				struct end end;
+
+				memcpy(&end, buffers[n], sizeof(end));
+				over |= messages[n].msg_len == sizeof(end) && end.turn == (uint32_t)turn;
+			}
 		}
-		for (int i = 0; i < got; i++)
-			over |= messages[i].msg_len == END_BYTES;
 		if (over)
 			break;
-		packets += got;
-		last = t;
+		if (!begin)
+			begin = t;
+		if (from) {
+			packets += got;
+			last = t;
+			atomic_store(&run->shared->is_counted, 1);
+		} else if (t - begin >= run->turn_ns / WARM_UP_SHARE) {
+			from = t;
+		}
 	}
 	errno = ENODATA;
 	check(from && last > from, "too few packets came");
-	printf("{\"packets\": %llu, \"seconds\": %.9f}\n", (unsigned long long)packets, (last - from) / 1e9);
-	return 0;
+	run->shared->values[i][turn] = packets * 1e9 / (last - from);
+	run->shared->received[i] += total;
 }
 
-static int udp_send(char **argv)
+static void send_packets(struct run *run, int i, int turn)
 {
 	static char buffer[2048];
-	struct sockaddr_in base = address(argv[2], argv[3]), to[BATCH];
-	uint64_t until = now_ns() + atof(argv[4]) * 1e9 + WARM_UP_NS, sent = 0, refused = 0;
-	uint32_t first = ntohl(base.sin_addr.s_addr), count = atoi(argv[6]), turn = 0;
-	struct iovec part = { buffer, atoi(argv[5]) };
+	static uint32_t n;
+	const struct side *side = &run->sides[i];
+	uint32_t first = ntohl(side->address.sin_addr.s_addr);
+	struct sockaddr_in to[BATCH];
+	struct iovec part = { buffer, run->payload };
 	struct mmsghdr messages[BATCH] = { 0 };
-	int s = socket(AF_INET, SOCK_DGRAM, 0), done;
+	struct end end = { turn };
+	uint64_t until;
+	int done;
 
-	for (int i = 0; i < BATCH; i++) {
-		to[i] = base;
-		messages[i].msg_hdr = (struct msghdr){
-			.msg_name = &to[i], .msg_namelen = sizeof(to[i]), .msg_iov = &part, .msg_iovlen = 1,
+	for (int b = 0; b < BATCH; b++) {
+		to[b] = side->address;
+		messages[b].msg_hdr = (struct msghdr){
+			.msg_name = &to[b], .msg_namelen = sizeof(to[b]), .msg_iov = &part, .msg_iovlen = 1,
 		};
 	}
-	while (now_ns() < until) {
+	until = now_ns() + run->turn_ns;
+	while (goes_on(run, until)) {
 		/* Far apart from one packet to the next; every one has its turn, since the constant is a prime. */
-		for (int i = 0; count > 1 && i < BATCH; i++, turn++)
-			to[i].sin_addr.s_addr = htonl(first + (uint32_t)(turn * 2654435761ULL % count));
-		done = sendmmsg(s, messages, BATCH, 0);
-		if (done > 0)
-			sent += done;
-		else /* ICMP that came back, or no room: the next one may do */
-			refused++;
+		for (int b = 0; run->destinations > 1 && b < BATCH; b++, n++)
+			to[b].sin_addr.s_addr = htonl(first + (uint32_t)(n * 2654435761ULL % run->destinations));
+		done = sendmmsg(side->from, messages, BATCH, 0);
+		if (done > 0) /* else: ICMP that came back, or no room; the next one may do */
+			run->shared->sent[i] += done;
 	}
-	for (int i = 0; i < 5; i++) {
-		usleep(20000); /* until what is before it is out of the way */
-		sendto(s, buffer, END_BYTES, 0, (void *)&base, sizeof(base));
+	for (int tries = PATIENCE_MS / AGAIN_MS; tries; tries--) {
+		sendto(side->from, &end, sizeof(end), 0, (void *)&side->address, sizeof(side->address));
+		if (is_turn_over(run, AGAIN_MS))
+			return;
 	}
-	printf("{\"sent\": %llu, \"refused\": %llu}\n", (unsigned long long)sent, (unsigned long long)refused);
-	return 0;
+	errno = ETIMEDOUT;
+	check(0, "the end of a turn");
 }
 
-static int echo(char **argv)
+static void echo(struct run *run, int i, int turn)
 {
-	int s = listening(SOCK_DGRAM, argv[2]);
-	struct timeval patience = { .tv_sec = PATIENCE_MS / 1000 };
 	struct sockaddr_in from;
 	socklen_t size;
 	char byte;
 
-	setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	ready();
-	for (;;) {
+	(void)turn;
+	do {
 		size = sizeof(from);
-		if (recvfrom(s, &byte, 1, 0, (void *)&from, &size) != 1)
-			break;
-		if (byte == 'q')
-			break;
-		sendto(s, &byte, 1, 0, (void *)&from, size);
-	}
-	puts("{}");
-	return 0;
+		check(readable(run->sides[i].to, PATIENCE_MS), "the end of a turn");
+		check(recvfrom(run->sides[i].to, &byte, 1, 0, (void *)&from, &size) == 1, "recvfrom");
+		sendto(run->sides[i].to, &byte, 1, 0, (void *)&from, size);
+	} while (byte != 'q');
 }
 
 static int ascending(const void *a, const void *b)
@@ -242,46 +362,115 @@ static int ascending(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static int ping(char **argv)
+static void ping(struct run *run, int i, int turn)
 {
-	static uint32_t took_ns[8 << 20];
-	const size_t most = sizeof(took_ns) / sizeof(*took_ns);
-	struct sockaddr_in to = address(argv[2], argv[3]);
-	uint64_t from = now_ns() + WARM_UP_NS, until = from + atof(argv[4]) * 1e9, before, after = 0;
-	struct timeval patience = { .tv_sec = 1 };
-	int s = socket(AF_INET, SOCK_DGRAM, 0);
-	size_t count = 0, lost = 0;
+	static uint32_t took_ns[PINGS];
+	const struct side *side = &run->sides[i];
+	uint64_t from = now_ns() + run->turn_ns / WARM_UP_SHARE, until = from + run->turn_ns, before, after = 0;
+	size_t count = 0;
 	char byte = 'p';
 
-	setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	check(connect(s, (void *)&to, sizeof(to)) == 0, "connect");
-	while (after < until && count < most) {
+	while (after < until && count < PINGS) {
 		before = now_ns();
-		check(send(s, &byte, 1, 0) == 1, "send");
-		if (recv(s, &byte, 1, 0) != 1) {
-			lost++;
-			after = now_ns();
-			check(lost < 5, "no answer");
-			continue;
-		}
+		check(sendto(side->from, &byte, 1, 0, (void *)&side->address, sizeof(side->address)) == 1, "send");
+		check(recv(side->from, &byte, 1, 0) == 1, "no answer");
 		after = now_ns();
 		if (after >= from)
 			took_ns[count++] = after - before;
 	}
 	byte = 'q';
-	send(s, &byte, 1, 0);
-	check(count > 0, "no answer");
+	check(sendto(side->from, &byte, 1, 0, (void *)&side->address, sizeof(side->address)) == 1, "send");
+	check(recv(side->from, &byte, 1, 0) == 1, "no answer");
+	errno = ENODATA;
+	check(count > 0 && is_turn_over(run, PATIENCE_MS), "no answer");
 	qsort(took_ns, count, sizeof(*took_ns), ascending);
-	printf("{\"count\": %zu, \"lost\": %zu, \"p50_ns\": %u, \"p99_ns\": %u}\n", count, lost, took_ns[count / 2],
-	       took_ns[count - 1 - count / 100]);
+	run->shared->values[i][turn] = took_ns[count / 2];
+	run->shared->others[i][turn] = took_ns[count - 1 - count / 100];
+}
+
+typedef void act(struct run *run, int i, int turn);
+
+static void take_turns(struct run *run, act *act, int as_receiver)
+{
+	for (int turn = 0; turn < run->turns; turn++)
+		for (int place = 0; place < run->count; place++) {
+			if (as_receiver) {
+				act(run, side_of(run, turn, place), turn);
+				turn_is_over(run);
+			} else {
+				atomic_store(&run->shared->is_over, 0);
+				atomic_store(&run->shared->is_counted, 0);
+				atomic_store(&run->shared->ends_at, UINT64_MAX);
+				act(run, side_of(run, turn, place), turn);
+			}
+		}
+}
+
+static void print_lists(const struct run *run, const char *name, double (*lists)[TURNS])
+{
+	printf("\"%s\": [", name);
+	for (int i = 0; i < run->count; i++)
+		for (int turn = 0; turn < run->turns; turn++)
+			printf("%s%.1f%s", turn ? ", " : i ? ", [" : "[", lists[i][turn], turn == run->turns - 1 ? "]" : "");
+	printf("]");
+}
+
+/* first: of the words that are sides. */
+static int turns(char **argv, int words, int first, int type, act *send, act *receive)
+{
+	static struct run run;
+	struct timeval patience = { .tv_sec = 1 };
+	int done[2], status;
+	pid_t child;
+
+	run.turn_ns = atof(argv[4]) * 1e6;
+	run.turns = atoi(argv[5]);
+	run.payload = first > 6 ? atoi(argv[6]) : 0;
+	run.destinations = first > 6 ? atoi(argv[7]) : 1;
+	run.count = words - first;
+	run.shared = mmap(NULL, sizeof(*run.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	errno = EINVAL;
+	check(run.count >= 1 && run.count <= SIDES && run.turns >= 1 && run.turns <= TURNS, "SIDE or TURNS");
+	check(run.shared != MAP_FAILED && pipe(done) == 0, "pipe");
+	run.done_read = done[0];
+	run.done_write = done[1];
+	for (int i = 0; i < run.count; i++) {
+		open_side(&run.sides[i], type, PORT + i, argv[first + i]);
+		if (type == SOCK_DGRAM)
+			setsockopt(run.sides[i].from, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	}
+	child = fork();
+	check(child >= 0 && (child || prctl(PR_SET_PDEATHSIG, SIGKILL) == 0), "fork");
+	hold_to(atoi(argv[child ? 2 : 3]));
+	take_turns(&run, child ? send : receive, !child);
+	if (!child)
+		return 0;
+	check(waitpid(child, &status, 0) == child && status == 0, "the receiver");
+	printf("{");
+	print_lists(&run, "values", run.shared->values);
+	printf(", ");
+	print_lists(&run, "others", run.shared->others);
+	printf(", \"sent\": [");
+	for (int i = 0; i < run.count; i++)
+		printf("%s%llu", i ? ", " : "", (unsigned long long)run.shared->sent[i]);
+	printf("], \"received\": [");
+	for (int i = 0; i < run.count; i++)
+		printf("%s%llu", i ? ", " : "", (unsigned long long)run.shared->received[i]);
+	printf("]}\n");
 	return 0;
+}
+
+static void ready(void)
+{
+	puts("ready");
+	fflush(stdout);
 }
 
 /* Takes connections in, and lets go of each once its other end has reset it. */
 static int accepting(char **argv)
 {
 	struct epoll_event here[BATCH], one = { .events = EPOLLIN };
-	int listener = listening(SOCK_STREAM, argv[2]), e = epoll_create1(0), wait_ms = PATIENCE_MS, got, s;
+	int listener = listening(SOCK_STREAM, atoi(argv[2])), e = epoll_create1(0), wait_ms = PATIENCE_MS, got, s;
 	uint64_t accepted = 0;
 
 	one.data.fd = listener;
@@ -322,7 +511,7 @@ static void set_out(int e, const struct sockaddr_in *to)
 static int connecting(char **argv)
 {
 	struct epoll_event here[BATCH];
-	struct sockaddr_in to = address(argv[2], argv[3]);
+	struct sockaddr_in to = address(argv[2], atoi(argv[3]));
 	uint64_t from = now_ns() + WARM_UP_NS, until = from + atof(argv[4]) * 1e9, now, count = 0, failed = 0;
 	int e = epoll_create1(0), got, error;
 	socklen_t size = sizeof(error);
@@ -348,19 +537,16 @@ static int connecting(char **argv)
 
 int main(int argc, char **argv)
 {
-	static const struct {
-		const char *word;
-		int arguments;
-		int (*run)(char **);
-	} verbs[] = {
-		{ "tcp-receive", 1, tcp_receive }, { "tcp-send", 3, tcp_send }, { "udp-receive", 1, udp_receive },
-		{ "udp-send", 5, udp_send }, { "echo", 1, echo }, { "ping", 3, ping },
-		{ "accept", 1, accepting }, { "connect", 4, connecting },
-	};
-
-	for (size_t i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
-		if (argc == verbs[i].arguments + 2 && !strcmp(argv[1], verbs[i].word))
-			return verbs[i].run(argv);
+	if (argc > 6 && !strcmp(argv[1], "tcp"))
+		return turns(argv, argc, 6, SOCK_STREAM, send_stream, receive_stream);
+	if (argc > 6 && !strcmp(argv[1], "ping"))
+		return turns(argv, argc, 6, SOCK_DGRAM, ping, echo);
+	if (argc > 8 && !strcmp(argv[1], "udp"))
+		return turns(argv, argc, 8, SOCK_DGRAM, send_packets, receive_packets);
+	if (argc == 3 && !strcmp(argv[1], "accept"))
+		return accepting(argv);
+	if (argc == 6 && !strcmp(argv[1], "connect"))
+		return connecting(argv);
 	fprintf(stderr, "usage: see the head of traffic.c\n");
 	return 2;
 }

@@ -38,7 +38,7 @@ def cpus() -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Packets:
-    per_second: float
+    per_second: list[float]  # of each turn
     lost: float  # share of what was sent
 
 
@@ -65,26 +65,27 @@ class Traffic:
 
     binary: Path
 
-    def tcp_bits_s(self, side: Side, seconds: float) -> float:
-        """One stream, received."""
-        port = str(next(_ports))
-        got, _ = self._run(side, ["tcp-receive", port], ["tcp-send", side.target, port, str(seconds)], cpus())
-        return float(got["bytes"] * 8 / got["seconds"])
+    def tcp_bits_s(self, sides: Sequence[Side], turn_s: float, turns: int) -> list[list[float]]:
+        """One stream for each side, received: by side, of each turn."""
+        found: list[list[float]] = self._turns("tcp", sides, turn_s, turns, cpus())["values"]
+        return found
 
-    def udp(self, side: Side, seconds: float, destinations: int = 1) -> Packets:
+    def udp(self, sides: Sequence[Side], turn_s: float, turns: int, destinations: int = 1) -> list[Packets]:
         """64-byte frames as fast as they go, those that were received. destinations: addresses from the target on."""
-        port = str(next(_ports))
-        send = ["udp-send", side.target, port, str(seconds), str(PAYLOAD_64), str(destinations)]
-        got, sent = self._run(side, ["udp-receive", port], send, cpus())
-        rate = got["packets"] / got["seconds"]
-        return Packets(rate, max(0.0, 1 - rate * (seconds + 0.1) / max(1, sent["sent"])))
+        got = self._turns("udp", sides, turn_s, turns, cpus(), PAYLOAD_64, destinations)
+        return [
+            Packets(values, max(0.0, 1 - received / max(1, sent)))
+            for values, sent, received in zip(got["values"], got["sent"], got["received"], strict=True)
+        ]
 
-    def ping_pong(self, side: Side, seconds: float) -> RoundTrip:
+    def ping_pong(self, sides: Sequence[Side], turn_s: float, turns: int) -> list[list[RoundTrip]]:
         """A byte to and fro, both ends on one CPU: no wake-up of another CPU hides what the path costs."""
-        port = str(next(_ports))
         here = cpus()[0]
-        _, took = self._run(side, ["echo", port], ["ping", side.target, port, str(seconds)], (here, here))
-        return RoundTrip(took["p50_ns"] / 1000, took["p99_ns"] / 1000)
+        got = self._turns("ping", sides, turn_s, turns, (here, here))
+        return [
+            [RoundTrip(p50_ns / 1000, p99_ns / 1000) for p50_ns, p99_ns in zip(*each, strict=True)]
+            for each in zip(got["values"], got["others"], strict=True)
+        ]
 
     def connections(self, side: Side, seconds: float) -> float:
         """New TCP connections a second: opened, several under way at a time, and reset.
@@ -126,6 +127,17 @@ class Traffic:
             receiver.wait()
             if receiver.stdout is not None:
                 receiver.stdout.close()
+
+    def _turns(
+        self, kind: str, sides: Sequence[Side], turn_s: float, turns: int, where: tuple[int, int], *more: int
+    ) -> dict[str, Any]:
+        words = [kind, *map(str, where), str(turn_s * 1000), str(turns), *map(str, more)]
+        words += [f"{side.client}/{side.server}/{side.target}" for side in sides]
+        done = subprocess.run([str(self.binary), *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)} failed: {done.stderr.strip()}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
     def _words(self, namespace: str, cpu: int, arguments: Sequence[str]) -> list[str]:
         return ["taskset", "-c", str(cpu), *shell.inside(namespace, [str(self.binary), *arguments])]
