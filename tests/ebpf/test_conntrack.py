@@ -264,7 +264,15 @@ class Talks:
             return self._fragment(version, ends, protocol, identity, offset, more, data)
         if version == 4:
             return MAC_PAIR + b"\x08\0" + packet.ipv4(*ends, protocol, body)
-        return MAC_PAIR + b"\x86\xdd" + packet.ipv6(*ends, protocol, body)
+        return MAC_PAIR + b"\x86\xdd" + packet.ipv6(*ends, *self._extended(protocol, body))
+
+    def _extended(self, protocol: int, body: bytes) -> tuple[int, bytes]:
+        """Now and then behind headers of IPv6 that may be as they should be."""
+        while self.random.random() < 0.1:
+            more = self.random.choice((0, 0, 0, 1, 5))
+            body = (bytes([protocol, more]) + bytes(6 + 8 * self.random.choice((0, more, more)))) + body
+            protocol = self.random.choice((0, 43, 60, 60))
+        return protocol, body
 
     def _fragment(
         self,
@@ -280,8 +288,11 @@ class Talks:
             made = bytearray(packet.ipv4(*ends, protocol, data))
             made[4:8] = struct.pack("!HH", identity, (0x2000 if more else 0) | offset // 8)
             return MAC_PAIR + b"\x08\0" + bytes(made)
+        if not offset:
+            protocol, data = self._extended(protocol, data)
+            data = data[: len(data) & ~7] if more else data
         header = struct.pack("!BBHI", protocol, 0, offset | more, identity)
-        return MAC_PAIR + b"\x86\xdd" + packet.ipv6(*ends, packet.IPV6_FRAGMENT, header + data)
+        return MAC_PAIR + b"\x86\xdd" + packet.ipv6(*ends, *self._extended(packet.IPV6_FRAGMENT, header + data))
 
     def _ports(self, side: int, number: int) -> bytes:
         local, remote = ((40000, 80), (22, 40000), (53, 53))[number]

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.layers.inet6 import IPv6ExtHdrFragment as Fragment6
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import (
@@ -128,6 +137,7 @@ def conversations() -> Iterator[Conversation]:
         for name, turns in each():
             yield Conversation(f"{each.__name__}: {name}", tuple(turns))
     yield from fragments()
+    yield from extensions()
     yield from rules_change()
     yield from bounds()
     yield from moves()
@@ -824,6 +834,97 @@ def fragments() -> Iterator[Conversation]:
     yield Conversation("fragments: one that is the whole", (
         Turn(GUEST, frame(GUEST, alone)), Turn(GUEST, frame(GUEST, alone)), Turn(OTHER, udp(6, OTHER)),
     ))  # fmt: skip
+
+
+def extensions() -> Iterator[Conversation]:
+    """IPv6's headers before the transport's hide nothing of it."""
+    hop, options, routing = IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(), IPv6ExtHdrRouting(type=4)
+    chains = {
+        "hop-by-hop": (hop,),
+        "options": (options,),
+        "routing": (routing,),
+        "all": (hop, options, routing, options),
+    }
+
+    def behind(side: int, chain: tuple[Packet, ...], *layers: Packet) -> bytes:
+        packet = network(6, side)
+        for each in (*chain, *layers):
+            packet = packet / each.copy()
+        return frame(side, packet)
+
+    def segment(side: int, flags: str, seq: int, ack: int, ports: tuple[int, int]) -> Packet:
+        source, destination = ports if side == GUEST else ports[::-1]
+        return TCP(sport=source, dport=destination, flags=flags, seq=seq, ack=ack, window=1000)
+
+    def say(name: str, *turns: Turn) -> Conversation:
+        return Conversation(f"extension headers: {name}", turns)
+
+    for name, chain in chains.items():
+        ports = (22, 40000)
+        yield say(
+            f"a connection behind {name} is what it is without",
+            Turn(OTHER, behind(OTHER, chain, segment(OTHER, "S", 5000, 0, ports))),
+            Turn(GUEST, behind(GUEST, (), segment(GUEST, "SA", 1000, 5001, ports))),
+            Turn(OTHER, behind(OTHER, (), segment(OTHER, "A", 5001, 1001, ports))),
+            Turn(OTHER, behind(OTHER, chain, segment(OTHER, "R", 900_000, 0, ports)), INVALID),
+            Turn(GUEST, behind(GUEST, chain, segment(GUEST, "PA", 1001, 5001, ports), Raw(b"data"))),
+        )
+        yield say(
+            f"what rules do not let come does not come behind {name}",
+            Turn(OTHER, behind(OTHER, chain, segment(OTHER, "S", 5000, 0, (23, 40000))), REFUSED),
+            # Nor in answer to what the guest has said by the same header.
+            Turn(GUEST, behind(GUEST, chain, UDP(sport=40000, dport=53))),
+            Turn(OTHER, behind(OTHER, chain, segment(OTHER, "S", 5000, 0, (23, 40000))), REFUSED),
+            Turn(OTHER, behind(OTHER, chain, UDP(sport=53, dport=40000))),
+        )
+        yield say(
+            f"a guest that may open one port only opens no other behind {name}",
+            Turn(GUEST, behind(GUEST, chain, segment(GUEST, "S", 1000, 0, (40000, 25))), REFUSED, open=False,
+                 open_port=80, admitted=ADMITTED),
+            Turn(GUEST, behind(GUEST, chain, segment(GUEST, "S", 1000, 0, (40000, 80)))),
+        )  # fmt: skip
+    whole = bytes(options / UDP(sport=40000, dport=53, len=3000, chksum=0) / Raw(bytes(2992)))[:3008]
+    whole = bytes([17]) + whole[1:]
+    spans = ((0, 1000), (1000, 2000), (2000, 3008))
+
+    def piece(rank: int, carries: int = 60) -> Turn:
+        begin, end = spans[rank]
+        header = Fragment6(id=7, offset=begin // 8, m=int(end < 3008), nh=carries)
+        return Turn(GUEST, behind(GUEST, (hop,), header, Raw(whole[begin:end])))
+
+    yield say("of fragments, before and behind", *map(piece, range(3)), Turn(OTHER, udp(6, OTHER)))
+    yield say(
+        "in the first fragment only in part",
+        Turn(GUEST, behind(GUEST, (), Fragment6(id=7, m=1, nh=60), Raw(whole[:8])), INVALID),
+    )
+    within = Fragment6(id=8, m=0, nh=17) / UDP(sport=40000, dport=53)
+    yield say(
+        "a fragment in a fragment is nobody's",
+        Turn(GUEST, behind(GUEST, (), Fragment6(id=7, m=0, nh=44), within), INVALID),
+        Turn(GUEST, behind(GUEST, (Fragment6(id=7, m=0, nh=60), options), within), INVALID),
+    )
+    yield say(
+        "eight, and no more",
+        Turn(GUEST, behind(GUEST, (options,) * 8, UDP(sport=40000, dport=53))),
+        Turn(GUEST, behind(GUEST, (options,) * 9, UDP(sport=40000, dport=53)), INVALID),
+    )
+    cut = network(6, GUEST)
+    cut.nh = 60
+    yield say(
+        "that are cut short",
+        Turn(GUEST, frame(GUEST, cut / Raw(bytes([17, 1]) + bytes(6))), INVALID),
+        Turn(GUEST, frame(GUEST, cut / Raw(bytes([17, 0]) + bytes(4))), INVALID),
+    )
+    sent = network(6, GUEST) / options / UDP(sport=40000, dport=53) / Raw(bytes(20))
+    yield say(
+        "in what an error quotes",
+        Turn(GUEST, udp(6, GUEST)),
+        Turn(OTHER, error(6, OTHER, sent)),
+        Turn(OTHER, error(6, OTHER, network(6, GUEST) / options / UDP(sport=40001, dport=53)), INVALID),
+        Turn(
+            OTHER, error(6, OTHER, Raw(bytes(network(6, GUEST) / options / UDP(sport=40000, dport=53))[:48])), INVALID
+        ),
+    )
 
 
 def rules_change() -> Iterator[Conversation]:

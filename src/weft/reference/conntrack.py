@@ -222,7 +222,7 @@ class Tracker:
         if fate is Fate.OVERLAPS:
             return Decision(DropReason.FRAGMENT_OVERLAP, "fragments of its datagram overlap, or have too many gaps")
         # A query is in one datagram only with its header, so of ICMP nothing is counted.
-        found = self._table.get(_key(port, side, replace(flow, ports=datagram.ports)))
+        found = self._table.get(_key(port, side, replace(flow, protocol=datagram.protocol, ports=datagram.ports)))
         if found is not None:
             self._count(found, side, frame_bytes)
             if found.tcp is not None:

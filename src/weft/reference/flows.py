@@ -1,6 +1,6 @@
 """What the connection tracker reads of a packet. Judges nothing: who may talk to whom is not asked here.
 
-Extension headers of IPv6 but a fragment's are not walked: a packet is of the protocol that the first one names.
+A packet is of the protocol that whoever gets it finds: behind IPv6's extension headers, in fragments and out of them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ ANSWERS = {version: {answer: query for query, answer in of.items()} for version,
 #: Those that tell of a packet, and quote it: unreachable, too big, time exceeded, parameter problem.
 ERRORS = {4: frozenset({3, 11, 12}), 6: frozenset({1, 2, 3, 4})}
 MOST_DATAGRAM_BYTES = 65_535
+#: Headers of IPv6 that whoever gets them reads on behind: hop-by-hop options, routing, destination options.
+EXTENSIONS = frozenset({0, 43, 60})
+MOST_EXTENSIONS = 8
 #: SCTP's first kind of chunk; of a quoted packet the kind is not known.
 DATA = 0
 
@@ -41,8 +44,9 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a fragment is of its datagram, in bytes behind the header that all fragments have."""
+    """What a fragment is of its datagram, in bytes behind the header that all have. carries: what that header names."""
 
+    carries: int
     identity: int
     begin: int
     end: int
@@ -78,26 +82,48 @@ class Flow:
 def read(ip: Ip) -> Flow | None:
     """The packet's flow; None: its headers are none that a connection could have."""
     protocol, at, piece = ip.protocol, ip.header_bytes, None
+    offset, more, identity = 0, False, 0
     if ip.version == 4:
         word = int.from_bytes(ip.frame[20:22], "big")
         offset, more, identity = (word & 0x1FFF) * 8, bool(word & 0x2000), int.from_bytes(ip.frame[18:20], "big")
-    elif protocol == packet.IPV6_FRAGMENT:
-        header = ip.payload[:8]
-        if len(header) < 8:
-            return None
-        protocol, at = header[0], at + 8
-        word = int.from_bytes(header[2:4], "big")
-        offset, more, identity = word & 0xFFF8, bool(word & 1), int.from_bytes(header[4:8], "big")
     else:
-        offset, more, identity = 0, False, 0
+        behind = _behind_extensions(ip.packet, protocol, at)
+        if behind is None:
+            return None
+        protocol, at = behind
+        if protocol == packet.IPV6_FRAGMENT:
+            header = ip.packet[at : at + 8]
+            if len(header) < 8:
+                return None
+            protocol, at = header[0], at + 8
+            word = int.from_bytes(header[2:4], "big")
+            offset, more, identity = word & 0xFFF8, bool(word & 1), int.from_bytes(header[4:8], "big")
     if offset or more:
         length = ip.ip_length - at
         if length < 1 or (more and length % 8) or offset + length > MOST_DATAGRAM_BYTES:
             return None
-        piece = Piece(identity, offset, offset + length, not more)
+        piece = Piece(protocol, identity, offset, offset + length, not more)
         if offset:
             return Flow(Kind.LATER, protocol, ip.source, ip.destination, piece=piece)
+    if ip.version == 6:
+        behind = _behind_extensions(ip.packet, protocol, at)
+        if behind is None or behind[0] == packet.IPV6_FRAGMENT:  # a fragment in a fragment is nobody's to send
+            return None
+        protocol, at = behind
     return _transport(ip.version, protocol, ip.source, ip.destination, ip.packet[at:], piece)
+
+
+def _behind_extensions(body: bytes, protocol: int, at: int) -> tuple[int, int] | None:
+    """The protocol, and where it begins; None: a header is not whole, or there are too many."""
+    for _ in range(MOST_EXTENSIONS):
+        if protocol not in EXTENSIONS:
+            break
+        if len(body) < at + 8:
+            return None
+        protocol, at = body[at], at + (body[at + 1] + 1) * 8
+        if len(body) < at:
+            return None
+    return None if protocol in EXTENSIONS else (protocol, at)
 
 
 def _transport(
@@ -194,11 +220,16 @@ def _quoted(version: int, body: bytes) -> Flow | None:
     else:
         if len(body) < packet.IPV6_BYTES or body[0] >> 4 != 6:
             return None
-        at, protocol, source, destination = packet.IPV6_BYTES, body[6], body[8:24], body[24:40]
-        if protocol == packet.IPV6_FRAGMENT:
+        source, destination = body[8:24], body[24:40]
+        behind = _behind_extensions(body, body[6], packet.IPV6_BYTES)
+        if behind is not None and behind[0] == packet.IPV6_FRAGMENT:
+            at = behind[1]
             if len(body) < at + 8 or int.from_bytes(body[at + 2 : at + 4], "big") & 0xFFF8:
                 return None
-            protocol, at = body[at], at + 8
+            behind = _behind_extensions(body, body[at], at + 8)
+        if behind is None:
+            return None
+        protocol, at = behind
     head = body[at : at + 8]
     if len(head) < 8:
         return None

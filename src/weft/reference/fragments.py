@@ -29,6 +29,7 @@ class Datagram:
     """One under way. ports: as its first has them, for whoever counts; number: of TCP, that of offset 0."""
 
     identity: tuple[bytes, bytes, int, int]
+    protocol: int  # of its first, behind extension headers
     expires_ns: int
     ports: tuple[int, int]
     code: int
@@ -81,7 +82,7 @@ class Fragments:
         number = 0
         if flow.segment is not None:
             number = flow.segment.end - piece.end
-        made = Datagram(_identity(flow, piece), now_ns + LIFE_NS, flow.ports, flow.code, number % 2**32)
+        made = Datagram(_identity(flow, piece), flow.protocol, now_ns + LIFE_NS, flow.ports, flow.code, number % 2**32)
         made.put(piece)
         self._places[port, side, slot(piece.identity)] = made
 
@@ -100,4 +101,4 @@ class Fragments:
 
 
 def _identity(flow: Flow, piece: Piece) -> tuple[bytes, bytes, int, int]:
-    return flow.source, flow.destination, flow.protocol, piece.identity
+    return flow.source, flow.destination, piece.carries, piece.identity

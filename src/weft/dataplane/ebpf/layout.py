@@ -118,7 +118,7 @@ CONNECTION = struct.Struct("=4xBBHQQ2Q2Q8IIIIHBB2B6x")
 EXPECTATION = struct.Struct("=QQ48sIB3x")
 DATAGRAM_PLACES = 2 * 64  # of a port, in both directions
 DATAGRAM_KEY = struct.Struct("=QII")
-DATAGRAM = struct.Struct("=4xI16s16sQI2s2sHBB32s4x")
+DATAGRAM = struct.Struct("=4xI16s16sQI2s2sHBB32sB3x")
 CONNECTION_EVENT = struct.Struct("=48sIBBBB4Q")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.

@@ -553,7 +553,7 @@ static __noinline struct datagram *datagram_of(struct flow *f, const struct pack
 	f->place.side = f->side;
 	f->place.slot = (i ^ i >> 8 ^ i >> 16 ^ i >> 24) & (DATAGRAM_SLOTS - 1);
 	d = bpf_map_lookup_elem(&datagrams, &f->place);
-	if (!d || f->now_ns >= d->expires_ns || d->identity != f->identity || d->protocol != f->protocol ||
+	if (!d || f->now_ns >= d->expires_ns || d->identity != f->identity || d->protocol != f->carries ||
 	    !addr_equal(&d->source, &p->source) || !addr_equal(&d->destination, &p->destination))
 		return NULL;
 	return d;
@@ -657,6 +657,7 @@ static __noinline int follow(struct flow *f, struct datagram *d)
 		f->key.local_port = d->destination_port;
 		f->key.remote_port = d->source_port;
 	}
+	f->key.protocol = d->transport;
 	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (c) {
 		__u32 side = f->side & 1, end = d->number + f->end;
@@ -664,7 +665,7 @@ static __noinline int follow(struct flow *f, struct datagram *d)
 		bpf_spin_lock(&c->lock);
 		c->packets[side] += 1;
 		c->bytes[side] += f->length;
-		if (f->protocol == IPPROTO_TCP)
+		if (f->key.protocol == IPPROTO_TCP)
 			tcp_stretch(c, side, end);
 		bpf_spin_unlock(&c->lock);
 	}
@@ -681,7 +682,8 @@ static __noinline int remember_first(struct flow *f, const struct packet *p)
 	d.identity = f->identity;
 	d.source = p->source;
 	d.destination = p->destination;
-	d.protocol = f->protocol;
+	d.protocol = f->carries;
+	d.transport = f->protocol;
 	d.expires_ns = f->now_ns + DATAGRAM_LIFE_NS;
 	d.number = f->kind == FLOW_TCP ? f->segment.end - f->end : 0;
 	d.source_port = f->side == DIRECTION_FROM_GUEST ? f->key.local_port : f->key.remote_port;

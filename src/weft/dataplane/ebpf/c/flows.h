@@ -18,6 +18,10 @@
 #define SCTP_COOKIE_ACK 11
 #define SCTP_SHUTDOWN_COMPLETE 14
 #define MOST_OPTIONS 10
+#define MOST_EXTENSIONS 8 /* headers of IPv6 before the transport's */
+#define IPPROTO_HOP_BY_HOP 0
+#define IPPROTO_ROUTING_ 43
+#define IPPROTO_OPTIONS 60
 
 enum flow_kind {
 	FLOW_TCP = 0,
@@ -54,6 +58,7 @@ struct flow {
 	__u8 chunk;
 	__u8 code;
 	__u8 protocol; /* of the packet, also where the key has another */
+	__u8 carries; /* of a fragment: the protocol that its header names */
 	__u8 numbered; /* number says something */
 	__u16 number; /* that rules look at: the destination's port, or ICMP's type and code */
 	__u8 piece; /* it is a fragment */
@@ -168,6 +173,32 @@ INLINE bool has_ports(__u8 protocol)
 	       protocol == IPPROTO_SCTP_ || protocol == IPPROTO_UDPLITE_;
 }
 
+/* What whoever gets it reads on behind, whatever it says. */
+INLINE bool is_extension(__u32 protocol)
+{
+	return protocol == IPPROTO_HOP_BY_HOP || protocol == IPPROTO_ROUTING_ || protocol == IPPROTO_OPTIONS;
+}
+
+/* Behind IPv6's extension headers: the protocol, and where it begins, << 8. -1: one is not whole, or there are too many. at and
+ * stop: in the frame. A global function: the verifier takes it by itself.
+ */
+__noinline int behind_extensions(struct __sk_buff *skb, __u32 protocol, __u32 at, __u32 stop)
+{
+	__u8 head[2];
+	int i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < MOST_EXTENSIONS && is_extension(protocol); i++) {
+		if (at + 8 > stop || bpf_skb_load_bytes(skb, at, head, sizeof(head)))
+			return -1;
+		protocol = head[0];
+		at += (head[1] + 1) * 8;
+		if (at > stop)
+			return -1;
+	}
+	return is_extension(protocol) ? -1 : (int)(at << 8 | (protocol & 255));
+}
+
 /* The ends of a connection, by whose packet it is. */
 INLINE void put_ends(struct connection_key *key, __u32 side, const struct addr *source, const struct addr *destination,
 		     __be16 source_port, __be16 destination_port)
@@ -268,6 +299,7 @@ static __noinline int read_quoted(struct __sk_buff *skb, struct flow *f, __u32 a
 	__u8 head[8], protocol;
 	__be16 ports[2] = {};
 	bool answers;
+	int behind;
 
 	if (!f)
 		return 0;
@@ -289,14 +321,17 @@ static __noinline int read_quoted(struct __sk_buff *skb, struct flow *f, __u32 a
 		    bpf_skb_load_bytes(skb, at + 8, source, sizeof(*source)) ||
 		    bpf_skb_load_bytes(skb, at + 24, destination, sizeof(*destination)))
 			return 0;
-		at += IPV6_BYTES;
-		protocol = head[6];
-		if (protocol == IPPROTO_FRAGMENT) {
+		behind = behind_extensions(skb, head[6], at + IPV6_BYTES, stop);
+		if (behind >= 0 && (behind & 255) == IPPROTO_FRAGMENT) {
+			at = behind >> 8;
 			if (at + 8 > stop || bpf_skb_load_bytes(skb, at, head, sizeof(head)) || head[2] || head[3] & 0xf8)
 				return 0;
-			protocol = head[0];
-			at += 8;
+			behind = behind_extensions(skb, head[0], at + 8, stop);
 		}
+		if (behind < 0)
+			return 0;
+		protocol = behind;
+		at = behind >> 8;
 	}
 	if (at + 8 > stop || bpf_skb_load_bytes(skb, at, head, sizeof(head)))
 		return 0;
@@ -380,6 +415,7 @@ static __noinline int read_piece(struct __sk_buff *skb, const struct packet *p, 
 	if (p->ip_length <= *at || (more && length & 7) || offset + length > 65535)
 		return -1;
 	f->piece = 1;
+	f->carries = f->protocol;
 	f->last = !more;
 	f->begin = offset;
 	f->end = offset + length;
@@ -391,6 +427,7 @@ static __noinline int read_flow(struct __sk_buff *skb, const struct packet *p, s
 {
 	__u32 at, length, is4;
 	__be16 ports[2] = {};
+	int behind;
 
 	if (!p || !f)
 		return -1;
@@ -405,8 +442,25 @@ static __noinline int read_flow(struct __sk_buff *skb, const struct packet *p, s
 	f->number = 0;
 	f->key.asked = 0;
 	f->key.pad = 0;
-	if (p->fragment && read_piece(skb, p, f, &at))
-		return -1;
+	if (!is4 && is_extension(f->protocol)) {
+		behind = behind_extensions(skb, f->protocol, ETHERNET_BYTES + at, ETHERNET_BYTES + p->ip_length);
+		if (behind < 0)
+			return -1;
+		f->protocol = behind;
+		at = (behind >> 8) - ETHERNET_BYTES;
+	}
+	if (is4 ? p->fragment : f->protocol == IPPROTO_FRAGMENT) {
+		if (read_piece(skb, p, f, &at))
+			return -1;
+		if (!is4 && !(f->piece && f->begin)) {
+			behind = behind_extensions(skb, f->protocol, ETHERNET_BYTES + at, ETHERNET_BYTES + p->ip_length);
+			/* A fragment in a fragment is nobody's to send. */
+			if (behind < 0 || (behind & 255) == IPPROTO_FRAGMENT)
+				return -1;
+			f->protocol = behind;
+			at = (behind >> 8) - ETHERNET_BYTES;
+		}
+	}
 	f->key.protocol = f->protocol;
 	f->remote = f->side == DIRECTION_FROM_GUEST ? p->destination : p->source;
 	put_ends(&f->key, f->side, &p->source, &p->destination, 0, 0);

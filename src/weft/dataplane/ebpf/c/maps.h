@@ -940,6 +940,7 @@ struct datagram {
 	__u8 protocol;
 	__u8 spoilt;
 	struct datagram_piece pieces[DATAGRAM_PIECES];
+	__u8 transport; /* what its first has behind extension headers; else protocol */
 };
 
 struct {
