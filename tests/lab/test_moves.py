@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from click.testing import CliRunner
 
 from lab.scenes import address, connected
 from polling import eventually
+from weft.apps.cli import main
+from weft.cli.session import ExitCode
 from weft.client import moves
 from weft.kit.errors import Rejected, Retry
 from weft.lab import plan, shell
@@ -101,15 +104,38 @@ def test_a_move_goes_on_through_a_restart_of_the_controller(lab: Lab) -> None:
 
 
 def test_a_move_that_is_cancelled_leaves_nothing_on_the_other_host(lab: Lab) -> None:
-    red = lab.guest("red/web-2")
+    guest = lab.guest("blue/web-3")
     with lab.client() as client:
-        moves.begin(client, red.port, "hosts/h2")
-        eventually(lambda: red.port in lab.ask_agent("h2", "GET", "/status")["ports"])
-        with pytest.raises(Retry, match="hosts/h2: the port is"):  # it has no interface there
-            moves.await_ready(client, red.port, timeout_s=1.0)
-        moves.cancel(client, red.port)
-        eventually(lambda: red.port not in lab.ask_agent("h2", "GET", "/status")["ports"])
-        assert client.get(red.port).status["host"] == "hosts/h3"
+        moves.begin(client, guest.port, "hosts/h3")
+        eventually(lambda: guest.port in lab.ask_agent("h3", "GET", "/status")["ports"])
+        with pytest.raises(Retry, match="hosts/h3: the port is down there: no interface"):
+            moves.await_ready(client, guest.port, timeout_s=1.5)
+        moves.cancel(client, guest.port)
+        eventually(lambda: guest.port not in lab.ask_agent("h3", "GET", "/status")["ports"])
+        assert client.get(guest.port).status["host"] == f"hosts/{guest.host}"
+
+
+def test_a_move_to_a_host_that_cannot_take_it_ends_at_once_with_the_hosts_reason(
+    lab: Lab, responders: Responders
+) -> None:
+    blue, red = lab.guest("blue/web-2"), lab.guest("red/web-2")  # by its name, h3's tap may be of either
+    peers = (lab.guest("blue/web-1"), lab.guest("red/web-1"))
+    asked = [
+        Question(peer.namespace, address(each, 4), each.port) for peer, each in zip(peers, (blue, red), strict=True)
+    ]
+    began_s = time.monotonic()
+    words = ["port", "move", "blue/web-2", "h3"]
+    result = CliRunner().invoke(main, words, env={"WEFT_CONTROLLER": lab.paths.controller_url})
+    assert result.exit_code == ExitCode.REFUSED, result.output
+    assert time.monotonic() - began_s < 30  # of the 60 that it may take
+    assert f"{blue.port} cannot go to hosts/h3, where it has failed: " in result.stderr
+    assert f"may as well be of {red.port}" in result.stderr
+    assert f"The port is on {blue.host}" in result.stderr
+    with lab.client() as client:
+        assert "destination" not in client.get(blue.port).spec
+        assert client.get(blue.port).status == {"state": "active", "reason": "", "host": f"hosts/{blue.host}"}
+    eventually(lambda: blue.port not in lab.ask_agent("h3", "GET", "/status")["ports"])
+    assert who_answers(asked) == [blue.port, red.port]
 
 
 def received(end: socket.socket, count: int) -> bytes:

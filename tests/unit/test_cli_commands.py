@@ -369,7 +369,7 @@ def test_a_move_that_is_not_ready_in_time_is_taken_back_and_says_who_was_waited_
     result = weft("port", "move", "blue/web-1", "h2", "--timeout", "0.1")
     assert result.exit_code == ExitCode.UNREACHABLE
     assert "hosts/h2: is not connected" in result.stderr
-    assert "The port stays where it is" in result.stderr
+    assert "The port is on h1" in result.stderr
     assert "destination" not in weft("get", "blue/web-1", "-o", "yaml").stdout
 
 

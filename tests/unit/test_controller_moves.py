@@ -79,6 +79,25 @@ async def test_a_row_that_a_host_refused_holds_the_move_up() -> None:
         assert (await move(it))["waiting_for"] == ["hosts/h3: macs: full"]
 
 
+async def test_what_its_destination_says_has_failed_is_the_moves_own_state_and_its_reason() -> None:
+    async with moving(H1, H2, H3) as it:
+        old = it.service.revision - 1
+        for host in (H1, H3):
+            report(it, host, "active")
+        it.service.report(H2, StatusReport(revision=old, ports={P1: PortReport("failed", "of a former attempt")}))
+        found = await move(it)
+        assert (found["state"], found["reason"]) == ("unknown", f"{H2} has not said yet")
+        ports = {P1: PortReport("failed", "interface tapp1 may as well be of another")}
+        it.service.report(H2, StatusReport(revision=it.service.revision, ports=ports))
+        found = await move(it)
+        assert (found["state"], found["reason"]) == ("failed", "interface tapp1 may as well be of another")
+        spec = (await it.client.get(P1)).spec
+        vsid = (await it.client.get("tenants/blue/routing-domains/prod/virtual-subnets/web")).spec["vsid"]
+        report(it, H2, "active", None, FailureReport(key=["macs", vsid, spec["mac"]], reason="macs: full"))
+        found = await move(it)
+        assert (found["ready"], found["state"], found["reason"]) == (False, "failed", "macs: full")
+
+
 async def test_a_host_without_an_agent_is_named_as_such() -> None:
     async with moving(H1, H2) as it:
         report(it, H1, "active")
@@ -119,6 +138,10 @@ async def test_a_parent_is_ready_when_its_sub_ports_are_too() -> None:
         (waits_for,) = found["waiting_for"]
         assert waits_for.startswith(f"{H2}: its sub-port {sub} is unknown there")
         revision = it.service.revision
+        failed = PortReport("failed", "no room")
+        it.service.report(H2, StatusReport(revision=revision, ports={sub: failed}, complete=False))
+        found = await move(it)
+        assert (found["state"], found["reason"]) == ("failed", f"its sub-port {sub}: no room")
         it.service.report(H2, StatusReport(revision=revision, ports={sub: PortReport(state="active")}, complete=False))
         assert (await move(it))["ready"]
 

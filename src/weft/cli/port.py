@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from weft.cli import complete, references, session, show
 from weft.cli.session import Commands, ExitCode, Failed, Output
-from weft.kit.errors import Retry
+from weft.kit.errors import Rejected, Retry
 from weft.model.names import Kind
 
 if TYPE_CHECKING:
@@ -99,17 +98,26 @@ def connections(name: str, output: Output, url: str) -> None:
 
 def _await_ready(client: Client, name: str, timeout_s: float, patience_s: float) -> None:
     """Or nothing has happened."""
-    from weft.client import moves
+    from weft.client import ApiError, moves
 
     try:
         with session.busy("waiting for hosts") as say:
             passed_over = moves.await_ready(client, name, timeout_s=timeout_s, patience_s=patience_s, say=say)
     except BaseException as error:
-        with suppress(Exception):  # the first fault is the one to tell
-            moves.cancel(client, name)
-        if isinstance(error, Retry):
-            raise Failed(f"{error}. The port stays where it is", ExitCode.UNREACHABLE) from error
-        raise
+        try:
+            left = moves.cancel(client, name)
+            after = f"The port is on {references.short(left.spec['host'])}"
+        except (Retry, Rejected, ApiError) as further:  # the first fault is the one to tell
+            short = references.short(name)
+            after = f"The move could not be taken back ({further}): weft port move {short} --cancel"
+        match error:
+            case Retry():
+                raise Failed(f"{error}. {after}", ExitCode.UNREACHABLE) from error
+            case Rejected():
+                raise Failed(f"{error}. {after}", ExitCode.REFUSED) from error
+            case _:
+                click.echo(after, err=True)
+                raise
     move = client.get(name).status.get("move") or {}
     if note := move.get("reason"):
         click.echo(f"{references.short(name)}: {note}", err=True)

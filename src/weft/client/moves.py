@@ -14,6 +14,9 @@ from weft.kit.errors import Conflict, Rejected, Retry
 from weft.wire.api import Item
 
 _POLL_S = 0.02
+#: What a destination says has failed may be about to be tried again: a table that was full has room after the next
+#: delete. So long it must go on saying so.
+SURE_S = 1.0
 
 Say = Callable[[str], None]
 
@@ -41,11 +44,19 @@ def await_ready(
     """Until the guest may change over. Returns the hosts that were not waited for.
 
     A host without a connected agent is waited for no longer than patience_s: what it sends to the port is lost from the
-    change-over until it hears of the move. Retry: it was not ready within timeout_s; the move goes on.
+    change-over until it hears of the move. Retry: it was not ready within timeout_s; Rejected: the destination says
+    that it has failed. Either way the move goes on until somebody cancels it.
     """
     began_s = time.monotonic()
+    failed_s: float | None = None  # since when its destination says so
     while True:
         move = _move(client, port)
+        if move["state"] != "failed":
+            failed_s = None
+        elif failed_s is None:
+            failed_s = time.monotonic()
+        elif time.monotonic() - failed_s >= SURE_S:
+            raise Rejected(f"{port} cannot go to {move['destination']}, where it has failed: {move['reason']}")
         absent = list(move["absent"])
         # Those that are absent are said one line each; whoever else is waited for says another.
         others = len(move["waiting_for"]) > len(absent) or move["destination"] in absent
@@ -68,11 +79,17 @@ def finish(client: Client, port: str) -> Item:
 
 
 def cancel(client: Client, port: str) -> Item:
-    """The guest stays where it is. A port that does not move is left alone."""
+    """The guest stays where it is. A port that does not move is left alone, and so is one that begins to, elsewhere."""
     item = client.get(port)
-    if item.spec.get("destination") is None:
-        return item
-    return client.patch(port, {"destination": None}, if_match=item.revision)
+    to = item.spec.get("destination")
+    while to is not None and item.spec.get("destination") == to:
+        try:
+            return client.patch(port, {"destination": None}, if_match=item.revision)
+        except ApiError as error:
+            if error.status != 412:
+                raise
+        item = client.get(port)  # somebody else has changed something of it, such as its guest by an announcement
+    return item
 
 
 def await_arrived(client: Client, port: str, *, timeout_s: float = 60.0) -> Item:
@@ -92,7 +109,7 @@ def _move(client: Client, port: str) -> dict[str, Any]:
     except (Retry, ApiError) as error:
         if isinstance(error, ApiError) and error.status < 500:
             raise
-        return {"ready": False, "destination": "", "absent": [], "waiting_for": [str(error)]}
+        return {"ready": False, "destination": "", "state": "unknown", "absent": [], "waiting_for": [str(error)]}
     if move is None:
         raise Conflict(f"{port} is not moving any more: somebody else has ended its move", "destination")
     return move

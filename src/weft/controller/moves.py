@@ -12,7 +12,7 @@ from weft.kit.errors import Missing
 from weft.model.names import Name, domain_of
 from weft.model.objects import Port, VirtualSubnet
 from weft.model.values import AdminState
-from weft.wire.api import MoveStatus
+from weft.wire.api import MoveStatus, PortStatus
 
 
 def status(service: Service, held: Held, port: Port, destination: Name) -> MoveStatus:
@@ -23,6 +23,10 @@ def status(service: Service, held: Held, port: Port, destination: Name) -> MoveS
     statuses = service.statuses
     behind: dict[Name, str] = {}
     away: list[str] = []
+    there = statuses.port(port.name, destination)
+    if not statuses.has_applied(destination, held.revision):
+        # What it said of an earlier attempt is no word on this one.
+        there = PortStatus(state="unknown", reason=f"{destination} has not said yet")
     for one, each in ((held, port), *_subports(service, port)):
         for host in _hosts(service, each):
             if host not in behind and (why := _why_behind(service, one, each, host)):
@@ -32,7 +36,10 @@ def status(service: Service, held: Held, port: Port, destination: Name) -> MoveS
         if here.state != wanted:
             what = "the port" if each is port else f"its sub-port {each.name}"
             away.append(f"{destination}: {what} is {here.state} there: {here.reason}")
-    there = statuses.port(port.name, destination)
+            if each is not port and here.state == "failed" and statuses.has_applied(destination, one.revision):
+                there = PortStatus(state="failed", reason=f"{what}: {here.reason}")
+    if destination in behind and statuses.has_applied(destination, held.revision):
+        there = PortStatus(state="failed", reason=behind[destination])
     waits_for = [f"{host}: {why}" for host, why in behind.items()]
     if destination not in behind:
         waits_for += away

@@ -174,10 +174,15 @@ class Statuses:
         """Which of the other controllers a host is connected to."""
         return next((controller for controller, hosts in self._there.items() if host in hosts), None)
 
+    def has_applied(self, host: str, revision: int) -> bool:
+        """Whether a host has said that it has done with a revision, whatever came of it."""
+        said = self._said.get(host)
+        return said is not None and said.revision >= revision
+
     def why_behind(self, host: str, revision: int, key: Key) -> str | None:
         """Why a host does not do yet what a row of a revision says; None: it does."""
         said = self._said.get(host)
-        if said is None or said.revision < revision:
+        if said is None or not self.has_applied(host, revision):
             return "applies it" if self.is_connected(host) else "is not connected"
         wanted = list(key)
         return next((failure.reason for failure in said.failures if failure.key == wanted), None)

@@ -176,7 +176,7 @@ class PassedOn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MoveStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a port is on its way. state, reason: as its destination sees it.
+    """How far a port is on its way. state, reason: as its destination sees it; "failed" also of what goes with it.
 
     ready: whatever is sent to the port reaches both hosts, so the guest may change over with nothing lost.
     waiting_for: whom that takes, each with the reason; absent: those among them that have no agent with the feed open.
