@@ -89,8 +89,10 @@ def reloaded(catalog: Catalog) -> Catalog:
 
 def everything(catalog: Catalog) -> dict[str, Any]:
     """All that a catalog has and knows, as plain data; not the hints by which it finds free addresses fast."""
-    known = {name: _plain(value) for name, value in vars(catalog._ix).items()}
-    for hint in ("_pools", "_journal", "_claimed"):
+    catalog._room.catch_up()
+    catalog._ix.settle()
+    known = {name: _plain(value) for name, value in (vars(catalog._ix) | vars(catalog._room)).items()}
+    for hint in ("_pools", "_journal", "_claimed", "_ix", "_takes", "filled"):
         del known[hint]
     known["names"] = {kind: list(catalog.names(kind)) for kind in Kind}
     return known

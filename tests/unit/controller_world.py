@@ -53,6 +53,13 @@ def port(number: int, host: str | None = "h1") -> tuple[str, dict[str, Any]]:
     return f"tenants/blue/ports/p{number}", {"virtual_subnet": "prod/web", "host": host}
 
 
+def much(tenant: str, labels: str = "ab") -> list[tuple[str, dict[str, Any]]]:
+    """Groups whose rules take 30,720 entries each on a host: of these a tenant has room for two on each."""
+    wide = {"direction": "ingress", "protocol": "tcp", "port_min": 1, "port_max": 65_534}
+    groups = [f"tenants/{tenant}/security-groups/{label}" for label in labels]
+    return [(each, {}) for each in groups] + [(f"{each}/rules/r{n}", wide) for each in groups for n in range(1024)]
+
+
 class UnsureStore(MemoryStore):
     """A memory store that may be told to fail, or to wait in the middle of a commit."""
 

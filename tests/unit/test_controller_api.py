@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.controller_world import BASE, DOMAIN, WEB, UnsureStore, World, defaults, port, world
+from unit.controller_world import BASE, DOMAIN, WEB, UnsureStore, World, defaults, much, port, world
 from weft.client import ApiError, FailureReport, PortReport, StatusReport
 from weft.compiler.full import compile_all
 from weft.contracts.store import SCHEMA
@@ -520,3 +520,29 @@ def _assert_rows_are_those_of_the_catalog(it: World) -> None:
         for scope in expected:
             assert {row.key: row for row in it.service.rows(scope)} == dict(rows[scope])
     assert it.service.count(Kind.HOST) == len(scopes)
+
+
+async def test_what_rules_would_take_of_a_host_beyond_its_room_is_refused_by_put_apply_and_dry_run() -> None:
+    async with world() as it:
+        await it.client.apply(much("blue", "abc"))
+        name, spec = port(1)
+        await it.client.put(name, {**spec, "security_groups": ["a", "b"]})
+        before = it.service.revision
+        spec = {**spec, "security_groups": ["a", "b", "c"]}
+        put = await it.http.put(f"/v1/{name}", json={"spec": spec})
+        applied = await it.http.post("/v1/apply", json={"puts": [{"name": name, "spec": spec}]})
+        dry = await it.http.post("/v1/apply?dry_run=true", json={"puts": [{"name": name, "spec": spec}]})
+        token = await it.http.post("/v1/tokens", json={"user": "ann", "role": "tenant-admin", "tenant": "blue"})
+        asked = {"authorization": f"Bearer {token.json()['secret']}"}
+        theirs = await it.http.patch(f"/v1/{name}", json={"spec": {"security_groups": ["c"]}}, headers=asked)
+        assert theirs.status_code == 200, "one of both is few enough"
+        told = await it.http.patch(f"/v1/{name}", json={"spec": {"security_groups": ["a", "b", "c"]}}, headers=asked)
+        for answer, field, host in (
+            (put, "", "hosts/h1"), (applied, "puts[0].", "hosts/h1"), (dry, "puts[0].", "hosts/h1"),
+            (told, "", "a host"),
+        ):  # fmt: skip
+            assert (answer.status_code, answer.json()["field"]) == (409, f"{field}spec.security_groups")
+            detail = answer.json()["detail"]
+            assert detail.startswith(f"with {name} the groups of ports of tenants/blue on {host} would take 92,096 ")
+            assert "65,536 are the most of a tenant's: let ports have the same groups" in detail
+        assert it.service.revision == before + 2  # the token, and what was few enough

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import uvicorn
 
-from unit.controller_world import BASE, LOCAL, CameIn, port
+from unit.controller_world import BASE, LOCAL, CameIn, much, port
 from weft.client import ApiError, AsyncClient
 from weft.client.client import CARRIED_S
 from weft.compiler.full import compile_all
@@ -127,6 +127,23 @@ async def test_pas_and_vsids_of_different_tenants_are_given_once() -> None:
         )
         refused = [each for each in outcomes if isinstance(each, ApiError)]
         assert [each.status for each in refused] == [409]
+
+
+async def test_the_room_for_rules_that_tenants_share_is_not_given_twice() -> None:
+    async with controllers(2, following=False) as ((one, a), (other, b)):
+        await a.apply(BASE)
+        for number in range(5):
+            home = f"tenants/t{number}/routing-domains/prod"
+            subnet = (f"{home}/virtual-subnets/web", {"prefixes": ["10.0.1.0/24"]})
+            await a.apply([(f"tenants/t{number}", {}), (home, {}), subnet, *much(f"t{number}")])
+        ports = [(f"tenants/t{number}/ports/p", {**port(0)[1], "security_groups": ["a", "b"]}) for number in range(5)]
+        await a.apply(ports[:3])
+        await other._was_behind()
+        both = await asyncio.gather(a.apply(ports[3:4]), b.apply(ports[4:]), return_exceptions=True)
+        (refused,) = [each for each in both if isinstance(each, ApiError)]
+        assert (refused.status, "that all tenants' ports there share" in str(refused)) == (409, True)
+        await one._was_behind()
+        assert len([item async for item in a.list("tenants/-/ports")]) == 4
 
 
 async def test_a_port_is_not_put_on_a_host_that_another_controller_deletes() -> None:

@@ -34,6 +34,7 @@ from weft.model.objects import (
 )
 from weft.model.ordering import SortedNames
 from weft.model.puts import Put
+from weft.model.room import Room
 from weft.model.values import Ip, Prefix, Rdid
 
 _RANK = {kind: rank for rank, kind in enumerate(Kind)}
@@ -73,6 +74,7 @@ class Catalog:
     def __init__(self, abilities: AbilityTable = ABILITIES) -> None:
         self._abilities = abilities
         self._ix = Indexes()
+        self._room = Room(self._ix)
         self._sorted = {kind: SortedNames() for kind in Kind}
 
     # What changes it
@@ -88,6 +90,8 @@ class Catalog:
             batch.before[put.name] = put.old
             batch.ports.append(put)
         self._add_defaults(batch)
+        self._room.catch_up()
+        ix.settle()
         try:
             for old in batch.before.values():
                 if old is not None:
@@ -289,6 +293,11 @@ class Catalog:
         index = self._ix.groups.get(group)
         return index.ports.keys() if index is not None else ()
 
+    @property
+    def filled(self) -> frozenset[Name]:
+        """The hosts on which the last batch took of the room for rules that all tenants share."""
+        return self._room.filled
+
     def numbered(self, kind: Kind, number: int) -> Name | None:
         """The group, or the rule, that hosts know by a number."""
         return self._ix.numbers[kind].get(number)
@@ -378,6 +387,7 @@ class Catalog:
         underlay.check_families(ix, batch.hosts, batch.ports)
         security.check_changed(ix, batch.security_groups)
         security.check_told_apart(ix, batch.ports, batch.security_group_rules)
+        self._room.check(batch.ports, batch.security_group_rules, batch.address_groups)
         # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
         blamed: dict[Name, str] = {}
         for subnet_put in batch.virtual_subnets:

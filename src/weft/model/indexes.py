@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, assert_never
+from typing import NamedTuple, TypeVar, assert_never
 
 from weft.model.allocation import LowestFree
 from weft.model.journal import Journal
@@ -40,6 +40,9 @@ from weft.model.values import (
     ipv6_text,
     network_of,
 )
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 #: Kinds that hosts know by number.
 NUMBERED = (Kind.ADDRESS_GROUP, Kind.SECURITY_GROUP, Kind.SECURITY_GROUP_RULE)
@@ -149,6 +152,20 @@ class GroupIndex:
     named_by: dict[Name, None] = field(default_factory=dict)  # rules whose remote it is, its own among them
 
 
+@dataclass(slots=True)
+class Stale:
+    """What has to be counted anew of what rules take (``weft.model.room``)."""
+
+    sets: dict[tuple[Name, ...], None] = field(default_factory=dict)  # that ports have, or had
+    groups: dict[Name, None] = field(default_factory=dict)  # whose rules are others, or the prefixes that they name
+    named: dict[Name, None] = field(default_factory=dict)  # groups that some rule names, or named
+
+    def add(self, more: Stale) -> None:
+        self.sets |= more.sets
+        self.groups |= more.groups
+        self.named |= more.named
+
+
 class Indexes:
     """Objects by kind and by everything that is unique. An inserted object's references are there already."""
 
@@ -172,6 +189,8 @@ class Indexes:
         self.numbers: dict[Kind, dict[int, Name]] = {kind: {} for kind in NUMBERED}
         self.groups: dict[Name, GroupIndex] = {}
         self.group_sets: dict[Name, dict[tuple[Name, ...], int]] = {}  # tenant -> those of its ports -> how many ports
+        self.sets_on: dict[Name, dict[tuple[Name, ...], int]] = {}  # host -> those of its ports -> how many ports
+        self.spread: dict[tuple[Name, ...], dict[Name, int]] = {}  # and the same by what ports have
         self.address_group_named_by: dict[Name, dict[Name, None]] = {}
         self.hosts_on: dict[Name, dict[Name, None]] = {}  # by provider network
         self.subnets_on: dict[Name, dict[Name, None]] = {}  # likewise: those that name it
@@ -183,6 +202,7 @@ class Indexes:
         # Of a range of PAs, whoever's pool it is: PAs are taken once for all.
         self._pools: dict[tuple[Ip, Ip], LowestFree] = {}
         self._journal = Journal()
+        self._stale, self._counted = Stale(), Stale()  # counted: since the last settle
         self._claimed: list[tuple[Name | None, Ip]] = []  # CAs (with their subnet) and PAs that undo makes free again
 
     def find(self, kind: Kind, name: Name) -> Object | None:
@@ -213,14 +233,23 @@ class Indexes:
     def settle(self) -> None:
         """What was done since the last settle stays done."""
         self._journal.forget()
+        self._counted = Stale()
         self._claimed.clear()
 
     def undo(self) -> None:
         """Take back everything since the last settle."""
         self._journal.undo()
+        self._stale.add(self._counted)
+        self._counted = Stale()
         for subnet, address in self._claimed:
             self.give_back(subnet, address)
         self._claimed.clear()
+
+    def begin_counting(self) -> Stale:
+        """What has to be counted anew; whoever asks does it. After an undo it has to be once more."""
+        stale, self._stale = self._stale, Stale()
+        self._counted.add(stale)
+        return stale
 
     # Claims: made before the object itself is there, when what others want by name must be known before choosing.
 
@@ -311,6 +340,7 @@ class Indexes:
                     put(self.groups[thing.remote_group].named_by, thing.name, None)
                 if thing.remote_address_group is not None:
                     put(self.address_group_named_by[thing.remote_address_group], thing.name, None)
+                self._note_rule(thing)
             case _:
                 assert_never(thing)
 
@@ -338,9 +368,46 @@ class Indexes:
                 sets = {}
                 put(self.group_sets, tenant, sets)
             put(sets, port.groups, sets.get(port.groups, 0) + 1)
+            self._place_groups(port)
         put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
 
         self._note_announced(port, subnet)
+
+    def _place_groups(self, port: Port) -> None:
+        self._stale.sets[port.groups] = None
+        for host in port.hosts:
+            self._count_one(self.sets_on, host, port.groups)
+            self._count_one(self.spread, port.groups, host)
+
+    def _displace_groups(self, port: Port) -> None:
+        self._stale.sets[port.groups] = None
+        for host in port.hosts:
+            self._discount_one(self.sets_on, host, port.groups)
+            self._discount_one(self.spread, port.groups, host)
+
+    def _count_one(self, table: dict[K, dict[V, int]], owner: K, of: V) -> None:
+        counts = table.get(owner)
+        if counts is None:
+            counts = {}
+            self._journal.put(table, owner, counts)
+        self._journal.put(counts, of, counts.get(of, 0) + 1)
+
+    def _discount_one(self, table: dict[K, dict[V, int]], owner: K, of: V) -> None:
+        counts = table[owner]
+        if counts[of] > 1:
+            self._journal.put(counts, of, counts[of] - 1)
+        else:
+            self._journal.drop(counts, of)
+            if not counts:
+                self._journal.drop(table, owner)
+
+    def _note_rule(self, rule: SecurityGroupRule) -> None:
+        self._stale.groups[group_of(rule.name)] = None
+        if rule.remote_group is not None:
+            self._stale.named[rule.remote_group] = None
+
+    def _note_prefixes(self, group: AddressGroup) -> None:
+        self._stale.groups.update((group_of(rule), None) for rule in self.address_group_named_by[group.name])
 
     def _insert_group(self, group: AddressGroup | SecurityGroup) -> None:
         put, tenant = self._journal.put, tenant_of(group.name)
@@ -355,6 +422,7 @@ class Indexes:
             put(self.numbers[Kind.ADDRESS_GROUP], group.number, group.name)
             if group.name not in self.address_group_named_by:
                 put(self.address_group_named_by, group.name, {})
+            self._note_prefixes(group)
 
     def announce(self, port: Port, announced: tuple[AnnouncedAddress, ...]) -> None:
         """Give a port that is there these announced addresses in place of those it has."""
@@ -461,6 +529,7 @@ class Indexes:
                         drop(sets, thing.groups)
                         if not sets:
                             drop(self.group_sets, tenant)
+                    self._displace_groups(thing)
                 put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
             case Tenant():
                 drop(self.tenants, thing.name)
@@ -471,6 +540,7 @@ class Indexes:
                 else:
                     drop(self.address_groups, thing.name)
                     drop(self.numbers[Kind.ADDRESS_GROUP], thing.number)
+                    self._note_prefixes(thing)
                 tenant = tenant_of(thing.name)
                 put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
             case SecurityGroupRule():
@@ -481,6 +551,7 @@ class Indexes:
                     drop(self.groups[thing.remote_group].named_by, thing.name)
                 if thing.remote_address_group is not None:
                     drop(self.address_group_named_by[thing.remote_address_group], thing.name)
+                self._note_rule(thing)
             case ProviderNetwork():
                 drop(self.provider_networks, thing.name)
             case Host():

@@ -57,6 +57,8 @@ def marks_of(changes: Iterable[Change], catalog: Catalog) -> Marks:
         for value in (change.old, change.new):
             if value is not None:
                 _mark(marks, value, catalog)
+    for host in catalog.filled:
+        marks.both(f"room:{host}")  # what all tenants' rules share of it
     return marks
 
 

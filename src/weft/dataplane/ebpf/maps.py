@@ -44,7 +44,7 @@ class Sizes:
     wanted: int = 65536
     learned: int = 65536
     connections: int = 1 << 18
-    rules: int = 1 << 18  # of security groups, as the programs look them up
+    rules: int = 1 << 20  # of security groups, as the programs look them up: former and new ones while they change
 
     def __post_init__(self) -> None:
         for field in fields(self):
