@@ -153,6 +153,24 @@ def test_every_port_has_its_places_for_datagrams_whatever_others_send(driver: Eb
     assert table.max_entries == layout.DATAGRAM_PLACES * SIZES.ports
 
 
+def test_lines_that_are_not_whole_take_16_places_of_a_port_and_go_as_they_expire_and_with_it(
+    driver: EbpfDriver,
+) -> None:
+    driver.load(FTP)
+    for port in range(40_000, 40_040):
+        for exchange in ftp(FIRST, SECOND, b"PORT 10,0,1,", port=port):
+            driver.inject(exchange.interface, exchange.frame)
+    now_ns = time.monotonic_ns()
+    driver.plane.sweep()
+    assert counted(driver, "lines") == {NUMBER_OF_FIRST: 16, NUMBER_OF_SECOND: 16}
+    without_first(driver, FTP)
+    driver.plane.sweep()
+    assert counted(driver, "lines") == {NUMBER_OF_SECOND: 16}
+    driver.plane._leftovers.sweep(now_ns + 61 * 10**9)
+    assert counted(driver, "lines") == {}
+    assert driver.plane._loaded.maps["lines"].max_entries == layout.LINE_PLACES * SIZES.ports
+
+
 def test_a_generation_that_takes_connections_over_holds_each_against_its_own_rules(driver: EbpfDriver) -> None:
     """Though as many changes were told of to the one as to the other."""
     talk(driver)

@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Collection, Iterator
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -67,7 +68,7 @@ class Asking:
         self.start_ns = 0
 
     def begin(self, settings: conntrack.Settings, *, keep: bool) -> None:
-        for name in ("connections", "quotas", "expectations", "expecting"):
+        for name in ("connections", "quotas", "expectations", "expecting", "lines"):
             for key, _ in list(self.maps[name].items()):
                 self.maps[name].delete(key)
         self.maps["tracked"].update(layout.NUMBER.pack(0), bytes(layout.TRACKED.size))
@@ -243,6 +244,7 @@ class Talks:
         self.ftp = random.choice((0, 0, 6, 60))  # of so many frames
         self.server = random.random() < 0.5  # the guest is it
         self._next: dict[tuple[int, int, str], list[int]] = {}  # (version, port, of) -> what each side sends next
+        self._left: dict[tuple[int, int, str, int], bytes] = {}  # what each side says next
         self._opener: dict[tuple[int, int, str], int] = {}  # who has sent a SYN; 2: it is answered
 
     def frame(self, of: str, side: int) -> bytes:
@@ -348,14 +350,22 @@ class Talks:
             ends = (far, port) if random.random() < 0.9 else (port, far)
             flags, seq = random.choice((2, 2, 2, 18, 4)), random.choice((1000, 1001))
             return 6, struct.pack("!HHIIBBHHH", *ends, seq, 0, 80, flags, 1000, 0, 0)
-        client = 41_000 + (random.random() < 0.1)
+        client = 41_000 + random.choice((0,) * 18 + (1, 16))
         ends = (21, client) if server else (client, 21)
         known = self._next.setdefault((version, ends[0] * 65536 + ends[1], of), [1000, 2**32 - 50])
         flags = self._flags((version, ends[0] * 65536 + ends[1], of), side)
         if random.random() < 0.9 and flags & 5:
             flags = 24
         seq, ack = known[side], known[1 - side]
-        text = b"" if flags & 6 else self._line(version, of_client=(side == 0) is not server, side=side)
+        said = (version, ends[0] * 65536 + ends[1], of, side)
+        text = (
+            b""
+            if flags & 6
+            else self._left.pop(said, b"") or self._line(version, of_client=(side == 0) is not server, side=side)
+        )
+        if random.random() < 0.5 and len(text) > 1:  # the rest comes with the next
+            cut = random.randrange(1, len(text))
+            text, self._left[said] = text[:cut], text[cut:]
         if random.random() < 0.05:
             seq += random.choice((-3, 3, len(text)))
         elif not flags & 4:
@@ -461,18 +471,21 @@ WHOLE_IPV6 = st.tuples(
     texts(),
     st.binary(min_size=1, max_size=60).map(lambda text: (4, True, text)),
     (IPV6_TEXT | WHOLE_IPV6).map(lambda text: (6, True, f"EPRT |2|{text}|50000|\r\n".encode())),
-))  # fmt: skip
-@example((6, True, f"EPRT |2|{ip_address(LOCAL6).exploded}::|50000|\r\n".encode()))
+), st.lists(st.integers(1, 60), max_size=4) | st.just(list(range(1, 600))))  # fmt: skip
+@example((6, True, f"EPRT |2|{ip_address(LOCAL6).exploded}::|50000|\r\n".encode()), [])
 def test_whatever_a_control_connection_says_is_heard_as_the_reference_hears_it(
-    asking: Asking, case: tuple[int, bool, bytes]
+    asking: Asking, case: tuple[int, bool, bytes], cuts: list[int]
 ) -> None:
+    """In how many segments it may be."""
     version, of_client, text = case
+    ends = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     tracker = Tracker()
     asking.begin(conntrack.Settings(), keep=False)
     asking.admit(groups({(6, 21)}, open_out=True))
     asking.at(asking.start_ns)
     control = ftp.Ftp(OTHER if of_client else GUEST, version)
-    for turn in (*control.opened(), control.says(GUEST, text.decode("latin-1"))):
+    said = (control.says(GUEST, text[begin:end].decode("latin-1")) for begin, end in pairwise(ends))
+    for turn in (*control.opened(), *said):
         ip = packet.parse(turn.frame)
         assert isinstance(ip, packet.Ip)
         tracker.check("a", GuestDirection(turn.side), ip, asking.start_ns, lambda _: Ruling(allow=True, rule=10))

@@ -223,13 +223,30 @@ def test_a_client_that_names_somebody_else_is_counted_and_nobody_is_reached(lab:
             tries(lab, "t/server", address(stranger), 50_000)
 
 
-class Session:
-    """A control connection to a guest that runs no server, said line by line: what pyftpdlib would not wait for."""
+def said(speaker: socket.socket, text: bytes, *, by_bytes: bool) -> None:
+    speaker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, by_bytes)
+    for begin in range(0, len(text), 1 if by_bytes else len(text)):
+        speaker.sendall(text[begin : begin + 1] if by_bytes else text)
 
-    def __init__(self, lab: Lab, version: int) -> None:
-        self.lab, self.version = lab, version
+
+class ByBytes(Client):
+    """One that types, as telnet sends it."""
+
+    def putline(self, line: str) -> None:
+        assert self.sock is not None
+        said(self.sock, f"{line}\r\n".encode(), by_bytes=True)
+
+
+class Session:
+    """A control connection to a guest that runs no server: what pyftpdlib would not wait for, or not send as that.
+
+    by_bytes: each in a segment of its own.
+    """
+
+    def __init__(self, lab: Lab, version: int, *, by_bytes: bool = False) -> None:
+        self.lab, self.version, self.by_bytes = lab, version, by_bytes
         with self.listens("plain", 21) as listening:
-            self.client = self.connects("client", "plain", 21)
+            self.client = self.connects("roaming", "plain", 21)
             self.server = listening.accept()[0]
         self.says(self.server, "220 ready\r\n")
         self.says(self.client, "USER anonymous\r\n")
@@ -251,7 +268,7 @@ class Session:
 
     def says(self, speaker: socket.socket, text: str) -> None:
         """And the other end has heard it."""
-        speaker.sendall(text.encode())
+        said(speaker, text.encode(), by_bytes=self.by_bytes)
         other = self.server if speaker is self.client else self.client
         other.settimeout(PATIENCE_S)
         heard = b""
@@ -268,7 +285,7 @@ class Session:
 
     def names(self, port: int, *, passive: bool) -> None:
         """Where the data connection is to come to."""
-        own = address(self.lab.guest("t/plain" if passive else "t/client"), self.version)
+        own = address(self.lab.guest("t/plain" if passive else "t/roaming"), self.version)
         six = f"{own.replace('.', ',')},{port >> 8},{port & 255}"
         if passive:
             self.says(self.server, f"227 So ({six}).\r\n" if self.version == 4 else f"229 So (|||{port}|)\r\n")
@@ -277,7 +294,7 @@ class Session:
 
     def transfers(self, listening: socket.socket, *, passive: bool) -> None:
         """A data connection, and something in it."""
-        ends = ("client", "plain") if passive else ("plain", "client")
+        ends = ("roaming", "plain") if passive else ("plain", "roaming")
         with self.connects(*ends, listening.getsockname()[1]) as one, listening.accept()[0] as other:
             other.settimeout(PATIENCE_S)
             one.sendall(b"data")
@@ -286,21 +303,51 @@ class Session:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("passive", [True, False], ids=["passive", "active"])
-@pytest.mark.parametrize("moving", ["client", "plain"])
+@pytest.mark.parametrize("moving", ["roaming", "plain"])
 def test_the_data_connection_opens_where_the_port_has_moved_to(
     lab: Lab, version: int, passive: bool, moving: str
 ) -> None:
-    with Session(lab, version) as session, session.listens("plain" if passive else "client") as listening:
+    with Session(lab, version) as session, session.listens("plain" if passive else "roaming") as listening:
         session.names(listening.getsockname()[1], passive=passive)
         home = lab.guest(f"t/{moving}").host
-        lab.move(f"t/{moving}", "h3" if home != "h3" else "h1" if moving == "client" else "h2")
+        lab.move(f"t/{moving}", "h3" if home != "h3" else "h1" if moving == "roaming" else "h2")
         session.transfers(listening, passive=passive)
         # And what is said from then on is heard there.
         session.says(session.client, "NOOP\r\n")
         session.says(session.server, "200 so\r\n")
-        with session.listens("plain" if passive else "client") as another:
+        with session.listens("plain" if passive else "roaming") as another:
             session.names(another.getsockname()[1], passive=passive)
             session.transfers(another, passive=passive)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("passive", [True, False], ids=["passive", "active"])
+def test_a_client_that_sends_byte_by_byte_gets_its_file(lab: Lab, files: Path, version: int, passive: bool) -> None:
+    client = ByBytes(lab, version, passive=passive)
+    try:
+        got = io.BytesIO()
+        client.retrbinary("RETR file", got.write)
+        assert got.getvalue() == FILE
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("passive", [True, False], ids=["passive", "active"])
+def test_what_either_end_says_byte_by_byte_is_heard_by_the_hosts_of_both(lab: Lab, version: int, passive: bool) -> None:
+    def made() -> int:
+        return sum(
+            outcomes(lab, host)["made"] for host in {lab.guest(f"t/{name}").host for name in ("roaming", "plain")}
+        )
+
+    with (
+        Session(lab, version, by_bytes=True) as session,
+        session.listens("plain" if passive else "roaming") as listening,
+    ):
+        before = made()
+        session.names(listening.getsockname()[1], passive=passive)
+        assert made() == before + 2
+        session.transfers(listening, passive=passive)
 
 
 def test_with_the_rule_of_the_control_connection_its_transfer_stops_and_goes_on(lab: Lab, files: Path) -> None:

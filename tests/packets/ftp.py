@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from packets.conversations import (
     ADMITTED,
@@ -19,6 +20,7 @@ from packets.conversations import (
 )
 from weft.policy.connections import EXPECTED_OF_PORT
 from weft.policy.drop import DropReason
+from weft.reference import flows, packet
 
 DATA = 50_000  # the port that is spoken of
 FAR = 40_321
@@ -67,6 +69,11 @@ class Ftp:
         text = f"227 Entering Passive Mode ({where})." if self.version == 4 else f"229 Extended ({'|' * 3}{port}|)"
         return self.says(self.server, f"{text}\r\n", **more)  # type: ignore[arg-type]
 
+    def split(self, side: int, text: str, *at: int) -> list[Turn]:
+        """A text in several segments; without at: byte by byte."""
+        ends = (0, *(at or range(1, len(text))), len(text))
+        return [self.says(side, text[begin:end]) for begin, end in pairwise(ends)]
+
     def data(
         self,
         by: int,
@@ -91,7 +98,7 @@ CLOSED = {"admitted": SERVER, "open": False}
 
 
 def conversations() -> Iterator[Conversation]:
-    for rows in (both_ways, wordings, refusals, once, lines, rules):
+    for rows in (both_ways, wordings, refusals, once, lines, pieces, rules):
         for name, turns in rows():
             yield Conversation(f"ftp: {name}", tuple(turns))
     ftp, second, third = Ftp(), Ftp(client_port=40001), Ftp(client_port=40002)
@@ -379,11 +386,6 @@ def lines() -> Rows:
     )
     ftp = Ftp()
     yield (
-        "in two segments",
-        [*ftp.opened(), ftp.says(GUEST, whole[:9]), ftp.says(GUEST, whole[9:]), ftp.data(OTHER, REFUSED)],
-    )
-    ftp = Ftp()
-    yield (
         "beyond what was sent",
         [*ftp.opened(), ftp.says(GUEST, whole, ahead=10), ftp.data(OTHER, REFUSED)],
     )
@@ -417,6 +419,147 @@ def lines() -> Rows:
         "behind too much",
         [*ftp.opened(), ftp.says(GUEST, "NOOP\r\n" * 90 + whole), ftp.data(OTHER, REFUSED)],
     )
+
+
+def pieces() -> Rows:
+    """Lines that are split over segments."""
+    own = LOCAL[4]
+    whole, more = f"PORT {six(own, DATA)}\r\n", f"PORT {six(own, DATA + 1)}\r\n"
+    for version in (4, 6):
+        for server in (GUEST, OTHER):
+            ftp = Ftp(server, version)
+            turn = ftp.port() if server == OTHER else ftp.passive()
+            text = packet_text(turn)
+            for way, at in (("in two segments", (9,)), ("byte by byte", ())):
+                ftp = Ftp(server, version)
+                yield (
+                    f"{way}, {text[:4]}, IPv{version}",
+                    [*ftp.opened(CLOSED if server == GUEST else None), *ftp.split(GUEST, text, *at), ftp.data(OTHER)],
+                )
+    for cut in (1, 4, 5, 13, len(whole) - 2, len(whole) - 1):
+        ftp = Ftp()
+        yield f"cut at {cut}", [*ftp.opened(), *ftp.split(GUEST, whole, cut), ftp.data(OTHER)]
+    ftp = Ftp()
+    yield (
+        "behind others, and before others",
+        [*ftp.opened(), ftp.says(GUEST, "NOOP\r\n" + whole[:9]), ftp.says(GUEST, whole[9:] + "NO"), ftp.data(OTHER)],
+    )
+    ftp = Ftp()
+    yield (
+        "the answers to others come in between",
+        [
+            *ftp.opened(),
+            ftp.says(GUEST, whole[:9]),
+            ftp.says(OTHER, "200 "),
+            ftp.says(GUEST, whole[9:20]),
+            ftp.says(OTHER, "so\r\n"),
+            ftp.says(GUEST, whole[20:]),
+            ftp.data(OTHER),
+        ],
+    )
+    ftp = Ftp()
+    begun = ftp.opened()
+    first, second, third = ftp.split(GUEST, whole, 5, 12)
+    yield "each is sent again", [*begun, first, first, second, first, second, third, second, ftp.data(OTHER)]
+    ftp = Ftp()
+    begun = ftp.opened()
+    first, second = ftp.split(GUEST, whole, 9)
+    yield "the wrong way round", [*begun, second, first, ftp.data(OTHER, REFUSED), ftp.port(), ftp.data(OTHER)]
+    ftp = Ftp()
+    yield (
+        "sent again together with what follows, which is what nobody waits for",
+        [
+            *ftp.opened(),
+            ftp.says(GUEST, whole[:9]),
+            ftp.says(GUEST, whole, ahead=-9),
+            ftp.data(OTHER, REFUSED),
+            ftp.says(GUEST, whole[9:]),
+            ftp.data(OTHER, REFUSED),
+            ftp.port(),
+            ftp.data(OTHER),
+        ],
+    )
+    ftp = Ftp()
+    begun = ftp.opened()
+    first, second, third = ftp.split(GUEST, whole, 5, 12)
+    yield "one is missing", [*begun, first, third, ftp.data(OTHER, REFUSED), second, ftp.data(OTHER, REFUSED)]
+    ftp = Ftp()
+    begun = ftp.opened()
+    first, second = ftp.split(GUEST, whole, 9)
+    out = ftp.says(GUEST, more[9:], INVALID, ahead=70_000)
+    yield "another's comes out of the window", [*begun, first, out, second, ftp.data(OTHER)]
+    for client_port, dropped in ((40_016, REFUSED), (40_001, None)):
+        ftp, second_one = Ftp(), Ftp(client_port=client_port)
+        yield (
+            f"in the place of another's, port {client_port}" if dropped else "beside another's",
+            [
+                *ftp.opened(),
+                *second_one.opened(),
+                ftp.says(GUEST, whole[:9]),
+                second_one.says(GUEST, more[:9]),
+                ftp.says(GUEST, whole[9:]),
+                second_one.says(GUEST, more[9:]),
+                ftp.data(OTHER, dropped),
+                ftp.data(OTHER, port=DATA + 1),
+            ],
+        )
+    ftp, third_one = Ftp(), Ftp()
+    of_b = [*third_one.opened(), third_one.says(GUEST, more[:9])]
+    yield (
+        "in no other port's place",
+        [
+            *ftp.opened(),
+            ftp.says(GUEST, whole[:9]),
+            *(replace(turn, port="b") for turn in of_b),
+            ftp.says(GUEST, whole[9:]),
+            ftp.data(OTHER),
+        ],
+    )
+    for after_s, dropped in ((59, None), (60, REFUSED)):
+        ftp = Ftp()
+        yield (
+            f"in {after_s} s",
+            [
+                *ftp.opened(),
+                ftp.says(GUEST, whole[:9]),
+                ftp.says(GUEST, whole[9:], after_s=after_s),
+                ftp.data(OTHER, dropped),
+            ],
+        )
+    words = f"227 {'x' * 480}({six(own, DATA)})\r\n"
+    for more_words, dropped in ((0, None), (20, REFUSED)):
+        ftp = Ftp(GUEST)
+        text = words[:300] + "x" * more_words + words[300:]
+        yield (
+            f"a line of {len(text)} bytes",
+            [*ftp.opened(CLOSED), *ftp.split(GUEST, text, 200, 400), ftp.data(OTHER, dropped)],
+        )
+    ftp = Ftp(GUEST)
+    yield (
+        "what is said before its line ends is said once",
+        [
+            *ftp.opened(CLOSED),
+            ftp.says(GUEST, words[:-3] + ")"),
+            ftp.data(OTHER),
+            ftp.says(GUEST, "."),
+            ftp.says(GUEST, "\r\n"),
+            ftp.data(OTHER, REFUSED, far=FAR + 1),
+        ],
+    )
+    ftp = Ftp()
+    yield (
+        "of somebody else",
+        [*ftp.opened(), *ftp.split(GUEST, f"PORT {six('10.0.1.6', DATA)}\r\n"), ftp.data(OTHER, REFUSED)],
+    )
+
+
+def packet_text(turn: Turn) -> str:
+    """What a turn's segment says."""
+    ip = packet.parse(turn.frame)
+    assert isinstance(ip, packet.Ip)
+    flow = flows.read(ip)
+    assert flow is not None
+    return flow.text.decode()
 
 
 def rules() -> Rows:

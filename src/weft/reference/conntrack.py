@@ -83,6 +83,22 @@ class Expectation:
     rule: int
 
 
+#: Of a port, for each side, there are as many places for lines of control connections that are not whole yet.
+LINE_PLACES = 16
+#: Such a line is forgotten so long after its last byte.
+LINE_LIFE_NS = 60 * SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a side has said of a line. next: the sequence number that it goes on at."""
+
+    key: Key
+    next: int
+    text: bytes
+    expires_ns: int
+
+
 @dataclass(slots=True)
 class Connection:
     """One. opener: the side of its first packet; packets and bytes by side; rule: what admitted it, or
@@ -170,6 +186,7 @@ class Tracker:
     expected: Counter[Expected] = field(default_factory=Counter)
     _expecting: Counter[str] = field(default_factory=Counter)  # by port
     _fragments: Fragments = field(default_factory=Fragments)
+    _lines: dict[tuple[str, int, int], Line] = field(default_factory=dict)  # by port, side and place
     _swept_ns: int = 0
     _swept_expected_ns: int = 0
 
@@ -419,20 +436,30 @@ class Tracker:
         end: int,
         now_ns: int,
     ) -> None:
-        """What a segment of a control connection says, if it comes next and begins where a line does. end: what its
-        side had sent before it.
+        """What a segment of a control connection says, if it comes next, and begins where a line does or goes on with
+        one. end: what its side had sent before it.
         """
         server_port = key.remote_port if found.opener == 0 else key.local_port
         if not self.limits.ftp_port or server_port != self.limits.ftp_port or found.related is not None:
             return
         if not segment.data_bytes or segment.flags & (tcp.SYN | tcp.RST):
             return
-        in_order = segment.seq == end and of.line[side]
+        begins = of.line[side]
         if tcp.after((segment.seq + segment.data_bytes) % 2**32, end):
             of.line[side] = flow.text[-1:] == b"\n"
-        if not in_order or found.state not in _SPEAKING:
+        if segment.seq != end or found.state not in _SPEAKING or flow.piece is not None:
             return
-        said = ftp.heard(flow.text, of_client=side == found.opener)
+        place = (key.port, side, (key.local_port + key.remote_port) % LINE_PLACES)
+        before = b""
+        if not begins:
+            line = self._lines.get(place)
+            if line is None or line.key != key or line.next != segment.seq or now_ns >= line.expires_ns:
+                return
+            before = line.text
+        if rest := ftp.unfinished(flow.text, before):
+            next_seq = (segment.seq + segment.data_bytes) % 2**32
+            self._lines[place] = Line(key, next_seq, rest, now_ns + LINE_LIFE_NS)
+        said = ftp.heard(flow.text, of_client=side == found.opener, before=before)
         if said is not None:
             self._expect(key, found, side, said, now_ns)
 
@@ -582,6 +609,7 @@ class Tracker:
         """All of a port."""
         self.flush([key for key in (*self._table, *self.expectations) if key.port == port])
         self._fragments.forget(port)
+        self._lines = {place: line for place, line in self._lines.items() if place[0] != port}
 
 
 #: In these a control connection is listened to.

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-#: How much of a segment's text is read.
+#: How much of a segment's text is read, and of a line.
 TEXT_BYTES = 512
 #: Below it nothing is expected: those ports are other services' (RFC 2577 section 3).
 FIRST_PORT = 1024
@@ -34,13 +34,24 @@ class Said:
     port: int
 
 
-def heard(text: bytes, *, of_client: bool) -> Said | None:
-    """The last that a segment's text says, which begins where a line does. What is there in part says nothing."""
-    found = None
-    for line in _lines(text[:TEXT_BYTES]):
-        said = _of_client(line) if of_client else _of_server(line)
-        found = said or found
+def heard(text: bytes, *, of_client: bool, before: bytes = b"") -> Said | None:
+    """The last that a segment's text says. before: what came before it of the line that it goes on with, and may have
+    said enough already. What is there in part says nothing.
+    """
+    hear = _of_client if of_client else _of_server
+    first, *more = _lines(before + text[:TEXT_BYTES])
+    found = None if before and hear(before) is not None else hear(first[:TEXT_BYTES])
+    for line in more:
+        found = hear(line) or found
     return found
+
+
+def unfinished(text: bytes, before: bytes = b"") -> bytes:
+    """The line that a segment's text ends in the midst of, as far as it is known and may go on."""
+    if len(text) > TEXT_BYTES:
+        return b""
+    line = (before + text).rpartition(b"\n")[2]
+    return line if len(line) <= TEXT_BYTES else b""
 
 
 def _lines(text: bytes) -> list[bytes]:

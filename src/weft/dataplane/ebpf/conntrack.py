@@ -33,6 +33,7 @@ _BATCH = 4096
 _EXPIRES = struct.Struct("=8xQ")
 _LATE = struct.Struct("=Q")  # and of an expectation
 _DATAGRAM_EXPIRES = struct.Struct("=40xQ")
+_LINE_EXPIRES = struct.Struct("=48xQ")
 _PORT = struct.Struct("=Q")
 _EVENTS = 1  # TRACKING_EVENTS
 _REFUSED, _EXPECTED_SIDE = 128, 8192
@@ -304,12 +305,12 @@ class Connections:
 class Leftovers:
     """What programs keep of ports beside connections, and never drop. counts: of how much a port has, by its number."""
 
-    def __init__(self, counts: Iterable[libbpf.Map], datagrams: libbpf.Map) -> None:
+    def __init__(self, counts: Iterable[libbpf.Map], datagrams: libbpf.Map, lines: libbpf.Map) -> None:
         self._idle: dict[libbpf.Map, frozenset[bytes]] = dict.fromkeys(counts, frozenset())
-        self._datagrams = datagrams
+        self._expiring = ((datagrams, _DATAGRAM_EXPIRES), (lines, _LINE_EXPIRES))
 
     def sweep(self, now_ns: int, ports: Iterable[int] | None = None) -> None:
-        """Drop datagrams that have expired, and what is of no port of these (None: whatever port).
+        """Drop datagrams and lines that have expired, and what is of no port of these (None: whatever port).
 
         A count that went while a program counts in it would be wrong ever after. So one goes only when it is 0, and was
         at the last sweep: no packet that found its port is under way any more.
@@ -320,15 +321,16 @@ class Leftovers:
             # The lowest bit of a quota's number says something else.
             return known is not None and _PORT.unpack_from(key)[0] | 1 not in known
 
-        def over(key: bytes, value: bytes) -> bool:
-            return _DATAGRAM_EXPIRES.unpack_from(value)[0] <= now_ns or gone(key)
+        def over(key: bytes, value: bytes, expires: struct.Struct) -> bool:
+            return expires.unpack_from(value)[0] <= now_ns or gone(key)
 
         for counts, before in self._idle.items():
             idle = {key for key, value in counts.items() if not any(value) and gone(key)}
             for key in idle & before:
                 counts.delete(key)
             self._idle[counts] = frozenset(idle - before)
-        for key in [key for key, value in self._datagrams.items() if over(key, value)]:
-            now = self._datagrams.lookup(key)  # its place may be another's since
-            if now is not None and over(key, now):
-                self._datagrams.delete(key)
+        for table, expires in self._expiring:
+            for key in [key for key, value in table.items() if over(key, value, expires)]:
+                now = table.lookup(key)  # its place may be another's since
+                if now is not None and over(key, now, expires):
+                    table.delete(key)

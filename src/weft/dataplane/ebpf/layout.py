@@ -119,6 +119,9 @@ EXPECTATION = struct.Struct("=QQ48sIB3x")
 DATAGRAM_PLACES = 2 * 64  # of a port, in both directions
 DATAGRAM_KEY = struct.Struct("=QII")
 DATAGRAM = struct.Struct("=4xI16s16sQI2s2sHBB32sB3x")
+LINE_PLACES = 2 * 16  # of a port, of both sides
+LINE_KEY = struct.Struct("=QII")
+LINE = struct.Struct("=48sQ14IBB6x8s16sQQ")
 CONNECTION_EVENT = struct.Struct("=48sIBBBB4Q")
 
 #: Map name -> (key, value): what the kernel's maps must agree with.
@@ -168,6 +171,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "expectations": (CONNECTION_KEY, EXPECTATION),
     "expecting": (COUNT, COUNT),
     "datagrams": (DATAGRAM_KEY, DATAGRAM),
+    "lines": (LINE_KEY, LINE),
 }
 
 #: Ring buffers have neither keys nor values; what is in this one is UPCALL, then the frame.

@@ -90,6 +90,7 @@ class Sizes:
             "expecting": 4 * self.ports,
             # What every port may expect, and as many that have just gone.
             "expectations": min(2 * EXPECTED_OF_PORT * self.ports, _MOST),
+            "lines": min(layout.LINE_PLACES * self.ports, _MOST),
             "datagrams": min(layout.DATAGRAM_PLACES * self.ports, _MOST),
             "mirrors": self.ports,
             "counters": self.ports + 16,  # uplinks, and the slot of those that have none

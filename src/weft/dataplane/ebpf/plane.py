@@ -199,7 +199,7 @@ class EbpfDataPlane:
         self._connections = conntrack.Connections(
             of["connections"], of["expectations"], of["tracked"], self._loaded.programs["weft_conntrack"]
         )
-        self._leftovers = conntrack.Leftovers((of["quotas"], of["expecting"]), of["datagrams"])
+        self._leftovers = conntrack.Leftovers((of["quotas"], of["expecting"]), of["datagrams"], of["lines"])
         self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist

@@ -391,7 +391,7 @@ INLINE bool is_established(__u8 state)
 
 #define STEP_ESTABLISHES 16 /* beside a step: told for the first time */
 #define STEP_REFUSED 4
-#define STEP_SPEAKS 32 /* beside a step: a control connection's lines, which are to be heard */
+#define STEP_SPEAKS 5 /* beside a step, shifted by that: SPEAKS_*, of a control connection's lines, which are to be heard */
 
 /* One packet of a connection. */
 static __noinline int advance(struct connection *c, const struct flow *f, const struct tracking *t)
@@ -416,8 +416,8 @@ static __noinline int advance(struct connection *c, const struct flow *f, const 
 				c->flags |= TOLD;
 				step |= STEP_ESTABLISHES;
 			}
-			if (f->kind == FLOW_TCP && f->listens && !(step & STEP_QUIET) && comes_next(c, side, f, end))
-				step |= STEP_SPEAKS;
+			if (f->kind == FLOW_TCP && f->listens && !(step & STEP_QUIET))
+				step |= comes_next(c, side, f, end) << STEP_SPEAKS;
 		}
 	}
 	bpf_spin_unlock(&c->lock);
@@ -516,10 +516,8 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 	if (c->epoch != f->epoch && (!(g->flags & GUARD_KEEP) || c->flags & REFUSED || c->epoch == EPOCH_TAKEN))
 		ask_again(f, g, c);
 	step = advance(c, f, t);
-	if (step & STEP_SPEAKS) {
-		f->speaks = 1;
-		step &= ~STEP_SPEAKS;
-	}
+	f->speaks = step >> STEP_SPEAKS;
+	step &= (1 << STEP_SPEAKS) - 1;
 	if (step == STEP_PASS || step == STEP_QUIET)
 		return 0;
 	if (step & STEP_ESTABLISHES) {

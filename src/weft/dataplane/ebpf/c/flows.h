@@ -67,7 +67,7 @@ struct flow {
 	__u8 logs; /* the rule that decided wants it */
 	__u8 listens; /* it has text, and may be of an FTP control connection */
 	__u8 ends_line; /* that ends with a line */
-	__u8 speaks; /* it comes next, and begins with a line */
+	__u8 speaks; /* SPEAKS_*: it comes next */
 	__u8 arriving; /* its port is on its way here */
 	__be16 ftp_port; /* of servers; 0: nobody listens */
 	__be16 control_port; /* with related: the server's of its control connection */
@@ -90,6 +90,7 @@ struct flow {
 	struct record_key member;
 	struct denial denial;
 	struct datagram_key place;
+	struct line_key line;
 	struct fresh fresh;
 	struct connection_event event;
 	struct connection_key swept;

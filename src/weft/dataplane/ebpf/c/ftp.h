@@ -8,7 +8,10 @@
 #include "security.h"
 
 #define FTP_FIRST_PORT 1024 /* other services' are below it: RFC 2577 section 3 */
-#define SPEECH_BYTES 512 /* of a segment's text are read */
+#define SPEECH_BYTES 512 /* of a segment's text are read, and of a line */
+#define LINE_LIFE_NS 60000000000ULL /* of a line that is not whole, since its last byte */
+#define SPEAKS_LINE 1 /* a segment begins with a line */
+#define SPEAKS_ON 2 /* or it goes on with one */
 #define EXPECTED_SWEEP_NS 1000000000ULL
 
 enum speech_state {
@@ -29,28 +32,11 @@ enum speech_state {
 
 enum speech_kind { SAID_NOTHING = 0, SAID_PORT, SAID_EPRT, SAID_227, SAID_229 };
 
-/* A segment's text, and how far it is read; per CPU, within one run of a program. */
+/* A segment's text, and its last line, as far as it is read; per CPU, within one run of a program. */
 struct speech {
 	__u8 text[SPEECH_BYTES];
-	__u32 state; /* enum speech_state */
-	__u32 kind; /* of the line that is read: enum speech_kind */
-	__u32 word; /* how it begins */
-	__u32 read; /* bytes of that */
+	struct line line;
 	__u32 client; /* it is the client's */
-	__u32 number;
-	__u32 digits; /* of number */
-	__u32 fields; /* numbers to read, and those that were */
-	__u32 field;
-	__u32 family;
-	__u32 groups; /* of an IPv6 address; where its :: is, or 8; and what came before: a colon, ::, or a colon at its start */
-	__u32 gap;
-	__u32 colon;
-	__u8 separator;
-	__u8 delimiter;
-	__u8 numbers[8];
-	struct addr address;
-	__u64 high; /* what is behind :: */
-	__u64 low;
 	/* What the last line that was whole says. */
 	__u32 said; /* enum speech_kind */
 	__u32 said_family; /* 0: no address, so the speaker's own */
@@ -180,13 +166,13 @@ INLINE bool may_speak(__u8 state)
 	return state == STATE_ESTABLISHED || state == STATE_HALF_CLOSED;
 }
 
-/* Behind the lock: what a segment of a side that has passed is to the lines of a control connection: 1: it comes next, and
- * begins where a line does. end: what its side had sent before it.
+/* Behind the lock: what a segment of a side that has passed is to the lines of a control connection: SPEAKS_LINE, SPEAKS_ON: it
+ * comes next. end: what its side had sent before it.
  */
 INLINE int comes_next(struct connection *c, __u32 side, const struct flow *f, __u32 end)
 {
 	__u16 line = LINE << (side & 1);
-	bool next = f->segment.seq == end && c->flags & line;
+	int how = f->segment.seq != end ? 0 : c->flags & line ? SPEAKS_LINE : SPEAKS_ON;
 
 	if (server_port(&f->key, c->opener) != f->ftp_port || c->flags & RELATED)
 		return 0;
@@ -196,7 +182,7 @@ INLINE int comes_next(struct connection *c, __u32 side, const struct flow *f, __
 		else
 			c->flags &= ~line;
 	}
-	return next && may_speak(c->state) && !f->piece;
+	return may_speak(c->state) && !f->piece ? how : 0;
 }
 
 /* What opens a connection, and no rule speaks of: whether a control connection has spoken of it; f->rule is that one's.
@@ -340,89 +326,89 @@ INLINE bool can_delimit(__u8 c)
 
 INLINE void read_numbers(struct speech *s, __u8 separator, __u32 fields)
 {
-	s->state = SPEECH_NUMBERS;
-	s->separator = separator;
-	s->fields = fields;
-	s->field = s->number = s->digits = 0;
+	s->line.state = SPEECH_NUMBERS;
+	s->line.separator = separator;
+	s->line.fields = fields;
+	s->line.field = s->line.number = s->line.digits = 0;
 }
 
 INLINE void read_port(struct speech *s)
 {
-	s->state = SPEECH_PORT;
-	s->number = s->digits = 0;
+	s->line.state = SPEECH_PORT;
+	s->line.number = s->line.digits = 0;
 }
 
 /* The line is whole, as far as it matters. */
 INLINE void said(struct speech *s, __u32 port)
 {
-	s->said = s->kind;
-	s->said_family = s->family;
-	s->said_address = s->address;
+	s->said = s->line.kind;
+	s->said_family = s->line.family;
+	s->said_address = s->line.address;
 	s->said_port = port;
-	s->state = SPEECH_SKIP;
+	s->line.state = SPEECH_SKIP;
 }
 
 INLINE void hear_keyword(struct speech *s, __u8 c)
 {
-	if (s->read < 4) {
-		s->word = s->word << 8 | (s->client ? c | 32 : c);
-		s->read += 1;
-		if (s->client || s->read < 4)
+	if (s->line.read < 4) {
+		s->line.word = s->line.word << 8 | (s->client ? c | 32 : c);
+		s->line.read += 1;
+		if (s->client || s->line.read < 4)
 			return;
-		s->state = SPEECH_SKIP;
-		if (s->word == 0x32323720) { /* 227 */
-			s->kind = SAID_227;
-			s->state = SPEECH_SEEK_NUMBER;
-		} else if (s->word == 0x32323920) { /* 229 */
-			s->kind = SAID_229;
-			s->state = SPEECH_SEEK_PARENTHESIS;
+		s->line.state = SPEECH_SKIP;
+		if (s->line.word == 0x32323720) { /* 227 */
+			s->line.kind = SAID_227;
+			s->line.state = SPEECH_SEEK_NUMBER;
+		} else if (s->line.word == 0x32323920) { /* 229 */
+			s->line.kind = SAID_229;
+			s->line.state = SPEECH_SEEK_PARENTHESIS;
 		}
 		return;
 	}
-	s->state = SPEECH_SKIP;
+	s->line.state = SPEECH_SKIP;
 	if (c != ' ')
 		return;
-	if (s->word == 0x706f7274) { /* port */
-		s->kind = SAID_PORT;
+	if (s->line.word == 0x706f7274) { /* port */
+		s->line.kind = SAID_PORT;
 		read_numbers(s, ',', 6);
-	} else if (s->word == 0x65707274) { /* eprt */
-		s->kind = SAID_EPRT;
-		s->state = SPEECH_DELIMITER;
+	} else if (s->line.word == 0x65707274) { /* eprt */
+		s->line.kind = SAID_EPRT;
+		s->line.state = SPEECH_DELIMITER;
 	}
 }
 
 INLINE void hear_numbers(struct speech *s, __u8 c)
 {
 	if (is_digit(c)) {
-		s->number = s->number * 10 + (c - '0');
-		s->digits += 1;
-		if (s->digits > 3 || s->number > 255)
-			s->state = SPEECH_SKIP;
+		s->line.number = s->line.number * 10 + (c - '0');
+		s->line.digits += 1;
+		if (s->line.digits > 3 || s->line.number > 255)
+			s->line.state = SPEECH_SKIP;
 		return;
 	}
-	if (!s->digits) {
-		s->state = SPEECH_SKIP;
+	if (!s->line.digits) {
+		s->line.state = SPEECH_SKIP;
 		return;
 	}
-	s->numbers[s->field & 7] = s->number;
-	s->field += 1;
-	s->number = s->digits = 0;
-	if (c == s->separator) {
-		if (s->field >= s->fields)
-			s->state = SPEECH_SKIP;
+	s->line.numbers[s->line.field & 7] = s->line.number;
+	s->line.field += 1;
+	s->line.number = s->line.digits = 0;
+	if (c == s->line.separator) {
+		if (s->line.field >= s->line.fields)
+			s->line.state = SPEECH_SKIP;
 		return;
 	}
-	s->state = SPEECH_SKIP;
-	if (s->field != s->fields)
+	s->line.state = SPEECH_SKIP;
+	if (s->line.field != s->line.fields)
 		return;
-	s->family = 4;
-	s->address = addr_of4(bpf_htonl((__u32)s->numbers[0] << 24 | (__u32)s->numbers[1] << 16 |
-					(__u32)s->numbers[2] << 8 | s->numbers[3]));
-	if (s->kind == SAID_EPRT) {
-		if (c == s->delimiter)
+	s->line.family = 4;
+	s->line.address = addr_of4(bpf_htonl((__u32)s->line.numbers[0] << 24 | (__u32)s->line.numbers[1] << 16 |
+					(__u32)s->line.numbers[2] << 8 | s->line.numbers[3]));
+	if (s->line.kind == SAID_EPRT) {
+		if (c == s->line.delimiter)
 			read_port(s);
-	} else if (s->kind == SAID_227 || c == '\r' || c == '\n') {
-		said(s, (__u32)s->numbers[4] << 8 | s->numbers[5]);
+	} else if (s->line.kind == SAID_227 || c == '\r' || c == '\n') {
+		said(s, (__u32)s->line.numbers[4] << 8 | s->line.numbers[5]);
 	}
 }
 
@@ -433,14 +419,14 @@ INLINE void hear_numbers(struct speech *s, __u8 c)
 /* What is before :: is put where it belongs, and what is behind it against the end. */
 INLINE void put_word(struct speech *s)
 {
-	if (s->gap == 8) {
-		((__be16 *)&s->address)[s->groups & 7] = bpf_htons(s->number);
+	if (s->line.gap == 8) {
+		((__be16 *)&s->line.address)[s->line.groups & 7] = bpf_htons(s->line.number);
 	} else {
-		s->high = s->high << 16 | s->low >> 48;
-		s->low = s->low << 16 | (s->number & 0xffff);
+		s->line.high = s->line.high << 16 | s->line.low >> 48;
+		s->line.low = s->line.low << 16 | (s->line.number & 0xffff);
 	}
-	s->groups += 1;
-	s->number = s->digits = 0;
+	s->line.groups += 1;
+	s->line.number = s->line.digits = 0;
 }
 
 INLINE void hear_groups(struct speech *s, __u8 c)
@@ -448,121 +434,127 @@ INLINE void hear_groups(struct speech *s, __u8 c)
 	__u8 lower = c | 32;
 
 	if (is_digit(c) || (lower >= 'a' && lower <= 'f')) {
-		s->number = s->number << 4 | (is_digit(c) ? c - '0' : lower - 'a' + 10);
-		s->digits += 1;
-		if (s->digits > 4 || s->groups >= 8 || s->colon == COLON_FIRST)
-			s->state = SPEECH_SKIP;
-		s->colon = 0;
+		s->line.number = s->line.number << 4 | (is_digit(c) ? c - '0' : lower - 'a' + 10);
+		s->line.digits += 1;
+		if (s->line.digits > 4 || s->line.groups >= 8 || s->line.colon == COLON_FIRST)
+			s->line.state = SPEECH_SKIP;
+		s->line.colon = 0;
 		return;
 	}
-	if (s->digits) {
+	if (s->line.digits) {
 		put_word(s);
 		if (c == ':') {
-			s->colon = COLON_ONE;
+			s->line.colon = COLON_ONE;
 			return;
 		}
 	} else if (c == ':') {
-		if (s->colon == COLON_ONE && s->gap == 8 && s->groups < 8) {
-			s->gap = s->groups;
-			s->colon = COLON_TWO;
-		} else if (s->colon == COLON_FIRST) {
-			s->gap = 0;
-			s->colon = COLON_TWO;
-		} else if (!s->colon && !s->groups) {
-			s->colon = COLON_FIRST;
+		if (s->line.colon == COLON_ONE && s->line.gap == 8 && s->line.groups < 8) {
+			s->line.gap = s->line.groups;
+			s->line.colon = COLON_TWO;
+		} else if (s->line.colon == COLON_FIRST) {
+			s->line.gap = 0;
+			s->line.colon = COLON_TWO;
+		} else if (!s->line.colon && !s->line.groups) {
+			s->line.colon = COLON_FIRST;
 		} else {
-			s->state = SPEECH_SKIP;
+			s->line.state = SPEECH_SKIP;
 		}
 		return;
 	}
-	s->state = SPEECH_SKIP;
-	if (c != s->delimiter || s->colon == COLON_ONE || s->colon == COLON_FIRST)
+	s->line.state = SPEECH_SKIP;
+	if (c != s->line.delimiter || s->line.colon == COLON_ONE || s->line.colon == COLON_FIRST)
 		return;
-	if (s->gap == 8 ? s->groups != 8 : s->groups > 7)
+	if (s->line.gap == 8 ? s->line.groups != 8 : s->line.groups > 7)
 		return;
-	s->family = 6;
-	s->address.w[0] |= bpf_htonl(s->high >> 32);
-	s->address.w[1] |= bpf_htonl(s->high);
-	s->address.w[2] |= bpf_htonl(s->low >> 32);
-	s->address.w[3] |= bpf_htonl(s->low);
+	s->line.family = 6;
+	s->line.address.w[0] |= bpf_htonl(s->line.high >> 32);
+	s->line.address.w[1] |= bpf_htonl(s->line.high);
+	s->line.address.w[2] |= bpf_htonl(s->line.low >> 32);
+	s->line.address.w[3] |= bpf_htonl(s->line.low);
 	read_port(s);
 }
 
 INLINE void hear_port(struct speech *s, __u8 c)
 {
 	if (is_digit(c)) {
-		s->number = s->number * 10 + (c - '0');
-		s->digits += 1;
-		if (s->digits > 5)
-			s->state = SPEECH_SKIP;
+		s->line.number = s->line.number * 10 + (c - '0');
+		s->line.digits += 1;
+		if (s->line.digits > 5)
+			s->line.state = SPEECH_SKIP;
 		return;
 	}
-	s->state = c == s->delimiter && s->digits && s->number < 65536 ? SPEECH_END : SPEECH_SKIP;
+	s->line.state = c == s->line.delimiter && s->line.digits && s->line.number < 65536 ? SPEECH_END : SPEECH_SKIP;
 }
 
 INLINE void hear(struct speech *s, __u8 c)
 {
-	switch (s->state) {
+	switch (s->line.state) {
 	case SPEECH_KEYWORD:
 		hear_keyword(s, c);
 		break;
 	case SPEECH_SEEK_NUMBER:
 		if (is_digit(c)) {
 			read_numbers(s, ',', 6);
-			s->number = c - '0';
-			s->digits = 1;
+			s->line.number = c - '0';
+			s->line.digits = 1;
 		}
 		break;
 	case SPEECH_SEEK_PARENTHESIS:
 		if (c == '(')
-			s->state = SPEECH_DELIMITER;
+			s->line.state = SPEECH_DELIMITER;
 		break;
 	case SPEECH_NUMBERS:
 		hear_numbers(s, c);
 		break;
 	case SPEECH_DELIMITER:
-		s->delimiter = c;
-		s->state = !can_delimit(c) ? SPEECH_SKIP : s->kind == SAID_229 ? SPEECH_SECOND_DELIMITER : SPEECH_FAMILY;
+		s->line.delimiter = c;
+		s->line.state = !can_delimit(c) ? SPEECH_SKIP : s->line.kind == SAID_229 ? SPEECH_SECOND_DELIMITER : SPEECH_FAMILY;
 		break;
 	case SPEECH_FAMILY:
-		s->family = c == '1' ? 4 : 6;
-		s->state = c == '1' || c == '2' ? SPEECH_BEFORE_ADDRESS : SPEECH_SKIP;
+		s->line.family = c == '1' ? 4 : 6;
+		s->line.state = c == '1' || c == '2' ? SPEECH_BEFORE_ADDRESS : SPEECH_SKIP;
 		break;
 	case SPEECH_BEFORE_ADDRESS:
-		s->state = SPEECH_SKIP;
-		if (c != s->delimiter)
+		s->line.state = SPEECH_SKIP;
+		if (c != s->line.delimiter)
 			break;
-		if (s->family == 4) {
+		if (s->line.family == 4) {
 			read_numbers(s, '.', 4);
 		} else {
-			s->state = SPEECH_GROUPS;
-			s->groups = s->number = s->digits = s->colon = 0;
-			s->gap = 8;
-			s->high = s->low = 0;
-			s->address = (struct addr){};
+			s->line.state = SPEECH_GROUPS;
+			s->line.groups = s->line.number = s->line.digits = s->line.colon = 0;
+			s->line.gap = 8;
+			s->line.high = s->line.low = 0;
+			s->line.address = (struct addr){};
 		}
 		break;
 	case SPEECH_GROUPS:
 		hear_groups(s, c);
 		break;
 	case SPEECH_SECOND_DELIMITER:
-		s->state = c == s->delimiter ? SPEECH_THIRD_DELIMITER : SPEECH_SKIP;
+		s->line.state = c == s->line.delimiter ? SPEECH_THIRD_DELIMITER : SPEECH_SKIP;
 		break;
 	case SPEECH_THIRD_DELIMITER:
-		s->family = 0;
-		s->state = SPEECH_SKIP;
-		if (c == s->delimiter)
+		s->line.family = 0;
+		s->line.state = SPEECH_SKIP;
+		if (c == s->line.delimiter)
 			read_port(s);
 		break;
 	case SPEECH_PORT:
 		hear_port(s, c);
 		break;
 	case SPEECH_END:
-		s->state = SPEECH_SKIP;
-		if (s->kind == SAID_229 ? c == ')' : c == '\r' || c == '\n')
-			said(s, s->number);
+		s->line.state = SPEECH_SKIP;
+		if (s->line.kind == SAID_229 ? c == ')' : c == '\r' || c == '\n')
+			said(s, s->line.number);
 		break;
 	}
+}
+
+INLINE void begin_line(struct line *l)
+{
+	l->state = SPEECH_KEYWORD;
+	l->word = l->read = l->bytes = 0;
 }
 
 static long hear_byte(__u32 i, void *of)
@@ -574,11 +566,44 @@ static long hear_byte(__u32 i, void *of)
 	if (!s)
 		return 1;
 	c = s->text[i & (SPEECH_BYTES - 1)];
-	hear(s, c);
-	if (c == '\n') {
-		s->state = SPEECH_KEYWORD;
-		s->word = s->read = 0;
+	if (s->line.bytes < SPEECH_BYTES)
+		hear(s, c);
+	s->line.bytes += 1;
+	if (c == '\n')
+		begin_line(&s->line);
+	return 0;
+}
+
+/* The line that a segment goes on with, out of its place: 1: it is there. Otherwise a line begins, or nothing is read. */
+static __noinline int recall_line(struct flow *f)
+{
+	struct speech *s = speech_of_this_cpu();
+	struct line *l;
+
+	if (!f || !s)
+		return 0;
+	if (f->speaks == SPEAKS_LINE) {
+		begin_line(&s->line);
+		return 1;
 	}
+	l = bpf_map_lookup_elem(&lines, &f->line);
+	if (!l || l->next != f->segment.seq || f->now_ns >= l->expires_ns || !keys_equal(&l->key, &f->key))
+		return 0;
+	s->line = *l;
+	return 1;
+}
+
+/* What is not whole yet waits in its place, in which there may be another's: that one says nothing then. */
+static __noinline int keep_line(struct flow *f)
+{
+	struct speech *s = speech_of_this_cpu();
+
+	if (!f || !s || !s->line.bytes || s->line.bytes > SPEECH_BYTES || f->segment.data_bytes > SPEECH_BYTES)
+		return 0;
+	s->line.key = f->key;
+	s->line.next = f->segment.seq + f->segment.data_bytes;
+	s->line.expires_ns = f->now_ns + LINE_LIFE_NS;
+	bpf_map_update_elem(&lines, &f->line, &s->line, BPF_ANY);
 	return 0;
 }
 
@@ -593,6 +618,11 @@ __noinline int hear_control(struct __sk_buff *skb)
 
 	if (!f || !s)
 		return 0;
+	f->line.port = f->key.port;
+	f->line.side = f->side;
+	f->line.slot = (bpf_ntohs(f->key.local_port) + bpf_ntohs(f->key.remote_port)) & (LINE_SLOTS - 1);
+	if (!recall_line(f))
+		return 0;
 	length = f->segment.data_bytes;
 	if (length > SPEECH_BYTES)
 		length = SPEECH_BYTES;
@@ -603,10 +633,9 @@ __noinline int hear_control(struct __sk_buff *skb)
 	if (!c)
 		return 0;
 	s->client = f->side == c->opener;
-	s->state = SPEECH_KEYWORD;
-	s->word = s->read = 0;
 	s->said = SAID_NOTHING;
 	bpf_loop(length, hear_byte, NULL, 0);
+	keep_line(f);
 	if (s->said == SAID_NOTHING)
 		return 0;
 	own = f->side == DIRECTION_FROM_GUEST ? &f->key.local : &f->key.remote;

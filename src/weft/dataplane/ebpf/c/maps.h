@@ -913,6 +913,51 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } expecting SEC(".maps");
 
+/* lines: the programs' own: those of FTP's control connections that are not whole yet, in places of their port's own: a port's can
+ * take no other's. There is room for all places of every port; the agent drops what has expired, or is of ports that are gone.
+ */
+#define LINE_SLOTS 16 /* of a port, for each side */
+struct line_key {
+	__u64 port;
+	__u32 side; /* whose line it is */
+	__u32 slot;
+};
+struct line {
+	struct connection_key key; /* whose place it is */
+	__u64 expires_ns;
+	__u32 next; /* the sequence number that it goes on at */
+	__u32 bytes; /* of it, so far */
+	/* How far it is read: ftp.h. */
+	__u32 state; /* enum speech_state */
+	__u32 kind; /* enum speech_kind */
+	__u32 word; /* how it begins */
+	__u32 read; /* bytes of that */
+	__u32 number;
+	__u32 digits; /* of number */
+	__u32 fields; /* numbers to read, and those that were */
+	__u32 field;
+	__u32 family;
+	__u32 groups; /* of an IPv6 address; where its :: is, or 8; and what came before: a colon, ::, or a colon at its start */
+	__u32 gap;
+	__u32 colon;
+	__u8 separator;
+	__u8 delimiter;
+	__u8 pad[6];
+	__u8 numbers[8];
+	struct addr address;
+	__u64 high; /* what is behind :: */
+	__u64 low;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct line_key);
+	__type(value, struct line);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} lines SEC(".maps");
+
 /* datagrams: the programs' own: those whose fragments are under way, in places of their port's own. There is room for all places
  * of every port; the agent drops what has expired, or is of ports that are gone.
  */
