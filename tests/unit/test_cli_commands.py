@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -342,8 +344,13 @@ def test_help_imports_no_http_client_no_yaml_and_no_rich() -> None:
     assert not any(f"'{module}'" in done.stdout for module in ("httpx2", "yaml", "rich", "msgspec", "pyroute2"))
 
 
-def test_the_version_is_the_packages() -> None:
-    assert CliRunner().invoke(main, ["--version"]).stdout.startswith("weft, version ")
+def test_the_version_is_the_packages_and_the_newest_of_the_changelog() -> None:
+    root = Path(__file__).parents[2]
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert CliRunner().invoke(main, ["--version"]).stdout == f"weft, version {version}\n"
+    newest = re.search(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version
 
 
 # ---- port move
