@@ -16,6 +16,7 @@ from packets.guarding import (
     FTP,
     FTP_CLIENTS,
     FTP_SERVERS,
+    FW_PORT,
     GUARDED,
     KEPT,
     SCENES,
@@ -178,6 +179,9 @@ def test_what_ftp_expects_goes_along_with_its_control_connection(
         for port in ports:
             ((_, told),), ((_, now),) = left.carried(port), reached.carried(port)
             assert told.awaited == now.awaited is not None
+        assert {key: mark for _, key, mark in left.marks(ports)} == {
+            key: of.mark for port in ports for key, of in left.carried(port)
+        }
         opener, other = ends if by_server else ends[::-1]
         for exchange in opened(opener, other, 50_000):
             assert not isinstance(there.inject(exchange.interface, exchange.frame), Drop)
@@ -260,6 +264,8 @@ def test_connections_go_from_one_kind_of_data_plane_to_the_other_and_on_from_the
         # It is known there that the client, whose rules let it send what it likes, has begun nothing.
         assert getattr(there.inject(later.interface, later.frame), "reason", None) is not None
         carried = wire.decode(wire.encode(1, [of for _, of in left.carried(WEB1_PORT)], more=False)).connections
+        marks = {(port, key): mark for port, key, mark in left.marks([WEB1_PORT, FW_PORT])}
+        assert marks == {(WEB1_PORT, key): of.mark for key, of in left.carried(WEB1_PORT)}
         assert reached.take(WEB1_PORT, carried) == 2
         assert without_times(reached.carried(WEB1_PORT)) == without_times(left.carried(WEB1_PORT))
         shown = {found.protocol: found for found in reached.connections() if found.port == WEB1_PORT}

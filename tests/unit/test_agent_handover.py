@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from weft.agent import handover
 from weft.agent.conntrack import PROTOCOLS, Conntrack
 from weft.agent.rule_log import RuleLog
 from weft.client.client import ApiError
-from weft.contracts.connections import Carried, ConnectionEvent
+from weft.contracts.connections import Carried, ConnectionEvent, Mark
 from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.policy.connections import State
@@ -72,17 +72,19 @@ class Between:
     taker: handover.Taker
     fails: list[Exception] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
+    formers: list[str] = field(default_factory=list)
 
-    async def carried(self, host: str, port: str, after: int) -> bytes:
+    async def carried(self, host: str, port: str, after: int, former: str = "") -> bytes:
         assert host == H2
         if port != WEB1_PORT:
             await Hurried().sleep(8.0)  # its host is stopped
             raise ApiError(502, "Bad Gateway", "hosts/h3 has not answered within 8 s", "")
         self.asked.append(after)
+        self.formers.append(former)
         if self.fails:
             raise self.fails.pop(0)
         try:
-            return await self.giver.answer(json.dumps({"port": port, "after": after}).encode())
+            return await self.giver.answer(json.dumps({"port": port, "after": after, "last": bool(former)}).encode())
         except Rejected as fault:
             raise ApiError(502, "Bad Gateway", str(fault), "") from fault
 
@@ -96,7 +98,7 @@ async def between(tmp_path: Path, policy: Policy = GUARDED) -> AsyncIterator[Bet
     there.from_port("tapweb1", opened(FIRST, SECOND)[0].frame, NOW_NS)  # so that it is as late there
     there.forget([of.key for of in there.connections()])
     conntrack = Conntrack(None, asker(here), clock, RuleLog(tmp_path / "log", clock, lambda: 0, PROTOCOLS))
-    giver = handover.Giver(asker(here), conntrack, clock)
+    giver = handover.Giver("hosts/h1", asker(here), conntrack, clock)
     found = Between(here, there, giver, conntrack, None)  # type: ignore[arg-type]
     found.taker = handover.Taker(H2, found, asker(there), clock)
     giver.follow([leaving()])
@@ -163,6 +165,95 @@ async def test_what_ftp_expects_follows_when_it_is_said(tmp_path: Path) -> None:
         assert [event.what for event in events if isinstance(event, ConnectionEvent)] == ["expects", "expects"]
         await it.conntrack.take(events)
         await until(lambda: awaited() == {50_000})
+
+
+@pytest.mark.parametrize("told_first", ["source", "destination"])
+async def test_what_the_guest_begins_as_it_changes_over_is_asked_for_once_more(tmp_path: Path, told_first: str) -> None:
+    """No news tells of it: the port is the other host's before any could. In steps, whoever hears of the end first."""
+    async with between(tmp_path) as it:
+        talk(it.here)
+        it.taker.follow(arriving(), anew=True)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        asked = len(it.asked)
+        await until(lambda: len(it.asked) > asked)  # news are waited for
+        begun = dns(FIRST, SECOND, port=54)
+        it.here.from_port(begun.interface, begun.frame, NOW_NS)
+        assert (17, 54) not in it.of_port()
+        here_now = replace(arriving()[WEB1_PORT], arriving=False)
+        for who in (told_first, "source", "destination"):
+            if who == "source":
+                it.giver.follow([])
+                assert set(it.giver.lingering()) == {WEB1_PORT}
+            else:
+                it.taker.follow({WEB1_PORT: here_now}, anew=True)
+        await until(lambda: (17, 54) in it.of_port())
+        await until(lambda: not it.taker._ending)
+        assert it.formers[-1] == "hosts/h1"
+        assert it.formers.count("hosts/h1") == 1
+
+
+async def test_what_was_lost_on_the_way_as_the_port_arrived_comes_with_the_last(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+
+        async def ask(after: int, *, last: bool) -> carried.Piece:
+            question = {"port": WEB1_PORT, "after": after, "last": last}
+            return carried.decode(await it.giver.answer(json.dumps(question).encode()))
+
+        def began(piece: carried.Piece) -> set[tuple[int, int]]:
+            return {(of.protocol, of.remote_port) for of in piece.connections}
+
+        first = await ask(0, last=False)
+        waiting = asyncio.create_task(ask(1, last=False))
+        await asyncio.sleep(0)
+        talk(it.here, port=54)
+        await it.conntrack.take(it.here.connection_events())
+        assert (17, 54) in began(await waiting)  # and nobody hears that
+        talk(it.here, port=55)
+        it.giver.follow([])
+        assert {(17, 54), (17, 55)} <= began(await ask(first.rank, last=True))
+        with pytest.raises(Missing):
+            await ask(3, last=False)
+        # Who has forgotten what it was told is told all of it.
+        assert began(await ask(0, last=True)) == {(6, 80), (17, 53), (17, 54), (17, 55)}
+
+
+async def test_who_has_left_is_told_of_for_a_while_and_not_when_it_is_back(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        last = json.dumps({"port": WEB1_PORT, "after": 0, "last": True}).encode()
+        it.giver.follow([])
+        assert carried.decode(await it.giver.answer(last)).connections
+        it.giver.follow([replace(leaving(), leaving=False)])
+        with pytest.raises(Missing):
+            await it.giver.answer(last)
+        it.giver.follow([leaving()])
+        it.giver.follow([])
+        await until(lambda: not it.giver.lingering())
+        with pytest.raises(Missing):
+            await it.giver.answer(last)
+
+
+async def test_however_many_ports_leave_the_table_is_walked_as_often_as_for_one(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        walks: list[int] = []
+        marks = it.here.marks
+
+        def counted(ports: Collection[str]) -> Iterator[tuple[str, bytes, Mark]]:
+            walks.append(len(ports))
+            return marks(ports)
+
+        it.here.marks = counted  # type: ignore[method-assign]
+        names = [WEB1_PORT, *(f"tenants/blue/ports/{n}" for n in range(300))]
+        it.giver.follow([replace(leaving(), port=name) for name in names])
+        questions = [json.dumps({"port": name}).encode() for name in names]
+        pieces = [carried.decode(await it.giver.answer(question)) for question in questions]
+        assert [len(piece.connections) for piece in pieces] == [2] + [0] * 300
+        assert walks == [301]
+        again = [json.dumps({"port": name, "after": 1}).encode() for name in names]
+        await asyncio.gather(*map(it.giver.answer, again))
+        assert len(walks) <= 3
 
 
 async def test_what_is_left_over_of_a_former_stay_goes_first_unless_it_was_the_agent_that_went(tmp_path: Path) -> None:

@@ -170,6 +170,35 @@ async def test_connections_go_from_the_host_that_a_port_leaves_to_the_one_that_i
         await agent.aclose()
 
 
+async def test_who_has_arrived_may_ask_its_former_host_for_the_last_that_it_had() -> None:
+    async with moving(H1, H2, H3) as it:
+        agent = it.service.follow(H1, None, answers=True)
+        await anext(agent)
+
+        async def asks(body: dict[str, object]) -> None:
+            wanted = asyncio.create_task(it.client.carried(H2, P1, 3, H1))
+            while True:  # what the host is told besides
+                asked = [each for line in (await anext(agent)).splitlines() if (each := json.loads(line).get("ask"))]
+                if asked:
+                    break
+            assert asked[0]["body"] == body
+            await it.client.answer(H1, asked[0]["id"], b"unread")
+            assert await wanted == b"unread"
+
+        last: dict[str, object] = {"port": P1, "after": 3, "last": True}
+        await asks(last)  # its former host does not know yet
+        await it.client.patch(P1, {"host": "h2", "destination": None})
+        await asks(last)
+        for host, port in ((H1, P1), (H3, P1), (H2, "tenants/blue/ports/none")):
+            with pytest.raises(ApiError) as refused:
+                await it.client.carried(host, port, 0, H1)
+            assert refused.value.status == 404
+        with pytest.raises(ApiError) as refused:
+            await it.client.carried(H2, P1, 0)
+        assert refused.value.status == 404
+        await agent.aclose()
+
+
 async def test_a_host_that_says_nothing_is_said_to() -> None:
     async with moving(H1) as it:
         with pytest.raises(ApiError, match="its agent is older") as refused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -110,6 +110,7 @@ class Conntrack:
         self._clock = clock
         self._log = log
         self._watchers: set[asyncio.Queue[ConnectionEvent]] = set()
+        self.keep: Callable[[], Collection[str]] = tuple  # ports that are gone whose connections stay for a while
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -120,7 +121,10 @@ class Conntrack:
     async def _sweep(self) -> None:
         while True:
             await self._clock.sleep(SWEEP_S)
-            await self._ask(lambda plane: plane.sweep())
+            await self._forget_what_is_over(self.keep())
+
+    async def _forget_what_is_over(self, keep: Collection[str]) -> None:
+        await self._ask(lambda plane: plane.sweep(keep))
 
     async def _read(self, fd: int) -> None:
         while True:

@@ -8,9 +8,10 @@ Docs: conntrack.md, Moving.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -20,7 +21,7 @@ from weft.agent.conntrack import Conntrack, Filter
 from weft.agent.exporter import Ask
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
-from weft.contracts.connections import Carried, ConnectionEvent
+from weft.contracts.connections import Carried, ConnectionEvent, Mark
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.kit.waiting import first_of
 from weft.policy.rows import Port
@@ -38,6 +39,10 @@ HOLD_S = 1.0
 GATHER_S = 0.02
 #: What events have missed, and what only the table says, is looked for as often as that.
 LOOK_AGAIN_S = 5.0
+#: A port that has left is still told of for so long: what it had last, to the host that it is on now.
+LINGER_S = 15.0
+#: And that host asks for that no longer than so long.
+LAST_S = 10.0
 #: Who has not asked for so long has begun anew, or does not want to know any more.
 FORGET_S = 120.0
 #: Ports whose connections are asked for at once: at first, when that took too long, and for what changes.
@@ -48,47 +53,91 @@ MOST_AT_ONCE = 2
 class Controller(Protocol):
     """By whom pieces come."""
 
-    async def carried(self, host: str, port: str, after: int) -> bytes: ...
+    async def carried(self, host: str, port: str, after: int, former: str = "") -> bytes: ...
 
 
 # -- of ports that leave --
 
 
 class _Question(msgspec.Struct, frozen=True):
+    """last: the port has arrived, and nothing more is asked: nothing is waited for, and nothing is left out."""
+
     port: str
     after: int = 0
+    last: bool = False
 
 
 @dataclass(slots=True)
 class _Giving:
-    """One port's, to one who asks. told: of each connection that was told, what it was in."""
+    """One port's, to one who asks. told: of each connection that was told, what it was in; waiting: keys of those that
+    are to be told; last, its_keys: the piece that was given last.
+    """
 
-    told: dict[bytes, tuple[object, ...]] = field(default_factory=dict)
-    waiting: list[Carried] = field(default_factory=list)
-    changed: set[bytes] = field(default_factory=set)
+    told: dict[bytes, Mark] = field(default_factory=dict)
+    waiting: dict[bytes, None] = field(default_factory=dict)
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    answering: asyncio.Lock = field(default_factory=asyncio.Lock)
     rank: int = 0
     last: bytes = b""
+    its_keys: tuple[bytes, ...] = ()
     asked_s: float = 0.0
     looked_s: float = 0.0
-    follower: asyncio.Task[None] | None = None
+
+    def differs(self, key: bytes, mark: Mark) -> None:
+        """It is as that now: to be told, unless it was."""
+        if self.told.get(key) != mark:
+            self.waiting[key] = None
+            self.stirred.set()
+
+    def again(self, keys: Iterable[bytes]) -> None:
+        """It is not known whether they were heard."""
+        for key in keys:
+            self.told.pop(key, None)
+            self.waiting[key] = None
 
 
 class Giver:
-    """Answers the controller's questions for connections of ports that are leaving."""
+    """Answers the controller's questions for connections of ports that are leaving, or have just left.
 
-    def __init__(self, ask: Ask, conntrack: Conntrack, clock: Clock) -> None:
+    The table is walked once for all of them, and events are followed once, however many are under way.
+    """
+
+    def __init__(self, host: str, ask: Ask, conntrack: Conntrack, clock: Clock) -> None:
+        self._host = host
         self._ask = ask
         self._conntrack = conntrack
         self._clock = clock
         self._ports: frozenset[str] = frozenset()
+        self._left: dict[str, float] = {}  # when
         self._giving: dict[str, _Giving] = {}
+        self._follower: asyncio.Task[None] | None = None
+        self._walking = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None  # a walk that has not begun yet
 
     def follow(self, ports: Iterable[Port]) -> None:
         """All ports of this host, as they are now."""
-        self._ports = frozenset(port.port for port in ports if port.leaving)
-        for port in self._giving.keys() - self._ports:
-            self._end(port)
+        here = {port.port: port.leaving for port in ports}
+        leaving = frozenset(port for port, leaves in here.items() if leaves)
+        now_s = self._clock.now_s()
+        self._left |= dict.fromkeys(self._ports - here.keys(), now_s)
+        for port in here.keys() & self._left.keys():
+            del self._left[port]  # it is back
+        self._ports = leaving
+        self._forget(now_s)
+
+    def lingering(self) -> Collection[str]:
+        """Ports that have just left: the last that they had is still to be asked for."""
+        self._forget(self._clock.now_s())
+        return tuple(self._left)
+
+    def _forget(self, now_s: float) -> None:
+        self._left = {port: left_s for port, left_s in self._left.items() if now_s - left_s <= LINGER_S}
+        for port, giving in list(self._giving.items()):
+            if (port not in self._ports and port not in self._left) or now_s - giving.asked_s > FORGET_S:
+                del self._giving[port]
+        if not self._giving and self._follower is not None:
+            self._follower.cancel()
+            self._follower = None
 
     async def answer(self, body: bytes) -> bytes:
         """The piece behind the one of a rank; 0: the first. Raises Missing, Rejected."""
@@ -96,84 +145,115 @@ class Giver:
             question = msgspec.json.decode(body, type=_Question)
         except msgspec.DecodeError as fault:
             raise Rejected(f"not asked as it should be: {fault}") from fault
-        if question.port not in self._ports:
-            raise Missing(f"{question.port} is not leaving this host")
         now_s = self._clock.now_s()
-        for port in [port for port, of in self._giving.items() if now_s - of.asked_s > FORGET_S]:
-            self._end(port)
+        self._forget(now_s)
+        if question.port not in self._ports and not (question.last and question.port in self._left):
+            raise Missing(f"{question.port} is not leaving this host")
         giving = self._giving.get(question.port)
-        if giving is None and question.after:
+        if giving is None and question.after and not question.last:
             raise Missing("what it has was told by an agent that is no more, or is too old: begin anew")
-        if giving is None or question.after == 0:
+        if giving is None or (question.after == 0 and giving.rank):
             giving = await self._begin(question.port)
         giving.asked_s = now_s
+        if question.last:
+            giving.stirred.set()  # whoever waits for news of it waits no longer
+        async with giving.answering:
+            if not question.last:
+                return await self._news(question, giving)
+            if question.after == giving.rank - 1:
+                giving.again(giving.its_keys)
+            elif question.after != giving.rank:
+                giving.again(list(giving.told))
+            await self._walk()
+            return await self._piece(question.port, giving)
+
+    async def _news(self, question: _Question, giving: _Giving) -> bytes:
         if question.after == giving.rank - 1 and giving.last:
             return giving.last  # it was lost on the way
         if question.after != giving.rank:
             raise Missing(f"piece {question.after} was not given: begin anew")
         if not giving.waiting and giving.rank:
-            await self._gather(question.port, giving)
-        some, giving.waiting = giving.waiting[: carried.MOST], giving.waiting[carried.MOST :]
+            await self._gather(giving)
+        return await self._piece(question.port, giving)
+
+    async def _piece(self, port: str, giving: _Giving) -> bytes:
+        """Of what is to be told, as it is now."""
+        some: list[Carried] = []
+        keys: list[bytes] = []
+        while giving.waiting and not some:
+            keys = list(islice(giving.waiting, carried.MOST))
+            for key in keys:
+                del giving.waiting[key]
+            for key, of in await self._read(port, frozenset(keys)):
+                if giving.told.get(key) != of.mark:
+                    giving.told[key] = of.mark
+                    some.append(of)
         giving.rank += 1
-        giving.last = carried.encode(giving.rank, some, more=bool(giving.waiting))
+        giving.its_keys = tuple(keys)
+        giving.last = carried.encode(giving.rank, some, more=bool(giving.waiting), host=self._host)
         return giving.last
 
+    async def _read(self, port: str, keys: frozenset[bytes]) -> list[tuple[bytes, Carried]]:
+        return await self._ask(lambda plane: list(plane.carried(port, keys)))
+
     async def _begin(self, port: str) -> _Giving:
-        self._end(port)
-        giving = self._giving[port] = _Giving(looked_s=self._clock.now_s())
-        watched = self._conntrack.watch(Filter(port=port))
-        # From before the look: what begins while it is looked is told twice rather than not at all.
-        first = asyncio.ensure_future(anext(watched))
-        giving.follower = asyncio.create_task(_follow(first, watched, giving), name=f"connections of {port}")
-        await asyncio.sleep(0)
-        await self._look(port, giving)
-        return giving
+        """Of all that leave: the others will be asked for, too."""
+        now_s = self._clock.now_s()
+        self._giving[port] = _Giving(asked_s=now_s)
+        for other in self._ports - self._giving.keys():
+            self._giving[other] = _Giving(asked_s=now_s)
+        if self._follower is None:
+            watched = self._conntrack.watch(Filter())
+            # From before the walk: what begins meanwhile is told twice rather than not at all.
+            first = asyncio.ensure_future(anext(watched))
+            self._follower = asyncio.create_task(self._follow(first, watched), name="connections of ports that leave")
+            await asyncio.sleep(0)
+        await self._walk()
+        return self._giving.setdefault(port, _Giving(asked_s=now_s))
 
-    async def _look(self, port: str, giving: _Giving, keys: frozenset[bytes] | None = None) -> None:
-        """What of the port is in the table, and was not told as it is."""
-        found = await self._ask(lambda plane: list(plane.carried(port, keys)))
-        for key, of in found:
-            now = (of.state, of.flags, of.awaited and of.awaited[:2])
-            if giving.told.get(key) != now:
-                giving.told[key] = now
-                giving.waiting.append(of)
+    async def _walk(self) -> None:
+        """What is in the table from now on: whoever waits for a walk that has not begun waits for the same."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._walk_once(), name="walk of the connections")
+        await asyncio.shield(self._next)
 
-    async def _gather(self, port: str, giving: _Giving) -> None:
+    async def _walk_once(self) -> None:
+        async with self._walking:
+            self._next = None
+            givings = dict(self._giving)
+            now_s = self._clock.now_s()
+            for port, key, mark in await self._ask(lambda plane: list(plane.marks(givings.keys()))):
+                givings[port].differs(key, mark)
+            for giving in givings.values():
+                giving.looked_s = now_s
+
+    async def _gather(self, giving: _Giving) -> None:
         """Until something has changed, or it is time to say that nothing has."""
-        if self._clock.now_s() - giving.looked_s < LOOK_AGAIN_S:
-            if not giving.changed:
-                giving.stirred.clear()
-                await first_of(giving.stirred.wait(), self._clock.sleep(HOLD_S))
-            if giving.changed:
-                await self._clock.sleep(GATHER_S)
-                keys, giving.changed = frozenset(giving.changed), set()
-                await self._look(port, giving, keys)
+        if self._clock.now_s() - giving.looked_s >= LOOK_AGAIN_S:
+            await self._walk()
             return
-        giving.looked_s = self._clock.now_s()
-        await self._look(port, giving)
+        giving.stirred.clear()
+        await first_of(giving.stirred.wait(), self._clock.sleep(HOLD_S))
+        if giving.waiting:
+            await self._clock.sleep(GATHER_S)
 
-    def _end(self, port: str) -> None:
-        giving = self._giving.pop(port, None)
-        if giving is not None and giving.follower is not None:
-            giving.follower.cancel()
-
-
-async def _follow(
-    first: asyncio.Future[ConnectionEvent], watched: AsyncGenerator[ConnectionEvent, None], giving: _Giving
-) -> None:
-    async with aclosing(watched):
-        try:
-            event = await first
-            while True:
-                # One that is over is not told: it expires there as it did here.
-                if event.what != "destroyed":
-                    giving.changed.add(event.connection.key)
-                    giving.stirred.set()
-                event = await anext(watched)
-        finally:
-            first.cancel()
-            with suppress(asyncio.CancelledError, StopAsyncIteration):
-                await first
+    async def _follow(
+        self, first: asyncio.Future[ConnectionEvent], watched: AsyncGenerator[ConnectionEvent, None]
+    ) -> None:
+        async with aclosing(watched):
+            try:
+                event = await first
+                while True:
+                    giving = self._giving.get(event.connection.port)
+                    # One that is over is not told: it expires there as it did here.
+                    if giving is not None and event.what != "destroyed":
+                        giving.waiting[event.connection.key] = None
+                        giving.stirred.set()
+                    event = await anext(watched)
+            finally:
+                first.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await first
 
 
 # -- of ports that come --
@@ -181,13 +261,17 @@ async def _follow(
 
 @dataclass(slots=True)
 class _Taking:
-    """One port's. fault: why its connections have not come, by now. whole: all there were have."""
+    """One port's. fault: why its connections have not come, by now. whole: all there were have. rank: of the piece that
+    has come last; source: the host that it is of.
+    """
 
     task: asyncio.Task[None] | None = None
     whole: bool = False
     given_up: bool = False
     fault: str = ""
     taken: int = 0
+    rank: int = 0
+    source: str = ""
 
 
 class Taker:
@@ -201,6 +285,8 @@ class Taker:
         self._taking: dict[str, _Taking] = {}
         self._first = asyncio.Semaphore(MOST_AT_ONCE)
         self._then = asyncio.Semaphore(MOST_AT_ONCE)
+        self._last = asyncio.Semaphore(MOST_AT_ONCE)
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._late = asyncio.Semaphore(1)  # so that a host's other requests have room
         self.changed: Callable[[], None] = lambda: None
 
@@ -208,7 +294,12 @@ class Taker:
         """All ports of this host, as they are now. anew: not as this host had them before the agent started."""
         arriving = {name for name, port in ports.items() if port.arriving and (port.groups or port.port_security)}
         for name in self._taking.keys() - arriving:
-            self._end(name)
+            taking = self._end(name)
+            if name in ports and taking.source:
+                ending = asyncio.create_task(self._take_last(name, taking), name=f"last connections of {name}")
+                self._ending[name] = ending
+        for name in self._ending.keys() - (ports.keys() - arriving):
+            self._ending.pop(name).cancel()
         for name in arriving - self._taking.keys():
             taking = self._taking[name] = _Taking()
             taking.task = asyncio.create_task(self._take_all(name, taking, anew), name=f"connections of {name}")
@@ -229,14 +320,42 @@ class Taker:
 
     async def stop(self) -> None:
         tasks = [taking.task for taking in self._taking.values() if taking.task is not None]
+        for task in self._ending.values():
+            task.cancel()
+            tasks.append(task)
         for name in list(self._taking):
             self._end(name)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _end(self, port: str) -> None:
+    def _end(self, port: str) -> _Taking:
         taking = self._taking.pop(port)
         if taking.task is not None:
             taking.task.cancel()
+        return taking
+
+    async def _take_last(self, port: str, taking: _Taking) -> None:
+        """What the former host had not told of when the guest changed over."""
+        if taking.task is not None:
+            await asyncio.wait([taking.task])
+        late_s, taken = self._clock.now_s() + LAST_S, 0
+        while True:
+            try:
+                async with self._last:
+                    answer = await self._controller.carried(self._host, port, taking.rank, taking.source)
+                    piece = carried.decode(answer)
+                    if piece.connections:
+                        taken += await self._take(port, piece.connections)
+                taking.rank = piece.rank
+                if not piece.more:
+                    _log.info("a port has arrived with its last connections", port=port, connections=taken)
+                    break
+            except (ApiError, Retry, Rejected) as fault:
+                if self._clock.now_s() > late_s or (isinstance(fault, ApiError) and fault.status in (405, 422)):
+                    _log.warning("a port has arrived without its last connections", port=port, reason=str(fault))
+                    break
+                await self._clock.sleep(AGAIN_S)
+        if self._ending.get(port) is asyncio.current_task():
+            del self._ending[port]
 
     async def _take_all(self, port: str, taking: _Taking, anew: bool) -> None:
         """Until it has arrived, or does not come any more: then it is cancelled."""
@@ -245,22 +364,21 @@ class Taker:
             if anew:
                 # Left over of a former stay; what comes in from now on is begun anew.
                 await self._ask(lambda plane: plane.forget([key for key, _ in plane.carried(port)]))
-            after = 0
             while True:
                 try:
                     async with self._place(taking):
                         if limit is None:  # not while others' hosts are waited for
                             limit = asyncio.create_task(self._give_up(port, taking))
-                        piece = carried.decode(await self._controller.carried(self._host, port, after))
+                        piece = carried.decode(await self._controller.carried(self._host, port, taking.rank))
                         if piece.connections:
                             taking.taken += await self._take(port, piece.connections)
-                    after = piece.rank
+                    taking.rank, taking.source = piece.rank, piece.host
                     if not piece.more and not taking.whole:
                         taking.whole, taking.fault = True, ""
                         _log.info("connections of a port that arrives are here", port=port, connections=taking.taken)
                         self.changed()
                 except (ApiError, Retry, Rejected) as fault:
-                    taking.fault, after = str(fault), 0
+                    taking.fault, taking.rank = str(fault), 0
                     if _is_final(fault):
                         self._give_up_now(port, taking)
                     await self._clock.sleep(AGAIN_S)

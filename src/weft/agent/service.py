@@ -134,7 +134,8 @@ class Agent:
         self.exporter = Exporter(plane.sample_fd, self.reconciler.ask, clock, _now_ms)
         self.rule_log = RuleLog(state / "rules.log", clock, _now_ms, conntrack.PROTOCOLS)
         self.conntrack = conntrack.Conntrack(plane.connection_fd, self.reconciler.ask, clock, self.rule_log)
-        self._giver = handover.Giver(self.reconciler.ask, self.conntrack, clock)
+        self._giver = handover.Giver(host, self.reconciler.ask, self.conntrack, clock)
+        self.conntrack.keep = self._giver.lingering
         self._taker = handover.Taker(host, controller, self.reconciler.ask, clock)
         self._taker.changed = self._reporter.changed
         self._cuts = cuts.Cuts(host, self.reconciler.ask, lambda: self._reflector.tables, clock)

@@ -501,12 +501,15 @@ class AsyncClient:
         # Whoever asked waits for it; to the others it says nothing.
         await self._call_each("POST", path, [self._fed_by], content=body, params=params)
 
-    async def carried(self, host: str, port: str, after: int) -> bytes:
-        """Of a port that is moving to a host, the connections behind the piece of that rank (wire/carried.py)."""
+    async def carried(self, host: str, port: str, after: int, former: str = "") -> bytes:
+        """Of a port that is moving to a host, the connections behind the piece of that rank (wire/carried.py). former:
+        it has arrived from there, and this is the last that is asked.
+        """
         first, count = self._ends.at, len(self._ends)
+        params = {"port": port, "after": after} | ({"from": former} if former else {})
         return await self._call_each(
             "GET", _path(host) + "/connections", [(first + n) % count for n in range(count)],
-            params={"port": port, "after": after}, timeout=_timeouts(self._timeout_s, self._ends, CARRIED_S),
+            params=params, timeout=_timeouts(self._timeout_s, self._ends, CARRIED_S),
         )  # fmt: skip
 
     async def pass_on(self, host: str, what: str, body: object, timeout_s: float) -> bytes:

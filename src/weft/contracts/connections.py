@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from weft.policy.connections import State, states_of
 from weft.policy.rows import Direction
@@ -54,6 +54,10 @@ class Awaited(NamedTuple):
     age_ms: int
 
 
+#: State, flags as in Carried, and the port and the opener of what is awaited.
+Mark: TypeAlias = tuple[int, int, tuple[int, int] | None]
+
+
 class Carried(NamedTuple):
     """A connection of one port, all that there is of it, on its way to the host that the port is moving to.
 
@@ -81,6 +85,11 @@ class Carried(NamedTuple):
     scale: tuple[int, int]
     control: int = 0  # of a data connection of FTP: the server's port of its control connection
     awaited: Awaited | None = None  # of a control connection of FTP
+
+    @property
+    def mark(self) -> Mark:
+        """What of it is worth telling when it changes: what only counts is not."""
+        return self.state, self.flags, self.awaited and self.awaited[:2]
 
     def held(self, ftp_port: int) -> Carried:
         """As this host may take it, which asks its own rules of it by what is in it: another host has said it, who may

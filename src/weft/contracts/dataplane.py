@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged
+from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged, Mark
 from weft.model.features import Feature
 from weft.policy.connections import Expected
 from weft.policy.drop import DropReason
@@ -288,6 +288,12 @@ class DataPlane(Protocol):
         """
         ...
 
+    def marks(self, ports: Collection[str]) -> Iterator[tuple[str, bytes, Mark]]:
+        """Of the connections of some ports, in one walk, whose each is, its key, and what of it is worth telling. What
+        has expired is none.
+        """
+        ...
+
     def take(self, port: str, connections: Iterable[Carried]) -> int:
         """A port's connections from the host that it comes from; how many were taken. Those that the guest has begun or
         spoken in here stay as they are. Held against the rules here with their next packet. Raises Rejected for what
@@ -299,8 +305,8 @@ class DataPlane(Protocol):
         """Connections by their keys; how many there were. What goes on of them is as if it were new."""
         ...
 
-    def sweep(self) -> int:
-        """Forget the connections that have expired, and those of ports that are gone; how many."""
+    def sweep(self, keep: Collection[str] = ()) -> int:
+        """Forget the connections that have expired, and those of ports that are gone, but for some; how many."""
         ...
 
     def watch(self, *, on: bool) -> None:

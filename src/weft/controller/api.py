@@ -475,9 +475,11 @@ class Api:
         """Connections of a port that is moving to a host, as the host has them that it comes from."""
         query = requests.query(request)
         port, after = query.pop("port", ""), requests.number(query.pop("after", "0"), "after", 0)
+        former = query.pop("from", None)
         requests.nothing_else(query)
         host = RESOURCES[Kind.HOST].name(request.path_params)
-        return Response(await moves.connections(self._service, host, port, after), media_type=carried.CONTENT_TYPE)
+        found = await moves.connections(self._service, host, port, after, former)
+        return Response(found, media_type=carried.CONTENT_TYPE)
 
     async def _trace(self, request: Request) -> Response:
         return requests.json_answer(await tracing.run(self._service, decode_body(await self._body(request), _TRACE)))

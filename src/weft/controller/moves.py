@@ -57,17 +57,24 @@ def status(service: Service, held: Held, port: Port, destination: Name) -> MoveS
 ANSWER_S = 8.0
 
 
-async def connections(service: Service, to: Name, port: str, after: int) -> bytes:
-    """A piece of a port's connections (wire/carried.py), for the host that it is moving to. Raises Missing when it is
-    not moving there, Unanswered when the host that it leaves does not say.
+async def connections(service: Service, to: Name, port: str, after: int, former: str | None = None) -> bytes:
+    """A piece of a port's connections (wire/carried.py), for the host that it is moving to; or the last, when it has
+    arrived there, from a former host, which knows itself whether the port has just left it. Raises Missing when it is
+    not moving there and not there, Unanswered when the host that it leaves does not say.
     """
     held = service.find(port)
-    if held is None or not isinstance(held.value, Port) or held.value.destination != to:
+    value = None if held is None else held.value
+    arrived = former is not None and isinstance(value, Port) and value.host == to
+    if not isinstance(value, Port) or not (arrived or value.destination == to):
         raise Missing(f"no port {port[:200]} is moving to {to}", "port")
-    source = held.value.host
+    question: dict[str, object] = {"port": port, "after": after}
+    source: str | None = value.host
+    if former is not None:
+        question["last"] = True
+        source = former if arrived else source
     if source is None:
         raise Unanswered(f"{port} was on no host")
-    return await service.questions.ask(source, "connections", {"port": port, "after": after}, timeout_s=ANSWER_S)
+    return await service.questions.ask(source, "connections", question, timeout_s=ANSWER_S)
 
 
 def _subports(service: Service, port: Port) -> list[tuple[Held, Port]]:

@@ -281,6 +281,7 @@ def _others() -> dict[str, Any]:
                 parameters=[
                     *host, _query("port", {"type": "string"}, "tenants/T/ports/P"),
                     _query("after", {"type": "integer", "minimum": 0}, "the piece that was the last; 0: begin"),
+                    _query("from", {"type": "string"}, "hosts/H, when the port has arrived from there"),
                 ],
             )
         },

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged
+from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged, Mark
 from weft.contracts.dataplane import (
     NO_RULE,
     Announcement,
@@ -304,6 +304,10 @@ class ReferenceDataPlane:
             if key.port == port and now_ns < of.expires_ns and (connections is None or name in connections):
                 yield name, carrying.carried(key, of, now_ns, self._lookups.tracker.awaited_by(key))
 
+    def marks(self, ports: Collection[str]) -> Iterator[tuple[str, bytes, Mark]]:
+        for port in ports:
+            yield from ((port, key, of.mark) for key, of in self.carried(port))
+
     def take(self, port: str, connections: Iterable[Carried]) -> int:
         tracker = self._lookups.tracker
         now_ns, limits = self._lookups.now_ns, tracker.limits
@@ -318,7 +322,7 @@ class ReferenceDataPlane:
         tracker.flush(found)
         return len(found)
 
-    def sweep(self) -> int:
+    def sweep(self, keep: Collection[str] = ()) -> int:  # noqa: ARG002 -- those of ports that are gone stay here
         tracker = self._lookups.tracker
         before = len(tracker.connections()) + len(tracker.expectations)
         tracker.sweep(self._lookups.now_ns)

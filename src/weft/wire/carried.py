@@ -23,19 +23,20 @@ CONTENT_TYPE = "application/vnd.weft.connections"
 
 
 class Piece(msgspec.Struct, array_like=True, frozen=True):
-    """rank: which it is, from 1 on. more: further ones are waiting; else what comes is what changes."""
+    """rank: which it is, from 1 on. more: further ones are waiting; else what comes is what changes. host: whose."""
 
     rank: int
     more: bool
     connections: list[Carried]
+    host: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Piece).decode
 
 
-def encode(rank: int, connections: Sequence[Carried], *, more: bool) -> bytes:
-    return zlib.compress(_encode(Piece(rank, more, list(connections))), 1)
+def encode(rank: int, connections: Sequence[Carried], *, more: bool, host: str = "") -> bytes:
+    return zlib.compress(_encode(Piece(rank, more, list(connections), host)), 1)
 
 
 def decode(data: bytes) -> Piece:

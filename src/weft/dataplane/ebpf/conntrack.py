@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from weft.contracts.connections import Awaited, Carried, Connection, ConnectionEvent, Half, Logged
+from weft.contracts.connections import Awaited, Carried, Connection, ConnectionEvent, Half, Logged, Mark
 from weft.dataplane.ebpf import layout, libbpf
 from weft.kit.errors import Rejected
 from weft.policy.connections import CARRIED_FLAGS, EXPECTED_OF_PORT, TIMEOUTS_S, Expected, State
@@ -31,6 +31,8 @@ _MOST = 20  # ASKED_MOST
 _BATCH = 4096
 #: Where in a value the time is that it expires at.
 _EXPIRES = struct.Struct("=8xQ")
+#: How a value begins: state, opener, flags, expiry.
+_HEAD = struct.Struct("=4xBBHQ")
 _LATE = struct.Struct("=Q")  # and of an expectation
 _DATAGRAM_EXPIRES = struct.Struct("=40xQ")
 _LINE_EXPIRES = struct.Struct("=48xQ")
@@ -123,6 +125,15 @@ def carried(key: bytes, value: bytes, now_ns: int, expectation: bytes | None = N
         code, (scale[0], scale[1]), int.from_bytes(_CONTROL.unpack_from(value, _CONTROL_AT)[0], "big"),
         awaited,
     )  # fmt: skip
+
+
+def mark(value: bytes, now_ns: int, expectation: Callable[[bytes], bytes | None]) -> tuple[Mark, int]:
+    """Of an entry, as ``carried`` would have it, and how long it is there; without reading the rest of it."""
+    state, _, flags, expires_ns = _HEAD.unpack_from(value)
+    awaited = None
+    if value[_EXPECTED_AT : _EXPECTED_AT + 2] != _NOTHING and (found := expectation(value)) is not None:
+        awaited = int.from_bytes(value[_EXPECTED_AT : _EXPECTED_AT + 2], "big"), layout.EXPECTATION.unpack(found)[4]
+    return (state, flags & CARRIED_FLAGS, awaited), expires_ns - now_ns
 
 
 def _awaited_key(control: bytes, number: bytes, opener: int) -> bytes:

@@ -15,12 +15,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged
+from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged, Mark
 from weft.contracts.dataplane import (
     NO_RULE,
     Announcement,
@@ -1320,6 +1321,15 @@ class EbpfDataPlane:
                 if found.left_ms > 0:
                     yield key, found
 
+    def marks(self, ports: Collection[str]) -> Iterator[tuple[str, bytes, Mark]]:
+        names = {security.port_number(port).to_bytes(8, sys.byteorder): port for port in ports}
+        now_ns = self._tracking.now_ns()
+        for key, value in self._connections.entries():
+            if (port := names.get(key[:8])) is not None:
+                mark, left_ns = conntrack.mark(value, now_ns, partial(self._connections.expectation_of, key))
+                if left_ns > 0:
+                    yield port, key, mark
+
     def take(self, port: str, connections: Iterable[Carried]) -> int:
         number, now_ns = security.port_number(port), self._tracking.now_ns()
         settings = self._tracking.settings
@@ -1327,11 +1337,12 @@ class EbpfDataPlane:
         awaited = [spoken_of for *_, spoken_of in taken if spoken_of is not None]
         return self._connections.take({key: value for key, value, _ in taken}, awaited)
 
-    def sweep(self) -> int:
+    def sweep(self, keep: Collection[str] = ()) -> int:
         names = self._numbered()
         self.hits(), self.denials()  # of what is gone, they forget it
         # Of ports that are not known (yet) nothing can be told from those that are gone.
-        gone = None if not self._known.all_ports else names.keys()
+        known = names.keys() | {security.port_number(port) for port in keep}
+        gone = known if self._known.all_ports else None
         now_ns = time.monotonic_ns()
         swept = self._connections.sweep(now_ns, gone)
         self._leftovers.sweep(now_ns, gone)
