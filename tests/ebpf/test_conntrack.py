@@ -72,6 +72,9 @@ class Asking:
             for key, _ in list(self.maps[name].items()):
                 self.maps[name].delete(key)
         self.maps["tracked"].update(layout.NUMBER.pack(0), bytes(layout.TRACKED.size))
+        for key, value in list(self.maps["peers"].items()):
+            if any(value):
+                self.maps["peers"].update(key, bytes(4))
         self.settings, self.keep, self.arriving, self.leaving = settings, keep, False, False
         self.start_ns += 10**6 * SECOND_NS  # datagrams under way are forgotten
 

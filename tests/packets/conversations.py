@@ -1037,8 +1037,8 @@ def bounds() -> Iterator[Conversation]:
     def syn(port: int, of: str = "a", **more: object) -> Turn:
         return Talk(ports=(port, 80))(GUEST, "S", 0, port=of, **more)  # type: ignore[arg-type]
 
-    def enters(port: int, **more: object) -> Turn:
-        return Talk(ports=(22, 1000 + port))(OTHER, "S", 0, **more)  # type: ignore[arg-type]
+    def enters(port: int, version: int = 4, of: str = "a", **more: object) -> Turn:
+        return Talk(version, ports=(22, 1000 + port))(OTHER, "S", 0, port=of, **more)  # type: ignore[arg-type]
 
     yield Conversation(
         "bounds: a port has so many and no more, and harms no other",
@@ -1047,7 +1047,26 @@ def bounds() -> Iterator[Conversation]:
     )
     yield Conversation(
         "bounds: what another guest begins is no more than half of what others may, and leaves the port its own",
-        (*(enters(n) for n in range(8)), enters(9, dropped=LIMIT), *(syn(n) for n in range(4)), syn(9, dropped=LIMIT)),
+        (
+            *(enters(n) for n in range(4)),
+            enters(9, dropped=LIMIT),
+            *(enters(n, 6) for n in range(4)),
+            enters(9, 6, dropped=LIMIT),
+            *(syn(n) for n in range(4)),
+            syn(9, dropped=LIMIT),
+        ),
+        limits={"most_of_port": 4},
+    )
+    yield Conversation(
+        "bounds: nor does it begin more with several ports than with one",
+        (
+            *(enters(n, of="a") for n in range(3)),
+            enters(0, of="b"),
+            enters(1, of="b", dropped=LIMIT),
+            enters(4, of="a", dropped=LIMIT),
+            *(enters(n, 6, of="b") for n in range(4)),
+            *(enters(n, of="b", after_s=30 if n == 1 else 0) for n in range(1, 4)),
+        ),
         limits={"most_of_port": 4},
     )
     yield Conversation(
@@ -1058,7 +1077,7 @@ def bounds() -> Iterator[Conversation]:
             Talk(ports=(22, 80))(OTHER, "RA", 1, 1),
             Talk(ports=(22, 80))(OTHER, "S", 9000),
             syn(9, dropped=LIMIT),
-            *(enters(n) for n in range(8)),
+            *(enters(n) for n in range(4)),
             enters(9, dropped=LIMIT),
         ),
         limits={"most_of_port": 4},

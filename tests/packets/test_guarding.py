@@ -11,6 +11,7 @@ from ebpf.driver import EbpfDriver, ebpf_driver
 from packets import build as b
 from packets.guarding import (
     CLIENTS,
+    FAR_ONE,
     FIREWALL,
     FIRST,
     FTP,
@@ -25,6 +26,7 @@ from packets.guarding import (
     TAPS,
     WEB1_PORT,
     WEB2_PORT,
+    Exchange,
     Scene,
     dns,
     ftp,
@@ -104,6 +106,40 @@ def test_by_the_programs_as_on_the_reference(scene: Scene, driver: EbpfDriver) -
         assert driver.plane.hits() == reference.plane.hits(), rank
         assert driver.plane.denials() == reference.plane.denials(), rank
         assert getattr(expected, "reason", None) == exchange.dropped
+
+
+@pytest.mark.root
+def test_a_flood_of_a_guest_that_is_not_guarded_leaves_others_room(driver: EbpfDriver) -> None:
+    """It has as many connections with all ports here as one port may begin, by whichever of its addresses."""
+    most = 16
+    policy = guarded({WEB2_PORT: (2,)})
+    reference = Reference()
+    former, limits = driver.plane._tracking.settings, reference.plane._lookups.tracker.limits
+    reference.plane._lookups.tracker.limits = replace(limits, most_of_port=most)
+    driver.plane._connections.forget(key for key, _ in list(driver.plane._connections.entries()))
+    driver.plane._tracking.settings = replace(former, most_of_port=most)
+    driver.plane._tracking.write()
+    full = DropReason.CONNECTION_LIMIT
+    asks = [udp(FIRST, SECOND, port, None if port < most else full) for port in range(most + 4)]
+    six = talk("2001:db8:1::4", "2001:db8:1::5", tcp("S", 100, 0), full)
+    others = [udp(FAR_ONE, SECOND, port, None if port < most else full) for port in range(most + 1)]
+    try:
+        for plane in (reference, driver):
+            plane.load(policy)
+        for rank, exchange in enumerate((*asks, six, *others)):
+            expected = reference.inject(exchange.interface, exchange.frame)
+            assert driver.inject(exchange.interface, exchange.frame) == expected, rank
+            assert getattr(expected, "reason", None) == exchange.dropped, rank
+        first = [found.key for found in driver.plane.connections() if found.remote == FIRST]
+        assert driver.plane.forget(first) == most
+        assert not isinstance(driver.inject(six.interface, six.frame), Drop)
+    finally:
+        driver.plane._tracking.settings = former
+        driver.plane._tracking.write()
+
+
+def udp(source: str, to: str, port: int, dropped: DropReason | None) -> Exchange:
+    return talk(source, to, b.UDP(sport=1000 + port, dport=53) / b.Raw(b"name"), dropped)
 
 
 def arriving(policy: Policy, *ports: str) -> Policy:

@@ -7,7 +7,7 @@ another of the same host is two. Rules are asked through a ``Judge``; the tracke
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
@@ -125,6 +125,7 @@ class Connection:
     )  # of SCTP: tags that may take their place, if both ends come to use them
     told: bool = False  # that it is established
     charged: int = 0  # whose connection it was when it took its place, by side: either end may open it anew
+    peer: Hashable = None  # who that was, if not the port's guest
     related: Control | None = None
     expected: Key | None = None
     moved: bool = False  # another host may know more of it, as long as the guest has not spoken here
@@ -132,8 +133,9 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """most: connections in all; most_of_port: that one port's guest has begun, others twice as many; timeouts_s: by
-    state; ftp_port: of FTP servers, 0: none is listened to; most_expected: data connections that a port may expect.
+    """most: connections in all; most_of_port: that one port's guest has begun, and that one other end has begun with
+    whichever ports are here; all others of one port twice as many; timeouts_s: by state; ftp_port: of FTP servers, 0:
+    none is listened to; most_expected: data connections that a port may expect.
     """
 
     most: int = 1 << 18
@@ -167,6 +169,11 @@ class _Terms:
     stateful: bool
     keep: bool
     arriving: bool
+    peer: Callable[[bytes], Hashable]
+
+
+def _by_address(address: bytes) -> Hashable:
+    return address
 
 
 #: Of a copy for a guest that is on the other host, these say only that this host does not know as much.
@@ -182,6 +189,7 @@ class Tracker:
     events: list[Event] = field(default_factory=list)
     _table: dict[Key, Connection] = field(default_factory=dict)
     _of_port: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _of_peer: Counter[Hashable] = field(default_factory=Counter)
     expectations: dict[Key, Expectation] = field(default_factory=dict)
     expected: Counter[Expected] = field(default_factory=Counter)
     _expecting: Counter[str] = field(default_factory=Counter)  # by port
@@ -202,12 +210,13 @@ class Tracker:
         keep: bool = False,
         arriving: bool = False,
         leaving: bool = False,
+        peer: Callable[[bytes], Hashable] = _by_address,
     ) -> Decision:
         """Whether a port's packet passes. Not stateful: each packet by itself, but for later fragments. keep:
         connections outlive the rule that admitted them. arriving, leaving: the port is on its way to this host, or
         from it.
         """
-        decision = self._check(port, direction, ip, now_ns, judge, _Terms(stateful, keep, arriving))
+        decision = self._check(port, direction, ip, now_ns, judge, _Terms(stateful, keep, arriving, peer))
         if (arriving or leaving) and direction is Direction.TO_GUEST and decision.reason in _OF_NOTHING_KNOWN:
             return replace(decision, reason=DropReason.MOVING)
         return decision
@@ -336,7 +345,8 @@ class Tracker:
     ) -> Decision:
         """In place of an expired one with its key, or of one that is over; or where there is room."""
         former = self._table.get(key)
-        if former is None and (reason := self._no_room(key.port, direction.value, now_ns)) is not None:
+        peer = terms.peer(key.remote) if direction is Direction.TO_GUEST else None
+        if former is None and (reason := self._no_room(key.port, direction.value, peer, now_ns)) is not None:
             return Decision(reason, "there is no room for another connection", rule)
         if former is not None:
             self._unexpect(key, former)
@@ -351,9 +361,11 @@ class Tracker:
             made.tcp.moved = made.moved
         elif flow.chunk is not None:
             made.tags[side] = flow.chunk.initiate
-        made.charged = side if former is None else former.charged
         if former is None:
-            self._of_port[key.port, side] += 1
+            made.charged, made.peer = side, peer
+            self._charge(key.port, made, 1)
+        else:
+            made.charged, made.peer = former.charged, former.peer
         made.expires_ns = now_ns + self.limits.timeouts_s[made.state] * SECOND_NS
         self._table[key] = made
         if _opens(flow):
@@ -361,17 +373,24 @@ class Tracker:
         self.events.append(Event("new", key, made))
         return Decision(None, "a new connection" if related is None else "a data connection that FTP expects", rule)
 
-    def _no_room(self, port: str, side: int, now_ns: int) -> DropReason | None:
+    def _charge(self, port: str, of: Connection, places: int) -> None:
+        self._of_port[port, of.charged] += places
+        if of.peer is not None:
+            self._of_peer[of.peer] += places
+
+    def _no_room(self, port: str, side: int, peer: Hashable, now_ns: int) -> DropReason | None:
         """Why not; what has expired, and nobody has swept away, is swept once in a while."""
-        reason = self._full(port, side)
+        reason = self._full(port, side, peer)
         if reason is not None and now_ns >= self._swept_ns + SWEEP_NS:
             self._sweep_connections(now_ns)
-            reason = self._full(port, side)
+            reason = self._full(port, side, peer)
         return reason
 
-    def _full(self, port: str, side: int) -> DropReason | None:
-        # So whatever one guest begins, another has room for others'.
+    def _full(self, port: str, side: int, peer: Hashable) -> DropReason | None:
+        # So whatever one guest begins, with however many ports here, each has room for others'.
         if self._of_port[port, side] >= self.limits.most_of_port << side:
+            return DropReason.CONNECTION_LIMIT
+        if peer is not None and self._of_peer[peer] >= self.limits.most_of_port:
             return DropReason.CONNECTION_LIMIT
         return DropReason.CONNECTION_TABLE_FULL if len(self._table) >= self.limits.most else None
 
@@ -568,7 +587,7 @@ class Tracker:
                 self._drop_expectation(key)
             gone = self._table.pop(key, None)
             if gone is not None:
-                self._of_port[key.port, gone.charged] -= 1
+                self._charge(key.port, gone, -1)
                 self._unexpect(key, gone)
                 self.events.append(Event("destroyed", key, gone))
 
@@ -581,13 +600,13 @@ class Tracker:
         for key, entry in entries.items():
             former = self._table.get(key)
             if former is None:
-                if self._full(key.port, entry.charged) is not None:
+                if self._full(key.port, entry.charged, entry.peer) is not None:
                     continue
-                self._of_port[key.port, entry.charged] += 1
+                self._charge(key.port, entry, 1)
             elif not former.moved or (former.tcp is not None and (former.tcp.spoken or not former.tcp.moved)):
                 continue
             else:
-                entry.charged, entry.expected = former.charged, former.expected
+                entry.charged, entry.peer, entry.expected = former.charged, former.peer, former.expected
             entry.moved, entry.epoch = True, TAKEN  # held against the rules of this host with its next packet
             if entry.tcp is not None:
                 entry.tcp.moved, entry.tcp.spoken = True, False

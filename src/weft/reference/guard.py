@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from weft.policy import rows
 from weft.policy.drop import DropReason
 from weft.reference import packet, security
 from weft.reference.conntrack import Question, Ruling
-from weft.reference.lookups import Lookups, Port
+from weft.reference.lookups import Lookups, Port, Subnet
 from weft.reference.packet import Ip
 from weft.reference.qos import Direction
 
@@ -32,8 +34,22 @@ def check(lookups: Lookups, port: Port, direction: Direction, ip: Ip, steps: lis
     decision = lookups.tracker.check(
         port.name, direction, ip, lookups.now_ns, judge,
         stateful=stateful, keep=security.keeps(lookups, port), arriving=port.arriving, leaving=port.leaving,
+        peer=lambda remote: _peer(lookups, subnet, remote),
     )  # fmt: skip
     if decision.reason is DropReason.SECURITY_GROUP:
         lookups.denials[port.name, decision.rule] += 1
     steps.append(f"{_LOOKS[direction]} of {port.name}: {decision.why}{said[0]}")
     return decision.reason
+
+
+def _peer(lookups: Lookups, subnet: Subnet, remote: bytes) -> Hashable:
+    """Who is at the other end: by the port that policy places it at, whatever addresses it has, or that the way to it
+    leads by; where policy knows none, by its address.
+    """
+    vsid, found = subnet.vsid, lookups.record(subnet.vsid, remote)
+    if found is None and not packet.is_link_local6(remote):
+        route = lookups.route(subnet.rdid, remote)
+        if route is not None:
+            vsid = route.vsid
+            found = lookups.record(vsid, remote if route.next_hop is None else route.next_hop)
+    return (subnet.vsid, remote) if found is None else (vsid, found.mac)

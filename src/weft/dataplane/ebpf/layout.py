@@ -112,7 +112,7 @@ RULING = struct.Struct("=IiI")
 STATES = 32
 TRACKING = struct.Struct(f"={STATES}QQIIIII2s2x")
 EXPECTED_KINDS = 8
-TRACKED = struct.Struct(f"=QQQ{EXPECTED_KINDS}Q")
+TRACKED = struct.Struct(f"=QQQ{EXPECTED_KINDS}Q40x")
 CONNECTION_KEY = struct.Struct("=Q16s16s2s2sBBH")
 CONNECTION = struct.Struct("=4xBBHQQ2Q2Q8IIIIHBB2B6x")
 EXPECTATION = struct.Struct("=QQ48sIB3x")
@@ -167,6 +167,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "tracking": (NUMBER, TRACKING),
     "tracked": (NUMBER, TRACKED),
     "quotas": (COUNT, COUNT),
+    "peers": (NUMBER, NUMBER),
     "connections": (CONNECTION_KEY, CONNECTION),
     "expectations": (CONNECTION_KEY, EXPECTATION),
     "expecting": (COUNT, COUNT),

@@ -31,17 +31,68 @@ static __noinline int tell(struct flow *f, const struct connection_key *key, str
 }
 
 /* Of what a port's guest begins, and of what others do: one is no room for the other. */
-INLINE __u64 quota_of(__u64 port, __u32 opener)
+INLINE __u64 quota_of(__u64 port, __u32 charged)
 {
-	return (port & ~1ULL) | (opener & 1);
+	return (port & ~1ULL) | (charged & CHARGED_TO_OTHERS ? 1 : 0);
 }
 
-/* One connection of a port less. */
-static __noinline int give_room(__u64 port, __u32 opener)
+/* Where in peers whoever is at the other end is counted: by the port that policy places it at, whatever addresses it has, or that
+ * the way to it leads by; where policy knows none, by its address. Never 0. Of keys that nobody knows a sum of products, of which the
+ * highest bits count (multiply-shift hashing): two fall together once in so many places, whatever they choose.
+ */
+static __noinline __u32 peer_of(struct flow *f)
 {
 	struct tracked *t = tracked_of_host();
-	__u64 quota = quota_of(port, opener), *used = bpf_map_lookup_elem(&quotas, &quota);
+	struct record *record;
+	struct subnet *subnet;
+	struct route *r;
+	__u32 words[4] = {}, vsid, place;
+	__u64 sum;
+	int i;
 
+	if (!f || !t)
+		return 1;
+	if (!t->keys[0])
+#pragma unroll
+		for (i = 0; i < PEER_KEYS; i++)
+			t->keys[i] = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
+	vsid = f->vsid;
+	f->member.vsid = vsid;
+	f->member.ca = f->remote;
+	record = bpf_map_lookup_elem(&records, &f->member);
+	if (!record && !is_link_local(&f->remote)) {
+		subnet = subnet_of(vsid);
+		r = subnet ? route_of(subnet, &f->remote) : NULL;
+		if (r) {
+			f->member.vsid = r->vsid;
+			if (r->via)
+				f->member.ca = r->next_hop;
+			record = bpf_map_lookup_elem(&records, &f->member);
+			if (record)
+				vsid = r->vsid;
+		}
+	}
+	if (record)
+		__builtin_memcpy(words, record->mac, 6);
+	else
+		__builtin_memcpy(words, &f->remote, sizeof(words));
+	sum = t->keys[4] * vsid;
+#pragma unroll
+	for (i = 0; i < 4; i++)
+		sum += t->keys[i] * words[i];
+	place = sum >> 49;
+	return place ? place : 1;
+}
+
+/* One connection of a port less. charged: as in struct connection. */
+static __noinline int give_room(__u64 port, __u32 charged)
+{
+	struct tracked *t = tracked_of_host();
+	__u64 quota = quota_of(port, charged), *used = bpf_map_lookup_elem(&quotas, &quota);
+	__u32 place = charged & (PEER_PLACES - 1), *of_peer = bpf_map_lookup_elem(&peers, &place);
+
+	if (place && of_peer)
+		__sync_fetch_and_add(of_peer, -1);
 	if (used)
 		__sync_fetch_and_add(used, -1);
 	if (t)
@@ -50,11 +101,12 @@ static __noinline int give_room(__u64 port, __u32 opener)
 }
 
 /* One more, if there is room: 0, or why not. */
-static __noinline int take_room(__u64 port, __u32 opener)
+static __noinline int take_room(__u64 port, __u32 charged)
 {
 	struct tracking *limits = tracking_of_host();
 	struct tracked *t = tracked_of_host();
-	__u64 quota = quota_of(port, opener), *used = bpf_map_lookup_elem(&quotas, &quota), none = 0;
+	__u64 quota = quota_of(port, charged), *used = bpf_map_lookup_elem(&quotas, &quota), none = 0;
+	__u32 place = charged & (PEER_PLACES - 1), *of_peer = bpf_map_lookup_elem(&peers, &place);
 
 	if (!limits || !t)
 		return DROP_CONNECTION_TABLE_FULL;
@@ -64,14 +116,18 @@ static __noinline int take_room(__u64 port, __u32 opener)
 		if (!used)
 			return DROP_CONNECTION_TABLE_FULL;
 	}
-	/* Twice as many of others: whatever one guest begins, another has room for others'. */
-	if (__sync_fetch_and_add(used, 1) >= (__u64)limits->most_of_port << (opener & 1)) {
+	/* Twice as many of others: whatever one guest begins, with however many ports here, each has room for others'. */
+	if (__sync_fetch_and_add(used, 1) >= (__u64)limits->most_of_port << (charged & CHARGED_TO_OTHERS ? 1 : 0)) {
+		__sync_fetch_and_add(used, -1);
+		return DROP_CONNECTION_LIMIT;
+	}
+	if (place && of_peer && __sync_fetch_and_add(of_peer, 1) >= limits->most_of_port) {
+		__sync_fetch_and_add(of_peer, -1);
 		__sync_fetch_and_add(used, -1);
 		return DROP_CONNECTION_LIMIT;
 	}
 	if (__sync_fetch_and_add(&t->used, 1) >= limits->most) {
-		__sync_fetch_and_add(&t->used, -1);
-		__sync_fetch_and_add(used, -1);
+		give_room(port, charged);
 		return DROP_CONNECTION_TABLE_FULL;
 	}
 	return 0;
@@ -171,7 +227,6 @@ static __noinline int make_fresh(struct flow *f)
 	__builtin_memset(&f->fresh, 0, sizeof(f->fresh));
 	f->fresh.state = first_state(f->kind);
 	f->fresh.opener = side;
-	f->fresh.charged = side;
 	f->fresh.flags = f->related;
 	f->fresh.control = f->control_port;
 	f->fresh.began_ns = f->now_ns;
@@ -247,6 +302,8 @@ static __noinline int insert(struct flow *f, struct connection *c)
 		tell(f, &f->key, c, EVENT_NEW);
 		return 0;
 	}
+	if (f->side & 1)
+		f->fresh.charged = CHARGED_TO_OTHERS | peer_of(f);
 	why = take_room(f->key.port, f->fresh.charged);
 	if (why && sweep(f))
 		why = take_room(f->key.port, f->fresh.charged);

@@ -781,11 +781,13 @@ struct {
  * control connections say.
  */
 #define EXPECTED_KINDS 8
+#define PEER_KEYS 5
 struct tracked {
 	__u64 used;
 	__u64 swept_ns;
 	__u64 swept_expected_ns;
 	__u64 expected[EXPECTED_KINDS]; /* by enum expected */
+	__u64 keys[PEER_KEYS]; /* of peers: by chance, so that nobody can choose whom he shares a place with */
 };
 
 struct {
@@ -807,6 +809,19 @@ struct {
 	__type(value, __u64);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } quotas SEC(".maps");
+
+/* peers: the programs' own: how many connections each other end has begun here, with whichever ports; each at a place that its
+ * port's VSID and MAC, or its address, fall upon by the keys in tracked. 0: nobody's.
+ */
+#define PEER_PLACES 32768
+#define CHARGED_TO_OTHERS 0x8000 /* of a connection: the port's guest has not begun it; below it the place */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PEER_PLACES);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} peers SEC(".maps");
 
 /* connections: the programs' own; the agent reads them. As a port sees them: the same for both directions. */
 struct connection_key {
@@ -864,8 +879,7 @@ struct half {
 	__u8 scale[2]; \
 	__be16 expected; /* of a control connection: the port that it has spoken of last */ \
 	__be16 control; /* of a related one: the server's port of its control connection */ \
-	__u8 charged; /* whose quota it is of: DIRECTION_* of its first packet when it took its place */ \
-	__u8 pad;
+	__u16 charged; /* by whom it took its place: CHARGED_TO_OTHERS, and a place in peers; 0: the port's guest */
 
 /* All of it is read and written behind the lock, but for its packets, which a reader may see half counted. */
 struct connection {
