@@ -25,7 +25,7 @@ from packets.table import (
 )
 from packets.trunk import tagged
 from weft.policy.drop import DropReason
-from weft.policy.rows import Host, MacRecord, Member, Record, Row, Rule, Subnet
+from weft.policy.rows import Host, MacRecord, Member, Port, Qos, Record, Row, Rule, Subnet
 from weft.policy.upcall import UpcallKind
 from weft.reference.verdict import (
     Announced,
@@ -83,6 +83,14 @@ TAKEN = replace(
     ),
 )
 QUIET = _policy(broadcast=False)
+#: What web-1 sends is marked.
+MARKED = replace(
+    BRIDGED,
+    rows=tuple(
+        replace(row, qos=Qos(dscp=46)) if isinstance(row, Port) and row.port == WEB1_PORT else row
+        for row in BRIDGED.rows
+    ),
+)
 #: Of one member it is not known yet that its rule is vlan now.
 CHANGING = replace(
     BRIDGED,
@@ -162,6 +170,9 @@ def unicast() -> Iterator[Case]:
         frame = _ping(mine, WEB1, there, PHYS)
         yield from_guest(v + "to whom nobody knows: everywhere", frame, everywhere(frame))
         yield from_guest(v + "to one heard outside: out", frame, wire(frame), before=HEARD)
+        marked = b.eth(PHYS, b.network(mine, there, ecn=46 << 2) / b.echo(version, 24))
+        yield from_guest(v + "marked, to one heard outside", frame, wire(marked), policy=MARKED, before=HEARD)
+        yield from_guest(v + "marked, to whom nobody knows", frame, everywhere(marked), policy=MARKED)
         in_other = ((UPLINK, tagged(_arp(1, PHYS, P[4], "10.0.1.201"), 200)),)
         yield from_guest(v + "one heard in another VLAN is another", frame, everywhere(frame), before=in_other)
         known = _ping(mine, WEB1, ca(version, 1, 20), WEB3)

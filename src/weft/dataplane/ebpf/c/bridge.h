@@ -39,6 +39,8 @@ static __noinline int to_everybody(struct __sk_buff *skb, const struct packet *p
 		return drop(skb, c, DROP_NO_UNDERLAY);
 	if (has_gone_round(p, port))
 		return drop(skb, c, DROP_LOOP);
+	if (p->mark)
+		mark(skb, p);
 	if (!(p->to[0] & 1) && is_outside(port->vsid, p->to))
 		return to_wire(skb, port->vsid, c);
 	__builtin_memset(f, 0, sizeof(*f));
@@ -47,8 +49,6 @@ static __noinline int to_everybody(struct __sk_buff *skb, const struct packet *p
 		return drop(skb, c, DROP_FLOOD_LIMIT);
 	f->vsid = port->vsid;
 	f->from = from;
-	if (p->mark)
-		mark(skb, p);
 	copy_to_receivers(skb, p, f);
 	f->copies += copy_to_wire(skb, port->vsid);
 	return copied(skb, f, c);
