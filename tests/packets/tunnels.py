@@ -11,10 +11,10 @@ from scapy.layers.vxlan import VXLAN
 from packets import build as b
 from packets import policy as p
 from packets.policy import MAIN, OVER_IPV6, Policy
-from packets.table import GW, WEB1_PORT, Case, W, ca, guest, uplink
+from packets.table import FW_PORT, GW, WEB1_PORT, WEB2_PORT, Case, W, ca, guest, to_many, uplink
 from weft.policy.drop import DropReason
 from weft.policy.rows import MacRecord, Member, Record, Row, Rule, Subnet
-from weft.reference.verdict import Answer, Drop, ToPort, ToStack, ToUnderlay
+from weft.reference.verdict import Answer, Copies, Drop, ToPort, ToStack, ToUnderlay
 
 PA_1, PA_2 = {4: p.PA1, 6: p.PA1_6}, {4: p.PA2, 6: p.PA2_6}
 MALFORMED = Drop(DropReason.OUTER_MALFORMED)
@@ -244,4 +244,23 @@ def accepted() -> Iterator[Case]:
         )
 
 
-CASES: tuple[Case, ...] = (*everywhere(), *accepted())
+def changing() -> Iterator[Case]:
+    """To many, while the other hosts of the subnet have a rule each: all copies are by one."""
+    takes_both = {p.BLUE_1: (Rule.GENEVE, Rule.VXLAN)}
+    to = "255.255.255.255"
+    frame = b.eth("ff:ff:ff:ff:ff:ff", b.network(W[4], to) / b.UDP(sport=53, dport=53))
+    wire, flow = Wire(Rule.VXLAN, 4), b.flow32(W[4], to, 17, (53, 53))
+    copies = [ToUnderlay(pa, wire.packet(p.PA1, pa, p.BLUE_1, flow, frame)) for pa in (p.PA2, p.PA3)]
+    everybody = Copies.of([ToPort(WEB2_PORT, frame), ToPort(FW_PORT, frame), *copies])
+    for host, other in ((p.PA2, p.PA3), (p.PA3, p.PA2)):
+        policy = with_rules(MAIN, Rule.GENEVE, takes_both)
+        rows = [row for row in policy.rows if row != Member(p.BLUE_1, host, Rule.GENEVE)]
+        policy = replace(policy, rows=(*rows, Member(p.BLUE_1, host, Rule.VXLAN)))
+        yield guest(f"while a rule changes, to many: {host} is ahead of {other}", frame, everybody, policy=policy)
+    last = [row for row in with_rules(MAIN, Rule.VXLAN).rows if row != Member(p.BLUE_1, p.PA3, Rule.VXLAN)]
+    policy = replace(MAIN, rows=(*last, Member(p.BLUE_1, p.PA3)))
+    by_nvgre = to_many(frame, W[4], to, WEB2_PORT, FW_PORT)
+    yield guest("while a rule changes, to many: by NVGRE before any other", frame, by_nvgre, policy=policy)
+
+
+CASES: tuple[Case, ...] = (*everywhere(), *accepted(), *changing())

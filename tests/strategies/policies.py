@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from strategies import security
 from weft.contracts.dataplane import WAYS, Way
-from weft.model.features import FALLBACK
+from weft.model.features import FALLBACK, LACKING
 from weft.policy.rows import (
     Dhcp,
     Host,
@@ -148,8 +148,11 @@ def policies(draw: st.DrawFn, underlay6: bool = False, guards: bool = False) -> 
                 if Rule.REWRITE in subnet.accepts:
                     rows += [Rewrite(_stands_for(ca, domain), vsid, ca) for ca in port.cas if draw(st.integers(0, 5))]
                 for each in dict.fromkeys((host, to)):
-                    if (member := Member(vsid, pas[each][0], bare)) not in rows:
-                        rows.append(member)
+                    if not any(isinstance(row, Member) and (row.vsid, row.pa) == (vsid, pas[each][0]) for row in rows):
+                        # While a rule changes, perhaps another than the others': all take each.
+                        others = [one for one in subnet.accepts if one not in LACKING]
+                        by = draw(st.sampled_from((bare, bare, bare, *others)))
+                        rows.append(Member(vsid, pas[each][0], by))
                     ports[each].append(port)
                     domains_of[each].add(rdid)
         rows += [

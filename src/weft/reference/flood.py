@@ -73,15 +73,7 @@ def from_guest(
         goes_out = not refused and not _is_longer(ip, limit_bytes(lookups, subnet))
         # A switch that keeps who listens to what wants to hear it, too.
         return ToAgent(kind, ip.frame, _out(wire, ip) if wire is not None and goes_out else None)
-    remote: dict[bytes, Rule] = {
-        pa: rule
-        for pa, rule in lookups.members(subnet.vsid).items()
-        if pa not in lookups.host.pas and rule is not Rule.VLAN
-    }
-    if (group := _asked_for(subnet, ip)) is not None:
-        for pa in [pa for pa in remote if not lookups.wants(subnet.vsid, pa, group)]:
-            steps.append(f"{packet.address_text(pa)} has said that nobody there listens to this group")
-            del remote[pa]
+    remote = _remote(lookups, subnet, ip, steps)
     limit = _limit(lookups, subnet, remote)
     if _is_longer(ip, limit):
         steps.append(f"size: {ip.l3_length} bytes to many, and no more than {limit} fit")
@@ -97,6 +89,21 @@ def from_guest(
         steps.append("PIM: the agent hears that a multicast router is here")
         return Announcing(copies, Announced(ip.source_mac, ip.source, UpcallKind.PIM))
     return copies
+
+
+def _remote(lookups: Lookups, subnet: Subnet, ip: Ip, steps: list[str]) -> dict[bytes, Rule]:
+    """The other hosts that are to have a copy, but for those that the wire reaches, and by which rule: all by one."""
+    found = {}
+    group = _asked_for(subnet, ip)
+    for pa, rule in lookups.members(subnet.vsid).items():
+        if pa in lookups.host.pas or rule is Rule.VLAN:
+            continue
+        if group is not None and not lookups.wants(subnet.vsid, pa, group):
+            steps.append(f"{packet.address_text(pa)} has said that nobody there listens to this group")
+            continue
+        found[pa] = rule
+    # While a subnet changes its rule its hosts take each of them.
+    return dict.fromkeys(found, min(found.values(), key=tuple(Rule).index)) if found else {}
 
 
 def from_underlay(lookups: Lookups, subnet: Subnet, ip: Ip, steps: list[str]) -> Copies | Drop:

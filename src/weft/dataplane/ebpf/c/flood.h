@@ -16,13 +16,13 @@
 /* What the loops share. In scratch of its own, since the stack has no room for it. */
 struct flood {
 	struct addr group; /* only who listens to it, with snooped */
-	struct addr first; /* PA of the first member on another host */
+	struct addr first; /* PA of a member on another host that is to have it */
 	__u32 vsid;
 	seat from; /* of the port that it came from; 0: of none */
 	__u32 snooped;
 	__u32 packets; /* that it is: of a GSO packet, its segments */
 	__u32 copies;
-	__u32 rule; /* of the first member; 0: there is none. While members' rules differ, receivers take each of them */
+	__u32 rule; /* of the copies to members: the lowest of theirs, since all take each while these differ; 0: to none */
 	__u32 way; /* the flow's, of those to a peer with several PAs */
 	__u32 outer_length; /* what a way must take */
 	__u64 now_ns; /* with snooped */
@@ -201,7 +201,7 @@ static long copy_to_receiver(__u32 number, struct flood_loop *loop)
 	return 0;
 }
 
-/* Finds the first member on another host that is to have it. */
+/* Whether members on other hosts are to have it, and by which rule. */
 static long find_member(__u32 number, struct flood_loop *loop)
 {
 	struct flood *f = loop->f;
@@ -211,11 +211,12 @@ static long find_member(__u32 number, struct flood_loop *loop)
 
 	if (!m || !h)
 		return 1;
-	if (!m->rule || m->rule == RULE_VLAN || is_local_pa(h, &m->pa) || !member_wants(f, &m->pa))
+	if (!m->rule || m->rule == RULE_VLAN || (f->rule && m->rule >= f->rule) || is_local_pa(h, &m->pa) ||
+	    !member_wants(f, &m->pa))
 		return 0;
 	f->rule = m->rule;
 	f->first = m->pa;
-	return 1;
+	return 0;
 }
 
 /* The ends of the outer header; the rest is the same in every copy. */
