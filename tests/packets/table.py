@@ -720,7 +720,9 @@ def _memberships() -> Iterator[Case]:
         frame = b.eth(group_mac("ff02::16"), b.IPv6(src=source, dst="ff02::16", hlim=1, nh=0) / b.Raw(body))
         copies = to_many(frame, source, "ff02::16", WEB2_PORT, FW_PORT, protocol=0, ends=None)
         yield guest(f"no MLD: {what}", frame, copies)
-        yield drop(f"no MLD, and it may not leave: {what}", frame, DropReason.SECURITY_GROUP, policy=NARROW)
+        # What its headers lead to is not there: conntrack.md.
+        reason = DropReason.CONNECTION_INVALID if what == "cut off" else DropReason.SECURITY_GROUP
+        yield drop(f"no MLD, and it may not leave: {what}", frame, reason, policy=NARROW)
     yield guest("IGMP, whatever may leave", report, ToAgent(UpcallKind.IGMP, report), policy=NARROW)
     yield drop("IGMP that may not leave, without snooping", report, DropReason.SECURITY_GROUP, policy=narrowed(OPEN))
     yield drop("IGMP that may not leave, without broadcast", report, DropReason.SECURITY_GROUP, policy=narrowed(QUIET))
