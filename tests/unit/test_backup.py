@@ -147,3 +147,30 @@ def test_the_command_line_moves_a_store_to_another_file(tmp_path: Path) -> None:
     assert "is not empty" in again.output
     there = at(tmp_path / "b.db", lambda store: store.snapshot()).objects
     assert {name: stored.value for name, stored in there.items()} == {"tenants/blue": b'{"description":""}'}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("export", "--store", "DIR/none.db"), ExitCode.NOT_FOUND, "there is no store at DIR/none.db"),
+        (("migrate", "--store", "DIR/none.db"), ExitCode.NOT_FOUND, "there is no store at DIR/none.db"),
+        (
+            ("import", "--store", "DIR/new.db", "DIR/none"),
+            ExitCode.REFUSED,
+            "the backup DIR/none cannot be read: No such",
+        ),
+        (
+            ("export", "--store", "DIR/it.db", "DIR/none/copy"),
+            ExitCode.REFUSED,
+            "DIR/none/copy cannot be written: No such",
+        ),
+    ],
+)
+def test_a_file_that_is_not_there_is_said_and_none_is_made(
+    tmp_path: Path, words: tuple[str, ...], code: ExitCode, message: str
+) -> None:
+    asyncio.run(SqliteStore(tmp_path / "it.db").close())
+    there = set(tmp_path.iterdir())
+    result = CliRunner().invoke(main, ["store", *(each.replace("DIR", str(tmp_path)) for each in words)])
+    assert (result.exit_code, message.replace("DIR", str(tmp_path)) in result.stderr) == (code, True), result.output
+    assert set(tmp_path.iterdir()) == there

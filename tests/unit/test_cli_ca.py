@@ -66,6 +66,7 @@ def test_what_is_about_to_end_is_renewed_and_nothing_else(weft: Weft, tmp_path: 
     after = {each.name: each.certificate for each in Authority(ca).held()}
     assert [name for name in before if before[name] != after[name]] == ["host/h1"]
     assert json.loads(weft("ca", "renew", str(ca), "-o", "json").stdout)[0]["name"] == "host/h1"
+    assert "no certificate ends within 3 days" in weft("ca", "renew", str(ca), "--within-days", "3").stderr
     assert after["host/h1"].not_after - now() < timedelta(days=11)
 
 
@@ -97,6 +98,8 @@ def test_keys_are_for_their_owner_only(weft: Weft, tmp_path: Path) -> None:
         (("issue", "DIR", "king/arthur"), "roles are admin, operator"),
         (("issue", "DIR", "admin/../x"), "is not a name for a certificate"),
         (("issue", "DIR", "controller/c1", "--address", "é"), "neither a DNS name nor an IP address"),
+        (("issue", "DIR", "controller/c1", "--address", "c1 .example"), "neither a DNS name nor an IP address"),
+        (("issue", "DIR", "controller/c1", "--address", "10.0.0.300"), "neither a DNS name nor an IP address"),
         (("init", "DIR"), "there is an authority"),
         (("renew", "DIR", "admin/nobody"), "there is no certificate admin/nobody"),
         (("list", "ELSEWHERE"), "weft ca init"),

@@ -46,7 +46,14 @@ def test_a_name_may_be_short(text: str, kind: Kind | None, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "kind"),
-    [("web-1", None), ("a/b/c/d", None), ("blue//web", None), ("blue", Kind.PORT), ("-x/y", Kind.PORT)],
+    [
+        ("web-1", None),
+        ("a/b/c/d", None),
+        ("blue//web", None),
+        ("blue", Kind.PORT),
+        ("-x/y", Kind.PORT),
+        ("hosts/h1", Kind.PORT),
+    ],
 )
 def test_what_is_no_name_is_refused(text: str, kind: Kind | None) -> None:
     with pytest.raises(Rejected):

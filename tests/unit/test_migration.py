@@ -115,6 +115,9 @@ def test_the_command_line_takes_a_store_forward_and_back_and_says_what_it_did(tm
     assert at_rest(file) == 2
     back = run(main, ["store", "migrate", "--store", str(file), "--to", "1"])
     assert (back.exit_code, at_rest(file)) == (ExitCode.DONE, 1)
+    assert (
+        "it has schema version 1 already" in run(main, ["store", "migrate", "--store", str(file), "--to", "1"]).stderr
+    )
     again = json.loads(run(main, ["store", "migrate", "--store", str(file), "-o", "json", "--dry-run"]).stdout)
     assert (again["before"], again["after"], again["dropped"], again["dry_run"]) == (1, 2, [], True)
     beyond = run(main, ["store", "migrate", "--store", str(file), "--to", "9"])

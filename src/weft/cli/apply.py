@@ -130,9 +130,10 @@ def _told(
         index = int(match[2])
         place = f"{written[index].place}: " if index < len(written) else ""
         field = error.field[match.end() :]
-        where = f"{place}{names[index]}" + (f": {field}" if field else "")
+        detail = error.detail or error.title
+        name = "" if not field and detail.startswith(names[index]) else names[index]
         code = ExitCode.NOT_FOUND if error.status == 404 else ExitCode.REFUSED
-        raise Failed(f"{where}: {error.detail or error.title}", code) from error
+        raise Failed(place + ": ".join(part for part in (name, field, detail) if part), code) from error
 
 
 def _print(answer: Applied, dry_run: bool, output: Output, written: Mapping[str, Mapping[str, Any]]) -> None:
@@ -172,7 +173,7 @@ def _print_cuts(cuts: Cuts) -> None:
                     f"{each.local} {each.local_port}",
                     "->" if each.begun_by == "guest" else "<-",
                     f"{each.remote} {each.remote_port}",
-                    each.rule or "",
+                    references.short(each.rule or ""),
                     each.why,
                 ]
                 for each in cuts.connections

@@ -63,7 +63,8 @@ def renew(directory: Path, names: tuple[str, ...], within_days: int, output: Out
     """Renew what is about to end, or the certificates of these NAMES. Authorities keep their keys."""
     from weft.tls.authority import Authority
 
-    _list(Authority(directory).renew(datetime.now(UTC), timedelta(days=within_days), names), output)
+    renewed = Authority(directory).renew(datetime.now(UTC), timedelta(days=within_days), names)
+    _list(renewed, output, nothing=f"no certificate ends within {within_days} days: nothing was renewed")
 
 
 @ca.command(name="list")
@@ -76,7 +77,7 @@ def list_(directory: Path, output: Output) -> None:
     _list(Authority(directory).held(), output)
 
 
-def _list(held: list[Held], output: Output) -> None:
+def _list(held: list[Held], output: Output, *, nothing: str = "there are no certificates") -> None:
     now = datetime.now(UTC)
     if output is Output.JSON:
         show.as_json([
@@ -102,4 +103,5 @@ def _list(held: list[Held], output: Output) -> None:
             ]
             for each in held
         ],
+        nothing=nothing,
     )

@@ -10,7 +10,7 @@ import click
 
 from weft.cli import agent_socket, references, session, show
 from weft.cli.session import Output
-from weft.model.names import Kind
+from weft.model.names import Kind, label_of
 
 if TYPE_CHECKING:
     from weft.wire.listed import Connections
@@ -33,6 +33,8 @@ def _filtered(command: F) -> F:
 def _query(**given: str | None) -> str:
     if given.get("port") is not None:
         given["port"] = references.full(str(given["port"]), Kind.PORT)
+    if given.get("tenant") is not None:
+        given["tenant"] = label_of(references.full(str(given["tenant"]), Kind.TENANT))
     asked = {name: value for name, value in given.items() if value is not None}
     return f"?{urlencode(asked)}" if asked else ""
 
@@ -94,7 +96,11 @@ def _row(of: dict[str, Any]) -> list[Any]:
 def flush(output: Output, agent: str, **filters: str | None) -> None:
     """Forget connections: what goes on of them must be let begin again by the rules."""
     done = agent_socket.ask(agent, "POST", f"/connections/flush{_query(**filters)}")
-    show.as_said(done, f"{done['forgotten']} connections are forgotten", output)
+    show.as_said(done, _forgotten(done["forgotten"]), output)
+
+
+def _forgotten(count: int) -> str:
+    return "1 connection is forgotten" if count == 1 else f"{count} connections are forgotten"
 
 
 @conntrack.command()

@@ -101,7 +101,10 @@ def hits(output: Output, agent: str) -> None:
 @session.with_output(Output.YAML)
 @agent_socket.with_agent
 def denials(output: Output, agent: str) -> None:
-    """Show what security groups have not let pass on this host, and by which rule."""
+    """Show what security groups have not let pass on this host, and by which rule.
+
+    What no rule allows is under the empty name in JSON and YAML.
+    """
     found: dict[str, dict[str, int]] = agent_socket.ask(agent, "GET", "/denials") or {}
 
     def drawn() -> None:

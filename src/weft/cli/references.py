@@ -38,6 +38,8 @@ def full(text: str, expected: Kind | None = None) -> Name:
     """A full name from a full or a short one. Without a kind, ``a/b`` is a port and ``a/b/c`` a virtual subnet."""
     text = text.strip("/")
     if expected is not None:
+        if (of := find_kind(text)) not in (None, expected):
+            raise Rejected(f"{text!r} is of kind {of.value}, and here one of kind {expected.value} is wanted")
         return resolve(expected, text)
     if find_kind(text) is not None:
         return Name(text)

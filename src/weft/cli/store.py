@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import click
 
 from weft.cli import session, show
-from weft.kit.errors import Rejected
+from weft.kit.errors import Missing, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -51,6 +51,7 @@ def export_(url: str, schema: int | None, drop: bool, file: Path) -> None:
     """Write all of a store to FILE (-: standard output)."""
     from weft.store import backup
 
+    _refuse_absent(url)
     with _writing(file) as out:
         count = _with_store(url, lambda it: backup.export(it, out.write, schema, drop=drop))
     click.echo(f"{count} objects", err=True)
@@ -64,7 +65,10 @@ def import_(url: str, file: Path) -> None:
     from weft.store import backup
 
     with contextlib.ExitStack() as closing:
-        lines = sys.stdin.buffer if str(file) == "-" else closing.enter_context(file.open("rb"))
+        try:
+            lines = sys.stdin.buffer if str(file) == "-" else closing.enter_context(file.open("rb"))
+        except OSError as error:
+            raise Rejected(f"the backup {file} cannot be read: {error.strerror}", "FILE") from error
         count = _with_store(url, lambda it: backup.restore(it, lines))
     click.echo(f"{count} objects", err=True)
 
@@ -87,6 +91,7 @@ def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: 
     from weft.store.migration import Migrated, migrate
 
     wanted = SCHEMA if to is None else to
+    _refuse_absent(url)
 
     async def work(opened: Store) -> Migrated:
         cluster = open_cluster(url, "")
@@ -115,8 +120,19 @@ def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: 
         return
     for each in done.dropped:
         click.echo(f"{'would drop' if dry_run else 'dropped'} {each}", err=True)
-    did = "would be written" if dry_run else "written"
+    if done.before == done.after:
+        click.echo(f"it has schema version {done.after} already", err=True)
+        return
+    did = "would be written anew" if dry_run else "written anew"
     click.echo(f"schema version {done.before} -> {done.after}: {done.written} objects {did}", err=True)
+
+
+def _refuse_absent(url: str) -> None:
+    """A file that is opened is made; where one is to be there already, its name is mistyped."""
+    from weft.store import address
+
+    if not address.is_etcd(url) and not (file := address.sqlite_path(url)).exists():
+        raise Missing(f"there is no store at {file}", "store")
 
 
 def _with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
@@ -141,7 +157,11 @@ def _writing(file: Path) -> Iterator[BinaryIO]:
         return
     part = file.with_name(f".{file.name}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise Rejected(f"{file} cannot be written: {error.strerror}", "FILE") from error
+    try:
+        with os.fdopen(fd, "wb") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())

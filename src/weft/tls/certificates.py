@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -219,16 +220,20 @@ def _subject(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
 
 
+_DNS_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+#: With a wildcard in front, or not; never numbers and dots alone, which are an address that is mistyped.
+_DNS_NAME = re.compile(rf"(?![0-9.]+$)(?:\*\.)?{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
+
+
 def _general(addresses: Iterable[str]) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = []
     for address in addresses:
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(address)))
         except ValueError:
-            try:
-                names.append(x509.DNSName(address))
-            except ValueError as error:
-                raise Rejected(f"{address!r} is neither a DNS name nor an IP address", "address") from error
+            if not _DNS_NAME.fullmatch(address):
+                raise Rejected(f"{address!r} is neither a DNS name nor an IP address", "address") from None
+            names.append(x509.DNSName(address))
     return names
 
 
