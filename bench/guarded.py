@@ -16,7 +16,7 @@ from bench.pairs import Pair, Ratio, ratio
 from bench.report import AtLeast, AtMost, Figure, ReportOnly
 from bench.topology import BRIDGED, Side, Topology, pa, rows, topology
 from bench.traffic import AT_ONCE, Traffic, program
-from weft.dataplane.ebpf import layout, security
+from weft.dataplane.ebpf import layout
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.connections import State
 from weft.policy.rows import Direction, Port, Record, Row, SecurityGroup, SecurityRule
@@ -115,7 +115,7 @@ def _fill(up: Topology, count: int) -> None:
     )
     local, first = layout.address("10.1.0.2"), int(ipaddress.ip_address("10.90.0.0"))
     for number, plane in enumerate(up.planes, 1):
-        owners = [security.port_number(f"tenants/bench/ports/{name}") for name in (f"weft-{number}", "another")]
+        owners = [layout.port_number(f"tenants/bench/ports/{name}") for name in (f"weft-{number}", "another")]
         entries = {}
         for each in range(count):
             remote = layout.address(str(ipaddress.ip_address(first + each)))

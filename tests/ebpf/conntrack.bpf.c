@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Asks c/conntrack.h of a frame, by the guard of the seat and in the direction that its VLAN and mark say. */
 #pragma clang diagnostic ignored "-Wunused-function"
-#include "conntrack.h"
+#include "established.h"
 
 SEC("tc")
 int ask(struct __sk_buff *skb)
@@ -18,7 +18,7 @@ int ask(struct __sk_buff *skb)
 	if (parse(skb, p, 0, skb->len))
 		return -2;
 	parse_transport(skb, p, ETHERNET_BYTES);
-	return guarded(skb, p, g, skb->mark & 1);
+	return carries_on(skb, skb->mark & 1, g->port) ? 0 : guarded(skb, p, at, skb->mark & 1);
 }
 
 SEC("tc")

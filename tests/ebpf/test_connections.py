@@ -15,7 +15,7 @@ from packets import build as b
 from packets.guarding import FIRST, FTP, GUARDED, MACS, NO_HTTP, SECOND, WEB1_PORT, WEB2_PORT, dns, ftp, opened
 from packets.policy import BINDINGS, UPLINK, Policy
 from weft.contracts.connections import Connection
-from weft.dataplane.ebpf import build, conntrack, layout, security
+from weft.dataplane.ebpf import build, conntrack, layout
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.connections import EXPECTED_OF_PORT, Expected, State
 from weft.policy.drop import DropReason
@@ -81,7 +81,7 @@ def counted(driver: EbpfDriver, name: str) -> Counter[int]:
     return Counter(int.from_bytes(key[:8], sys.byteorder) | 1 for key, _ in entries)
 
 
-NUMBER_OF_FIRST, NUMBER_OF_SECOND = (security.port_number(port) | 1 for port in (WEB1_PORT, WEB2_PORT))
+NUMBER_OF_FIRST, NUMBER_OF_SECOND = (layout.port_number(port) | 1 for port in (WEB1_PORT, WEB2_PORT))
 
 
 def pieces(source: str, to: str) -> Iterator[bytes]:
@@ -114,7 +114,7 @@ def test_nothing_stays_of_ports_that_are_gone(driver: EbpfDriver) -> None:
 def test_a_count_that_is_in_use_or_of_a_port_that_is_known_stays(driver: EbpfDriver) -> None:
     talk(driver)
     plane = driver.plane
-    number = security.port_number(WEB1_PORT)
+    number = layout.port_number(WEB1_PORT)
     for _ in range(3):  # of no port that is known, but with connections
         plane._leftovers.sweep(0, ())
     assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST, NUMBER_OF_SECOND}

@@ -103,7 +103,7 @@ class Asking:
 
     def table(self) -> dict[tuple[object, ...], tuple[object, ...]]:
         """As the reference has it: by key, state, opener, expiry, packets and bytes of each side, refused."""
-        names = {security.port_number(port): port for port in PORTS}
+        names = {layout.port_number(port): port for port in PORTS}
         found = {}
         for key, value in self.maps["connections"].items():
             port, local, remote, *ends, protocol, asked, _ = layout.CONNECTION_KEY.unpack(key)
@@ -115,7 +115,7 @@ class Asking:
 
     def awaited(self) -> dict[tuple[object, ...], tuple[object, ...]]:
         """What FTP expects, as the reference has it: by key, opener, expiry, rule."""
-        names = {security.port_number(port): port for port in PORTS}
+        names = {layout.port_number(port): port for port in PORTS}
         found = {}
         for key, value in self.maps["expectations"].items():
             port, local, remote, *ends, protocol, asked, _ = layout.CONNECTION_KEY.unpack(key)
@@ -179,7 +179,7 @@ def entry(flags: int, pending: tuple[int, int, int], expires_ns: int, number: in
     """An established connection of port a, as the agent hands it over."""
     ends = (40000).to_bytes(2, "big"), number.to_bytes(2, "big")
     addresses = (bytes(10) + b"\xff\xff" + of for of in (LOCAL4, REMOTE4))
-    key = layout.CONNECTION_KEY.pack(security.port_number("a"), *addresses, *ends, 6, 0, 0)
+    key = layout.CONNECTION_KEY.pack(layout.port_number("a"), *addresses, *ends, 6, 0, 0)
     return {key: layout.CONNECTION.pack(
         State.ESTABLISHED, 0, flags | MOVED, expires_ns, 0, 1, 1, 60, 60, *bytes(8), 7, 1, *pending, 0, 0, 0
     )}  # fmt: skip

@@ -5,6 +5,7 @@ A test holds every size and offset here to the compiled object's own type inform
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ RECORD = struct.Struct("=16s6sH")
 MAC_KEY = struct.Struct("=I6sH")
 ROUTE_KEY = struct.Struct("=I16sI16s")
 ROUTE = struct.Struct("=II16s")
-PORT = struct.Struct("=I6sH16s16sII")
-LOCAL = struct.Struct("=IHHI")
+PORT = struct.Struct("=QI6sH16s16sII4x")
+LOCAL = struct.Struct("=IHHQI4x")
 SOURCE_KEY = struct.Struct("=II6sHI16s")
 COUNTERS = struct.Struct("=4Q64Q")
 PLACE = struct.Struct("=II")  # VSID, number
@@ -465,6 +466,11 @@ class PortEntries:
     receivers: Mapping[tuple[int, bytes], bytes]  # by place
 
 
+def port_number(port: str) -> int:
+    """The same on every host, and while the port has its name; of 64 bits, no two are the same by chance."""
+    return int.from_bytes(hashlib.sha256(port.encode()).digest()[:8], "big")
+
+
 def port(row: Port, ifindex: int, *, peer: bool, slot: int = 0, sampled: Sampling | None = None) -> PortEntries:
     """A Port row, bound to an interface. peer: bpf_redirect_peer reaches the guest's end; slot: of its counters, 0:
     nobody's; sampled: as its host is.
@@ -473,7 +479,7 @@ def port(row: Port, ifindex: int, *, peer: bool, slot: int = 0, sampled: Samplin
     own = mac(row.mac)
     if not (1 <= row.vlan <= 4094 if row.parent is not None else row.vlan == 0):
         raise Rejected(f"VLAN {row.vlan} of {row.port}: a sub-port has one of 1..4094, another port none")
-    seat = Seat(ifindex, row.vlan).key
+    seat, number = Seat(ifindex, row.vlan).key, port_number(row.port)
     flags = (ENABLED if row.enabled else 0) | (PEER if peer else 0) | (0 if row.qos is None else HAS_QOS)
     flags |= (0 if samples is None else SAMPLED) | (0 if row.mirror is None or row.vlan else MIRRORED)
     flags |= GUARDED if row.port_security or row.groups else 0
@@ -490,10 +496,10 @@ def port(row: Port, ifindex: int, *, peer: bool, slot: int = 0, sampled: Samplin
         sources.append(SOURCE_KEY.pack(SOURCE_BITS + length, ifindex, mac(pair.mac), row.vlan, family, packed))
     return PortEntries(
         dict.fromkeys(sources, ALLOWED),
-        {seat: PORT.pack(_number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), slot)},
+        {seat: PORT.pack(number, _number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), slot)},
         dict.fromkeys(
             (_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))),
-            LOCAL.pack(ifindex, row.vlan, flags, slot),
+            LOCAL.pack(ifindex, row.vlan, flags, number, slot),
         ),
         {} if row.qos is None else {seat: qos(row.qos)},
         {} if samples is None or row.vlan else {NUMBER.pack(ifindex): samples},
@@ -725,7 +731,7 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes], qos_value: 
     """CAs beyond the first of each family come in no particular order, and a pair of the port's own MAC with one
     address reads as a CA: to the programs there is no difference.
     """
-    vsid, own, flags, ca4, ca6, flood_limit_pps, _ = PORT.unpack(value)
+    _, vsid, own, flags, ca4, ca6, flood_limit_pps, _ = PORT.unpack(value)
     cas = [address_text(ca) for ca in (ca4, ca6) if ca != NONE]
     pairs: list[Pair] = []
     for key in sorted(source_keys):

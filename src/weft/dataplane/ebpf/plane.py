@@ -37,7 +37,7 @@ from weft.contracts.dataplane import (
     Wanted,
     Way,
 )
-from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps, security
+from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps
 from weft.dataplane.ebpf.bridges import Bridges, quieten
 from weft.dataplane.ebpf.counters import Counters
 from weft.dataplane.ebpf.groups import Groups
@@ -1314,7 +1314,7 @@ class EbpfDataPlane:
         return self._connections.forget(connections)
 
     def carried(self, port: str, connections: Collection[bytes] | None = None) -> Iterator[tuple[bytes, Carried]]:
-        number, now_ns = security.port_number(port).to_bytes(8, sys.byteorder), self._tracking.now_ns()
+        number, now_ns = layout.port_number(port).to_bytes(8, sys.byteorder), self._tracking.now_ns()
         for key, value in self._connections.entries() if connections is None else self._connections.some(connections):
             if key.startswith(number):
                 found = conntrack.carried(key, value, now_ns, self._connections.expectation_of(key, value))
@@ -1331,7 +1331,7 @@ class EbpfDataPlane:
                     yield port, key, mark
 
     def take(self, port: str, connections: Iterable[Carried]) -> int:
-        number, now_ns = security.port_number(port), self._tracking.now_ns()
+        number, now_ns = layout.port_number(port), self._tracking.now_ns()
         settings = self._tracking.settings
         taken = [conntrack.taken(number, of, now_ns, settings) for of in connections]
         awaited = [spoken_of for *_, spoken_of in taken if spoken_of is not None]
@@ -1367,7 +1367,7 @@ class EbpfDataPlane:
 
     def _numbered(self) -> dict[int, str]:
         """Ports by the numbers that guards have of them: also those whose interface is yet to come."""
-        return {security.port_number(port): port for port in (*self._known.ports, *self._bound)}
+        return {layout.port_number(port): port for port in (*self._known.ports, *self._bound)}
 
     def close(self) -> None:
         if not self._closed:

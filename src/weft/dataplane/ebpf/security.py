@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from enum import IntFlag
 
@@ -33,14 +32,9 @@ class Flag(IntFlag):
     PARTIAL = 16
 
 
-def port_number(port: str) -> int:
-    """The same on every host, and while the port has its name; of 64 bits, no two are the same by chance."""
-    return int.from_bytes(hashlib.sha256(port.encode()).digest()[:8], "big")
-
-
 def guard(port: str, vsid: int, policies: Mapping[tuple[Direction, int], int], flags: Flag) -> bytes:
     """Value of the map guards. policies: their numbers, by direction and version."""
-    return layout.GUARD.pack(port_number(port), *(policies[look] for look in LOOKS), flags, vsid)
+    return layout.GUARD.pack(layout.port_number(port), *(policies[look] for look in LOOKS), flags, vsid)
 
 
 def classes(number: int, policy: Policy) -> dict[bytes, bytes]:

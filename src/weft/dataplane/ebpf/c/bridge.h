@@ -73,7 +73,7 @@ static __noinline int to_port_and_wire(struct __sk_buff *skb, const struct packe
 	if (!segment_of(t->vsid)) {
 		if (!(to->flags & PORT_GUARDED))
 			count_sent(skb, counters_at(to->slot));
-		return to_local_port(skb, *to, true);
+		return to_local_port(skb, to, true);
 	}
 	if (copy_into_guest(skb, to->ifindex, to->vlan, to->flags))
 		return to_wire(skb, t->vsid, c);
@@ -284,5 +284,5 @@ INLINE int bridge_in(struct __sk_buff *skb)
 	}
 	/* It was sent to the guest's MAC, which the uplink's is not: the guest's stack is to have it all the same. */
 	bpf_skb_change_type(skb, PACKET_HOST);
-	return to_local_port(skb, *to, true);
+	return to_local_port(skb, to, true);
 }

@@ -759,19 +759,15 @@ INLINE void tell_expects(struct flow *f)
 		tell(f, &f->key, c, EVENT_EXPECTS);
 }
 
-INLINE int track(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 direction)
+INLINE int track(struct __sk_buff *skb, const struct packet *p, struct flow *f, const struct tracking *t,
+		 const struct guard *g, __u32 direction)
 {
-	struct flow *f = flow_of_this_cpu();
-	struct tracking *t = tracking_of_host();
 	struct datagram *d;
 	int why;
 
-	if (!f || !p || !g || !t)
-		return DROP_SECURITY_GROUP;
 	f->side = direction & 1;
 	f->vsid = g->vsid;
 	f->key.port = g->port;
-	f->epoch = t->epoch;
 	f->arriving = g->flags & GUARD_ARRIVING;
 	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
 	f->ftp_port = t->ftp_port;
@@ -797,17 +793,28 @@ INLINE int track(struct __sk_buff *skb, const struct packet *p, const struct gua
 	return why;
 }
 
-/* A port's packet, in a direction: 0: it passes; or why it does not. */
-INLINE int guarded(struct __sk_buff *skb, const struct packet *p, const struct guard *g, __u32 direction)
+/* The packet of the port at a seat, in a direction: 0: it passes; or why it does not. */
+INLINE int guarded(struct __sk_buff *skb, const struct packet *p, seat at, __u32 direction)
 {
-	int why = track(skb, p, g, direction);
+	struct flow *f = flow_of_this_cpu();
+	struct tracking *t = tracking_of_host();
+	struct guard *g;
+	int why;
 
+	if (!f || !p || !t)
+		return DROP_SECURITY_GROUP;
+	/* Before the guard, and all that it names: no connection is of an epoch before whose rules it has begun. */
+	f->epoch = *(volatile __u32 *)&t->epoch;
+	g = bpf_map_lookup_elem(&guards, &at);
+	if (!g)
+		return DROP_SECURITY_GROUP;
+	why = track(skb, p, f, t, g, direction);
 	/* Of a copy for a guest that is on the other host, these say only that this host does not know as much. */
 	if (why && direction == DIRECTION_TO_GUEST && g->flags & (GUARD_ARRIVING | GUARD_LEAVING) &&
 	    (why == DROP_SECURITY_GROUP || why == DROP_CONNECTION_INVALID || why == DROP_UNKNOWN_FRAGMENT))
 		return DROP_MOVING;
 	if (why == DROP_SECURITY_GROUP)
-		count_denial(flow_of_this_cpu(), packets_in(skb));
+		count_denial(f, packets_in(skb));
 	return why;
 }
 

@@ -34,17 +34,17 @@ INLINE void leave_read(void)
 }
 
 /* To a port that is not guarded, or whose guard has let it pass. */
-INLINE int into_guest(struct __sk_buff *skb, struct local_port to, bool peer_works)
+INLINE int into_guest(struct __sk_buff *skb, const struct local_port *to, bool peer_works)
 {
-	const __u32 ifindex = to.ifindex, flags = to.flags;
+	const __u32 ifindex = to->ifindex, flags = to->flags;
 
 	if (flags & PORT_MIRRORED)
 		mirror(skb, ifindex, DIRECTION_TO_GUEST);
 	skb->cb[0] = VERDICT_TO_PORT;
 	skb->cb[1] = ifindex;
-	skb->cb[2] = to.vlan;
-	if (to.vlan)
-		put_tag(skb, to.vlan);
+	skb->cb[2] = to->vlan;
+	if (to->vlan)
+		put_tag(skb, to->vlan);
 	if (flags & PORT_PEER && peer_works)
 		return bpf_redirect_peer(ifindex, 0);
 	skb->mark = WEFT_MARK;
@@ -52,9 +52,9 @@ INLINE int into_guest(struct __sk_buff *skb, struct local_port to, bool peer_wor
 }
 
 /* skb->cb[2]: of what came by an uplink 0. */
-INLINE int to_local_port(struct __sk_buff *skb, struct local_port to, bool peer_works)
+INLINE int to_local_port(struct __sk_buff *skb, const struct local_port *to, bool peer_works)
 {
-	return to.flags & PORT_GUARDED ? leave_to_ingress(&to, peer_works) : into_guest(skb, to, peer_works);
+	return to->flags & PORT_GUARDED ? leave_to_ingress(to, peer_works) : into_guest(skb, to, peer_works);
 }
 
 /* The local port that a packet may go to now; NULL, and why not. */
@@ -86,7 +86,7 @@ INLINE int into_port(struct __sk_buff *skb, const struct packet *p, const struct
 		return drop(skb, c, DROP_TRUNCATED);
 	if (!(to->flags & PORT_GUARDED))
 		count_sent(skb, counters_at(to->slot));
-	return to_local_port(skb, *to, true);
+	return to_local_port(skb, to, true);
 }
 
 /* To the record's PA and to the second one: to whichever takes it, and dropped when none does. */

@@ -200,6 +200,12 @@ __noinline int behind_extensions(struct __sk_buff *skb, __u32 protocol, __u32 at
 	return is_extension(protocol) ? -1 : (int)(at << 8 | (protocol & 255));
 }
 
+/* Whether it may be a control connection of FTP. ftp_port: of servers; 0: nobody listens. */
+INLINE bool is_control(const struct connection_key *key, __be16 ftp_port)
+{
+	return ftp_port && (key->local_port == ftp_port || key->remote_port == ftp_port);
+}
+
 /* The ends of a connection, by whose packet it is. */
 INLINE void put_ends(struct connection_key *key, __u32 side, const struct addr *source, const struct addr *destination,
 		     __be16 source_port, __be16 destination_port)
@@ -266,8 +272,7 @@ static __noinline int read_tcp(struct __sk_buff *skb, struct flow *f, __u32 at, 
 	s->scale = NO_SCALE;
 	if (s->flags & TCP_SYN)
 		s->scale = window_scale(skb, at + TCP_BYTES, at + header);
-	f->listens = f->ftp_port && s->data_bytes && !(s->flags & (TCP_SYN | TCP_RST)) &&
-		     (f->key.local_port == f->ftp_port || f->key.remote_port == f->ftp_port);
+	f->listens = s->data_bytes && !(s->flags & (TCP_SYN | TCP_RST)) && is_control(&f->key, f->ftp_port);
 	if (f->listens) {
 		f->text_at = at + header;
 		f->ends_line = !f->piece && !bpf_skb_load_bytes(skb, at + length - 1, head, 1) && head[0] == '\n';

@@ -319,6 +319,7 @@ struct {
 #define PORT_MIRRORED 16 /* has an entry in mirrors, while the mirror can be reached */
 #define PORT_GUARDED 32 /* has an entry in guards */
 struct port {
+	__u64 number; /* as in struct guard: the port's, by which its connections are known */
 	__u32 vsid;
 	__u8 mac[6];
 	__u16 flags;
@@ -326,6 +327,7 @@ struct port {
 	struct addr ca6;
 	__u32 flood_pps; /* broadcast and multicast that the guest may send, packets/s; 0: no limit */
 	__u32 slot; /* of its counters */
+	__u32 pad;
 };
 
 struct {
@@ -340,8 +342,10 @@ struct {
 struct local_port {
 	__u32 ifindex;
 	__u16 vlan; /* as in a seat */
-	__u16 flags; /* as in struct port */
-	__u32 slot; /* as there */
+	__u16 flags; /* as in struct port; so are the next two */
+	__u64 number;
+	__u32 slot;
+	__u32 pad;
 };
 
 struct {
@@ -881,7 +885,9 @@ struct half {
 	__be16 control; /* of a related one: the server's port of its control connection */ \
 	__u16 charged; /* by whom it took its place: CHARGED_TO_OTHERS, and a place in peers; 0: the port's guest */
 
-/* All of it is read and written behind the lock, but for its packets, which a reader may see half counted. */
+/* All of it is read and written behind the lock, but for its packets, which a reader may see half counted, and for what
+ * established.h writes.
+ */
 struct connection {
 	struct bpf_spin_lock lock;
 	CONNECTION_FIELDS

@@ -247,5 +247,5 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 		to_counters->sent_packets += packets;
 		to_counters->sent_bytes += skb->len;
 	}
-	return to_local_port(skb, *to, true);
+	return to_local_port(skb, to, true);
 }

@@ -64,6 +64,11 @@ INLINE __u32 at_least_one(__u32 window)
 	return window ? window : 1;
 }
 
+INLINE __u32 scaled_window(const struct connection *c, __u32 side, const struct tcp_segment *s)
+{
+	return s->flags & TCP_SYN ? s->window : (__u32)s->window << (c->scale[side & 1] & 15);
+}
+
 /* A SYN that opens. */
 INLINE void tcp_begin(struct connection *c, struct half *me, struct half *them, __u32 side, __u32 seq, __u32 end,
 		      __u16 window, __u8 scale)
@@ -200,8 +205,6 @@ INLINE void tcp_advance(struct connection *c, struct half *me, struct half *them
 INLINE enum step tcp_carries_on(struct connection *c, struct half *me, struct half *them, __u32 side,
 				const struct tcp_segment *s)
 {
-	__u32 window = s->window;
-
 	if (s->flags & TCP_RST) {
 		if (side)
 			return STEP_QUIET;
@@ -216,10 +219,8 @@ INLINE enum step tcp_carries_on(struct connection *c, struct half *me, struct ha
 		me->end = me->edge = them->acked = s->seq;
 		them->end = them->edge = me->acked = s->ack;
 	}
-	if (!(s->flags & TCP_SYN))
-		window <<= c->scale[side & 1] & 15;
 	c->flags |= HEARD * 3;
-	tcp_advance(c, me, them, side, s, window);
+	tcp_advance(c, me, them, side, s, scaled_window(c, side, s));
 	if (after(s->ack, them->end))
 		them->end = s->ack;
 	if (!side)
@@ -229,22 +230,47 @@ INLINE enum step tcp_carries_on(struct connection *c, struct half *me, struct ha
 	return STEP_PASS;
 }
 
+/* Whether a segment is within what both sides have said that they may send, and acknowledges what was sent. */
+INLINE bool tcp_fits(const struct connection *c, const struct half *me, const struct half *them, __u32 side,
+		     const struct tcp_segment *s)
+{
+	__u32 late = me->window > LATE_BYTES ? me->window : LATE_BYTES;
+
+	return !after(s->seq, me->edge) && !before(s->end, me->end - them->window) && !after(s->ack, them->end) &&
+	       !before(s->ack, them->end - late) && (c->flags & HEARD << (1 - side) || after(s->ack, me->acked));
+}
+
 INLINE enum step tcp_goes_on(struct connection *c, struct half *me, struct half *them, __u32 side, const struct tcp_segment *s)
 {
-	__u32 window = s->window, late;
-
-	if (!(s->flags & TCP_SYN))
-		window <<= c->scale[side & 1] & 15;
-	late = me->window > LATE_BYTES ? me->window : LATE_BYTES;
-	if (after(s->seq, me->edge) || before(s->end, me->end - them->window) || after(s->ack, them->end) ||
-	    before(s->ack, them->end - late))
-		return STEP_INVALID;
-	if (!(c->flags & HEARD << (1 - side)) && !after(s->ack, me->acked))
+	if (!tcp_fits(c, me, them, side, s))
 		return STEP_INVALID;
 	if (c->state == STATE_CLOSED)
 		return STEP_QUIET;
-	tcp_advance(c, me, them, side, s, window);
+	tcp_advance(c, me, them, side, s, scaled_window(c, side, s));
 	return STEP_PASS;
+}
+
+/* The same of a segment without SYN, FIN and RST, of an established connection, without its lock: true, or nothing is done.
+ * What is written only grows, and only by segments of this side, of which two CPUs seldom have some at once: then what one of
+ * them says may be lost, until the next says as much. Flags and state, which rules and others write, stay as they are.
+ */
+INLINE bool tcp_flows(struct connection *c, __u32 side, const struct tcp_segment *s)
+{
+	struct half *me = &c->halves[side & 1], *them = &c->halves[!(side & 1)];
+	__u32 window = scaled_window(c, side, s), edge = s->ack + at_least_one(window);
+
+	if (c->state != STATE_ESTABLISHED || (c->flags & (REFUSED | TOLD | PENDING | MOVED)) != TOLD ||
+	    !tcp_fits(c, me, them, side, s) || after(s->end, me->edge))
+		return false;
+	if (window > me->window)
+		me->window = window;
+	if (after(s->end, me->end))
+		me->end = s->end;
+	if (after(s->ack, me->acked))
+		me->acked = s->ack;
+	if (after(edge, them->edge))
+		them->edge = edge;
+	return true;
 }
 
 /* What becomes of a sound segment of a side, and of the connection with it. */

@@ -12,9 +12,9 @@
  */
 #include "antispoof.h"
 #include "bridge.h"
-#include "conntrack.h"
 #include "deliver.h"
 #include "dhcp.h"
+#include "established.h"
 #include "flood.h"
 #include "neighbour.h"
 #include "rewritten.h"
@@ -94,22 +94,19 @@ INLINE int bridge(struct __sk_buff *skb, const struct packet *p, struct target *
  */
 __noinline int may_leave(struct __sk_buff *skb)
 {
-	seat at = sender_seat(skb);
-	struct guard *g = bpf_map_lookup_elem(&guards, &at);
 	__u32 zero = 0;
 	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
 
-	return g && p ? guarded(skb, p, g, DIRECTION_FROM_GUEST) : DROP_SECURITY_GROUP;
+	return p ? guarded(skb, p, sender_seat(skb), DIRECTION_FROM_GUEST) : DROP_SECURITY_GROUP;
 }
 
 /* What is to come to a guarded port: 0, or why it does not. */
 INLINE int arrives(struct __sk_buff *skb, struct packet *p, bool is_read, seat at, __u32 flags)
 {
-	struct guard *g = bpf_map_lookup_elem(&guards, &at);
 	bool spoken;
 	int why;
 
-	if (!p || !g)
+	if (!p)
 		return DROP_SECURITY_GROUP;
 	if (!is_read) {
 		pull_frame(skb, 0);
@@ -122,7 +119,7 @@ INLINE int arrives(struct __sk_buff *skb, struct packet *p, bool is_read, seat a
 	spoken = p->type == ETHERTYPE_ARP;
 	if (p->type == ETHERTYPE_IPV6 && p->protocol == IPPROTO_ICMPV6 && p->hop_limit == 255)
 		spoken = is_neighbour_discovery(skb, p);
-	why = spoken ? 0 : guarded(skb, p, g, DIRECTION_TO_GUEST);
+	why = spoken ? 0 : guarded(skb, p, at, DIRECTION_TO_GUEST);
 	if (why)
 		return why;
 	return flags & PORT_QOS && !within_limit(skb, p, at, DIRECTION_TO_GUEST, 0) ? DROP_RATE_LIMIT : 0;
@@ -162,7 +159,7 @@ int weft_ingress(struct __sk_buff *skb)
 	if (why)
 		return drop(skb, counters_of(sender_seat(skb)), why);
 	count_sent(skb, counters_at(to.slot));
-	return into_guest(skb, to, s->arrival.peer_works);
+	return into_guest(skb, &to, s->arrival.peer_works);
 }
 
 /* The same of a copy, on its way out to the guest: whoever made it counts it, and hears whether it passed. */
@@ -360,7 +357,7 @@ int weft_from_port(struct __sk_buff *skb)
 		if (!within_limit(skb, p, sender_seat(skb), DIRECTION_FROM_GUEST, 0))
 			return drop(skb, c, DROP_RATE_LIMIT);
 	}
-	if (port->flags & PORT_GUARDED) {
+	if (port->flags & PORT_GUARDED && !carries_on(skb, DIRECTION_FROM_GUEST, port->number)) {
 		bool kept = kept_here(skb, p, subnet);
 
 		/* What the host itself keeps is asked of no group: only whether it may go out into a VLAN as well. */
@@ -429,13 +426,12 @@ int weft_from_uplink(struct __sk_buff *skb)
 	struct counters *c, *to_counters;
 	struct subnet *subnet;
 	struct record *record;
-	struct local_port *to, port = {};
+	struct local_port *to;
 	struct packet *p;
 	struct outer o = {};
 	enum drop_reason why;
 	__u32 count, place_vsid, zero = 0;
-	bool same_family, many;
-	int verdict;
+	bool same_family, many, peer_works;
 
 	me = this_host();
 	skb->cb[2] = 0;
@@ -504,29 +500,31 @@ int weft_from_uplink(struct __sk_buff *skb)
 	if (to && (to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
 	    !within_limit(skb, p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, o.bytes))
 		return drop(skb, c, DROP_RATE_LIMIT);
-	if (to)
-		port = *to;
 	same_family = (p->type == ETHERTYPE_IPV4) == (skb->protocol == ETHERTYPE_IPV4);
 	if (tunnel_pop(skb, p, &o))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (o.rule == RULE_STT)
 		count = packets_in(skb); /* the frame's, whose segments are other ones */
-	to_counters = many || port.flags & PORT_GUARDED ? NULL : counters_at(port.slot);
+	if (o.ecn == 3 && !mark_congestion(skb, p))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (!to)
+		return flood_locally(skb, p, subnet, o.vsid, count, c);
+	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
+	peer_works = weft_decap_l3 || same_family;
+	if (to->flags & PORT_GUARDED) {
+		parse_transport(skb, p, ETHERNET_BYTES);
+		if (to->flags & PORT_QOS || !carries_on(skb, DIRECTION_TO_GUEST, to->number)) {
+			leave_to_ingress(to, peer_works);
+			leave_read();
+			return to_ingress(skb, c);
+		}
+	}
+	to_counters = counters_at(to->slot);
 	if (to_counters) {
 		to_counters->sent_packets += count;
 		to_counters->sent_bytes += o.length;
 	}
-	if (o.ecn == 3 && !mark_congestion(skb, p))
-		return drop(skb, c, DROP_ENCAP_FAILED);
-	if (many)
-		return flood_locally(skb, p, subnet, o.vsid, count, c);
-	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
-	verdict = to_local_port(skb, port, weft_decap_l3 || same_family);
-	if (verdict != TO_INGRESS)
-		return verdict;
-	parse_transport(skb, p, ETHERNET_BYTES);
-	leave_read();
-	return to_ingress(skb, c);
+	return into_guest(skb, to, peer_works);
 }
 
 SEC("tc")

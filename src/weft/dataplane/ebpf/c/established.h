@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The fast way through the tracker, without the lock of the connection: of packets of which there is nothing to be asked, told or
+ * heard, and that come in the same moment of the coarse clock as one before them. They are nearly all. Of them it does
+ * what judge() does; all others it leaves as they are, to judge().
+ *
+ * A packet is counted without the lock: where two CPUs have one of the same direction at once, one may be missing.
+ */
+#pragma once
+
+#include "conntrack.h"
+
+/* A segment without SYN, FIN and RST, whose header is linear: 0; -1: it is none. */
+INLINE int read_plain_segment(struct __sk_buff *skb, const struct packet *p, struct tcp_segment *s)
+{
+	__u8 *tcp = (void *)(long)skb->data + ETHERNET_BYTES + (p->l4_offset & 63);
+	__u32 header, length = p->ip_length - p->l4_offset;
+
+	if ((void *)(tcp + TCP_BYTES) > (void *)(long)skb->data_end)
+		return -1;
+	header = (tcp[12] >> 4) * 4;
+	s->flags = tcp[13] & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
+	if (header < TCP_BYTES || header > length || s->flags != TCP_ACK)
+		return -1;
+	s->seq = bpf_ntohl(*(__be32 *)(tcp + 4));
+	s->ack = bpf_ntohl(*(__be32 *)(tcp + 8));
+	s->window = bpf_ntohs(*(__be16 *)(tcp + 14));
+	s->data_bytes = length - header;
+	s->end = s->seq + s->data_bytes;
+	return 0;
+}
+
+/* Of UDP: it has been answered and told of, or the one who has begun it goes on. */
+INLINE bool others_flow(const struct connection *c, __u32 side)
+{
+	if (c->flags & REFUSED)
+		return false;
+	return c->state == STATE_UDP_REPLIED ? c->flags & TOLD : c->state == STATE_UDP_UNREPLIED && side == c->opener;
+}
+
+/* 1: the packet passes, and is counted; 0: judge() is to say, and nothing has been done. port: its number, as in struct
+ * guard; packets[0] is the packet's. Its epoch is that of the rules, so there is nothing to ask them; what a guard's flags
+ * say is of packets without a connection, and of those of another epoch.
+ */
+__noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
+{
+	__u32 zero = 0, side = direction & 1;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+	struct tracking *t = tracking_of_host();
+	struct connection_key key = { .port = port };
+	struct tcp_segment s = {};
+	struct connection *c;
+	__u64 now_ns;
+	__be16 ports[2];
+
+	if (!p || !t || !p->l4_word || p->ip_length < p->l4_offset + UDP_BYTES)
+		return 0;
+	__builtin_memcpy(ports, &p->l4_word, sizeof(ports));
+	put_ends(&key, side, &p->source, &p->destination, ports[0], ports[1]);
+	key.protocol = p->protocol;
+	if (p->protocol == IPPROTO_TCP && (read_plain_segment(skb, p, &s) || (s.data_bytes && is_control(&key, t->ftp_port))))
+		return 0;
+	c = bpf_map_lookup_elem(&connections, &key);
+	if (!c || c->epoch != t->epoch)
+		return 0;
+	/* What puts off its end writes behind the lock: here it is the same moment of the coarse clock still. */
+	now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
+	if (c->expires_ns != now_ns + t->timeouts_ns[c->state & (STATES - 1)])
+		return 0;
+	if (p->protocol == IPPROTO_TCP ? !tcp_flows(c, side, &s) : !others_flow(c, side))
+		return 0;
+	c->packets[side] += 1;
+	c->bytes[side] += skb->len;
+	return 1;
+}
