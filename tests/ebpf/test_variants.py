@@ -57,7 +57,7 @@ def test_the_outer_header_comes_off(variant: Programs, outer: int, inner: int, p
     variant.maps["subnets"].update(*layout.subnet(replace(SUBNET, accepts=tuple(Rule))))
     variant.maps["records"].update(*layout.record(Record(SUBNET.vsid, ADDRESSES[inner][0], PAS[outer][0], PEER_MAC)))
     local = layout.MAC_KEY.pack(SUBNET.vsid, layout.mac(MAC_A), 0)
-    variant.maps["local"].update(local, layout.LOCAL.pack(LOOPBACK, 0, layout.ENABLED, 0))
+    variant.maps["local"].update(local, layout.LOCAL.pack(LOOPBACK, 0, layout.ENABLED, 0, 0))
 
     source, target = ADDRESSES[inner]
     network = IP(src=source, dst=target) if inner == 4 else IPv6(src=source, dst=target)
