@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Asks c/conntrack.h of a frame, by the guard of the seat and in the direction that its VLAN and mark say. */
+/* Asks c/conntrack.h of a frame, by the guard of the seat and in the direction that its VLAN and mark say;
+ * cb[0]: whether c/established.h has let it pass.
+ */
 #pragma clang diagnostic ignored "-Wunused-function"
 #include "established.h"
 
@@ -18,7 +20,8 @@ int ask(struct __sk_buff *skb)
 	if (parse(skb, p, 0, skb->len))
 		return -2;
 	parse_transport(skb, p, ETHERNET_BYTES);
-	return carries_on(skb, skb->mark & 1, g->port) ? 0 : guarded(skb, p, at, skb->mark & 1);
+	skb->cb[0] = carries_on(skb, skb->mark & 1, g->port);
+	return skb->cb[0] ? 0 : guarded(skb, p, at, skb->mark & 1);
 }
 
 SEC("tc")

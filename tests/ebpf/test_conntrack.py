@@ -66,6 +66,7 @@ class Asking:
         self.settings = conntrack.Settings()
         self.epoch = 0
         self.start_ns = 0
+        self.fast = False  # the last packet went the fast way
 
     def begin(self, settings: conntrack.Settings, *, keep: bool) -> None:
         for name in ("connections", "quotas", "expectations", "expecting", "lines"):
@@ -132,9 +133,10 @@ class Asking:
         return bytes(ran.data[14 : 14 + ran.retval])
 
     def ask(self, port: str, side: int, frame: bytes) -> DropReason | None:
-        answer = self._run(frame, LOOPBACK, mark=PORTS.index(port) << 1 | side).retval
-        assert answer >= 0
-        return DropReason(answer) if answer else None
+        ran = self._run(frame, LOOPBACK, mark=PORTS.index(port) << 1 | side)
+        assert ran.retval >= 0
+        self.fast = bool(ran.context.cb[0])
+        return DropReason(ran.retval) if ran.retval else None
 
 
 def _short(address: bytes) -> bytes:
@@ -175,6 +177,54 @@ def test_a_conversation(asking: Asking, conversation: Conversation) -> None:
         assert asking.ask(turn.port, turn.side, turn.frame) == turn.dropped, rank
 
 
+def _tcp(side: int, flags: int, seq: int, ack: int, data: int = 0, number: int = 80) -> bytes:
+    ports = (40000, number) if side == 0 else (number, 40000)
+    segment = struct.pack("!HHIIBBHHH", *ports, seq, ack, 0x50, flags, 1000, 0, 0) + bytes(data)
+    ends = (LOCAL4, REMOTE4) if side == 0 else (REMOTE4, LOCAL4)
+    return MAC_PAIR + b"\x08\0" + packet.ipv4(*ends, 6, segment)
+
+
+@pytest.mark.root
+def test_the_fast_way_is_for_what_is_under_way_and_for_nothing_else(asking: Asking) -> None:
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.admit(groups(ADMITTED, open_out=True))
+    asking.at(asking.start_ns)
+
+    def fast(side: int, flags: int, seq: int, ack: int, data: int = 0, dropped: DropReason | None = None) -> bool:
+        assert asking.ask("a", side, _tcp(side, flags, seq, ack, data)) == dropped
+        return asking.fast
+
+    assert not any((fast(0, SYN, 1000, 0), fast(1, SYN | ACK, 5000, 1001), fast(0, ACK, 1001, 5001)))
+    assert all((fast(0, ACK, 1001, 5001, 100), fast(1, ACK, 5001, 1101), fast(1, ACK, 5001, 1101, 200)))
+    assert not fast(0, ACK, 4001, 5201, 10, DropReason.CONNECTION_INVALID)  # outside the window
+    assert not fast(0, ACK, 2050, 5201, 100)  # beyond its edge
+    assert not fast(0, RST | ACK, 9000, 5201, 0, DropReason.CONNECTION_INVALID)
+    asking.at(asking.start_ns + 1)
+    assert not fast(0, ACK, 2150, 5201)  # the first of its tick
+    assert fast(0, ACK, 2150, 5201)
+    asking.admit(groups(ADMITTED, open_out=True))
+    asking.at(asking.start_ns + 1)
+    assert not fast(0, ACK, 2150, 5201)  # the first under new rules
+    assert fast(0, ACK, 2150, 5201)
+    asking.admit(groups(ADMITTED, open_out=False))
+    asking.at(asking.start_ns + 1)
+    assert not fast(0, ACK, 2150, 5201, 0, DropReason.SECURITY_GROUP)
+    assert not fast(1, ACK, 5201, 2150, 0, DropReason.SECURITY_GROUP)
+
+
+@pytest.mark.root
+def test_what_ftp_says_does_not_go_the_fast_way(asking: Asking) -> None:
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.admit(groups(ADMITTED, open_out=True))
+    asking.at(asking.start_ns)
+    for side, flags, seq, ack in ((0, SYN, 1000, 0), (1, SYN | ACK, 5000, 1001), (0, ACK, 1001, 5001)):
+        asking.ask("a", side, _tcp(side, flags, seq, ack, number=21))
+    asking.ask("a", 1, _tcp(1, ACK, 5001, 1001, number=21))
+    assert asking.fast
+    asking.ask("a", 1, _tcp(1, ACK, 5001, 1001, 30, number=21))
+    assert not asking.fast
+
+
 def entry(flags: int, pending: tuple[int, int, int], expires_ns: int, number: int = 80) -> dict[bytes, bytes]:
     """An established connection of port a, as the agent hands it over."""
     ends = (40000).to_bytes(2, "big"), number.to_bytes(2, "big")
@@ -186,6 +236,7 @@ def entry(flags: int, pending: tuple[int, int, int], expires_ns: int, number: in
 
 
 MOVED, PENDING = 16384, 32
+SYN, RST, ACK = 2, 4, 16
 
 
 @pytest.mark.root
