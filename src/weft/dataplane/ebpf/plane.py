@@ -1322,7 +1322,7 @@ class EbpfDataPlane:
                     yield key, found
 
     def marks(self, ports: Collection[str]) -> Iterator[tuple[str, bytes, Mark]]:
-        names = {security.port_number(port).to_bytes(8, sys.byteorder): port for port in ports}
+        names = {layout.port_number(port).to_bytes(8, sys.byteorder): port for port in ports}
         now_ns = self._tracking.now_ns()
         for key, value in self._connections.entries():
             if (port := names.get(key[:8])) is not None:
@@ -1341,7 +1341,7 @@ class EbpfDataPlane:
         names = self._numbered()
         self.hits(), self.denials()  # of what is gone, they forget it
         # Of ports that are not known (yet) nothing can be told from those that are gone.
-        known = names.keys() | {security.port_number(port) for port in keep}
+        known = names.keys() | {layout.port_number(port) for port in keep}
         gone = known if self._known.all_ports else None
         now_ns = time.monotonic_ns()
         swept = self._connections.sweep(now_ns, gone)
