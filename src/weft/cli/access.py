@@ -73,7 +73,10 @@ def list_tokens(url: str, output: Output) -> None:
         return
     show.table(
         ["id", "user", "role", "tenant", "expires", "description"],
-        [[each.id, each.user, each.role, each.tenant, each.expires, each.description] for each in found],
+        [
+            [each.id, each.user, each.role, references.short(each.tenant or ""), each.expires, each.description]
+            for each in found
+        ],
         nothing="there are no tokens",
     )
 
