@@ -198,7 +198,7 @@ def test_whom_rules_have_no_room_for_is_denied_and_everybody_else_is_not(weft_ob
     rows = policy(records, (*ALL, DENY_MUCH, *DENY_MORE))
     if order == "the port comes first":
         rows.sort(key=lambda row: isinstance(row, Record) and bool(row.groups))
-    with harness(weft_object, replace(SMALL, rules=160)) as of:
+    with harness(weft_object, replace(SMALL, rules=8 * 160)) as of:  # a tenant's part is an eighth
         assert of.plane.bind(BIND) == []
         failures = of.plane.update(rows)
         untold = {address for address in records if ("records", VSID, address) in {failure.key for failure in failures}}
@@ -252,6 +252,32 @@ def test_who_has_no_room_at_all_makes_all_that_nobody_knows_denied_until_there_i
         assert of.plane.delete(gone) == []
         assert of.plane.unidentified() == 0
         assert fate(of, "10.0.0.99") == PASSES
+
+
+def test_a_tenant_that_wants_more_than_its_part_closes_its_own_port_and_no_others(weft_object: Path) -> None:
+    """As where the door did not know. Each change of the other's rules is in effect all the same."""
+    greedy = "tenants/red/security-groups/greedy"
+    wide = tuple(SecurityRule(500 + n, f"{greedy}/rules/{n}", IN, 4, 100 + n, 1, 65_534) for n in range(20))
+    rows = [
+        *policy({"10.0.0.9": (), "10.0.0.10": (BANNED,)}, (*ALL, DENY)),
+        SecurityGroup(3, greedy, stateful=False, rules=wide),
+    ]
+    (client,) = (row for row in rows if isinstance(row, Port) and row.port == CLIENT)
+    reds = replace(client, port="tenants/red/ports/p", mac="02:00:00:00:00:09", groups=(3,))
+    with harness(weft_object, replace(SMALL, rules=8 * 160)) as of:
+        assert of.plane.bind({**BIND, reds.port: "port2"}) == []
+        failures = of.plane.update([*rows, reds])
+        assert {failure.key for failure in failures} == {reds.key}
+        assert "rules: full at 160 entries of one tenant" in failures[0].reason
+        for allowed in (53, 54, 55):
+            one = SecurityRule(13, "one", IN, 4, UDP, allowed, allowed)
+            changed = SecurityGroup(SERVERS, "servers", stateful=False, rules=(one, DENY))
+            assert all(failure.key == reds.key for failure in of.plane.update([changed, reds]))
+            for port in (53, 54, 55):
+                assert fate(of, "10.0.0.9", port) == (PASSES if port == allowed else (False, {"": 1}))
+            assert fate(of, "10.0.0.10", allowed) == (False, {"banned": 1})
+        few = SecurityGroup(3, greedy, stateful=False, rules=wide[:3])
+        assert of.plane.update([few, reds]) == []
 
 
 def test_a_change_of_rules_is_whole_to_each_packet_that_meets_it(weft_object: Path) -> None:

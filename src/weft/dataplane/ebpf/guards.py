@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from weft.contracts.dataplane import Failure
 from weft.dataplane.ebpf import layout, security
 from weft.dataplane.ebpf.security import Flag
+from weft.dataplane.ebpf.shares import Owner, Shares
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Rejected
 from weft.policy.rows import AddressGroup, Direction, Key, Port, Record, SecurityGroup
@@ -57,6 +58,8 @@ class Guards:
 
     def __init__(self, guards: Table, identities: Table, classes: Table, rules: Table) -> None:
         self.guards, self.identities, self.classes, self.rules = guards, identities, classes, rules
+        ports = guards.map.max_entries
+        self._of_classes, self._of_rules = Shares(classes, ports), Shares(rules, ports)
         self.changed = False
         self.missing: set[bytes] = set()
         self._groups: dict[int, SecurityGroup] = {}
@@ -176,9 +179,9 @@ class Guards:
         entries: dict[bytes, bytes] = {}
         for _, some in said:
             entries |= some
-        refused = self.rules.put(entries)
+        refused = self._of_rules.put(entries)
         if refused:
-            self.rules.drop([key for key in entries if key in self.rules.told])
+            self._of_rules.drop(entries)
             self._untold[bears] = refused[0]
             return security.UNKNOWN
         self._untold.pop(bears, None)
@@ -271,11 +274,11 @@ class Guards:
             return known, []
         made = self._compile(numbers)
         self._litter = True
-        refused = self.classes.put(made.classes) + self.rules.put(made.rules)
+        refused = self._of_classes.put(made.classes) + self._of_rules.put(made.rules)
         if not refused:
             self._policies[numbers] = made
             for number, entries in list(made.of.items()):
-                if why := self.rules.put(entries):
+                if why := self._of_rules.put(entries):
                     self._untell(number, why[0])
         return made, list(dict.fromkeys(refused))
 
@@ -291,7 +294,7 @@ class Guards:
         self.changed = True
         for policies in self._policies.values():
             entries = policies.of.pop(number, {})
-            self.rules.drop([key for key in entries if key in self.rules.told])
+            self._of_rules.drop(entries)
 
     def _compile(self, numbers: tuple[int, ...]) -> Policies:
         groups = tuple(self._groups[number] for number in numbers if number in self._groups)
@@ -315,6 +318,9 @@ class Guards:
         for number, bears in self._bears.items():
             if entries := made.identity(number, bears):
                 made.of[number] = entries
+        owner = Owner(made.numbers[security.LOOKS[0]], next((_tenant_of(group) for group in groups), ""))
+        for shares in (self._of_classes, self._of_rules):
+            shares.give(made.numbers.values(), owner)
         return made
 
     def settle(self, *, prune: bool = False) -> list[Failure]:
@@ -326,13 +332,13 @@ class Guards:
         for numbers in [numbers for numbers in self._policies if numbers not in in_use]:
             del self._policies[numbers]
             self._litter = True
-        if not failures:
-            failures = self._tell_by(frozenset().union(*self._named.values()))
-            if self._litter or prune:
-                self._litter = False
-                self._tidy(prune=prune)
-            if bool(self.missing) != self._partial:
-                failures += self._guard_all()
+        named = (*self._named.values(), *(policies.names for policies in self._policies.values()))
+        failures += self._tell_by(frozenset().union(*named))
+        if self._litter or prune:
+            self._litter = False
+            self._tidy(prune=prune)
+        if bool(self.missing) != self._partial:
+            failures += self._guard_all()
         failures += self._unsaid
         self._unsaid = []
         return failures
@@ -345,11 +351,15 @@ class Guards:
             groups = tuple(self._groups[number] for number in numbers if number in self._groups)
             if groups == policies.groups and not _names_addresses(groups):
                 self._policies[numbers] = policies
+        kept: set[tuple[int, ...]] = set()
         for seat, row in self._ports.items():
-            failures += (Failure(row.key, why) for why in self._guard(seat, row))
+            refused = self._guard(seat, row)
+            failures += (Failure(row.key, why) for why in refused)
+            if refused:
+                kept.add(tuple(sorted(row.groups)))
         if failures:
-            # The former ones are what ports still have.
-            self._policies = {**former, **self._policies}
+            # What these ports still have.
+            self._policies.update((numbers, former[numbers]) for numbers in kept if numbers in former)
             self._stale = True
         return failures
 
@@ -362,12 +372,22 @@ class Guards:
             del self._bears[number]
             for policies in self._policies.values():
                 policies.of.pop(number, None)
-        for table, keep in (
-            (self.rules, {key for policies in self._policies.values() for key in _all_rules(policies)}),
-            (self.classes, {key for policies in self._policies.values() for key in policies.classes}),
+        known = {number for policies in self._policies.values() for number in policies.numbers.values()}
+        for table, shares, keep in (
+            (
+                self.rules,
+                self._of_rules,
+                {key for policies in self._policies.values() for key in _all_rules(policies)},
+            ),
+            (
+                self.classes,
+                self._of_classes,
+                {key for policies in self._policies.values() for key in policies.classes},
+            ),
         ):
             if len(keep) != len(table.told):
-                table.drop([key for key in table.told if key not in keep])
+                shares.drop([key for key in table.told if key not in keep])
+            shares.forget(known)
             if prune:
                 table.drop([key for key, _ in table.entries() if key not in keep])
 
@@ -377,6 +397,11 @@ def _all_rules(policies: Policies) -> dict[bytes, bytes]:
     for entries in policies.of.values():
         found |= entries
     return found
+
+
+def _tenant_of(group: SecurityGroup) -> str:
+    """By the group's name: tenants/blue/security-groups/web."""
+    return group.name.partition("/security-groups/")[0]
 
 
 def _names_addresses(groups: Iterable[SecurityGroup]) -> bool:

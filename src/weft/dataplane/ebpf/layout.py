@@ -109,6 +109,7 @@ HEARING = struct.Struct("=QQ")  # how many were learned, how often there was no 
 GUARD = struct.Struct("=Q4III")
 CLASS_KEY = struct.Struct("=II16s")
 RULE_KEY = struct.Struct("=IIIBB2s")
+_POLICY = struct.Struct("=4xI")  # of both
 RULING = struct.Struct("=IiI")
 STATES = 32
 TRACKING = struct.Struct(f"={STATES}QQIIIII2s2x")
@@ -318,6 +319,11 @@ def route(row: Route) -> tuple[bytes, bytes]:
 def route_key(rdid: str, prefix: str) -> bytes:
     packed, length, family = _prefix(prefix)
     return ROUTE_KEY.pack(ROUTE_BITS + length, _rdid(rdid), family, packed)
+
+
+def policy_of(key: bytes) -> int:
+    """Of a key of classes or rules."""
+    return int(_POLICY.unpack_from(key)[0])
 
 
 def segment(ifindex: int, vlan: int) -> bytes:
