@@ -29,6 +29,8 @@ def without_limits(policy: Policy) -> Policy:
 UNLIMITED = without_limits(MAIN)
 #: Outer Ethernet, IPv6, GRE, inner Ethernet, IPv6: behind it is what nobody here reads.
 HEADERS_BYTES = 122
+#: And all of a byte at once.
+EVERY_BIT = (0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xFF)
 LONGEST_BYTES = 160
 
 
@@ -107,7 +109,7 @@ def test_cut_at_every_byte(case: Case, driver: EbpfDriver, reference: ReferenceD
 def test_every_byte_turned(case: Case, driver: EbpfDriver, reference: ReferenceDataPlane) -> None:
     """Lengths, versions, reserved bits, flags, addresses."""
     for at in range(min(len(case.frame), HEADERS_BYTES)):
-        for mask in (0x01, 0x80, 0xFF):
+        for mask in EVERY_BIT:
             frame = bytearray(case.frame)
             frame[at] ^= mask
             _agree(driver, reference, case.interface, bytes(frame))
