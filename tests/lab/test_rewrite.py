@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from lab.scenes import RULES, connected, fabric_wire, set_rule
 from polling import eventually
 from weft.lab import capture, plan
 from weft.lab.lab import Lab
-from weft.lab.traffic import Stream
+from weft.lab.traffic import Stream, udp
 from weft.model.features import Rule
+
+#: linux/udp.h, which Python's socket does not name.
+UDP_SEGMENT = 103
 
 HERE = Path(__file__).parent
 NETWORK = "provider-networks/fabric"
@@ -83,27 +87,74 @@ def test_nothing_is_lost_on_the_way_to_it_and_back_and_the_whole_mtu_is_the_gues
     assert "3 received" in done.stdout, done.stdout
 
 
-def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, tmp_path: Path) -> None:
+def set_offload(lab: Lab, what: str, state: str) -> None:
+    """Of a guest, or of a host's uplink: whether it leaves checksums and segments to whoever is behind it."""
+    words = ["ethtool", "-K", "eth0", "tx", state, "tso", state]
+    done = lab.exec(what, *words)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(params=["guests", "kernel"])
+def finished_by(request: pytest.FixtureRequest, rewriting: Lab) -> Iterator[str]:
+    """Who makes the checksums and segments that are on the wire: unfinished ones are no business of the wire's. The
+    kernel does it behind the programs, as a network card would.
+    """
+    for guest in ("t/a", "t/b", "t/c"):
+        set_offload(rewriting, guest, "off" if request.param == "guests" else "on")
+    for host in ("h1", "h2"):
+        set_offload(rewriting, host, "off")
+    try:
+        yield str(request.param)
+    finally:
+        for what in ("t/a", "t/b", "t/c", "h1", "h2"):
+            set_offload(rewriting, what, "on")
+
+
+def datagrams(lab: Lab, together: bytes, size: int) -> bytes:
+    """What comes out at one guest of datagrams that another hands over together, and of one in fragments."""
+    version = 6 if ":" in only_address(lab, "t/a") else 4
+    a, b = lab.guest("t/a"), lab.guest("t/b")
+    with udp(b.namespace, version, 7012) as listener, udp(a.namespace, version) as sender:
+        listener.settimeout(5)
+        sender.setblocking(True)
+        sender.connect((only_address(lab, "t/b"), 7012))
+        sender.send(bytes(4000))
+        assert len(listener.recv(5000)) == 4000
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+        sender.send(together)
+        return b"".join(listener.recv(5000) for _ in range(len(together) // size))
+
+
+def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, finished_by: str, tmp_path: Path) -> None:
     for subnet in (SUBNET, OTHER):
         set_rule(rewriting, subnet, Rule.REWRITE)
-    for guest in ("a", "b"):
-        # Unfinished checksums are no business of the wire's.
-        inside = rewriting.guest(f"t/{guest}")
-        command = ("nsenter", f"--net=/run/netns/{inside.namespace}", "ethtool", "-K", "eth0", "tx", "off")
-        subprocess.run(command, check=True, capture_output=True)
-    sent = bytes(range(256)) * 400
+    for guest in ("t/a", "t/b"):
+        rewriting.exec(guest, "sysctl", "-qw", "net.ipv6.conf.eth0.mtu=1500")
+    sent, together = bytes(range(256)) * 400, bytes(range(200)) * 50
     with fabric_wire(rewriting, "h2") as wire:
         got = carried(rewriting, sent)
-        done = rewriting.exec("t/a", "ping", "-c", "3", "-i", "0.05", "-W", "2", only_address(rewriting, "t/c"))
+        assert datagrams(rewriting, together, 1000) == together
+        for to, size in (("t/c", "56"), ("t/b", "4000")):  # in fragments, too
+            words = ("ping", "-c", "3", "-i", "0.05", "-W", "2", "-M", "dont", "-s", size, only_address(rewriting, to))
+            done = rewriting.exec("t/a", *words)
+            assert "3 received" in done.stdout, done.stdout
         passed = wire.frames(lambda _: False, within_s=0.2)
     assert got == sent
-    assert "3 received" in done.stdout, done.stdout
+    assert max(map(len, passed)) <= 1514, f"segments made by the {finished_by}"
     file = tmp_path / "wire.pcap"
     capture.write_pcap(file, passed)
     checked = [word for field in ("ip", "tcp", "udp") for word in ("-o", f"{field}.check_checksum:TRUE")]
     assert capture.decode(file, "-Y", "gre || vxlan || geneve") == ""
-    bad = "ip.checksum.status == 0 || tcp.checksum.status == 0 || icmpv6.checksum.status == 0"
+    layers = ("ip", "tcp", "udp", "icmp", "icmpv6")
+    bad = " || ".join(f"{layer}.checksum.status == 0" for layer in layers)
     assert capture.decode(file, *checked, "-Y", f"{bad} || _ws.malformed") == ""
+    found = {layer: capture.decode(file, *checked, "-Y", f"{layer}.checksum.status == 1") for layer in layers}
+    six = ":" in only_address(rewriting, "t/a")
+    assert {layer for layer, lines in found.items() if lines} == {
+        "tcp",
+        "udp",
+        *(("icmpv6",) if six else ("ip", "icmp")),
+    }
     ends = {pa_of(rewriting, "a"), pa_of(rewriting, "b")}
     layer = "ipv6" if ":" in min(ends) else "ip"
     told = capture.decode(file, "-Y", "tcp", "-T", "fields", "-e", f"{layer}.src", "-e", f"{layer}.dst")
@@ -179,9 +230,8 @@ def test_a_port_that_moves_to_another_subnet_of_pas_loses_nothing_and_is_rewritt
 
 def test_large_segments_cross_whole(rewriting: Lab) -> None:
     set_rule(rewriting, SUBNET, Rule.REWRITE)
-    for inside in (rewriting.guest("t/a"), rewriting.guest("t/b")):
-        command = ("nsenter", f"--net=/run/netns/{inside.namespace}", "ethtool", "-K", "eth0", "tx", "on", "tso", "on")
-        subprocess.run(command, check=True, capture_output=True)
+    for guest in ("t/a", "t/b"):
+        set_offload(rewriting, guest, "on")
     sent = bytes(range(256)) * 20_000
     with fabric_wire(rewriting, "h2") as wire:
         got = carried(rewriting, sent)

@@ -12,9 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from lab.scenes import RULES, address, connected, dropped, fabric_wire, set_rule
+from lab.neighbours import FLOOD, Neighbours, attack
+from lab.scenes import (
+    RULES,
+    UPLINK,
+    address,
+    between,
+    connected,
+    dropped,
+    drops,
+    fabric_wire,
+    guest_wire,
+    heard,
+    mac_of,
+    set_rule,
+)
+from packets import tunnels
 from polling import eventually
-from weft.lab import capture
+from weft.lab import capture, plan
 from weft.lab.lab import Lab
 from weft.lab.traffic import Stream, udp
 from weft.model.features import Rule
@@ -145,6 +160,96 @@ def test_by_stt_datagrams_that_are_to_be_segmented_are_dropped_by_name(ruled: La
         sender.connect((address(right), 7011))
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
         sender.send(bytes(8000))
+
+
+def arriving(lab: Lab, rule: Rule, vsid: int, inner: bytes, **fields: object) -> bytes:
+    """What h1 would send to h2 by a rule, on the fabric's wire to h2."""
+    source, to = (lab.spec.host(name).pa for name in ("h1", "h2"))
+    # NVGRE's key is GRE's, of which the upper 24 bits are the VSID.
+    by, key = (Rule.GRE, vsid << 8) if rule is Rule.NVGRE else (rule, vsid)
+    outer = tunnels.Wire(by, 6 if ":" in to else 4)
+    mac = mac_of(plan.host_namespace(lab.spec.name, "h2"), plan.UPLINK)
+    kind = b"\x86\xdd" if ":" in to else b"\x08\x00"
+    packet = outer.packet(source, to, key, 0x12345678, inner, **fields)
+    return bytes.fromhex(mac.replace(":", "") + "020000000099") + kind + packet
+
+
+TAKEN = (Rule.NVGRE, Rule.VXLAN, Rule.GENEVE)
+
+
+@pytest.mark.parametrize("by", TAKEN)
+def test_a_host_takes_a_subnets_packets_by_its_rule_and_by_no_other_any_more(ruled: Lab, by: Rule) -> None:
+    """What another subnet travels by is dropped by name; what none travels by is left to the host's own stack."""
+    left, right = ruled.guest("t/left"), ruled.guest("t/right")
+    set_rule(ruled, CHANGING, next(rule for rule in RULES if rule is not by))
+    set_rule(ruled, CHANGING, by)
+    with fabric_wire(ruled, "h2") as wire, guest_wire(right) as there:
+        for rule in TAKEN:
+            mark = f"by {rule}, where it is {by}".encode()
+            frame = arriving(ruled, rule, 7001, bytes(between(left, right, mark=mark)))
+            if rule is by:
+                wire.send(frame)
+                assert heard(there, mark)
+                continue
+            if rule is Rule.GENEVE:  # the subnet beside it has that
+                with dropped(ruled, "h2", UPLINK, "rule_not_accepted"):
+                    wire.send(frame)
+                assert not heard(there, mark, within_s=0.1)
+                continue
+            before = drops(ruled, "h2", UPLINK)
+            wire.send(frame)
+            assert not heard(there, mark, within_s=0.1)
+            assert drops(ruled, "h2", UPLINK) == before, "nothing of ours"
+
+
+#: What is wrong with Geneve: the header's first byte, its second, its protocol -> why it is dropped.
+GENEVE: dict[str, tuple[bytes, str]] = {
+    "an option that is unknown and critical": (b"\x01\x40\x65\x58", "critical_option"),
+    "a version to come": (b"\x40\x00\x65\x58", "outer_malformed"),
+    "a control packet": (b"\x00\x80\x65\x58", "outer_malformed"),
+    "options beyond its end": (b"\x3f\x00\x65\x58", "outer_malformed"),
+    "no Ethernet inside": (b"\x00\x00\x08\x00", "outer_malformed"),
+}
+
+
+@pytest.mark.parametrize("what", GENEVE)
+def test_neighbours_under_a_flood_of_geneve_with(ruled: Lab, what: str) -> None:
+    header, reason = GENEVE[what]
+    set_rule(ruled, CHANGING, Rule.NVGRE)
+    inner = bytes(between(ruled.guest("t/here"), ruled.guest("t/there")))
+    # An option of four bytes, whose type says that it is critical, where there is one.
+    inner = bytes.fromhex("01028000") + inner if header[0] == 1 else inner
+    frame = arriving(ruled, Rule.GENEVE, 7002, inner)
+    at = frame.index(bytes.fromhex("0000655800"))
+    flood(ruled, frame[:at] + header + frame[at + len(header) :], reason)
+
+
+#: Inner frames that nobody takes, by whatever rule -> why.
+INNER = {
+    "a VLAN tag": (bytes.fromhex("81000005"), "vlan_tag"),
+    "two VLAN tags": (bytes.fromhex("88a8000581000005"), "vlan_tag"),
+    "an Ethernet type that nobody knows": (bytes.fromhex("88b5"), "ethertype"),
+}
+
+
+@pytest.mark.parametrize("rule", [Rule.VXLAN, Rule.GENEVE, Rule.GRE])
+@pytest.mark.parametrize("what", INNER)
+def test_neighbours_under_a_flood_of_tunnelled_frames_with(ruled: Lab, rule: Rule, what: str) -> None:
+    put_in, reason = INNER[what]
+    set_rule(ruled, CHANGING, rule)
+    inner = bytes(between(ruled.guest("t/left"), ruled.guest("t/right")))
+    flood(ruled, arriving(ruled, rule, 7001, inner[:12] + put_in + inner[12:]), reason)
+
+
+def flood(lab: Lab, frame: bytes, reason: str) -> None:
+    """Guests of the subnets beside it are unharmed while h2 is sent as many of it as somebody on the fabric can."""
+    fabric = plan.fabric_namespace(lab.spec.name)
+    before = drops(lab, "h2", UPLINK).get(reason, 0)
+    Neighbours(lab, "t/left", "t/right").unharmed(
+        fabric,
+        lambda: attack(fabric, FLOOD, frame, "host2"),
+        lambda: eventually(lambda: drops(lab, "h2", UPLINK).get(reason, 0) > before + 100, f"dropped as {reason}"),
+    )
 
 
 def offload(lab: Lab, state: str) -> None:
