@@ -104,9 +104,9 @@ def udhcpc(lab: Lab, name: str, directory: Path) -> Any:
     return client(lab, name, OWN_ETC, directory, "udhcpc", "-f", "-i", "eth0", "-T", "1", *asked)
 
 
-def dhclient(lab: Lab, name: str, directory: Path, version: int = 4) -> Any:
+def dhclient(lab: Lab, name: str, directory: Path, version: int = 4, *options: str) -> Any:
     files = ["-lf", str(directory / "leases" / "lease"), "-pf", str(directory / "pid")]
-    return client(lab, name, OWN_ETC, directory, "dhclient", f"-{version}", "-d", *files, "eth0")
+    return client(lab, name, OWN_ETC, directory, "dhclient", f"-{version}", *options, "-d", *files, "eth0")
 
 
 def addresses(lab: Lab, name: str, scope: str = "global") -> set[str]:
@@ -204,6 +204,18 @@ def test_a_guest_that_makes_its_own_address_makes_its_ports(asking: Lab) -> None
     eventually(lambda: addresses(asking, name) == {"fd00::b:0:ff:fe00:a"}, "the address of its MAC")
     eventually(lambda: routes(asking, name, 6).get("default") == {ROUTER}, "a router")
     assert asking.exec(name, "sysctl", "-n", "net.ipv6.conf.eth0.mtu").stdout.strip() == str(MTU)
+    assert pings(asking, name, "fd00:0:0:a::9")
+
+
+def test_a_guest_that_makes_its_own_address_asks_dhcpv6_for_the_rest(asking: Lab, tmp_path: Path) -> None:
+    name = "blue/told-1"
+    undress(asking, name, accept_ra=True)
+    own = {"fd00::c:0:ff:fe00:b"}
+    eventually(lambda: addresses(asking, name) == own, "the address of its MAC")
+    with dhclient(asking, name, tmp_path, 6, "-S"):
+        eventually(lambda: f"nameserver {DNS6}" in resolver(tmp_path), "a DNS server")
+        assert "search blue.example." in resolver(tmp_path)
+    assert addresses(asking, name) == own, "and no other address"
     assert pings(asking, name, "fd00:0:0:a::9")
 
 

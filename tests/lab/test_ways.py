@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import ICMPv6ND_RS, ICMPv6NDOptMTU, IPv6
+from scapy.layers.l2 import Ether
 
-from lab.scenes import address, connected
+from lab.scenes import address, connected, guest_wire
 from polling import eventually
 from weft.lab import plan, shell
 from weft.lab.lab import Lab
@@ -32,7 +36,8 @@ FLOWS = 8  # each way
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The tiny lab with two uplinks a host."""
     file = tmp_path_factory.mktemp("ways") / "lab.yaml"
-    file.write_text(f"underlay: {request.param}\n" + TINY.read_text())
+    of_both = TINY.read_text().replace("[10.0.0.0/24]", "[10.0.0.0/24, 'fd00:0:0:a::/64']")
+    file.write_text(f"underlay: {request.param}\n{of_both}")
     name = f"ways-{os.getpid()}"
     try:
         lab = Lab.up(file, name=name)
@@ -165,6 +170,37 @@ def narrow(lab: Lab, mtu_bytes: int) -> None:
             subprocess.run(["ip", "-n", fabric, "link", "set", wire, "mtu", str(mtu_bytes)], check=True)
 
 
+def told(lab: Lab, name: str) -> tuple[int, int]:
+    """The MTU that a guest is told which asks: by DHCP's option 26, and by a router advertisement."""
+    guest = lab.guest(name)
+    asks = (
+        Ether(src=guest.mac, dst="ff:ff:ff:ff:ff:ff")
+        / IP(src="0.0.0.0", dst="255.255.255.255")
+        / UDP(sport=68, dport=67)
+        / BOOTP(chaddr=bytes.fromhex(guest.mac.replace(":", "")), xid=1)
+        / DHCP(options=[("message-type", "discover"), "end"]),
+        Ether(src=guest.mac, dst="33:33:00:00:00:02")
+        / IPv6(src=address(guest, 6), dst="ff02::2", hlim=255)
+        / ICMPv6ND_RS(),
+    )
+    offered, advertised = 0, 0
+    with guest_wire(guest) as wire:
+
+        def answered() -> bool:
+            nonlocal offered, advertised
+            for question in asks:
+                wire.send(bytes(question))
+            for answer in map(Ether, wire.frames(lambda found: len(found) > 1, 0.3)):
+                if DHCP in answer and BOOTP in answer and answer[BOOTP].op == 2:
+                    offered = dict(each for each in answer[DHCP].options if len(each) == 2)["interface-mtu"]
+                if ICMPv6NDOptMTU in answer:
+                    advertised = answer[ICMPv6NDOptMTU].mtu
+            return bool(offered and advertised)
+
+        eventually(answered, "an offer and an advertisement")
+    return offered, advertised
+
+
 def test_a_path_that_takes_less_than_its_ends_is_found_out_and_guests_are_told(two: Lab) -> None:
     path_mtu = 1400
     fits = path_mtu - (62 if ":" in two.spec.hosts[0].pa else 42)
@@ -185,6 +221,7 @@ def test_a_path_that_takes_less_than_its_ends_is_found_out_and_guests_are_told(t
             assert len(read_exactly(theirs, 1_000_000)) == 1_000_000, "a connection goes on"
             writer.join()
             for guest, other in (("t/a", "t/b"), ("t/b", "t/a")):
+                assert told(two, guest) == (fits, fits), "by DHCP and by router advertisement"
                 two.exec(guest, "ip", "route", "flush", "cache")
                 to = address(two.guest(other))
                 done = two.exec(guest, "ping", "-c", "1", "-M", "do", "-s", str(fits - 27), "-W", "2", to)
