@@ -6,16 +6,35 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ebpf.driver import SIZES, TIMES, EbpfDriver, ebpf_driver
 from packets import build as b
-from packets.guarding import FIRST, FTP, GUARDED, MACS, NO_HTTP, SECOND, WEB1_PORT, WEB2_PORT, dns, ftp, opened
+from packets.guarding import (
+    FIRST,
+    FTP,
+    GROUPS,
+    GUARDED,
+    KEPT,
+    KEPT_NO_HTTP,
+    MACS,
+    NO_HTTP,
+    SECOND,
+    WEB1_PORT,
+    WEB2_PORT,
+    dns,
+    ftp,
+    guarded,
+    opened,
+)
 from packets.policy import BINDINGS, UPLINK, Policy
 from weft.contracts.connections import Connection
 from weft.dataplane.ebpf import build, conntrack, layout
+from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.connections import EXPECTED_OF_PORT, Expected, State
 from weft.policy.drop import DropReason
@@ -23,6 +42,7 @@ from weft.policy.rows import Port
 from weft.wire import carried as wire
 
 pytestmark = pytest.mark.root
+EPOCH_FORMER = 0xFFFFFFFF
 
 
 @pytest.fixture
@@ -172,25 +192,92 @@ def test_lines_that_are_not_whole_take_16_places_of_a_port_and_go_as_they_expire
     assert driver.plane._loaded.maps["lines"].max_entries == layout.LINE_PLACES * SIZES.ports
 
 
-def test_a_generation_that_takes_connections_over_holds_each_against_its_own_rules(driver: EbpfDriver) -> None:
-    """Though as many changes were told of to the one as to the other."""
-    talk(driver)
-    pins, former = driver.plane._pins, driver.plane._tracking.epoch
+@contextmanager
+def replaced(driver: EbpfDriver, sizes: Sizes, source: Path = build.OBJECT) -> Iterator[EbpfDriver]:
+    """Another process's data plane in the place of the driver's, which has been told of nothing."""
+    pins = driver.plane._pins
     driver.plane.close()
-    driver.plane = EbpfDataPlane(pins, replace(SIZES, records=SIZES.records * 2), source=build.OBJECT, times=TIMES)
+    driver.plane = EbpfDataPlane(pins, sizes, source=source, times=TIMES)
     again = EbpfDriver(driver.plane, driver._harness.netns, UPLINK)
     again._unreachable = driver._unreachable
     try:
+        yield again
+    finally:
+        again._wires.close()
+
+
+MORE = replace(SIZES, records=SIZES.records * 2)  # so that the maps are others
+KEEPING = guarded(GROUPS, KEPT)
+KEEPING_NO_HTTP = guarded(GROUPS, KEPT_NO_HTTP)
+
+
+def goes_on(driver: EbpfDriver) -> DropReason | None:
+    """Of HTTP that has been opened."""
+    to_server = opened(FIRST, SECOND)[3]
+    reason: DropReason | None = getattr(driver.inject(to_server.interface, to_server.frame), "reason", None)
+    return reason
+
+
+@pytest.mark.parametrize("upgrade", ["other maps", "other programs"])
+def test_an_upgrade_cuts_no_connection_that_is_kept_without_its_rule(
+    driver: EbpfDriver, upgrade: str, tmp_path: Path
+) -> None:
+    """Its epoch is a former one's, by which nothing can be told: nor is it new, and to be asked of."""
+    driver.load(KEEPING)
+    talk(driver)
+    driver.load(KEEPING_NO_HTTP)
+    assert goes_on(driver) is None
+    other = tmp_path / "other.bpf.o"
+    other.write_bytes(build.OBJECT.read_bytes() + b"\0")
+    sizes, source = (MORE, build.OBJECT) if upgrade == "other maps" else (SIZES, other)
+    with replaced(driver, sizes, source) as again:
+        again.load(KEEPING_NO_HTTP)
+        epochs = {layout.CONNECTION.unpack(value)[17] for _, value in again.plane._connections.entries()}
+        assert (epochs == {EPOCH_FORMER}) is (upgrade == "other maps")
+        assert goes_on(again) is None
+        fresh = opened(FIRST, SECOND, 81)[0]
+        assert getattr(again.inject(fresh.interface, fresh.frame), "reason", None) is DropReason.SECURITY_GROUP
+        # When connections are kept no longer, it is held against the rules as any other.
+        again.load(NO_HTTP)
+        assert goes_on(again) is DropReason.SECURITY_GROUP
+
+
+def test_what_was_cut_before_an_upgrade_stays_cut_where_connections_are_kept(driver: EbpfDriver) -> None:
+    talk(driver)
+    driver.load(NO_HTTP)
+    assert goes_on(driver) is DropReason.SECURITY_GROUP
+    with replaced(driver, MORE) as again:
+        again.load(KEEPING_NO_HTTP)
+        assert goes_on(again) is DropReason.SECURITY_GROUP
+        again.load(KEEPING)
+        assert goes_on(again) is None
+
+
+def test_what_another_host_told_of_is_asked_of_rules_behind_an_upgrade_too(driver: EbpfDriver) -> None:
+    """Nobody has held it against any rules here, so it is none that is kept."""
+    driver.load(KEEPING)
+    talk(driver)
+    told = {port: [of for _, of in driver.plane.carried(port) if of.protocol == 6] for port in (WEB1_PORT, WEB2_PORT)}
+    driver.plane.forget([found.key for found in driver.plane.connections()])
+    driver.load(KEEPING_NO_HTTP)
+    assert [driver.plane.take(port, found) for port, found in told.items()] == [1, 1]
+    with replaced(driver, MORE) as again:
+        again.load(KEEPING_NO_HTTP)
+        assert [layout.CONNECTION.unpack(value)[17] for _, value in again.plane._connections.entries()] == [0, 0]
+        assert goes_on(again) is DropReason.SECURITY_GROUP
+
+
+def test_a_generation_that_takes_connections_over_holds_each_against_its_own_rules(driver: EbpfDriver) -> None:
+    """Though as many changes were told of to the one as to the other."""
+    talk(driver)
+    former = driver.plane._tracking.epoch
+    with replaced(driver, MORE) as again:
         again.load(NO_HTTP)
         assert {found.protocol for found in again.plane.connections()} == {6, 17}
         while again.plane._tracking.epoch < former:
             again.plane._tracking.renew()
         assert again.plane._tracking.epoch == former
-        to_server = opened(FIRST, SECOND)[3]
-        said = again.inject(to_server.interface, to_server.frame)
-        assert getattr(said, "reason", None) is DropReason.SECURITY_GROUP
-    finally:
-        again._wires.close()
+        assert goes_on(again) is DropReason.SECURITY_GROUP
 
 
 def test_whoever_watches_hears_what_becomes_of_them(driver: EbpfDriver) -> None:
@@ -270,19 +357,12 @@ def test_what_ftp_expects_outlives_the_agent(driver: EbpfDriver) -> None:
     for exchange in ftp(FIRST, SECOND, b"227 (10,0,1,5,195,80)\r\n", by_server=True):
         driver.inject(exchange.interface, exchange.frame)
     before = {each.key for each in driver.plane.connections()}
-    pins = driver.plane._pins
-    driver.plane.close()
-    driver.plane = EbpfDataPlane(pins, SIZES, source=build.OBJECT, times=TIMES)
-    again = EbpfDriver(driver.plane, driver._harness.netns, UPLINK)
-    again._unreachable = driver._unreachable
-    try:
+    with replaced(driver, SIZES) as again:
         again.load(FTP)
         assert {each.key for each in again.plane.connections()} == before
         for exchange in opened(FIRST, SECOND, 50_000):
             assert getattr(again.inject(exchange.interface, exchange.frame), "reason", None) is None
         assert again.plane.expected()[Expected.ADMITTED] == 2
-    finally:
-        again._wires.close()
 
 
 def test_with_a_control_connection_goes_what_it_expects(driver: EbpfDriver) -> None:

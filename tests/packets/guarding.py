@@ -59,7 +59,7 @@ FTP_SERVERS = SecurityGroup(
     ),
 )
 
-_GROUPS = {WEB1_PORT: (1,), WEB2_PORT: (2,)}
+GROUPS = {WEB1_PORT: (1,), WEB2_PORT: (2,)}
 _BEARS = {"10.0.1.4": (1,), "10.0.1.5": (2,), "2001:db8:1::4": (1,), "2001:db8:1::5": (2,)}
 
 
@@ -81,14 +81,14 @@ def guarded(
     return replace(MAIN, rows=(*found, OFFICES, *rows))
 
 
-GUARDED = guarded(_GROUPS)
-NO_HTTP = guarded(_GROUPS, (CLIENTS, replace(SERVERS, rules=SERVERS.rules[2:])))
+GUARDED = guarded(GROUPS)
+NO_HTTP = guarded(GROUPS, (CLIENTS, replace(SERVERS, rules=SERVERS.rules[2:])))
 KEPT = tuple(replace(group, keep=True) for group in (CLIENTS, SERVERS))
 KEPT_NO_HTTP = (KEPT[0], replace(KEPT[1], rules=SERVERS.rules[2:]))
 #: The server has two groups, and the other one keeps nothing.
 NOT_BOTH = {WEB1_PORT: (1,), WEB2_PORT: (2, 4)}
 FOURTH = SecurityGroup(4, "fourth")
-ALONE = guarded(_GROUPS, bears={})
+ALONE = guarded(GROUPS, bears={})
 STATELESS = guarded({WEB2_PORT: (3,)}, (PLAIN,))
 FTP = guarded({WEB1_PORT: (4,), WEB2_PORT: (5,)}, (FTP_CLIENTS, FTP_SERVERS))
 NO_FTP = guarded({WEB1_PORT: (4,), WEB2_PORT: (5,)}, (FTP_CLIENTS, replace(FTP_SERVERS, rules=FTP_SERVERS.rules[1:])))
@@ -238,24 +238,24 @@ def scenes() -> list[Scene]:
             talk(FIRST, SECOND, data, REFUSED, NO_HTTP),
             talk(FIRST, SECOND, data, None, GUARDED),
         )),
-        Scene("unless all groups of the port keep theirs, which new ones have nothing of", guarded(_GROUPS, KEPT), (
+        Scene("unless all groups of the port keep theirs, which new ones have nothing of", guarded(GROUPS, KEPT), (
             *opened(FIRST, SECOND),
-            talk(FIRST, SECOND, data, None, guarded(_GROUPS, KEPT_NO_HTTP)),
+            talk(FIRST, SECOND, data, None, guarded(GROUPS, KEPT_NO_HTTP)),
             talk(FIRST, SECOND, tcp("S", 100, 0, (40001, 80)), REFUSED),
         )),
         Scene("and one that keeps nothing cuts them", guarded(NOT_BOTH, (*KEPT, FOURTH)), (
             *opened(FIRST, SECOND), talk(FIRST, SECOND, data, REFUSED, guarded(NOT_BOTH, (*KEPT_NO_HTTP, FOURTH))),
         )),
-        Scene("what was kept is cut when it is to be kept no longer", guarded(_GROUPS, KEPT), (
+        Scene("what was kept is cut when it is to be kept no longer", guarded(GROUPS, KEPT), (
             *opened(FIRST, SECOND),
-            talk(FIRST, SECOND, data, None, guarded(_GROUPS, KEPT_NO_HTTP)),
+            talk(FIRST, SECOND, data, None, guarded(GROUPS, KEPT_NO_HTTP)),
             talk(FIRST, SECOND, data, REFUSED, NO_HTTP),
         )),
         Scene("what was cut stays so when connections are kept from then on, until rules let it again", GUARDED, (
             *opened(FIRST, SECOND),
             talk(FIRST, SECOND, data, REFUSED, NO_HTTP),
-            talk(FIRST, SECOND, data, REFUSED, guarded(_GROUPS, KEPT_NO_HTTP)),
-            talk(FIRST, SECOND, data, None, guarded(_GROUPS, KEPT)),
+            talk(FIRST, SECOND, data, REFUSED, guarded(GROUPS, KEPT_NO_HTTP)),
+            talk(FIRST, SECOND, data, None, guarded(GROUPS, KEPT)),
         )),
         Scene("so does a member that is one no more", GUARDED, (
             *opened(FIRST, SECOND), talk(FIRST, SECOND, data, REFUSED, ALONE), talk(FIRST, SECOND, data, None, GUARDED),
