@@ -251,6 +251,8 @@ async def test_however_many_ports_leave_the_table_is_walked_as_often_as_for_one(
         pieces = [carried.decode(await it.giver.answer(question)) for question in questions]
         assert [len(piece.connections) for piece in pieces] == [2] + [0] * 300
         assert walks == [301]
+        # Nor does news of one wait for long while nothing is said of the others.
+        assert it.giver._hold_s() == handover.SHORT_S
         again = [json.dumps({"port": name, "after": 1}).encode() for name in names]
         await asyncio.gather(*map(it.giver.answer, again))
         assert len(walks) <= 3

@@ -35,6 +35,8 @@ PATIENCE_S = 5.0
 AGAIN_S = 0.5
 #: Who has been given everything waits so long for what changes, and is then told that it is nothing.
 HOLD_S = 1.0
+#: And no shorter, however many ports are asked for.
+SHORT_S = 0.02
 #: What changes at once is told at once.
 GATHER_S = 0.02
 #: What events have missed, and what only the table says, is looked for as often as that.
@@ -233,9 +235,14 @@ class Giver:
             await self._walk()
             return
         giving.stirred.clear()
-        await first_of(giving.stirred.wait(), self._clock.sleep(HOLD_S))
+        await first_of(giving.stirred.wait(), self._clock.sleep(self._hold_s()))
         if giving.waiting:
             await self._clock.sleep(GATHER_S)
+
+    def _hold_s(self) -> float:
+        """Who waits for news of one port does not ask for others': of many, each is soon the next."""
+        asked = sum(1 for giving in self._giving.values() if giving.rank)
+        return min(HOLD_S, max(HOLD_S * MOST_AT_ONCE / max(asked, 1), SHORT_S))
 
     async def _follow(
         self, first: asyncio.Future[ConnectionEvent], watched: AsyncGenerator[ConnectionEvent, None]
