@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ebpf.harness import SMALL, Harness, harness
 from ebpf.rows import HOST
 from strategies import security as some
-from weft.dataplane.ebpf import layout, maps
+from weft.dataplane.ebpf import layout, libbpf, maps
 from weft.dataplane.ebpf.guards import Guards
 from weft.dataplane.ebpf.tables import Table
 from weft.policy.drop import DropReason
@@ -278,6 +278,47 @@ def test_a_tenant_that_wants_more_than_its_part_closes_its_own_port_and_no_other
             assert fate(of, "10.0.0.10", allowed) == (False, {"banned": 1})
         few = SecurityGroup(3, greedy, stateful=False, rules=wide[:3])
         assert of.plane.update([few, reds]) == []
+
+
+class Written(Table):
+    """A table that keeps what was written to it, in order."""
+
+    def __init__(self, of: libbpf.Map) -> None:
+        super().__init__(of)
+        self.values: list[bytes] = []
+
+    def refused(self, entries: Mapping[bytes, bytes]) -> dict[bytes, str]:
+        self.values += [value for key, value in entries.items() if self.told.get(key) != value]
+        return super().refused(entries)
+
+
+@pytest.mark.parametrize("addresses", [None, 7])
+def test_a_port_that_gets_groups_as_their_rules_change_never_has_the_former_rules_of_these(
+    two: tuple[maps.Loaded, maps.Loaded], addresses: int | None
+) -> None:
+    """One write takes it from what it had to what it will have; whoever had these groups goes by one write, too."""
+    fresh(two[0])
+    names = ("guards", "identities", "classes", "rules")
+    tables = [Written(two[0].maps[name]) for name in names]
+    guards = Guards(*tables)
+    others = [SecurityGroup(number, "of others", rules=ALL) for number in OTHERS[:2]]
+    rules = (replace(ALL[0], remote_addresses=addresses), ALL[1])
+    assert (
+        guards.update([AddressGroup(7, "offices", ("10.0.0.0/24",)), *others, SecurityGroup(1, "g", rules=rules)]) == []
+    )
+    ports = [Port(f"tenants/t/ports/{n}", VSID, SERVER_MAC, (), groups=(n,)) for n in (1, OTHERS[0])]
+    for rank, port in enumerate(ports):
+        assert guards.put(layout.Seat(rank), port) == []
+    assert guards.settle() == []
+    tables[0].values.clear()
+    assert guards.update([AddressGroup(7, "offices", ("10.0.1.0/24",)), SecurityGroup(1, "g", rules=(rules[0],))]) == []
+    assert guards.put(layout.Seat(1), replace(ports[1], groups=(1,))) == []
+    assert guards.settle() == []
+    assert len(tables[0].values) == 2
+    second, first = (layout.GUARD.unpack(value)[1:5] for value in tables[0].values)
+    assert first == second
+    in_use = {number for value in two[0].maps["guards"].items() for number in layout.GUARD.unpack(value[1])[1:5]}
+    assert {layout.RULE_KEY.unpack(key)[1] for key, _ in two[0].maps["rules"].items()} <= in_use
 
 
 def test_a_change_of_rules_is_whole_to_each_packet_that_meets_it(weft_object: Path) -> None:

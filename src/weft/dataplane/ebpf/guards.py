@@ -75,6 +75,7 @@ class Guards:
         self._untold: dict[tuple[int, ...], str] = {}  # what could have no identity, and why
         self._unsaid: list[Failure] = []  # of records, till settle() says them
         self._stale = False  # groups are others than ports have
+        self._current: set[tuple[int, ...]] = set()  # sets of groups whose policies are of groups as they are now
         self._litter = False  # maps may have entries that nobody needs
         self._partial = False  # what guards say of missing
 
@@ -211,12 +212,14 @@ class Guards:
             else:
                 self._address_groups[row.number] = row
             self._stale = True
+            self._current.clear()
         # Those that are named no more are told apart until no port's rules name them, either.
         return self._tell_by(self._names.union(*self._named.values()))
 
     def delete(self, keys: Iterable[Key]) -> None:
         for table, number, *_ in keys:
             self._stale = True
+            self._current.clear()
             if table == "security_groups":
                 self._groups.pop(int(number), None)
                 self._named.pop(int(number), None)
@@ -270,8 +273,10 @@ class Guards:
         """The policies of a set of groups, programmed."""
         numbers = tuple(sorted(groups))
         known = self._policies.get(numbers)
-        if known is not None:
+        # A port that gets groups whose rules change in the same call goes from what it had to these as they will be.
+        if known is not None and (not self._stale or self._is_current(numbers, known)):
             return known, []
+        self._policies.pop(numbers, None)
         made = self._compile(numbers)
         self._litter = True
         refused = self._of_classes.put(made.classes) + self._of_rules.put(made.rules)
@@ -280,6 +285,9 @@ class Guards:
             for number, entries in list(made.of.items()):
                 if why := self._of_rules.put(entries):
                     self._untell(number, why[0])
+            self._current.add(numbers)
+        elif known is not None:
+            self._policies[numbers] = known
         return made, list(dict.fromkeys(refused))
 
     def _untell(self, number: int, why: str) -> None:
@@ -295,6 +303,12 @@ class Guards:
         for policies in self._policies.values():
             entries = policies.of.pop(number, {})
             self._of_rules.drop(entries)
+
+    def _is_current(self, numbers: tuple[int, ...], policies: Policies) -> bool:
+        if numbers in self._current:
+            return True
+        groups = tuple(self._groups[number] for number in numbers if number in self._groups)
+        return groups == policies.groups and not _names_addresses(groups)
 
     def _compile(self, numbers: tuple[int, ...]) -> Policies:
         groups = tuple(self._groups[number] for number in numbers if number in self._groups)
@@ -348,8 +362,7 @@ class Guards:
         failures: list[Failure] = []
         former, self._policies = self._policies, {}
         for numbers, policies in former.items():
-            groups = tuple(self._groups[number] for number in numbers if number in self._groups)
-            if groups == policies.groups and not _names_addresses(groups):
+            if self._is_current(numbers, policies):
                 self._policies[numbers] = policies
         kept: set[tuple[int, ...]] = set()
         for seat, row in self._ports.items():
