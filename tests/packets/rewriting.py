@@ -11,7 +11,7 @@ from scapy.utils import checksum
 from packets import build as b
 from packets import policy as p
 from packets.policy import MAIN, UPLINK, Policy
-from packets.table import GW, WEB1_PORT, Case, W, ca, guest, in_vlan, outer, uplink
+from packets.table import FW_PORT, GW, WEB1_PORT, WEB2_PORT, Case, W, ca, guest, in_vlan, outer, to_many, uplink
 from weft.policy.drop import DropReason
 from weft.policy.rows import Host, MacRecord, Record, Rewrite, Row, Rule, Subnet
 from weft.reference.verdict import Answer, Copies, Drop, ToPort, ToStack, ToUnderlay
@@ -115,6 +115,11 @@ def out() -> Iterator[Case]:
         flow = b.flow(pair, to, 1 if version == 4 else 58)
         fallback = ToUnderlay(p.PA2, b.nvgre(p.PA2, p.BLUE_1, flow, shared))
         yield guest(v + "from an address without a PA: by NVGRE", shared, fallback, "tapweb2", POLICY)
+    for to in ("255.255.255.255", "224.0.0.251"):
+        mac = "ff:ff:ff:ff:ff:ff" if to == "255.255.255.255" else "01:00:5e:00:00:fb"
+        frame = b.eth(mac, b.network(W[4], to) / b.UDP(sport=53, dport=53))
+        copies = to_many(frame, W[4], to, WEB2_PORT, FW_PORT)
+        yield guest(f"rewritten: {to}: a copy to each host by NVGRE", frame, copies, policy=POLICY)
     lost = b.eth(p.ELSE, b.network(W[4], "10.0.1.40") / b.echo(4))
     yield guest("rewritten: no route to the PA", lost, Drop(DropReason.NO_UNDERLAY), policy=POLICY)
     yield from _special()
