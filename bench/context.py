@@ -22,6 +22,11 @@ class Context:
         """At most so many runs: for what is far from its bar, or held to none."""
         return replace(self, settings=replace(self.settings, runs=min(runs, self.settings.runs)))
 
+    def oftener(self, times: int) -> Context:
+        """As long in all, in so many times as many pairs: the machine is another one from second to second."""
+        settings = self.settings
+        return replace(self, settings=replace(settings, pairs=settings.pairs * times, seconds=settings.seconds / times))
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:

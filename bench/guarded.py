@@ -136,11 +136,12 @@ def _forget_all(plane: EbpfDataPlane) -> int:
 
 def _connections(context: Context, guarded: Side, plain: Side, peers: Sequence[Side]) -> list[Figure]:
     """New TCP connections a second; beside the same without groups, and beside other trackers with as many rules."""
-    traffic, seconds = Traffic(program(context.build)), context.settings.seconds
+    traffic, oftener = Traffic(program(context.build)), context.oftener(3)
+    seconds = oftener.settings.seconds
     of: dict[str, Ratio] = {}
     for side in (plain, *peers):
         pairs = _measured(
-            context,
+            oftener,
             f"guarded_connections beside {side.name}",
             lambda each: traffic.connections(each, seconds),
             guarded,
