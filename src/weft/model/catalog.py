@@ -153,6 +153,8 @@ class Catalog:
             self._ix.insert(thing)
             self._ix.settle()
             self._sorted[KINDS[type(thing)]].add(thing.name)
+        self._room.catch_up()  # now, and not while somebody waits for the first answer
+        self._ix.settle()
 
     # What is there
 
