@@ -109,6 +109,8 @@ def emptied(pins: Path, source: Path, attacher: attach.Attacher | None = None) -
                 elif name in ("counters", "tracking", "tracked", "peers"):
                     if any(value):
                         one.update(key, bytes(len(value)))
+                elif name == "changes":
+                    pass  # goes on: programs remember what they were asked before
                 else:
                     assert name in ("host", "samples_lost"), f"{name} has {key.hex()}"
                     assert not any(value)

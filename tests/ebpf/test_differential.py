@@ -54,7 +54,7 @@ class Scene:
 def scenes(draw: st.DrawFn) -> Scene:
     guards = draw(st.sampled_from((True, True, True, False)))
     policy = draw(policies(underlay6=draw(st.booleans()), guards=guards))
-    kinds = ("any", "talk", "answer") if guards else ("any",)
+    kinds = ("any", "again", "talk", "answer") if guards else ("any", "again")
     host = draw(st.sampled_from(HOSTS))
     bindings = policy.bindings(host)
     frames = []
@@ -64,6 +64,8 @@ def scenes(draw: st.DrawFn) -> Scene:
         match draw(st.sampled_from(kinds)):
             case "talk":
                 talk = draw(packets.talks(policy, host, UPLINK))
+            case "again" if frames:
+                talk = frames[-1]  # whatever the programs remember of it
             case "answer" if frames:
                 talk = draw(packets.answers(policy, host, draw(st.sampled_from(frames[-3:]))[1], UPLINK))
             case _:

@@ -15,6 +15,7 @@ from ebpf.harness import SMALL, Harness, harness
 from ebpf.rows import HOST
 from strategies import security as some
 from weft.dataplane.ebpf import layout, libbpf, maps
+from weft.dataplane.ebpf.changes import Changes
 from weft.dataplane.ebpf.guards import Guards
 from weft.dataplane.ebpf.tables import Table
 from weft.policy.drop import DropReason
@@ -62,7 +63,7 @@ def fresh(of: maps.Loaded) -> Guards:
     for name in names:
         for key, _ in list(of.maps[name].items()):
             of.maps[name].delete(key)
-    return Guards(*(Table(of.maps[name]) for name in names))
+    return Guards(*(Table(of.maps[name], Changes(of.maps["changes"]).made) for name in names))
 
 
 def said(of: maps.Loaded, guards: Guards) -> dict[str, object]:

@@ -129,6 +129,7 @@ CONNECTION_EVENT = struct.Struct("=48sIBBBB4Q")
 #: Map name -> (key, value): what the kernel's maps must agree with.
 LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "host": (NUMBER, HOST),
+    "changes": (NUMBER, NUMBER),
     "vlans": (NUMBER, NUMBER),
     "aliases": (ADDRESS, ADDRESS),
     "paths": (ADDRESS, PATH),

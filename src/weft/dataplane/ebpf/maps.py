@@ -22,8 +22,8 @@ _MOST = 1 << 28  # entries of a map
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
 PROGRAMS = (
-    "weft_from_port", "weft_flood", "weft_rewrite", "weft_bridge", "weft_to_port", "weft_from_uplink", "weft_rewritten",
-    "weft_from_wire", "weft_to_uplink", "weft_ingress", "weft_ingress_copy",
+    "weft_from_port", "weft_port", "weft_flood", "weft_rewrite", "weft_bridge", "weft_to_port", "weft_from_uplink",
+    "weft_rewritten", "weft_from_wire", "weft_to_uplink", "weft_ingress", "weft_ingress_copy",
     "weft_conntrack",
 )  # fmt: skip
 

@@ -39,6 +39,7 @@ from weft.contracts.dataplane import (
 )
 from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps
 from weft.dataplane.ebpf.bridges import Bridges, quieten
+from weft.dataplane.ebpf.changes import Changes
 from weft.dataplane.ebpf.counters import Counters
 from weft.dataplane.ebpf.groups import Groups
 from weft.dataplane.ebpf.guards import Guards, is_guarded
@@ -173,28 +174,47 @@ class EbpfDataPlane:
         # Programs of another generation still carry the traffic, until this one has been filled.
         self._filling = any(generation != self._loaded.generation for generation in maps.generations(pins))
         of = self._loaded.maps
-        self._subnets, self._records, self._macs = Table(of["subnets"]), Table(of["records"]), Table(of["macs"])
-        self._moving = Table(of["moving"])
-        self._rewrites, self._pas = Table(of["rewrites"]), Table(of["pas"])
+        self._changes = Changes(of["changes"])
+        changed = self._changes.made
+        self._subnets, self._records, self._macs = (
+            Table(of["subnets"], changed),
+            Table(of["records"], changed),
+            Table(of["macs"], changed),
+        )
+        self._moving = Table(of["moving"], changed)
+        self._rewrites, self._pas = Table(of["rewrites"], changed), Table(of["pas"], changed)
         self._pas_asked: tuple[frozenset[str], frozenset[tuple[str, int]], bool] | None = None
-        self._routes, self._ports, self._local = Table(of["routes"]), Table(of["ports"]), Table(of["local"])
-        self._sources, self._qos, self._sampling = Table(of["sources"]), Table(of["qos"]), Table(of["sampling"])
-        self._vlans = Table(of["vlans"])
+        self._routes, self._ports, self._local = (
+            Table(of["routes"], changed),
+            Table(of["ports"], changed),
+            Table(of["local"], changed),
+        )
+        self._sources, self._qos, self._sampling = (
+            Table(of["sources"], changed),
+            Table(of["qos"], changed),
+            Table(of["sampling"], changed),
+        )
+        self._vlans = Table(of["vlans"], changed)
         self._came: list[MacRecord] = []
-        self._bridges = Bridges(of, pins, times.learned_ns)
-        self._groups = Groups(Table(of["provider_groups"]), Table(of["groups"]), Table(of["group_uplinks"]), pins)
-        self._ways = Paths(Table(of["aliases"]), Table(of["paths"]))
+        self._bridges = Bridges(of, pins, times.learned_ns, changed)
+        self._groups = Groups(
+            Table(of["provider_groups"], changed),
+            Table(of["groups"], changed),
+            Table(of["group_uplinks"], changed),
+            pins,
+        )
+        self._ways = Paths(Table(of["aliases"], changed), Table(of["paths"], changed))
         self._host, self._buckets = of["host"], of["buckets"]
         self._counters = Counters(of["counter_slots"], of["counters"])
-        self._listeners = Table(of["listeners"])
-        self._wanted = Table(of["wanted"])
+        self._listeners = Table(of["listeners"], changed)
+        self._wanted = Table(of["wanted"], changed)
         self._heard: dict[tuple[int, str], frozenset[bytes]] | None = None  # None: whatever a former process has told
-        self._members = Places(Table(of["members"]), layout.member_pa)
-        self._receivers = Places(Table(of["receivers"]), layout.receiver_seat)
+        self._members = Places(Table(of["members"], changed), layout.member_pa)
+        self._receivers = Places(Table(of["receivers"], changed), layout.receiver_seat)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
-        self._mirrors = Table(of["mirrors"])
+        self._mirrors = Table(of["mirrors"], changed)
         self._hits, self._denials = of["hits"], of["denials"]
-        self._guards = Guards(*(Table(of[name]) for name in ("guards", "identities", "classes", "rules")))
+        self._guards = Guards(*(Table(of[name], changed) for name in ("guards", "identities", "classes", "rules")))
         self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
         self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
         self._connections = conntrack.Connections(
@@ -868,6 +888,7 @@ class EbpfDataPlane:
         if there == value:
             return 0
         self._host.update(layout.THE_HOST, value)
+        self._changes.made()
         return 1
 
     def _remove_host(self) -> None:
@@ -875,6 +896,7 @@ class EbpfDataPlane:
         self._ways.keep(None)
         self._host_value = None
         self._host.update(layout.THE_HOST, bytes(layout.HOST.size))
+        self._changes.made()
         self._uplinks = {}
         self._sample_uplinks()
         for port in self._bound:

@@ -24,10 +24,11 @@ _FULL = (errno.E2BIG, errno.ENOSPC)
 
 
 class Table:
-    """Puts, drops and mends the entries of one map, in batches."""
+    """Puts, drops and mends the entries of one map, in batches. changed: called after each change to it."""
 
-    def __init__(self, of: libbpf.Map) -> None:
+    def __init__(self, of: libbpf.Map, changed: Callable[[], None]) -> None:
         self.map = of
+        self._changed = changed
         self.told: dict[bytes, bytes] = {}
         self._clean: bytes | None = None  # digest of the last dump that was as told; None: told something since
         self._keys = struct.Struct(f"{of.key_bytes}s")
@@ -145,20 +146,27 @@ class Table:
                 self.told.pop(keys[at], None)
                 refused.append((at, self._reason(result.errno)))
                 at += 1  # a batch stops at the first refusal; what follows may still fit
+        if keys:
+            self._changed()
         return refused
 
     def _delete(self, keys: list[bytes]) -> None:
         at = 0
-        if keys:
-            self._clean = None
-        while at < len(keys):
-            end = min(at + _BATCH, len(keys))
-            result = self.map.delete_batch(b"".join(keys[at:end]), end - at)
-            at += result.done
-            if result.errno == errno.ENOENT:
-                at += 1
-            elif result.errno:
-                raise OSError(result.errno, f"{self.map.name}: an entry cannot be deleted: {os.strerror(result.errno)}")
+        if not keys:
+            return
+        self._clean = None
+        try:
+            while at < len(keys):
+                end = min(at + _BATCH, len(keys))
+                result = self.map.delete_batch(b"".join(keys[at:end]), end - at)
+                at += result.done
+                if result.errno == errno.ENOENT:
+                    at += 1
+                elif result.errno:
+                    words = f"{self.map.name}: an entry cannot be deleted: {os.strerror(result.errno)}"
+                    raise OSError(result.errno, words)
+        finally:
+            self._changed()
 
     def _reason(self, number: int) -> str:
         if number in _FULL:

@@ -4,6 +4,18 @@
 
 #include "maps.h"
 
+/* Where a packet goes, once policy has spoken. */
+struct target {
+	const struct record *record;
+	__u8 from[6]; /* source MAC on arrival */
+	__u16 routed;
+	__u32 vsid;
+	__u32 mtu; /* of the subnet; 0: none */
+	__u32 source_vsid;
+	__u16 rule; /* by which it travels to another host */
+	const struct way *way; /* to another host; NULL: from the first PA of the family to the record's */
+};
+
 INLINE struct subnet *subnet_of(__u32 vsid)
 {
 	return bpf_map_lookup_elem(&subnets, &vsid);

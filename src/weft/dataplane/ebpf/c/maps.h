@@ -41,6 +41,17 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } host SEC(".maps");
 
+/* changes: counted by the agent whenever it has changed any other map; read on every packet: what is remembered of former ones
+ * (remember.h) is good until then.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} changes SEC(".maps");
+
 /* vlans: written by the agent from the Host row: the VLAN of the PAs of an uplink; read for what comes and goes by uplinks,
  * where the host has the flag.
  */

@@ -31,6 +31,10 @@ struct packet {
 	__u32 ip_length; /* as the network header says, its own bytes included */
 	__u32 l3_length; /* frame (of a GSO packet, one segment) less Ethernet */
 	__be32 l4_word; /* TCP's and UDP's ports */
+	__u32 changes; /* as there were when it came */
+	__u8 is_read; /* weft_from_port has read it, and found this to be wrong with it */
+	__u8 why;
+	__u16 pad;
 };
 
 /* packets: not on the stack, which is full: what weft_from_port, and whoever goes on with it, knows of its packet. */

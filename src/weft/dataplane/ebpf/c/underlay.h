@@ -6,20 +6,9 @@
 #include "lookup.h"
 #include "nexthop.h"
 #include "qos.h"
+#include "remember.h"
 #include "scratch.h"
 #include "tunnel.h"
-
-/* Where a packet goes, once policy has spoken. */
-struct target {
-	const struct record *record;
-	__u8 from[6]; /* source MAC on arrival */
-	__u16 routed;
-	__u32 vsid;
-	__u32 mtu; /* of the subnet; 0: none */
-	__u32 source_vsid;
-	__u16 rule; /* by which it travels to another host */
-	const struct way *way; /* to another host; NULL: from the first PA of the family to the record's */
-};
 
 /* The way of a packet's flow to a peer; NULL: there is but one, and nothing is known of it. */
 INLINE const struct way *way_of(const struct host *h, const struct packet *p, const struct addr *pa)
@@ -78,8 +67,9 @@ INLINE int leave_counted(struct __sk_buff *skb, const struct next_hop *n, __u32 
 	return leave(skb, n);
 }
 
+/* limit: of the packet, as policy has it; 0: none. */
 INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct host *h,
-		       const struct subnet *own, struct counters *c)
+		       const struct subnet *own, struct counters *c, __u32 limit)
 {
 	bool is4 = addr_is4(&t->record->pa);
 	const struct addr *source = t->way ? &t->way->source : is4 ? &h->source4 : &h->source6;
@@ -102,6 +92,7 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	/* The kernel knows a smaller path MTU than the uplink's own. */
 	if (!n->ifindex)
 		return icmp_error(skb, p, own, ICMP_TOO_BIG(n->mtu - overhead), c);
+	remember_out(skb, p, t, n, limit);
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
 	segments = packets_in(skb); /* which the kernel forgets as room is made */
@@ -115,6 +106,36 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	skb->cb[0] = VERDICT_TO_UNDERLAY;
 	skb->cb[1] = n->ifindex;
 	return leave_counted(skb, n, segments);
+}
+
+/* As to_underlay() does, with what is remembered. */
+INLINE int leave_again(struct __sk_buff *skb, const struct packet *p, const struct remembered_out *r,
+		       struct counters *c)
+{
+	struct envelope e = { .source = &r->pa_source, .destination = &r->pa_destination, .inner_to = r->mac,
+			      .inner_from = p->from, .vsid = r->vsid, .rule = r->rule, .tos = p->outer_tos };
+	__u32 segments = packets_in(skb);
+	struct counters *up;
+	struct ethernet *eth;
+
+	if (tunnel_push(skb, p, &e) ||
+	    (e.rule == RULE_STT && stt_seal(skb, p, addr_is4(e.destination))))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (e.rule == RULE_STT)
+		segments = packets_in(skb); /* it has segments of its own */
+	skb->cb[0] = VERDICT_TO_UNDERLAY;
+	skb->cb[1] = r->uplink;
+	up = counters_at(r->uplink_slot);
+	if (up) {
+		up->sent_packets += segments;
+		up->sent_bytes += skb->len;
+	}
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(eth->destination, r->hop_to, 6);
+	__builtin_memcpy(eth->source, r->hop_from, 6);
+	return bpf_redirect(r->uplink, 0);
 }
 
 /* A copy of broadcast or multicast, whole, for another host. probed: it fits its way, whatever the kernel has learnt. */

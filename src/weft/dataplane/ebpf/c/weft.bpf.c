@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The eBPF data plane: what docs/design/datapath.md says, in its order. Keeps no state but its counters.
  *
- * weft_from_port    TC ingress of a port's interface: what a guest sends
+ * weft_from_port    TC ingress of a port's interface: what a guest sends, read, and sent on as the one before it was
+ * weft_port         the rest of weft_from_port where nothing like it is remembered: policy is asked
  * weft_from_uplink  TC ingress of an uplink: what comes from the physical network
  * weft_from_wire    the same of a frame in the VLAN of a subnet that is bridged
  * weft_bridge       the rest of weft_from_port for what goes out in such a VLAN
@@ -31,6 +32,7 @@
 #define PROGRAM_FROM_WIRE 4
 #define PROGRAM_INGRESS 5
 #define PROGRAM_INGRESS_COPY 6
+#define PROGRAM_PORT 7
 
 /* Step 8: the destination MAC is the distributed router's. */
 INLINE int route(struct __sk_buff *skb, const struct packet *p, struct target *t, const struct subnet *subnet,
@@ -196,11 +198,12 @@ int weft_rewritten(struct __sk_buff *skb);
 
 int weft_bridge(struct __sk_buff *skb);
 int weft_from_wire(struct __sk_buff *skb);
+int weft_port(struct __sk_buff *skb);
 
 /* programs: what weft_from_port and weft_from_uplink go on with. Filled as the object is loaded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 7);
+	__uint(max_entries, 8);
 	__uint(key_size, sizeof(__u32));
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__array(values, int(struct __sk_buff *));
@@ -211,6 +214,7 @@ struct {
 		[PROGRAM_REWRITE] = weft_rewrite,
 		[PROGRAM_BRIDGE] = weft_bridge,
 		[PROGRAM_FROM_WIRE] = weft_from_wire,
+		[PROGRAM_PORT] = weft_port,
 		[PROGRAM_INGRESS] = weft_ingress,
 		[PROGRAM_INGRESS_COPY] = weft_ingress_copy,
 	},
@@ -284,8 +288,19 @@ INLINE int onward(struct __sk_buff *skb, struct packet *p, const struct port *po
 	return verdict;
 }
 
+/* What a guest sends, without a tag. */
+INLINE void read_sent(struct __sk_buff *skb, struct packet *p)
+{
+	pull(skb);
+	p->why = parse(skb, p, 0, skb->len);
+	if (!p->why && p->type != ETHERTYPE_ARP)
+		parse_transport(skb, p, ETHERNET_BYTES);
+	p->is_read = 1;
+}
+
+/* The packet is as weft_from_port has left it; of one with a tag nothing is read. */
 SEC("tc")
-int weft_from_port(struct __sk_buff *skb)
+int weft_port(struct __sk_buff *skb)
 {
 	seat at = skb->ifindex;
 	struct counters *c;
@@ -301,8 +316,6 @@ int weft_from_port(struct __sk_buff *skb)
 	p = bpf_map_lookup_elem(&packets, &zero);
 	if (!p)
 		return TC_ACT_SHOT;
-	__builtin_memset(p, 0, sizeof(*p));
-	skb->cb[2] = 0;
 	if (skb->vlan_present || skb->protocol == ETHERTYPE_8021Q) {
 		take_tag(skb);
 		at = sender_seat(skb);
@@ -324,15 +337,14 @@ int weft_from_port(struct __sk_buff *skb)
 	/* The kernel takes the first tag off before tc sees the frame, and keeps it beside; sent on, it would be back. */
 	if (skb->vlan_present)
 		return drop(skb, c, DROP_VLAN_TAG);
-	pull(skb);
-	why = parse(skb, p, 0, skb->len);
-	if (why)
-		return drop(skb, c, why);
+	if (!p->is_read)
+		read_sent(skb, p);
+	if (p->why)
+		return drop(skb, c, p->why);
 	if (p->type == ETHERTYPE_ARP) {
 		verdict = arp(skb, p, port, subnet, c);
 		return verdict == TO_BRIDGE ? to_bridge(skb, c) : verdict;
 	}
-	parse_transport(skb, p, ETHERNET_BYTES);
 	discovery = is_neighbour_discovery(skb, p);
 	why = is_first_pair(port, p->from, &p->source) ? 0 : check_source(skb, port, p->from, &p->source);
 	if (why == DROP_SPOOFED_CA && addr_is_unspecified(&p->source) &&
@@ -370,6 +382,36 @@ int weft_from_port(struct __sk_buff *skb)
 		}
 	}
 	return onward(skb, p, port, subnet, c);
+}
+
+SEC("tc")
+int weft_from_port(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+	struct remembered_out *r = NULL;
+
+	if (!p)
+		return TC_ACT_SHOT;
+	__builtin_memset(p, 0, sizeof(*p));
+	p->changes = changes_so_far();
+	skb->cb[2] = 0;
+	if (!skb->vlan_present && skb->protocol != ETHERTYPE_8021Q) {
+		read_sent(skb, p);
+		if (!p->why && is_usual(p))
+			r = recall_out(skb, p);
+	}
+	if (r) {
+		struct counters *c = counters_at(r->slot);
+		int refused = 0;
+
+		count_received(skb, c);
+		if (r->guarded && !carries_on(skb, DIRECTION_FROM_GUEST, r->number))
+			refused = may_leave(skb);
+		return refused ? drop(skb, c, refused) : leave_again(skb, p, r, c);
+	}
+	bpf_tail_call(skb, &programs, PROGRAM_PORT);
+	return drop(skb, counters_of(skb->ifindex), DROP_ENCAP_FAILED);
 }
 
 /* The PA that policy places an inner source at: the first record found decides. vsid: the packet's, then the record's. */
@@ -424,7 +466,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 {
 	struct host *me;
 	struct counters *c, *to_counters;
-	struct subnet *subnet;
+	struct subnet *subnet = NULL;
+	struct remembered_in *r;
 	struct record *record;
 	struct local_port *to;
 	struct packet *p;
@@ -462,39 +505,46 @@ int weft_from_uplink(struct __sk_buff *skb)
 	why = skb->protocol == ETHERTYPE_IPV4 ? outer4(skb, &o) : outer6(skb, &o);
 	if (why)
 		return drop(skb, c, why);
-	why = subnet_of_outer(me, &o, &subnet);
-	if (why)
-		return drop(skb, c, why);
-	if (o.bytes + o.length < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, o.bytes + o.length, 0))
-		return drop(skb, c, DROP_ENCAP_FAILED);
 	p = bpf_map_lookup_elem(&packets, &zero);
 	if (!p)
 		return TC_ACT_SHOT;
+	if (o.bytes + o.length < skb->len && !skb->gso_size && bpf_skb_change_tail(skb, o.bytes + o.length, 0))
+		return drop(skb, c, DROP_ENCAP_FAILED);
 	__builtin_memset(p, 0, sizeof(*p));
+	p->changes = changes_so_far();
 	pull_frame(skb, below_128(o.bytes));
-	why = parse(skb, p, below_128(o.bytes), o.length);
-	if (!why && p->type == ETHERTYPE_ARP)
-		why = DROP_ETHERTYPE;
-	if (why)
-		return drop(skb, c, why);
-	many = p->to[0] & 1;
-	if (many && !may_flood(p, subnet))
-		return drop(skb, c, DROP_MULTICAST);
-	if (o.group && !many)
-		return drop(skb, c, DROP_MULTICAST);
-	place_vsid = o.vsid;
-	record = placed(p, subnet, &place_vsid);
-	/* What this host sends to itself it does not send by the wire: RFC 1122 section 3.2.1.3 (a). */
-	if (!record ||
-	    (!addr_equal(&record->pa, &o.source) && !is_alias(&o.source, &record->pa) &&
-	     !is_moving_to(record, place_vsid, &o.source)) ||
-	    is_local_pa(me, &o.source))
-		return drop(skb, c, DROP_FORGED_SOURCE);
-	to = many ? NULL : local_port_of(o.vsid, p->to);
-	if (!to && !many)
-		return drop(skb, c, DROP_VSID_ACL);
-	if (to && !(to->flags & PORT_ENABLED))
-		return drop(skb, c, DROP_PORT_DOWN);
+	p->why = parse(skb, p, below_128(o.bytes), o.length);
+	r = p->why ? NULL : recall_in(p, &o);
+	to = r ? &r->port : NULL;
+	if (!to) {
+		why = subnet_of_outer(me, &o, &subnet);
+		if (!why && p->why)
+			why = p->why;
+		if (!why && p->type == ETHERTYPE_ARP)
+			why = DROP_ETHERTYPE;
+		if (why)
+			return drop(skb, c, why);
+		many = p->to[0] & 1;
+		if (many && !may_flood(p, subnet))
+			return drop(skb, c, DROP_MULTICAST);
+		if (o.group && !many)
+			return drop(skb, c, DROP_MULTICAST);
+		place_vsid = o.vsid;
+		record = placed(p, subnet, &place_vsid);
+		/* What this host sends to itself it does not send by the wire: RFC 1122 section 3.2.1.3 (a). */
+		if (!record ||
+		    (!addr_equal(&record->pa, &o.source) && !is_alias(&o.source, &record->pa) &&
+		     !is_moving_to(record, place_vsid, &o.source)) ||
+		    is_local_pa(me, &o.source))
+			return drop(skb, c, DROP_FORGED_SOURCE);
+		to = many ? NULL : local_port_of(o.vsid, p->to);
+		if (!to && !many)
+			return drop(skb, c, DROP_VSID_ACL);
+		if (to && !(to->flags & PORT_ENABLED))
+			return drop(skb, c, DROP_PORT_DOWN);
+		if (to)
+			remember_in(p, &o, to);
+	}
 	if (o.ecn == 3 && p->ecn == 0)
 		return drop(skb, c, DROP_ECN);
 	if (to && (to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
@@ -508,7 +558,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	if (o.ecn == 3 && !mark_congestion(skb, p))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (!to)
-		return flood_locally(skb, p, subnet, o.vsid, count, c);
+		return subnet ? flood_locally(skb, p, subnet, o.vsid, count, c) : TC_ACT_SHOT;
 	/* redirect_peer does not look at the Ethernet type again: skb->protocol must be right already. */
 	peer_works = weft_decap_l3 || same_family;
 	if (to->flags & PORT_GUARDED) {
