@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -284,8 +284,8 @@ def test_a_tenant_that_wants_more_than_its_part_closes_its_own_port_and_no_other
 class Written(Table):
     """A table that keeps what was written to it, in order."""
 
-    def __init__(self, of: libbpf.Map) -> None:
-        super().__init__(of)
+    def __init__(self, of: libbpf.Map, changed: Callable[[], None]) -> None:
+        super().__init__(of, changed)
         self.values: list[bytes] = []
 
     def refused(self, entries: Mapping[bytes, bytes]) -> dict[bytes, str]:
@@ -300,7 +300,8 @@ def test_a_port_that_gets_groups_as_their_rules_change_never_has_the_former_rule
     """One write takes it from what it had to what it will have; whoever had these groups goes by one write, too."""
     fresh(two[0])
     names = ("guards", "identities", "classes", "rules")
-    tables = [Written(two[0].maps[name]) for name in names]
+    changed = Changes(two[0].maps["changes"]).made
+    tables = [Written(two[0].maps[name], changed) for name in names]
     guards = Guards(*tables)
     others = [SecurityGroup(number, "of others", rules=ALL) for number in OTHERS[:2]]
     rules = (replace(ALL[0], remote_addresses=addresses), ALL[1])
