@@ -216,7 +216,7 @@ static long find_member(__u32 number, struct flood_loop *loop)
 		return 0;
 	f->rule = m->rule;
 	f->first = m->pa;
-	return 0;
+	return m->rule == RULE_NVGRE; /* none is lower */
 }
 
 /* The ends of the outer header; the rest is the same in every copy. */
