@@ -13,6 +13,8 @@ PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev iproute2 tshark iperf3 
 	qemu-system-x86 busybox-static cpio lz4
 # Guests of the lab that stand in for each other.
 PACKAGES += keepalived
+# SCTP for the lab's guests, in user space over raw IP: many kernels have none.
+PACKAGES += libusrsctp-examples
 # The store of several controllers.
 PACKAGES += etcd-server
 # Whom `make bench` measures Weft against; nothing else wants it.

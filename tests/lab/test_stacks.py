@@ -331,6 +331,50 @@ def test_what_nobody_answers_is_half_open_and_then_forgotten(lab: Lab, client: G
 # SCTP
 
 
+#: A sender and a receiver on the SCTP stack of FreeBSD, which here runs in user space, over raw IP.
+TSCTP, MESSAGES = "/usr/lib/usrsctp/tsctp", 100_000
+
+
+def test_sctp_stacks_send_much_and_shut_down_and_no_forged_init_stops_them(
+    lab: Lab, client: Guest, server: Guest, tmp_path: Path
+) -> None:
+    received = tmp_path / "received"
+    receives = [TSCTP, "-L", address(server), "-p", str(SCTP_PORT)]
+    sends = [TSCTP, "-L", address(client), "-p", str(SCTP_PORT), "-l", "1000", "-n", str(MESSAGES), address(server)]
+
+    def seen(host: str, state: str) -> dict[str, Any] | None:
+        found = [each for each in listed(lab, host, "protocol=sctp") if each["state"] == state]
+        return found[0] if len(found) == 1 else None
+
+    with received.open("wb") as output, guest_wire(client) as at_client:
+        receiving = subprocess.Popen(shell.inside(server.namespace, receives), stdout=output, stderr=subprocess.DEVNULL)
+        sending = subprocess.Popen(
+            shell.inside(client.namespace, sends), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            for host in ("h1", "h2"):
+                eventually(lambda host=host: seen(host, "sctp_established"), "it is established", within_s=20)  # type: ignore[misc]  # binds the loop's value
+            known = seen("h2", "sctp_established")
+            assert known is not None
+            assert known["received"]["packets"] < MESSAGES // 2, "there is more to come"
+            init = SCTP(sport=known["remote_port"], dport=SCTP_PORT, tag=0) / SCTPChunkInit(
+                init_tag=0x7777, a_rwnd=100_000, n_out_streams=8, n_in_streams=8, init_tsn=1
+            )
+            ip = IP(src=address(client), dst=address(server), proto=132)
+            at_client.send(bytes(Ether(src=client.mac, dst=ROUTER_MAC) / ip / init))
+            assert sending.wait(60) == 0
+            for host in ("h1", "h2"):
+                eventually(lambda host=host: seen(host, "sctp_closing"), "it is shut down", within_s=5)  # type: ignore[misc]  # binds the loop's value
+            eventually(
+                lambda: re.search(rb"^1000, \d+, %d, " % MESSAGES, received.read_bytes(), re.MULTILINE),
+                "all was received",
+            )
+        finally:
+            for each in (sending, receiving):
+                each.kill()
+                each.wait()
+
+
 def test_an_sctp_association_begins_and_ends_by_its_tags(lab: Lab, client: Guest, server: Guest) -> None:
     ours, theirs = 0x1111, 0x2222
     with guest_wire(client) as at_client, guest_wire(server) as at_server:
