@@ -146,6 +146,27 @@ async def test_a_parent_is_ready_when_its_sub_ports_are_too() -> None:
         assert (await move(it))["ready"]
 
 
+async def test_a_destination_that_has_not_come_to_a_sub_port_yet_has_not_failed() -> None:
+    """The sub-port is newer than its parent: what is on its way to the destination is waited for."""
+    async with moving(H1, H2, H3) as it:
+        for host in (H1, H2, H3):
+            report(it, host, "active")
+        parents = it.service.revision
+        sub = Name("tenants/blue/ports/sub")
+        await it.client.apply([(sub, {"virtual_subnet": "prod/web", "trunk": {"parent": "p1", "vlan": 100}})])
+        assert it.service.revision > parents
+        for host in (H1, H3):
+            report(it, host, "active")
+        found = await move(it)
+        assert (found["ready"], found["state"], found["waiting_for"]) == (False, "active", [f"{H2}: applies it"])
+        # And what it then refuses of the sub-port has failed.
+        spec = (await it.client.get(sub)).spec
+        vsid = (await it.client.get("tenants/blue/routing-domains/prod/virtual-subnets/web")).spec["vsid"]
+        report(it, H2, "active", None, FailureReport(key=["macs", vsid, spec["mac"]], reason="macs: full"))
+        found = await move(it)
+        assert (found["ready"], found["state"], found["reason"]) == (False, "failed", "macs: full")
+
+
 async def test_connections_go_from_the_host_that_a_port_leaves_to_the_one_that_it_moves_to_and_to_no_other() -> None:
     async with moving() as it:
         agent = it.service.follow(H1, None, answers=True)

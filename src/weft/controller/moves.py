@@ -23,14 +23,19 @@ def status(service: Service, held: Held, port: Port, destination: Name) -> MoveS
     statuses = service.statuses
     behind: dict[Name, str] = {}
     away: list[str] = []
+    refused: list[str] = []  # by the destination
     there = statuses.port(port.name, destination)
     if not statuses.has_applied(destination, held.revision):
         # What it said of an earlier attempt is no word on this one.
         there = PortStatus(state="unknown", reason=f"{destination} has not said yet")
     for one, each in ((held, port), *_subports(service, port)):
         for host in _hosts(service, each):
-            if host not in behind and (why := _why_behind(service, one, each, host)):
-                behind[host] = why
+            why = _why_behind(service, one, each, host) if host == destination or host not in behind else None
+            if why:
+                behind.setdefault(host, why)
+                # What the destination has not applied yet has not failed there: each is asked by its own revision.
+                if host == destination and statuses.has_applied(destination, one.revision):
+                    refused.append(why)
         here = statuses.port(each.name, destination)
         wanted = "active" if each.admin_state is AdminState.UP else "down"
         if here.state != wanted:
@@ -38,8 +43,8 @@ def status(service: Service, held: Held, port: Port, destination: Name) -> MoveS
             away.append(f"{destination}: {what} is {here.state} there: {here.reason}")
             if each is not port and here.state == "failed" and statuses.has_applied(destination, one.revision):
                 there = PortStatus(state="failed", reason=f"{what}: {here.reason}")
-    if destination in behind and statuses.has_applied(destination, held.revision):
-        there = PortStatus(state="failed", reason=behind[destination])
+    if refused:
+        there = PortStatus(state="failed", reason=refused[0])
     waits_for = [f"{host}: {why}" for host, why in behind.items()]
     if destination not in behind:
         waits_for += away
