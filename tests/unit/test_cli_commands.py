@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -20,7 +21,7 @@ from polling import eventually
 from weft.apps.cli import COMMANDS, main
 from weft.cli import status
 from weft.cli.session import EXIT_CODES, ExitCode
-from weft.client import Item
+from weft.client import Client, Item
 
 Weft = Callable[..., Result]
 
@@ -378,6 +379,23 @@ def test_a_move_that_is_not_ready_in_time_is_taken_back_and_says_who_was_waited_
     assert "hosts/h2: is not connected" in result.stderr
     assert "The port is on h1" in result.stderr
     assert "destination" not in weft("get", "blue/web-1", "-o", "yaml").stdout
+
+
+def test_a_move_whose_port_is_taken_off_its_host_meanwhile_says_why_it_ended(weft: Weft, url: str) -> None:
+    name = "tenants/blue/ports/web-1"
+
+    def take_off() -> None:
+        with Client(url) as client:
+            eventually(lambda: client.get(name).spec.get("destination") == "hosts/h2", "the move has begun")
+            client.patch(name, {"host": None, "destination": None})
+
+    with ThreadPoolExecutor(1) as others:
+        taken_off = others.submit(take_off)
+        result = weft("port", "move", "blue/web-1", "h2", "--timeout", "20")
+        taken_off.result()
+    assert (result.exit_code, result.exception.__class__) == (ExitCode.REFUSED, SystemExit)
+    assert "is not moving any more: somebody else has ended its move" in result.stderr
+    assert "The port is on no host" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def _await_ready(client: Client, name: str, timeout_s: float, patience_s: float)
     except BaseException as error:
         try:
             left = moves.cancel(client, name)
-            after = f"The port is on {references.short(left.spec['host'])}"
+            after = f"The port is on {references.short(left.spec.get('host') or 'no host')}"
         except (Retry, Rejected, ApiError) as further:  # the first fault is the one to tell
             short = references.short(name)
             after = f"The move could not be taken back ({further}): weft port move {short} --cancel"
