@@ -17,6 +17,7 @@ from weft.model import drafts, room
 from weft.model.catalog import Catalog
 from weft.model.names import Name
 from weft.model.security import PREFIXES_LAST, RULES_LAST
+from weft.model.values import Prefix
 
 WIDE = {"protocol": "tcp", "port_min": 1, "port_max": 65_534}  # 30 entries
 
@@ -186,6 +187,31 @@ def test_what_is_there_from_before_is_let_be_and_may_become_less(catalog: Catalo
     former.apply([web("blue/one", "a", "b", host=None), rule("blue/a/r0", protocol="tcp")])
     refused(former, [rule("blue/a/r0", **WIDE)], "puts[0].spec", "on hosts/h1")
     refused(former, [web("blue/one", "a")], "puts[0].spec.security_groups", "on hosts/h1")
+
+
+def test_a_rule_of_a_group_that_names_too_many_from_before_may_change_in_all_but_whom_it_names() -> None:
+    catalog = two_tenants(ABLE)
+    catalog.apply([group("blue/g"), rule("blue/g/one", remote_prefix="192.0.2.0/24")])
+    for label, base in zip("abcd", range(10, 50, 10), strict=True):
+        members = singles(PREFIXES_LAST - (label == "d"), base)
+        catalog.apply([addresses(f"blue/{label}", members), rule(f"blue/g/{label}", remote_address_group=label)])
+    former = reloaded(catalog)
+    full = catalog.address_groups[Name("tenants/blue/address-groups/d")]
+    former.load([replace(full, prefixes=(*full.prefixes, Prefix("203.0.113.0/24")))])
+    former.apply([rule("blue/g/one", remote_prefix="192.0.2.0/24", log=True)])
+    former.apply([rule("blue/g/a", remote_address_group="a", protocol="tcp")])
+    refused(former, [rule("blue/g/one", remote_prefix="192.0.0.0/16")], "puts[0].spec.remote_prefix", "16,385 prefixes")
+    former.apply([rule("blue/g/one")])
+
+
+def test_a_tenant_that_comes_to_one_host_is_not_held_to_what_it_had_on_another(catalog: Catalog) -> None:
+    """Blue has too much on h1 from before; red comes there, and blue elsewhere, in one batch."""
+    catalog.apply([*many("blue/d", 2 * room.OWN), *many("red/d", 2 * room.OWN)])
+    former = reloaded(catalog)
+    catalog.apply([web("blue/all", "a", "b", "c", host=None)])
+    former.load([replace(catalog.ports[Name("tenants/blue/ports/all")], host=Name("hosts/h1"))])
+    former.apply([web("red/one", "d"), web("blue/two", "d", host="h2")])
+    refused(former, [web("red/two", "d", host="h2"), web("blue/three", "d")], "puts[1].spec.security_groups", "of tena")
 
 
 def test_a_host_has_room_for_all_that_the_door_lets_in_twice_over() -> None:

@@ -201,19 +201,17 @@ class Room:
         ruling: tuple[_Put, ...] = (*rules, *address_groups)
         self._check_named([put for put in ruling if put.old != _now(ix, put)])
         puts: tuple[_Put, ...] = (*ruling, *ports)
-        hosts: dict[Name, None] = {}
-        tenants: dict[Name, None] = {}
+        grown: dict[Name, dict[Name, None]] = {}  # by host: the tenants that take more there
         for groups in self.catch_up():
             if any(self._costs[groups].beyond):
-                hosts.update(dict.fromkeys(ix.spread[groups]))
-                tenants[tenant_of(groups[0])] = None
+                for host in ix.spread[groups]:
+                    grown.setdefault(host, {})[tenant_of(groups[0])] = None
         for groups, host in _came(ix, ports):
             if any(self.cost(groups).beyond):
-                hosts[host] = None
-                tenants[tenant_of(groups[0])] = None
-        for host in hosts:
+                grown.setdefault(host, {})[tenant_of(groups[0])] = None
+        for host, tenants in grown.items():
             self._check_host(host, tenants, puts)
-        self.filled = frozenset(hosts)
+        self.filled = frozenset(grown)
 
     def _check_host(self, host: Name, tenants: Iterable[Name], puts: Sequence[_Put]) -> None:
         taken: dict[Name, list[int]] = {}
@@ -228,7 +226,7 @@ class Room:
                         host, tenant, puts, of_tenant, what, f"{OF_TENANT:,} are the most of a tenant's"
                     )
             if sum(of[table] for of in taken.values()) > SHARED:
-                tenant = next(tenant for tenant in tenants if tenant in taken)
+                tenant = next(iter(tenants))
                 why = f"that is more than is left of the {SHARED:,} that all tenants' ports there share"
                 raise self._refusal(host, tenant, puts, taken[tenant][table], what, why)
 
@@ -269,7 +267,14 @@ class Room:
         ix = self._ix
         groups: dict[Name, tuple[_Put, str]] = {}
         for put in changed:
-            match _now(ix, put):
+            now = _now(ix, put)
+            if (
+                isinstance(now, SecurityGroupRule)
+                and isinstance(put.old, SecurityGroupRule)
+                and _names(now) == _names(put.old)
+            ):
+                continue
+            match now:
                 case SecurityGroupRule(remote_prefix=str()):
                     groups.setdefault(group_of(put.name), (put, "spec.remote_prefix"))
                 case SecurityGroupRule(remote_address_group=str()):
@@ -313,6 +318,11 @@ def _now(ix: Indexes, put: _Put) -> Object:
             return ix.security_group_rules[put.name]
         case drafts.AddressGroup():
             return ix.address_groups[put.name]
+
+
+def _names(rule: SecurityGroupRule) -> tuple[object, object]:
+    """Whom a rule means by an address."""
+    return rule.remote_prefix, rule.remote_address_group
 
 
 def _came(ix: Indexes, ports: Iterable[Put[drafts.Port, Port]]) -> Iterator[tuple[Sets, Name]]:
