@@ -258,6 +258,51 @@ async def test_however_many_ports_leave_the_table_is_walked_as_often_as_for_one(
         assert len(walks) <= 3
 
 
+async def test_a_port_that_is_asked_for_while_anothers_walk_goes_on_is_told_of_when_it_has_ended(
+    tmp_path: Path,
+) -> None:
+    """The first question for any port makes a place for all that leave: an empty place is no answer."""
+    async with between(tmp_path) as it:
+        talk(it.here)
+        may_walk, walks, ask = asyncio.Event(), [], it.giver._ask
+
+        async def held(question: Callable[[Any], Any]) -> Any:
+            walks.append(question)
+            await may_walk.wait()
+            return await ask(question)
+
+        it.giver._ask = held
+        other = "tenants/blue/ports/other"
+        it.giver.follow([leaving(), replace(leaving(), port=other)])
+        first = asyncio.create_task(it.giver.answer(json.dumps({"port": other}).encode()))
+        await until(lambda: walks)
+        second = asyncio.create_task(it.giver.answer(json.dumps({"port": WEB1_PORT}).encode()))
+        await asyncio.sleep(0)
+        may_walk.set()
+        assert carried.decode(await first).connections == []
+        assert len(carried.decode(await second).connections) == 2
+        assert len(walks) == 2  # and what was read of the second
+
+
+async def test_a_port_is_looked_for_when_the_walk_of_the_first_that_was_asked_for_has_failed(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        fails, ask = [Retry("the data plane is being laid out")], it.giver._ask
+
+        async def failing(question: Callable[[Any], Any]) -> Any:
+            if fails:
+                raise fails.pop()
+            return await ask(question)
+
+        it.giver._ask = failing
+        other = "tenants/blue/ports/other"
+        it.giver.follow([leaving(), replace(leaving(), port=other)])
+        with pytest.raises(Retry):
+            await it.giver.answer(json.dumps({"port": other}).encode())
+        first = carried.decode(await it.giver.answer(json.dumps({"port": WEB1_PORT}).encode()))
+        assert (len(first.connections), first.more) == (2, False)
+
+
 async def test_what_is_left_over_of_a_former_stay_goes_first_unless_it_was_the_agent_that_went(tmp_path: Path) -> None:
     for anew, stays in ((True, set()), (False, {(17, 99)})):
         async with between(tmp_path) as it:

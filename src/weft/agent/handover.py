@@ -72,7 +72,7 @@ class _Question(msgspec.Struct, frozen=True):
 @dataclass(slots=True)
 class _Giving:
     """One port's, to one who asks. told: of each connection that was told, what it was in; waiting: keys of those that
-    are to be told; last, its_keys: the piece that was given last.
+    are to be told; last, its_keys: the piece that was given last; looked_s: when the table was looked through for it.
     """
 
     told: dict[bytes, Mark] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class _Giving:
     last: bytes = b""
     its_keys: tuple[bytes, ...] = ()
     asked_s: float = 0.0
-    looked_s: float = 0.0
+    looked_s: float | None = None
 
     def differs(self, key: bytes, mark: Mark) -> None:
         """It is as that now: to be told, unless it was."""
@@ -170,6 +170,8 @@ class Giver:
             return await self._piece(question.port, giving)
 
     async def _news(self, question: _Question, giving: _Giving) -> bytes:
+        if giving.looked_s is None:
+            await self._look(giving)
         if question.after == giving.rank - 1 and giving.last:
             return giving.last  # it was lost on the way
         if question.after != giving.rank:
@@ -213,6 +215,13 @@ class Giver:
         await self._walk()
         return self._giving.setdefault(port, _Giving(asked_s=now_s))
 
+    async def _look(self, giving: _Giving) -> None:
+        """Another port's question has made a place for it: what there is to tell is not known before a walk."""
+        async with self._walking:  # one that is under way may be of it, too
+            pass
+        if giving.looked_s is None:
+            await self._walk()
+
     async def _walk(self) -> None:
         """What is in the table from now on: whoever waits for a walk that has not begun waits for the same."""
         if self._next is None:
@@ -231,7 +240,7 @@ class Giver:
 
     async def _gather(self, giving: _Giving) -> None:
         """Until something has changed, or it is time to say that nothing has."""
-        if self._clock.now_s() - giving.looked_s >= LOOK_AGAIN_S:
+        if giving.looked_s is None or self._clock.now_s() - giving.looked_s >= LOOK_AGAIN_S:
             await self._walk()
             return
         giving.stirred.clear()
