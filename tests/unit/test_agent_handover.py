@@ -252,7 +252,7 @@ async def test_however_many_ports_leave_the_table_is_walked_as_often_as_for_one(
         assert [len(piece.connections) for piece in pieces] == [2] + [0] * 300
         assert walks == [301]
         # Nor does news of one wait for long while nothing is said of the others.
-        assert it.giver._hold_s() == handover.SHORT_S
+        assert it.giver._hold_s() == handover.HOLD_S * handover.MOST_AT_ONCE / 301
         again = [json.dumps({"port": name, "after": 1}).encode() for name in names]
         await asyncio.gather(*map(it.giver.answer, again))
         assert len(walks) <= 3
@@ -301,6 +301,23 @@ async def test_a_port_is_looked_for_when_the_walk_of_the_first_that_was_asked_fo
             await it.giver.answer(json.dumps({"port": other}).encode())
         first = carried.decode(await it.giver.answer(json.dumps({"port": WEB1_PORT}).encode()))
         assert (len(first.connections), first.more) == (2, False)
+
+
+async def test_what_could_not_be_read_is_still_to_be_told(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        asked, ask = [], it.giver._ask
+
+        async def failing(question: Callable[[Any], Any]) -> Any:
+            asked.append(question)
+            if len(asked) == 2:  # the walk is before
+                raise Retry("the data plane is being laid out")
+            return await ask(question)
+
+        it.giver._ask = failing
+        with pytest.raises(Retry):
+            await it.giver.answer(json.dumps({"port": WEB1_PORT}).encode())
+        assert len(carried.decode(await it.giver.answer(json.dumps({"port": WEB1_PORT}).encode())).connections) == 2
 
 
 async def test_what_is_left_over_of_a_former_stay_goes_first_unless_it_was_the_agent_that_went(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from weft.client.client import ApiError
 from weft.contracts.clock import Clock
 from weft.contracts.connections import Carried, ConnectionEvent, Mark
 from weft.kit.errors import Missing, Rejected, Retry
+from weft.kit.rate import Bucket
 from weft.kit.waiting import first_of
 from weft.policy.rows import Port
 from weft.wire import carried
@@ -31,12 +32,15 @@ _log = structlog.get_logger("weft.agent")
 
 #: A port that is arriving is not said to be active before its connections are here, or so long has gone by.
 PATIENCE_S = 5.0
-#: Between two tries that failed.
-AGAIN_S = 0.5
+#: Between two tries that failed; twice as long after each, up to twice that for who is waited for, and else so long.
+AGAIN_S, AGAIN_LAST_S = 0.5, 4.0
 #: Who has been given everything waits so long for what changes, and is then told that it is nothing.
 HOLD_S = 1.0
-#: And no shorter, however many ports are asked for.
-SHORT_S = 0.02
+#: A host may do fifty things a second (controller/limits.py), and has others to do: it asks for so many news a second,
+#: for so many first and last pieces after the first ``BURST``, and tells so many.
+PER_S, BURST = 20.0, 100
+#: However many ask at once, nobody is held longer: the controller does not wait for ever (controller/moves.py).
+LONGEST_S = 4.0
 #: What changes at once is told at once.
 GATHER_S = 0.02
 #: What events have missed, and what only the table says, is looked for as often as that.
@@ -47,6 +51,8 @@ LINGER_S = 15.0
 LAST_S = 10.0
 #: Who has not asked for so long has begun anew, or does not want to know any more.
 FORGET_S = 120.0
+#: Whoever is told so has another piece than is known of here: only then what it has is void.
+BEGIN_ANEW = "begin anew"
 #: Ports whose connections are asked for at once: at first, when that took too long, and for what changes.
 #: The controller bounds what a host may.
 MOST_AT_ONCE = 2
@@ -72,16 +78,19 @@ class _Question(msgspec.Struct, frozen=True):
 @dataclass(slots=True)
 class _Giving:
     """One port's, to one who asks. told: of each connection that was told, what it was in; waiting: keys of those that
-    are to be told; last, its_keys: the piece that was given last; looked_s: when the table was looked through for it.
+    are to be told; last, its_keys, more: the piece that was given last; looked_s: when the table was looked through for
+    it; over: it has arrived there, and is held no longer.
     """
 
     told: dict[bytes, Mark] = field(default_factory=dict)
     waiting: dict[bytes, None] = field(default_factory=dict)
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     answering: asyncio.Lock = field(default_factory=asyncio.Lock)
     rank: int = 0
     last: bytes = b""
     its_keys: tuple[bytes, ...] = ()
+    more: bool = False
     asked_s: float = 0.0
     looked_s: float | None = None
 
@@ -113,6 +122,7 @@ class Giver:
         self._left: dict[str, float] = {}  # when
         self._giving: dict[str, _Giving] = {}
         self._follower: asyncio.Task[None] | None = None
+        self._answering = 0
         self._walking = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None  # a walk that has not begun yet
 
@@ -151,14 +161,21 @@ class Giver:
         self._forget(now_s)
         if question.port not in self._ports and not (question.last and question.port in self._left):
             raise Missing(f"{question.port} is not leaving this host")
+        self._answering += 1
+        try:
+            return await self._answer(question, now_s)
+        finally:
+            self._answering -= 1
+
+    async def _answer(self, question: _Question, now_s: float) -> bytes:
         giving = self._giving.get(question.port)
         if giving is None and question.after and not question.last:
-            raise Missing("what it has was told by an agent that is no more, or is too old: begin anew")
+            raise Missing(f"what it has was told by an agent that is no more, or is too old: {BEGIN_ANEW}")
         if giving is None or (question.after == 0 and giving.rank):
             giving = await self._begin(question.port)
         giving.asked_s = now_s
         if question.last:
-            giving.stirred.set()  # whoever waits for news of it waits no longer
+            giving.over.set()  # whoever waits for news of it waits no longer
         async with giving.answering:
             if not question.last:
                 return await self._news(question, giving)
@@ -175,8 +192,8 @@ class Giver:
         if question.after == giving.rank - 1 and giving.last:
             return giving.last  # it was lost on the way
         if question.after != giving.rank:
-            raise Missing(f"piece {question.after} was not given: begin anew")
-        if not giving.waiting and giving.rank:
+            raise Missing(f"piece {question.after} was not given: {BEGIN_ANEW}")
+        if giving.rank and not giving.more:
             await self._gather(giving)
         return await self._piece(question.port, giving)
 
@@ -188,13 +205,19 @@ class Giver:
             keys = list(islice(giving.waiting, carried.MOST))
             for key in keys:
                 del giving.waiting[key]
-            for key, of in await self._read(port, frozenset(keys)):
+            try:
+                found = await self._read(port, frozenset(keys))
+            except BaseException:
+                giving.waiting.update(dict.fromkeys(keys))
+                raise
+            for key, of in found:
                 if giving.told.get(key) != of.mark:
                     giving.told[key] = of.mark
                     some.append(of)
         giving.rank += 1
         giving.its_keys = tuple(keys)
-        giving.last = carried.encode(giving.rank, some, more=bool(giving.waiting), host=self._host)
+        giving.more = bool(giving.waiting)
+        giving.last = carried.encode(giving.rank, some, more=giving.more, host=self._host)
         return giving.last
 
     async def _read(self, port: str, keys: frozenset[bytes]) -> list[tuple[bytes, Carried]]:
@@ -239,19 +262,26 @@ class Giver:
                 giving.looked_s = now_s
 
     async def _gather(self, giving: _Giving) -> None:
-        """Until something has changed, or it is time to say that nothing has."""
-        if giving.looked_s is None or self._clock.now_s() - giving.looked_s >= LOOK_AGAIN_S:
-            await self._walk()
-            return
-        giving.stirred.clear()
-        await first_of(giving.stirred.wait(), self._clock.sleep(self._hold_s()))
+        """Until something has changed, or it is time to say that nothing has; and no sooner than it is its turn."""
+        began_s = self._clock.now_s()
+        if not giving.waiting:
+            if giving.looked_s is None or began_s - giving.looked_s >= LOOK_AGAIN_S:
+                await self._walk()
+            else:
+                giving.stirred.clear()
+                await first_of(giving.stirred.wait(), giving.over.wait(), self._clock.sleep(self._hold_s()))
         if giving.waiting:
-            await self._clock.sleep(GATHER_S)
+            turn_s = began_s + self._turn_s() - self._clock.now_s()
+            await first_of(giving.over.wait(), self._clock.sleep(max(turn_s, GATHER_S)))
 
     def _hold_s(self) -> float:
         """Who waits for news of one port does not ask for others': of many, each is soon the next."""
         asked = sum(1 for giving in self._giving.values() if giving.rank)
-        return min(HOLD_S, max(HOLD_S * MOST_AT_ONCE / max(asked, 1), SHORT_S))
+        return max(min(HOLD_S, HOLD_S * MOST_AT_ONCE / max(asked, 1)), self._turn_s())
+
+    def _turn_s(self) -> float:
+        """As long as all who are being answered have a turn each."""
+        return min(self._answering / PER_S, LONGEST_S)
 
     async def _follow(
         self, first: asyncio.Future[ConnectionEvent], watched: AsyncGenerator[ConnectionEvent, None]
@@ -278,7 +308,7 @@ class Giver:
 @dataclass(slots=True)
 class _Taking:
     """One port's. fault: why its connections have not come, by now. whole: all there were have. rank: of the piece that
-    has come last; source: the host that it is of.
+    has come last; source: the host that it is of; failures: in a row.
     """
 
     task: asyncio.Task[None] | None = None
@@ -288,6 +318,20 @@ class _Taking:
     taken: int = 0
     rank: int = 0
     source: str = ""
+    failures: int = 0
+
+    def failed(self, fault: Exception) -> None:
+        """What has come is kept, unless who gives it says that it is not known there, or what came is no piece."""
+        self.fault = str(fault)
+        self.failures += 1
+        if isinstance(fault, Rejected) or BEGIN_ANEW in self.fault:
+            self.rank = 0
+
+    @property
+    def again_s(self) -> float:
+        """When to try again. A controller that has too much to do is not helped by being asked more often."""
+        longest_s = AGAIN_LAST_S if self.whole or self.given_up else 2 * AGAIN_S
+        return min(AGAIN_S * (1 << min(self.failures - 1, 8)), longest_s)
 
 
 class Taker:
@@ -304,6 +348,8 @@ class Taker:
         self._last = asyncio.Semaphore(MOST_AT_ONCE)
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._late = asyncio.Semaphore(1)  # so that a host's other requests have room
+        self._news = Bucket(PER_S, PER_S)
+        self._pieces = Bucket(PER_S, BURST)  # first and last ones: news of others are in nobody's way
         self.changed: Callable[[], None] = lambda: None
 
     def follow(self, ports: Mapping[str, Port], *, anew: bool) -> None:
@@ -357,6 +403,7 @@ class Taker:
         while True:
             try:
                 async with self._last:
+                    await self._turn(self._pieces)
                     answer = await self._controller.carried(self._host, port, taking.rank, taking.source)
                     piece = carried.decode(answer)
                     if piece.connections:
@@ -383,21 +430,22 @@ class Taker:
             while True:
                 try:
                     async with self._place(taking):
+                        await self._turn(self._news if taking.whole else self._pieces)
                         if limit is None:  # not while others' hosts are waited for
                             limit = asyncio.create_task(self._give_up(port, taking))
                         piece = carried.decode(await self._controller.carried(self._host, port, taking.rank))
                         if piece.connections:
                             taking.taken += await self._take(port, piece.connections)
-                    taking.rank, taking.source = piece.rank, piece.host
+                    taking.rank, taking.source, taking.failures = piece.rank, piece.host, 0
                     if not piece.more and not taking.whole:
                         taking.whole, taking.fault = True, ""
                         _log.info("connections of a port that arrives are here", port=port, connections=taking.taken)
                         self.changed()
                 except (ApiError, Retry, Rejected) as fault:
-                    taking.fault, taking.rank = str(fault), 0
+                    taking.failed(fault)
                     if _is_final(fault):
                         self._give_up_now(port, taking)
-                    await self._clock.sleep(AGAIN_S)
+                    await self._clock.sleep(taking.again_s)
         finally:
             if limit is not None:
                 limit.cancel()
@@ -405,6 +453,10 @@ class Taker:
     def _place(self, taking: _Taking) -> asyncio.Semaphore:
         """Whose host does not answer are in nobody's way."""
         return self._then if taking.whole else self._late if taking.given_up else self._first
+
+    async def _turn(self, bucket: Bucket) -> None:
+        while not bucket.take(now_s := self._clock.now_s()):
+            await self._clock.sleep(max(bucket.ready_s - now_s, 0.001))
 
     async def _take(self, port: str, connections: Sequence[Carried]) -> int:
         return await self._ask(lambda plane: plane.take(port, connections))

@@ -143,6 +143,7 @@ class Agent:
             host,
             controller,
             {"connections": self._giver.answer, "cuts": self._cuts.answer, "list": self._list},
+            clock,
         )
         self.prober = Prober(paths, clock, self._lead) if paths else None
         self.exchange: Exchange | None = None
