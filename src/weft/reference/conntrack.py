@@ -600,6 +600,7 @@ class Tracker:
         for key, entry in entries.items():
             former = self._table.get(key)
             if former is None:
+                entry.charged, entry.peer = entry.opener, None  # what another host had counted says nothing here
                 if self._full(key.port, entry.charged, entry.peer) is not None:
                     continue
                 self._charge(key.port, entry, 1)

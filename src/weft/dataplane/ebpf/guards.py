@@ -249,6 +249,7 @@ class Guards:
     def drop(self, seat: layout.Seat) -> None:
         if self._ports.pop(seat, None) is not None or seat.key in self.guards.told:
             self.guards.drop([seat.key])
+            self.changed = True  # what it begins under later rules is of a later epoch than its connections now
 
     def _guard(self, seat: layout.Seat, row: Port) -> list[str]:
         flags = (Flag.ARRIVING if row.arriving else Flag(0)) | (Flag.LEAVING if row.leaving else Flag(0))

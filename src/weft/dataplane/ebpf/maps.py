@@ -7,6 +7,7 @@ pinned programs whose name is a digest of the object file and its constants. So 
 from __future__ import annotations
 
 import hashlib
+import platform
 import sys
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -19,6 +20,8 @@ from weft.policy.connections import EXPECTED_OF_PORT
 
 _DIGITS = 16
 _MOST = 1 << 28  # entries of a map
+#: Machines that show each CPU what another has read and written in the order of its program (s390x does, too).
+_IN_ORDER = ("x86_64", "s390x")
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
 PROGRAMS = (
@@ -142,6 +145,7 @@ def load(source: Path, sizes: Sizes, pins: Path | None, times: Times = TIMES) ->
         check_layouts(opened, btf)
         constants = {
             "weft_decap_l3": int(libbpf.has_decap_l3()),
+            "weft_weakly_ordered": int(platform.machine() not in _IN_ORDER),
             "weft_upcall_interval_ns": times.upcall_interval_ns,
             "weft_learned_ns": times.learned_ns,
             "weft_loop_ns": times.loop_ns,

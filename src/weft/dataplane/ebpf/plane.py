@@ -272,10 +272,14 @@ class EbpfDataPlane:
         """Rules as they are now; connections are held against them from here on."""
         failures = self._guards.settle(prune=prune)
         self._records.drop(self._guards.missing & self._records.told.keys())
+        self._renew()
+        return failures
+
+    def _renew(self) -> None:
+        """Connections are held against the rules once more, if those have changed."""
         if self._guards.changed:
             self._guards.changed = False
             self._tracking.renew()
-        return failures
 
     def _update_records(self, rows: list[Record]) -> list[Failure]:
         """Whose they are first: at no moment is one there of whom rules do not know it."""
@@ -1184,6 +1188,7 @@ class EbpfDataPlane:
         bindings_told = all_told and self._known.bindings is not None
         # A link that is amiss first: what passes it by is worse than what it drops.
         mended += self._reconcile(present, mend=True)[1]
+        self._renew()
         mended += self._repair_uplinks(present)
         for table in (
             self._sources,

@@ -350,11 +350,12 @@ static __noinline int ask_again(struct flow *f, const struct guard *g, struct co
 	f->numbered = numbered;
 	bpf_spin_lock(&c->lock);
 	c->rule = f->rule;
-	c->epoch = f->epoch;
 	if (allows)
 		c->flags &= ~REFUSED;
 	else
 		c->flags |= REFUSED;
+	/* Last: the fast way, which takes no lock, looks at flags once the epoch is that of the rules. */
+	__sync_lock_test_and_set(&c->epoch, f->epoch);
 	bpf_spin_unlock(&c->lock);
 	return 0;
 }
@@ -805,6 +806,7 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, seat at, __u32
 		return DROP_SECURITY_GROUP;
 	/* Before the guard, and all that it names: no connection is of an epoch before whose rules it has begun. */
 	f->epoch = *(volatile __u32 *)&t->epoch;
+	in_order();
 	g = bpf_map_lookup_elem(&guards, &at);
 	if (!g)
 		return DROP_SECURITY_GROUP;
@@ -873,6 +875,9 @@ static long do_next_asked(__u32 i, struct asking *a)
 			a->done += 1;
 			return 0;
 		}
+		/* A place of another host's says nothing here. */
+		if (a->what == ASKED_TAKE)
+			f->fresh.charged = f->fresh.opener ? CHARGED_TO_OTHERS : 0;
 		if (take_room(f->key.port, f->fresh.charged))
 			return 0;
 		if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST))

@@ -60,8 +60,9 @@ __noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
 	if (p->protocol == IPPROTO_TCP && (read_plain_segment(skb, p, &s) || (s.data_bytes && is_control(&key, t->ftp_port))))
 		return 0;
 	c = bpf_map_lookup_elem(&connections, &key);
-	if (!c || c->epoch != t->epoch)
+	if (!c || *(volatile __u32 *)&c->epoch != t->epoch)
 		return 0;
+	in_order();
 	/* What puts off its end writes behind the lock: here it is the same moment of the coarse clock still. */
 	now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
 	if (c->expires_ns != now_ns + t->timeouts_ns[c->state & (STATES - 1)])

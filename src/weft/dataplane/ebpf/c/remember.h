@@ -70,7 +70,10 @@ INLINE __u32 changes_so_far(void)
 {
 	__u32 zero = 0, *count = bpf_map_lookup_elem(&changes, &zero);
 
-	return count ? *(volatile __u32 *)count : 0;
+	__u32 so_far = count ? *(volatile __u32 *)count : 0;
+
+	in_order();
+	return so_far;
 }
 
 INLINE __u32 place_of(const struct packet *p)
@@ -184,7 +187,7 @@ static __noinline int remember_in(const struct packet *p, const struct outer *o,
 	struct remembered_in *r;
 	__u32 place;
 
-	if (!p || !o || !to || o->group)
+	if (!p || !o || !to || o->group || addr_is_unspecified(&p->source))
 		return 0;
 	place = place_of(p);
 	r = bpf_map_lookup_elem(&remembered_ins, &place);

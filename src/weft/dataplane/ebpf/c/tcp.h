@@ -177,6 +177,22 @@ INLINE __u8 tcp_state(const struct connection *c)
 	return before(a->acked, b->end) || before(b->acked, a->end) ? STATE_CLOSING : STATE_TIME_WAIT;
 }
 
+/* A side has sent so far: that never goes back, whoever else writes it at once; what is behind it, nobody could acknowledge.
+ * False: others were quicker twice.
+ */
+INLINE bool tcp_reach(struct half *me, __u32 end)
+{
+	__u32 known = me->end, seen;
+
+	if (!after(end, known))
+		return true;
+	seen = __sync_val_compare_and_swap(&me->end, known, end);
+	if (seen == known || !after(end, seen))
+		return true;
+	known = __sync_val_compare_and_swap(&me->end, seen, end);
+	return known == seen || !after(end, known);
+}
+
 /* What a segment that passes says of both sides. */
 INLINE void tcp_advance(struct connection *c, struct half *me, struct half *them, __u32 side, const struct tcp_segment *s,
 			__u32 window)
@@ -187,8 +203,7 @@ INLINE void tcp_advance(struct connection *c, struct half *me, struct half *them
 		me->window = window;
 	if (after(s->end, me->edge))
 		me->edge = s->end;
-	if (after(s->end, me->end))
-		me->end = s->end;
+	tcp_reach(me, s->end);
 	if (after(s->ack, me->acked)) {
 		me->acked = s->ack;
 		c->flags |= HEARD << (1 - side);
@@ -251,8 +266,9 @@ INLINE enum step tcp_goes_on(struct connection *c, struct half *me, struct half 
 }
 
 /* The same of a segment without SYN, FIN and RST, of an established connection, without its lock: true, or nothing is done.
- * What is written only grows, and only by segments of this side, of which two CPUs seldom have some at once: then what one of
- * them says may be lost, until the next says as much. Flags and state, which rules and others write, stay as they are.
+ * What is written only grows, and only by segments of this side. Where two CPUs have some of them at once, what one says of
+ * windows and acknowledgements may be lost, until the next says as much. Flags and state, which rules and others write, stay
+ * as they are.
  */
 INLINE bool tcp_flows(struct connection *c, __u32 side, const struct tcp_segment *s)
 {
@@ -260,12 +276,10 @@ INLINE bool tcp_flows(struct connection *c, __u32 side, const struct tcp_segment
 	__u32 window = scaled_window(c, side, s), edge = s->ack + at_least_one(window);
 
 	if (c->state != STATE_ESTABLISHED || (c->flags & (REFUSED | TOLD | PENDING | MOVED)) != TOLD ||
-	    !tcp_fits(c, me, them, side, s) || after(s->end, me->edge))
+	    !tcp_fits(c, me, them, side, s) || after(s->end, me->edge) || !tcp_reach(me, s->end))
 		return false;
 	if (window > me->window)
 		me->window = window;
-	if (after(s->end, me->end))
-		me->end = s->end;
 	if (after(s->ack, me->acked))
 		me->acked = s->ack;
 	if (after(edge, them->edge))
@@ -314,8 +328,7 @@ INLINE void tcp_stretch(struct connection *c, __u32 side, __u32 end)
 	if (c->state == STATE_SYN_SENT || c->state == STATE_CLOSED)
 		return;
 	c->flags &= ~(LINE << (side & 1));
-	if (after(end, me->end))
-		me->end = end;
+	tcp_reach(me, end);
 	if (after(end, me->edge))
 		me->edge = end;
 }

@@ -14,6 +14,19 @@
 #include <bpf/bpf_helpers.h>
 
 #define INLINE static __always_inline
+
+/* Whether this machine may read in another order than a program says; set as the object is loaded. */
+const volatile __u32 weft_weakly_ordered = 1;
+
+/* What is read behind it is read after what is read before it. */
+INLINE void in_order(void)
+{
+	__u32 nothing = 0;
+
+	if (weft_weakly_ordered)
+		__sync_lock_test_and_set(&nothing, 1);
+	asm volatile("" ::: "memory");
+}
 #define AF_INET 2
 #define AF_INET6 10
 

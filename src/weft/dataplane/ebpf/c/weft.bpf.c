@@ -469,7 +469,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	struct subnet *subnet = NULL;
 	struct remembered_in *r;
 	struct record *record;
-	struct local_port *to;
+	struct local_port *to, port;
 	struct packet *p;
 	struct outer o = {};
 	enum drop_reason why;
@@ -514,7 +514,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	p->changes = changes_so_far();
 	pull_frame(skb, below_128(o.bytes));
 	p->why = parse(skb, p, below_128(o.bytes), o.length);
-	r = p->why ? NULL : recall_in(p, &o);
+	r = p->why || p->type == ETHERTYPE_ARP ? NULL : recall_in(p, &o);
 	to = r ? &r->port : NULL;
 	if (!to) {
 		why = subnet_of_outer(me, &o, &subnet);
@@ -544,6 +544,11 @@ int weft_from_uplink(struct __sk_buff *skb)
 			return drop(skb, c, DROP_PORT_DOWN);
 		if (to)
 			remember_in(p, &o, to);
+	}
+	/* The agent may give its entry to another in the midst of this. */
+	if (to) {
+		port = *to;
+		to = &port;
 	}
 	if (o.ecn == 3 && p->ecn == 0)
 		return drop(skb, c, DROP_ECN);
