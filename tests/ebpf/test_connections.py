@@ -38,7 +38,7 @@ from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.policy.connections import EXPECTED_OF_PORT, Expected, State
 from weft.policy.drop import DropReason
-from weft.policy.rows import Port
+from weft.policy.rows import Port, SecurityGroup
 from weft.wire import carried as wire
 
 pytestmark = pytest.mark.root
@@ -110,6 +110,23 @@ def pieces(source: str, to: str) -> Iterator[bytes]:
     for offset, more in ((0, "MF"), (2, 0)):
         part = b.Raw(whole[offset * 8 :][: 16 if more else None])
         yield b.eth(MACS[to], b.network(source, to, flags=more, frag=offset, id=7, proto=17) / part, MACS[source])
+
+
+def test_what_a_port_begins_again_with_is_held_against_the_rules_of_then(driver: EbpfDriver) -> None:
+    """Of a port that is away no connection is of the rules that are in force: whatever changes until it is back."""
+    talk(driver)
+    plane = driver.plane
+    assert {epoch_of(value) for _, value in plane._connections.entries()} == {plane._tracking.epoch}
+    assert plane.bind({WEB1_PORT: BINDINGS[WEB1_PORT]}) == []
+    assert plane.update([row for row in NO_HTTP.rows if isinstance(row, SecurityGroup)]) == []
+    assert plane._tracking.epoch not in {epoch_of(value) for _, value in plane._connections.entries()}
+    driver.load(NO_HTTP)
+    *_, last = opened(FIRST, SECOND)
+    assert getattr(driver.inject(last.interface, last.frame), "reason", None) is DropReason.SECURITY_GROUP
+
+
+def epoch_of(connection: bytes) -> int:
+    return int(layout.CONNECTION.unpack(connection)[-8])
 
 
 def test_connections_of_a_port_that_is_gone_go_with_the_next_sweep(driver: EbpfDriver) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Collection, Iterator
 from ipaddress import ip_address
 from itertools import pairwise
@@ -260,6 +261,21 @@ def test_what_is_handed_over_has_been_held_against_no_rules(asking: Asking) -> N
     assert asking.connections.take(entry(0, (0, 0, 0), later_ns, number=81)) == 1
     assert asking.connections.take(entry(0, (0, 0, 0), later_ns)) == 1  # again
     assert [layout.CONNECTION.unpack(value)[-8] for _, value in asking.connections.entries()] == [0, 0]
+
+
+@pytest.mark.root
+def test_what_is_handed_over_is_charged_to_those_who_began_it(asking: Asking) -> None:
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.at(asking.start_ns)
+    later_ns = asking.start_ns + SECOND_NS
+    ((key, value),) = entry(0, (0, 0, 0), later_ns, number=81).items()
+    by_others = value[:5] + b"\1" + value[6:]
+    assert asking.connections.take(entry(0, (0, 0, 0), later_ns) | {key: by_others}) == 2
+    number = layout.port_number("a") & ~1
+    counts = {of: int.from_bytes(count, sys.byteorder) for of, count in asking.maps["quotas"].items()}
+    assert counts == {layout.COUNT.pack(number): 1, layout.COUNT.pack(number | 1): 1}
+    assert asking.connections.forget([key]) == 1
+    assert layout.COUNT.unpack(asking.maps["quotas"].lookup(layout.COUNT.pack(number | 1)) or b"") == (0,)
 
 
 @pytest.mark.root

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from scapy.contrib.geneve import GENEVE
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.l2 import GRE, Ether
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, GRE, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
@@ -212,6 +213,17 @@ def test_a_frame_that_is_not_like_the_former_ones_reaches_no_port(site: Site, fr
     site.warm()
     assert site.into(frame).verdict != TO_PORT
     site.warm()
+
+
+def test_arp_in_a_tunnel_reaches_nobody_whatever_came_before_it(site: Site) -> None:
+    """Of a frame whose addresses and MACs are all as those of a packet that may come: ARP has none."""
+    ends = Ether(src=MAC_C, dst=MAC_A)
+    outer = Ether(dst="02:00:00:00:ff:01") / IP(src=FAR, dst="192.0.2.1") / BY_RULE[Rule.NVGRE]
+    for destination in ("::", "::ff02:0:ff02:0"):
+        before = bytes(outer / ends / IPv6(src="::", dst=destination) / UDP(sport=2, dport=1) / Raw(bytes(20)))
+        for _ in range(2):
+            site.into(before)
+        assert site.why(site.into(bytes(outer / ends / ARP()))) is DropReason.ETHERTYPE
 
 
 def test_packets_are_counted_alike(site: Site) -> None:
