@@ -113,6 +113,16 @@ def test_ways_and_aliases_go_with_the_last_domain_that_is_shared(make: Callable[
     assert list(plane._loaded.maps["aliases"].items()) == []
 
 
+def test_an_address_that_only_a_domain_that_goes_still_names_goes_with_it(make: Callable[..., EbpfDataPlane]) -> None:
+    plane = make()
+    second = replace(PEER, rdid=OTHER)
+    assert plane.update([HOST, second, replace(PEER, pas=THEIRS[:1], networks=("a",))]) == []
+    assert plane.paths({THEIRS[0]: BOTH}) == []
+    assert plane.delete([second.key]) == []
+    assert ways(plane) is None
+    assert list(plane._loaded.maps["aliases"].items()) == []
+
+
 @pytest.mark.parametrize(
     ("pa", "given", "says"),
     [

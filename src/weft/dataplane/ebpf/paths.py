@@ -46,8 +46,7 @@ class Paths:
             self.peers[row.key] = row
             self._rows_of.setdefault(row.pa, {})[row.key] = None
             if former is not None and former.pas != row.pas:
-                self.aliases.drop([key for key in layout.aliases(former) if key not in entries])
-                self._drop({layout.address(row.pa)}, {layout.address(pa) for pa in row.pas}, by_source=False)
+                self._forget(former)
         return failures
 
     def delete(self, keys: Iterable[Key]) -> None:
@@ -57,10 +56,18 @@ class Paths:
                 continue
             rows = self._rows_of[row.pa]
             del rows[key]
+            self._forget(row)
             if not rows:
                 del self._rows_of[row.pa]
-                self.aliases.drop(layout.aliases(row))
                 self._put(layout.address(row.pa), None)
+
+    def _forget(self, former: Peer) -> None:
+        """What the row has said, but for what rows that there are say of the same peer."""
+        rows = [self.peers[key] for key in self._rows_of[former.pa]]
+        left = {layout.address(pa) for row in rows for pa in row.pas}
+        said = layout.aliases(former).items()
+        self.aliases.drop([key for key, first in said if key not in left and self.aliases.told.get(key) == first])
+        self._drop({layout.address(former.pa)}, left, by_source=False)
 
     def prune(self, wanted: Collection[Key]) -> None:
         """Also of what a former agent has left."""
