@@ -64,7 +64,9 @@ __noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
 		return 0;
 	in_order();
 	/* What puts off its end writes behind the lock: here it is the same moment of the coarse clock still. */
-	now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
+	now_ns = t->clock_ns ? t->clock_ns : p->now_ns;
+	if (!now_ns)
+		now_ns = bpf_ktime_get_coarse_ns();
 	if (c->expires_ns != now_ns + t->timeouts_ns[c->state & (STATES - 1)])
 		return 0;
 	if (p->protocol == IPPROTO_TCP ? !tcp_flows(c, side, &s) : !others_flow(c, side))

@@ -31,6 +31,7 @@ struct packet {
 	__u32 ip_length; /* as the network header says, its own bytes included */
 	__u32 l3_length; /* frame (of a GSO packet, one segment) less Ethernet */
 	__be32 l4_word; /* TCP's and UDP's ports */
+	__u64 now_ns; /* of the coarse clock, once somebody has looked; 0: nobody has */
 	__u32 changes; /* as there were when it came */
 	__u8 is_read; /* weft_from_port has read it, and found this to be wrong with it */
 	__u8 why;

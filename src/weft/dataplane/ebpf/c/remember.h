@@ -97,14 +97,15 @@ INLINE bool is_of_out(const struct remembered_out *r, const struct __sk_buff *sk
 }
 
 /* What is known of a guest's packet; NULL: policy is to be asked. */
-INLINE struct remembered_out *recall_out(struct __sk_buff *skb, const struct packet *p)
+INLINE struct remembered_out *recall_out(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 place = place_of(p);
 	struct remembered_out *r = bpf_map_lookup_elem(&remembered_outs, &place);
 
 	if (!r || r->changes != p->changes || !is_of_out(r, skb, p) || p->l3_length > r->limit || is_syn(skb, p))
 		return NULL;
-	return r->until_ns > bpf_ktime_get_coarse_ns() ? r : NULL;
+	p->now_ns = bpf_ktime_get_coarse_ns();
+	return r->until_ns > p->now_ns ? r : NULL;
 }
 
 /* limit: of the packet, as policy has it; 0: none. Slow way: once in the time that next hops are known for. */
@@ -162,7 +163,7 @@ INLINE bool is_of_in(const struct remembered_in *r, const struct packet *p, cons
 /* What is known of a frame from an uplink: o has its subnet and rule then, as subnet_of_outer() would have found them. NULL:
  * policy is to be asked.
  */
-INLINE struct remembered_in *recall_in(const struct packet *p, struct outer *o)
+INLINE struct remembered_in *recall_in(struct packet *p, struct outer *o)
 {
 	__u32 place = place_of(p), vsid = o->vsid;
 	struct remembered_in *r = bpf_map_lookup_elem(&remembered_ins, &place);
@@ -174,7 +175,8 @@ INLINE struct remembered_in *recall_in(const struct packet *p, struct outer *o)
 	/* A key is GRE's where it is not NVGRE's, which is the same for each packet that has it. */
 	if (vsid != r->vsid || (r->rule != o->rule && !(r->rule == RULE_GRE && o->rule == RULE_NVGRE)))
 		return NULL;
-	if (r->until_ns <= bpf_ktime_get_coarse_ns())
+	p->now_ns = bpf_ktime_get_coarse_ns();
+	if (r->until_ns <= p->now_ns)
 		return NULL;
 	o->vsid = vsid;
 	o->rule = r->rule;
