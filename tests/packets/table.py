@@ -1491,7 +1491,6 @@ NOT_BY_PACKETS = frozenset(
 ) | frozenset(
     # Nor can a single one bring these about: conversations.py.
     {
-        DropReason.CONNECTION_INVALID,
         DropReason.MOVING,
         DropReason.CONNECTION_LIMIT,
         DropReason.FRAGMENT_OVERLAP,
