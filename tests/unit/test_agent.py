@@ -112,6 +112,9 @@ class Watched(ReferenceDataPlane):
         super().__init__(HOST)
         self.told: list[str] = []
         self.failing: dict[Key, Failure] = {}
+        self.aside: dict[Key, Failure] = {}  # what every call says, whatever it is about
+        self.put: list[Row] = []
+        self.deleted: list[Key] = []
         self.bindings: dict[str, str] = {}
         self.busy = 0
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
@@ -131,12 +134,16 @@ class Watched(ReferenceDataPlane):
     def update(self, rows):  # type: ignore[no-untyped-def]
         rows = list(rows)
         self.told.append("update")
+        self.put += rows
         failures = [self.failing[row.key] for row in rows if row.key in self.failing]
-        return [*super().update([row for row in rows if row.key not in self.failing]), *failures]
+        some = [row for row in rows if row.key not in self.failing]
+        return [*super().update(some), *failures, *self.aside.values()]
 
     def delete(self, keys):  # type: ignore[no-untyped-def]
+        keys = list(keys)
         self.told.append("delete")
-        return super().delete(keys)
+        self.deleted += keys
+        return [*super().delete(keys), *self.aside.values()]
 
     def prune(self, desired):  # type: ignore[no-untyped-def]
         self.told.append("prune")
@@ -525,6 +532,57 @@ async def test_what_failed_is_tried_again_and_reported_until_it_is_done(
         here.controller.put(record(4, "192.0.2.8"))
         await until(here.programmed)
         await until(lambda: here.controller.reports[-1].failures == [])
+
+
+@pytest.mark.parametrize("by", ["a put", "a delete"])
+async def test_what_fails_without_having_been_asked_for_is_put_again_and_never_deleted(
+    scene: Callable[[], Awaitable[Scene]], by: str
+) -> None:
+    """As rules do: one change of a group, and ports and records far from it may have no room."""
+    here = await scene()
+    rows: list[Row] = [HOST_ROW, port(WEB, 2), record(2)]
+    async with here.controller.serving(), here.agent() as agent:
+        await here.ask("POST", "/attach", {"port": WEB, "interface": "eth7"})
+        here.controller.put(port(WEB, 2), record(2), record(3))
+        await until(lambda: here.programmed() and record(3).key in here.plane.rows())
+        # One of which a put is yet to be tried again.
+        here.plane.failing = {record(4).key: Failure(record(4).key, "full")}
+        here.controller.put(record(4))
+        troubles = agent.reconciler.progress.troubles
+        await until(lambda: record(4).key in troubles)
+        here.plane.aside = {row.key: Failure(row.key, "no room") for row in [*rows, record(4)]}
+        here.plane.put.clear()
+        if by == "a put":
+            here.controller.put(record(5))
+        else:
+            here.controller.put(deletes=(record(3).key,))
+        await until(lambda: {key for key, _ in [*troubles.items()]} >= here.plane.aside.keys())
+        await until(lambda: here.controller.ports[WEB] == PortReport("failed", "no room"))
+        await until(lambda: all(row in here.plane.put for row in [*rows, record(4)]), "tried again")
+        here.plane.aside.clear()
+        here.plane.failing.clear()
+        await until(lambda: here.programmed() and not troubles)
+        await until(lambda: here.controller.ports[WEB] == PortReport("active"))
+        assert here.plane.deleted == ([] if by == "a put" else [record(3).key])
+
+
+async def test_what_failed_without_having_been_asked_for_is_forgotten_with_its_row(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    async with here.controller.serving(), here.agent() as agent:
+        here.controller.put(record(2), record(3))
+        await until(here.programmed)
+        here.plane.aside = {record(2).key: Failure(record(2).key, "no room")}
+        here.controller.put(record(5))
+        await until(lambda: record(2).key in agent.reconciler.progress.troubles)
+        here.plane.aside.clear()
+        here.controller.put(deletes=(record(2).key,))
+        await until(lambda: here.programmed() and not agent.reconciler.progress.troubles)
+        here.plane.put.clear()
+        here.controller.put(record(6))
+        await until(lambda: record(6) in here.plane.put and here.programmed())
+        assert record(2) not in here.plane.put
 
 
 async def test_a_stop_leaves_the_data_plane_as_it_is(scene: Callable[[], Awaitable[Scene]]) -> None:

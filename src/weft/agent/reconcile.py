@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 from typing import TypeAlias, TypeVar, assert_never
 
@@ -88,12 +89,21 @@ class Repair:
 Work: TypeAlias = Start | Connected | Piece | Batch | Prune | Bind | Lead | Compaction | Again | Repair
 
 
+class Todo(Enum):
+    """What is to be done again where it is not the put of a row that is known."""
+
+    DELETE = "delete"
+    #: Nobody had asked for it just then: a change of something else has shown that this does not fit. It is put again
+    #: as it is to be by then, and never deleted.
+    DESIRED = "desired"
+
+
 @dataclass(slots=True)
 class Trouble:
-    """Something that failed. row None: a delete. due_s None: not before it changes."""
+    """Something that failed. row: what is to be put. due_s None: not before it changes."""
 
     failure: Failure
-    row: Row | None
+    row: Row | Todo
     attempts: int
     due_s: float | None
 
@@ -118,12 +128,21 @@ class Progress:
 class Reconciler:
     """The one owner of a data plane. ``submit`` says what is wanted; ``run`` makes it so, for ever."""
 
-    def __init__(self, plane: DataPlane, cache: Cache, clock: Clock, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        cache: Cache,
+        clock: Clock,
+        changed: Callable[[], None],
+        desired: Callable[[Key], Row | None],
+    ) -> None:
+        """desired: a row as it should be by now; None also while the tables are being read anew."""
         self.progress = Progress()
         self._plane = plane
         self._cache = cache
         self._clock = clock
         self._changed = changed
+        self._desired = desired
         self._queue: deque[Work] = deque()
         self._queued_rows = 0
         self._awake = asyncio.Event()
@@ -232,9 +251,14 @@ class Reconciler:
         troubles = self.progress.troubles.items()
         timed = [(trouble.due_s, key, trouble) for key, trouble in troubles if trouble.due_s is not None]
         due = [(key, trouble) for due_s, key, trouble in timed if due_s <= now_s]
-        self._retry_at_s = min((due_s for due_s, _, _ in timed if due_s > now_s), default=None)
-        puts = _in_order(trouble.row for _, trouble in due if trouble.row is not None)
-        keys = (key for key, trouble in due if trouble.row is None)
+        for key, trouble in due:
+            if trouble.row is Todo.DESIRED:
+                trouble.row = self._desired(key) or Todo.DESIRED
+                if trouble.row is Todo.DESIRED:
+                    trouble.due_s = now_s + RETRY_MOST_S  # it is on its way, or about to go
+        self._retry_at_s = min((t.due_s for _, _, t in timed if t.due_s is not None and t.due_s > now_s), default=None)
+        puts = _in_order(trouble.row for _, trouble in due if not isinstance(trouble.row, Todo))
+        keys = (key for key, trouble in due if trouble.row is Todo.DELETE)
         return Again(puts, tuple(sorted(keys, key=lambda key: ORDER[key[0]], reverse=True)))
 
     # -- what: on the worker's thread from here on --
@@ -277,7 +301,7 @@ class Reconciler:
                     # What came with the work before is newer than what failed.
                     current = self.progress.troubles
                     self._put(tuple(row for row in rows if (t := current.get(row.key)) and t.row is row))
-                    self._delete(tuple(key for key in keys if (t := current.get(key)) and t.row is None))
+                    self._delete(tuple(key for key in keys if (t := current.get(key)) and t.row is Todo.DELETE))
                 case Repair():
                     self._repair()
                 case other:
@@ -291,7 +315,8 @@ class Reconciler:
             except Retry as fault:
                 failures = [Failure(row.key, str(fault)) for row in part]
             failed = {failure.key: failure for failure in failures}
-            self._settle((row.key for row in part), failed, {row.key: row for row in part} if failed else {})
+            asked = {row.key: row for row in part} if failed else {}
+            self._settle((row.key for row in part), failed, asked)
             for row in part:
                 if type(row) is Port and row.key not in failed:
                     self.progress.ports.add(row.port)
@@ -303,7 +328,7 @@ class Reconciler:
                 failures = self._plane.delete(part)
             except Retry as fault:
                 failures = [Failure(key, str(fault)) for key in part]
-            self._settle(part, {failure.key: failure for failure in failures}, {})
+            self._settle(part, {failure.key: failure for failure in failures}, dict.fromkeys(part, Todo.DELETE))
             self.progress.ports.difference_update(str(key[1]) for key in part if key[0] == "ports")
             self._use_room(Counter(key[0] for key in part))
 
@@ -312,7 +337,7 @@ class Reconciler:
         for key, trouble in self.progress.troubles.items():
             if not freed:
                 return
-            if trouble.row is not None and trouble.due_s is not None and freed[key[0]] > 0:
+            if trouble.row is not Todo.DELETE and trouble.due_s is not None and freed[key[0]] > 0:
                 trouble.due_s = self._retry_at_s = self._clock.now_s()
                 freed -= Counter({key[0]: 1})
 
@@ -332,6 +357,10 @@ class Reconciler:
             failures = self._plane.bind(bindings)
         except Retry as fault:
             failures = [Failure(("ports", port), str(fault)) for port in bindings]
+        # What rules say of records, which have nothing to do with where ports are.
+        others = {failure.key: failure for failure in failures if failure.key[0] not in ("ports", "hosts")}
+        failures = [failure for failure in failures if failure.key not in others]
+        self._settle((), others, {})
         self.progress.bindings = bindings
         self.progress.binding_failures = {str(failure.key[-1]): failure for failure in failures}
         self._bind_attempts = self._bind_attempts + 1 if failures else 0
@@ -361,8 +390,10 @@ class Reconciler:
                 _log.warning("drift mended", entries=mended)
         self._repair_at_s = self._clock.now_s() + REPAIR_S
 
-    def _settle(self, keys: Iterable[Key], failed: Mapping[Key, Failure], rows: Mapping[Key, Row]) -> None:
-        """Enter what failed on the list, and take off it what did not."""
+    def _settle(self, keys: Iterable[Key], failed: Mapping[Key, Failure], asked: Mapping[Key, Row | Todo]) -> None:
+        """Enter what failed on the list, and take off it what did not. asked: by key, what was to be done. What failed
+        without having been asked for stays what it was on the list, and as soon due.
+        """
         troubles = self.progress.troubles
         if not troubles and not failed:
             return
@@ -372,7 +403,12 @@ class Reconciler:
                 troubles.pop(key, None)
         for key, failure in failed.items():
             former = troubles.get(key)
-            row = rows.get(key)
+            row = asked.get(key)
+            if row is None and former is not None and former.due_s is not None:
+                former.failure = failure
+                continue
+            if row is None:
+                row = Todo.DESIRED if former is None else former.row
             attempts = former.attempts + 1 if former is not None and former.row == row else 1
             due_s = None if failure.permanent else now_s + _backoff_s(attempts)
             troubles[key] = Trouble(failure, row, attempts, due_s)

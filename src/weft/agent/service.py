@@ -120,7 +120,7 @@ class Agent:
         self._bound: tuple[Mapping[str, str], Mapping[str, int]] | None = None
         self._reached: Mapping[str, int] = {}  # sub-ports among them
         self._reporter = report.Reporter(host, controller, clock, self._to_report)
-        self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed)
+        self.reconciler = Reconciler(plane, self._cache, clock, self._reporter.changed, self._desired)
         self.responder = dhcp.Responder(self.reconciler.ask, clock, random)
         self.snooper = snooping.Snooper(self.reconciler.ask, clock, self._tell_groups)
         self.announcer = announce.Announcer(host, controller, clock)
@@ -279,6 +279,9 @@ class Agent:
                 prober.repeat()
 
     # -- policy --
+
+    def _desired(self, key: Key) -> Row | None:
+        return self._reflector.tables.get(key)
 
     async def _load(self) -> None:
         with _bulk_load():
