@@ -63,7 +63,8 @@ def fresh(of: maps.Loaded) -> Guards:
     for name in names:
         for key, _ in list(of.maps[name].items()):
             of.maps[name].delete(key)
-    return Guards(*(Table(of.maps[name], Changes(of.maps["changes"]).made) for name in names))
+    tables = (Table(of.maps[name], Changes(of.maps["changes"]).made) for name in names)
+    return Guards(*tables, outlast=lambda: None)  # no program runs
 
 
 def said(of: maps.Loaded, guards: Guards) -> dict[str, object]:
@@ -302,7 +303,7 @@ def test_a_port_that_gets_groups_as_their_rules_change_never_has_the_former_rule
     names = ("guards", "identities", "classes", "rules")
     changed = Changes(two[0].maps["changes"]).made
     tables = [Written(two[0].maps[name], changed) for name in names]
-    guards = Guards(*tables)
+    guards = Guards(*tables, outlast=lambda: None)
     others = [SecurityGroup(number, "of others", rules=ALL) for number in OTHERS[:2]]
     rules = (replace(ALL[0], remote_addresses=addresses), ALL[1])
     assert (

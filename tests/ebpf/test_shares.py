@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ebpf.harness import SMALL
-from weft.dataplane.ebpf import layout, maps
+from weft.dataplane.ebpf import layout, maps, security
+from weft.dataplane.ebpf.changes import Changes
 from weft.dataplane.ebpf.guards import Guards
 from weft.dataplane.ebpf.tables import Table
 from weft.policy.rows import Direction, Port, SecurityGroup, SecurityRule
@@ -33,12 +34,22 @@ def loaded(weft_object: Path) -> Iterator[maps.Loaded]:
 
 
 @pytest.fixture
-def guards(loaded: maps.Loaded) -> Guards:
+def seen(loaded: maps.Loaded) -> list[dict[str, dict[bytes, bytes]]]:
+    """What is in the maps each time that runs of programs are outlasted."""
+    return []
+
+
+@pytest.fixture
+def guards(loaded: maps.Loaded, seen: list[dict[str, dict[bytes, bytes]]]) -> Guards:
     names = ("guards", "identities", "classes", "rules")
     for name in names:
         for key, _ in list(loaded.maps[name].items()):
             loaded.maps[name].delete(key)
-    return Guards(*(Table(loaded.maps[name]) for name in names))
+    changed = Changes(loaded.maps["changes"]).made
+    return Guards(
+        *(Table(loaded.maps[name], changed) for name in names),
+        outlast=lambda: seen.append({name: dict(loaded.maps[name].items()) for name in names}),
+    )
 
 
 def group(tenant: int, entries: int, *, prefixes: bool = False, first: int = 1) -> SecurityGroup:
@@ -114,3 +125,132 @@ def test_who_cannot_have_what_it_wants_keeps_nobody_from_changing(guards: Guards
         assert loaded.maps["guards"].lookup(layout.Seat(1).key) == guard, "it keeps the rules that it had"
     assert take(guards, group(1, 10, first=7000)) == []
     assert entries(loaded, "rules") == 10 + OWN + OF_TENANT // 2
+
+
+# What a port has while it cannot have what it is to have.
+
+
+def denies(number: int, name: str, *, more: int = 0) -> SecurityGroup:
+    """A group of tenant 1 by whose rules nothing passes; more: entries that it takes besides."""
+    rule = SecurityRule(number, f"tenants/t1/security-groups/{name}/rules/deny", Direction.INGRESS, 4, allow=False)
+    rest = tuple(replace(rule, number=number + 1 + rank, protocol=6, first=rank, last=rank) for rank in range(more))
+    return SecurityGroup(number, f"tenants/t1/security-groups/{name}", rules=(rule, *rest))
+
+
+def named(loaded: maps.Loaded) -> dict[int, set[int]]:
+    """By seat, the policies that its guard names."""
+    guards = dict(loaded.maps["guards"].items())
+    return {
+        seat: set(security.policies_of(guards[layout.Seat(seat).key]))
+        for seat in range(1, 9)
+        if layout.Seat(seat).key in guards
+    }
+
+
+def there(loaded: maps.Loaded) -> set[int]:
+    """The policies that have rules."""
+    return {layout.policy_of(key) for key, _ in loaded.maps["rules"].items()}
+
+
+ONE = Port("tenants/t1/ports/one", VSID, MAC, (), groups=(10_000,))
+TWO = replace(ONE, port="tenants/t1/ports/two")
+TOO_MANY = OWN + OF_TENANT
+
+
+def test_a_port_whose_other_groups_do_not_fit_keeps_the_rules_it_had(guards: Guards, loaded: maps.Loaded) -> None:
+    guards.update([denies(10_000, "had")])
+    assert guards.put(layout.Seat(1), ONE) == []
+    assert guards.settle() == []
+    guard, rules = named(loaded)[1], dict(loaded.maps["rules"].items())
+    assert rules
+    guards.update([denies(20_000, "other", more=TOO_MANY)])
+    assert guards.put(layout.Seat(1), replace(ONE, groups=(20_000,))) != []
+    for turn in range(3):
+        assert guards.settle() != []
+        assert named(loaded)[1] == guard
+        assert dict(loaded.maps["rules"].items()) == rules
+        # Also when the group that it had changes, and another port's rules with it.
+        guards.update([denies(10_000, "had", more=1 + turn)])
+        assert guards.put(layout.Seat(2), TWO) == []
+        assert guards.settle() != []
+        assert named(loaded)[1] == guard
+        assert rules.items() <= dict(loaded.maps["rules"].items()).items()
+        guards.drop(layout.Seat(2))
+    # What it bears of records that are missing is so all the same.
+    guards.missing.add(bytes(layout.RECORD_KEY.size))
+    guards.settle()
+    assert layout.GUARD.unpack(guards.guards.told[layout.Seat(1).key])[5] & security.Flag.PARTIAL
+    guards.missing.clear()
+    # And nothing is left of them once it has others.
+    guards.update([denies(20_000, "other", more=1)])
+    assert guards.settle() == []
+    assert there(loaded) == named(loaded)[1] & there(loaded)
+    assert named(loaded)[1].isdisjoint(guard - {security.NOTHING, security.EVERYTHING})
+
+
+def test_a_port_that_gets_back_the_groups_it_still_has_changes_nothing(guards: Guards, loaded: maps.Loaded) -> None:
+    guards.update([denies(10_000, "had"), denies(20_000, "other", more=TOO_MANY)])
+    assert guards.put(layout.Seat(1), ONE) == []
+    assert guards.settle() == []
+    before = [dict(loaded.maps[name].items()) for name in ("guards", "rules", "classes")]
+    assert guards.put(layout.Seat(1), replace(ONE, groups=(20_000,))) != []
+    assert guards.settle() == []
+    assert guards.put(layout.Seat(1), ONE) == []
+    assert guards.settle() == []
+    assert [dict(loaded.maps[name].items()) for name in ("guards", "rules", "classes")] == before
+
+
+def test_where_one_port_of_a_set_is_refused_the_others_have_the_new_rules_whole(
+    guards: Guards, loaded: maps.Loaded
+) -> None:
+    """The map of guards is full: of two ports with the same groups one has no guard. What a change takes back is taken
+    back for the other, and stays so.
+    """
+    guards.update([denies(10_000, "g", more=1)])
+    for seat in range(1, 1 + SIZES.ports):
+        assert guards.put(layout.Seat(seat), replace(ONE, port=f"tenants/t1/ports/{seat}")) == []
+    assert guards.settle() == []
+    full = 1 + SIZES.ports
+    while guards.put(layout.Seat(full), replace(ONE, port=f"tenants/t1/ports/{full}")) == []:
+        full += 1  # a hash table may take some more than it says
+    former = named(loaded)[1]
+    guards.update([denies(10_000, "g", more=2)])
+    for _ in range(3):
+        assert [failure.key for failure in guards.settle()] == [("ports", f"tenants/t1/ports/{full}")]
+        assert named(loaded)[1] != former
+        assert there(loaded) <= named(loaded)[1]
+        assert len(dict(loaded.maps["rules"].items())) == 3
+        guards.update([denies(10_000, "g", more=2)])
+
+
+def test_all_ports_of_a_set_of_groups_are_answered_alike(guards: Guards, loaded: maps.Loaded) -> None:
+    guards.update([denies(10_000, "g")])
+    for seat in (1, 2):
+        assert guards.put(layout.Seat(seat), replace(ONE, port=f"tenants/t1/ports/{seat}")) == []
+    assert guards.settle() == []
+    guards.update([denies(10_000, "g", more=TOO_MANY)])
+    assert {failure.key[1] for failure in guards.settle()} == {"tenants/t1/ports/1", "tenants/t1/ports/2"}
+    assert named(loaded)[1] == named(loaded)[2]
+    assert len(dict(loaded.maps["rules"].items())) == 1
+
+
+def test_former_rules_go_when_no_run_can_have_read_a_guard_that_names_them(
+    guards: Guards, loaded: maps.Loaded, seen: list[dict[str, dict[bytes, bytes]]]
+) -> None:
+    guards.update([denies(10_000, "g", more=1)])
+    assert guards.put(layout.Seat(1), ONE) == []
+    assert guards.settle() == []
+    assert seen == [], "there is nothing that goes"
+    former = dict(loaded.maps["rules"].items())
+    guards.update([denies(10_000, "g", more=2)])
+    assert guards.settle() == []
+    (waited,) = seen
+    assert waited["guards"] == dict(loaded.maps["guards"].items()), "the new one"
+    assert waited["rules"] == former | dict(loaded.maps["rules"].items())
+    assert not former.items() & dict(loaded.maps["rules"].items()).items()
+    guards.drop(layout.Seat(1))
+    assert guards.settle() == []
+    assert (seen[1]["guards"], bool(seen[1]["rules"])) == ({}, True)
+    assert entries(loaded, "rules") == 0
+    assert guards.settle() == []
+    assert len(seen) == 2

@@ -11,6 +11,7 @@ import pytest
 from strategies.intents import ABLE, everything, port, reloaded, tenant, two_tenants
 from strategies.intents import domain as a_domain
 from strategies.intents import subnet as a_subnet
+from weft.apps.agent import parse_sizes
 from weft.dataplane.ebpf.maps import Sizes
 from weft.kit.errors import Conflict
 from weft.model import drafts, room
@@ -219,3 +220,13 @@ def test_a_host_has_room_for_all_that_the_door_lets_in_twice_over() -> None:
     sizes = Sizes()
     for name in ("rules", "classes"):
         assert sizes.by_map[name] == 2 * (room.OWN * sizes.ports + room.SHARED)
+
+
+@pytest.mark.parametrize("ports", [1, 64, 4096, 4097, 8192, 100_000, 1 << 20])
+def test_a_host_with_more_ports_has_what_the_door_counts_on_for_each_of_them(ports: int) -> None:
+    """A quarter of the table is split among the ports' sets of groups (shares.py)."""
+    by_map = parse_sizes([f"ports={ports}"]).by_map
+    for name in ("rules", "classes"):
+        assert by_map[name] // (4 * ports) >= room.OWN
+        assert by_map[name] >= 2 * (room.OWN * ports + room.SHARED)
+        assert parse_sizes([f"ports={ports}", "rules=7"]).by_map[name] == 7, "as is said"

@@ -7,8 +7,9 @@ did, and nothing moves. A port's rules change by one write, of its guard: what t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from weft.contracts.dataplane import Failure
 from weft.dataplane.ebpf import layout, security
@@ -34,6 +35,7 @@ class Policies:
     """Of one set of groups: the numbers of its policies, and their entries. of: what they say of identities."""
 
     groups: tuple[SecurityGroup, ...]
+    said: bytes  # a digest of all that they are made of: of two that say the same, one will do
     numbers: dict[tuple[Direction, int], int]
     classes: dict[bytes, bytes] = field(default_factory=dict)
     rules: dict[bytes, bytes] = field(default_factory=dict)
@@ -56,15 +58,21 @@ class Guards:
     an address without a record is denied where rules name groups.
     """
 
-    def __init__(self, guards: Table, identities: Table, classes: Table, rules: Table) -> None:
+    def __init__(
+        self, guards: Table, identities: Table, classes: Table, rules: Table, *, outlast: Callable[[], None]
+    ) -> None:
+        """outlast: returns when no run of a program is under way any more that had begun before."""
         self.guards, self.identities, self.classes, self.rules = guards, identities, classes, rules
         ports = guards.map.max_entries
         self._of_classes, self._of_rules = Shares(classes, ports), Shares(rules, ports)
+        self._outlast = outlast
         self.changed = False
         self.missing: set[bytes] = set()
         self._groups: dict[int, SecurityGroup] = {}
         self._address_groups: dict[int, AddressGroup] = {}
-        self._policies: dict[tuple[int, ...], Policies] = {}  # by the groups of a port
+        self._policies: dict[tuple[int, ...], Policies] = {}  # by the groups of a port: what it has, or is to have
+        self._former: list[Policies] = []  # others, which guards still name: of ports whose own rules do not fit
+        self._refused: dict[tuple[int, ...], list[str]] = {}  # till settle() is done: why a set's rules do not fit
         self._ports: dict[layout.Seat, Port] = {}
         self._named: dict[int, frozenset[int]] = {}  # by group: those that its rules name
         self._names: frozenset[int] = frozenset()  # all groups that records are told apart by
@@ -176,7 +184,7 @@ class Guards:
         number = _digest(repr(bears)) >> 1
         while not 0 < number < security.UNKNOWN or number in self._bears:
             number = (number + 1) % security.UNKNOWN
-        said = [(policies, policies.identity(number, bears)) for policies in self._policies.values()]
+        said = [(policies, policies.identity(number, bears)) for policies in self._all()]
         entries: dict[bytes, bytes] = {}
         for _, some in said:
             entries |= some
@@ -253,10 +261,13 @@ class Guards:
 
     def _guard(self, seat: layout.Seat, row: Port) -> list[str]:
         flags = (Flag.ARRIVING if row.arriving else Flag(0)) | (Flag.LEAVING if row.leaving else Flag(0))
-        refused: list[str] = []
         numbers: Mapping[tuple[Direction, int], int] = _OPEN_OUT
         if row.groups:
             policies, refused = self._of(row.groups)
+            if policies is None:
+                # The former rules stay: a guard names all of a policy, or none of it.
+                former = self.guards.told.get(seat.key)
+                return refused + ([] if former is None else self._write(seat, security.partial(former, self.missing)))
             numbers = policies.numbers
             if not all(group.stateful for group in policies.groups):
                 flags |= Flag.STATELESS
@@ -264,32 +275,46 @@ class Guards:
                 flags |= Flag.KEEP
         if self.missing:
             flags |= Flag.PARTIAL
-        value = security.guard(row.port, row.vsid, numbers, flags)
+        return self._write(seat, security.guard(row.port, row.vsid, numbers, flags))
+
+    def _write(self, seat: layout.Seat, value: bytes) -> list[str]:
         if self.guards.told.get(seat.key) != value:
             self.changed = True
-        # What could not be put is missing from what the guard would name: the former rules stay.
-        return refused or self.guards.put({seat.key: value})
+        return self.guards.put({seat.key: value})
 
-    def _of(self, groups: Sequence[int]) -> tuple[Policies, list[str]]:
-        """The policies of a set of groups, programmed."""
+    def _all(self) -> Iterator[Policies]:
+        """All that a guard may name."""
+        return chain(self._policies.values(), self._former)
+
+    def _of(self, groups: Sequence[int]) -> tuple[Policies | None, list[str]]:
+        """The policies of a set of groups, programmed; or why they are not, which is the same for all of its ports."""
         numbers = tuple(sorted(groups))
         known = self._policies.get(numbers)
         # A port that gets groups whose rules change in the same call goes from what it had to these as they will be.
         if known is not None and (not self._stale or self._is_current(numbers, known)):
             return known, []
-        self._policies.pop(numbers, None)
-        made = self._compile(numbers)
-        self._litter = True
-        refused = self._of_classes.put(made.classes) + self._of_rules.put(made.rules)
-        if not refused:
-            self._policies[numbers] = made
-            for number, entries in list(made.of.items()):
-                if why := self._of_rules.put(entries):
-                    self._untell(number, why[0])
-            self._current.add(numbers)
-        elif known is not None:
-            self._policies[numbers] = known
-        return made, list(dict.fromkeys(refused))
+        if numbers in self._refused:
+            return None, self._refused[numbers]
+        having, text = self._said(numbers)
+        said = _digest_of(text, 16)
+        made = next((policies for policies in (known, *self._former) if policies and policies.said == said), None)
+        if made is None:
+            made = self._compile(having, text)
+            self._litter = True
+            refused = self._of_classes.put(made.classes) + self._of_rules.put(made.rules)
+            if refused:
+                self._refused[numbers] = list(dict.fromkeys(refused))
+                return None, self._refused[numbers]
+        else:
+            self._former = [policies for policies in self._former if policies is not made]
+        if known is not None and known is not made:
+            self._former.append(known)  # guards name it until each is written
+        self._policies[numbers] = made
+        self._current.add(numbers)
+        for number, entries in list(made.of.items()):
+            if why := self._of_rules.put(entries):
+                self._untell(number, why[0])
+        return made, []
 
     def _untell(self, number: int, why: str) -> None:
         """There is no room for what rules say of an identity: those who have it are nobody that rules know."""
@@ -301,9 +326,9 @@ class Guards:
         self.identities.put({key: unknown for key in keys if key in self.identities.told})  # each is there already
         self._unsaid += (Failure(layout.record_keys(key)[0], f"{why}: {_DENIED}") for key in keys)
         self.changed = True
-        for policies in self._policies.values():
-            entries = policies.of.pop(number, {})
-            self._of_rules.drop(entries)
+        for policies in self._all():
+            policies.of.pop(number, None)
+        self._litter = True  # its entries go with the rest: a run that is under way may still ask for them
 
     def _is_current(self, numbers: tuple[int, ...], policies: Policies) -> bool:
         if numbers in self._current:
@@ -311,13 +336,16 @@ class Guards:
         groups = tuple(self._groups[number] for number in numbers if number in self._groups)
         return groups == policies.groups and not _names_addresses(groups)
 
-    def _compile(self, numbers: tuple[int, ...]) -> Policies:
+    def _said(self, numbers: tuple[int, ...]) -> tuple[tuple[SecurityGroup, ...], str]:
+        """Groups as they are now, and all that their policies are made of, as text."""
         groups = tuple(self._groups[number] for number in numbers if number in self._groups)
         named = {rule.remote_addresses for group in groups for rule in group.rules if rule.remote_addresses is not None}
         addresses = [self._address_groups[number] for number in sorted(named) if number in self._address_groups]
-        said = repr((groups, addresses))
-        taken = {number for of in self._policies.values() for number in of.numbers.values()}
-        made = Policies(groups, {}, names=remote_groups(groups))
+        return groups, repr((groups, addresses))
+
+    def _compile(self, groups: tuple[SecurityGroup, ...], said: str) -> Policies:
+        taken = {number for of in self._all() for number in of.numbers.values()}
+        made = Policies(groups, _digest_of(said, 16), {}, names=remote_groups(groups))
         for look in security.LOOKS:
             direction, version = look
             number = max(_digest(f"{direction}{version}{said}"), _FIRST_POLICY)
@@ -343,39 +371,36 @@ class Guards:
         failures: list[Failure] = []
         if self._stale or bool(self.missing) != self._partial:
             failures = self._guard_all()
-        in_use = {tuple(sorted(row.groups)) for row in self._ports.values() if row.groups}
-        for numbers in [numbers for numbers in self._policies if numbers not in in_use]:
-            del self._policies[numbers]
-            self._litter = True
-        named = (*self._named.values(), *(policies.names for policies in self._policies.values()))
+        self._let_go()
+        named = (*self._named.values(), *(policies.names for policies in self._all()))
         failures += self._tell_by(frozenset().union(*named))
         if self._litter or prune:
             self._litter = False
             self._tidy(prune=prune)
         if bool(self.missing) != self._partial:
             failures += self._guard_all()
+        self._refused.clear()
         failures += self._unsaid
         self._unsaid = []
         return failures
 
     def _guard_all(self) -> list[Failure]:
-        self._stale, self._partial = False, bool(self.missing)
-        failures: list[Failure] = []
-        former, self._policies = self._policies, {}
-        for numbers, policies in former.items():
-            if self._is_current(numbers, policies):
-                self._policies[numbers] = policies
-        kept: set[tuple[int, ...]] = set()
-        for seat, row in self._ports.items():
-            refused = self._guard(seat, row)
-            failures += (Failure(row.key, why) for why in refused)
-            if refused:
-                kept.add(tuple(sorted(row.groups)))
-        if failures:
-            # What these ports still have.
-            self._policies.update((numbers, former[numbers]) for numbers in kept if numbers in former)
-            self._stale = True
+        self._partial = bool(self.missing)
+        self._refused.clear()
+        refused = ((row, self._guard(seat, row)) for seat, row in self._ports.items())
+        failures = [Failure(row.key, why) for row, reasons in refused for why in reasons]
+        self._stale = bool(failures)
         return failures
+
+    def _let_go(self) -> None:
+        """Policies of sets that no port has go, and former ones, unless a guard still names them."""
+        in_use = {tuple(sorted(row.groups)) for row in self._ports.values() if row.groups}
+        spare = [numbers for numbers in self._policies if numbers not in in_use]
+        self._former += (self._policies.pop(numbers) for numbers in spare)
+        if former := self._former:
+            named = {number for value in self.guards.told.values() for number in security.policies_of(value)}
+            self._former = [of for of in former if not named.isdisjoint(of.numbers.values())]
+            self._litter |= len(self._former) < len(former)
 
     def _tidy(self, *, prune: bool) -> None:
         """Identities that nobody has, and entries that no policy has, go."""
@@ -384,26 +409,22 @@ class Guards:
         for bears in [bears for bears in self._identity if bears not in told]:
             number = self._identity.pop(bears)
             del self._bears[number]
-            for policies in self._policies.values():
+            for policies in self._all():
                 policies.of.pop(number, None)
-        known = {number for policies in self._policies.values() for number in policies.numbers.values()}
-        for table, shares, keep in (
-            (
-                self.rules,
-                self._of_rules,
-                {key for policies in self._policies.values() for key in _all_rules(policies)},
-            ),
-            (
-                self.classes,
-                self._of_classes,
-                {key for policies in self._policies.values() for key in policies.classes},
-            ),
-        ):
-            if len(keep) != len(table.told):
-                shares.drop([key for key in table.told if key not in keep])
+        known = {number for policies in self._all() for number in policies.numbers.values()}
+        needed: tuple[tuple[Table, Shares, set[bytes]], ...] = (
+            (self.rules, self._of_rules, {key for policies in self._all() for key in _all_rules(policies)}),
+            (self.classes, self._of_classes, {key for policies in self._all() for key in policies.classes}),
+        )
+        spare = [[key for key in table.told if key not in keep] for table, _, keep in needed]
+        left = [[key for key, _ in table.entries() if key not in keep] if prune else [] for table, _, keep in needed]
+        if any(spare) or any(left):
+            # Whoever has read a guard, or an identity, before it was written finds all that it spoke of.
+            self._outlast()
+        for (table, shares, _), gone, foreign in zip(needed, spare, left, strict=True):
+            shares.drop(gone)
             shares.forget(known)
-            if prune:
-                table.drop([key for key, _ in table.entries() if key not in keep])
+            table.drop(foreign)
 
 
 def _all_rules(policies: Policies) -> dict[bytes, bytes]:
@@ -424,4 +445,8 @@ def _names_addresses(groups: Iterable[SecurityGroup]) -> bool:
 
 def _digest(text: str) -> int:
     """32 bits."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+    return int.from_bytes(_digest_of(text, 4), "big")
+
+
+def _digest_of(text: str, size_bytes: int) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=size_bytes).digest()

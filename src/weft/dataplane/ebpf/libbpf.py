@@ -13,6 +13,7 @@ import fcntl
 import functools
 import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ NOEXIST = 1  # BPF_NOEXIST: only when absent
 class Command(IntEnum):
     """enum bpf_cmd."""
 
+    MAP_CREATE = 0
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
@@ -64,6 +66,7 @@ class MapType(IntEnum):
     PERCPU_HASH = 5
     PERCPU_ARRAY = 6
     LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
     RINGBUF = 27
 
 
@@ -75,6 +78,17 @@ class Direction(IntEnum):
 
 
 _u8, _u32, _u64, _pointer = ctypes.c_uint8, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
+
+
+class _MapCreate(ctypes.Structure):
+    _fields_ = [
+        ("map_type", _u32),
+        ("key_size", _u32),
+        ("value_size", _u32),
+        ("max_entries", _u32),
+        ("map_flags", _u32),
+        ("inner_map_fd", _u32),
+    ]
 
 
 class _Elem(ctypes.Structure):
@@ -287,6 +301,24 @@ def _address(data: bytes) -> int:
 
 def _duplicate(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def outlast_runs() -> None:
+    """Returns when no run of a program is under way any more that had begun before (some 10 to 30 ms, asleep).
+
+    The kernel promises just that to whoever has written to a map of maps (maybe_wait_bpf_programs, since 4.20), for
+    this very purpose. membarrier(2) would wait as well, but a kernel with nohz_full refuses it, and some sandboxes do.
+    """
+    inner = _bpf(Command.MAP_CREATE, _MapCreate(MapType.ARRAY, 4, 4, 1))
+    try:
+        outer = _bpf(Command.MAP_CREATE, _MapCreate(MapType.ARRAY_OF_MAPS, 4, 4, 1, inner_map_fd=inner))
+        try:
+            key, value = bytes(4), inner.to_bytes(4, sys.byteorder)
+            _bpf(Command.MAP_UPDATE_ELEM, _Elem(outer, 0, _address(key), _address(value), ANY))
+        finally:
+            os.close(outer)
+    finally:
+        os.close(inner)
 
 
 @functools.cache

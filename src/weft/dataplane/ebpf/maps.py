@@ -22,6 +22,8 @@ _DIGITS = 16
 _MOST = 1 << 28  # entries of a map
 #: Machines that show each CPU what another has read and written in the order of its program (s390x does, too).
 _IN_ORDER = ("x86_64", "s390x")
+#: A quarter of the rules' room is the ports' own, twice (shares.py), and the door counts on 64 entries of each.
+_RULES, _RULES_OF_PORT = 1 << 20, 4 * 64
 _MAPS, _PROGRAMS = "maps-", "programs-"
 
 PROGRAMS = (
@@ -47,17 +49,20 @@ class Sizes:
     wanted: int = 65536
     learned: int = 65536
     connections: int = 1 << 18
-    rules: int = 1 << 20  # of security groups, as the programs look them up: former and new ones while they change
+    #: Of security groups, as the programs look them up: former and new ones while they change. None: what the door
+    #: lets in of so many ports, twice over.
+    rules: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             entries = getattr(self, field.name)
-            if not 1 <= entries <= _MOST:
+            if entries is not None and not 1 <= entries <= _MOST:
                 raise Rejected(f"{entries} entries are outside 1..{_MOST}", field.name)
 
     @property
     def by_map(self) -> Mapping[str, int]:
         """Map name -> entries."""
+        rules = min(max(_RULES, _RULES_OF_PORT * self.ports), _MOST) if self.rules is None else self.rules
         return {
             "subnets": self.subnets,
             "provider_groups": self.subnets,
@@ -86,8 +91,8 @@ class Sizes:
             "sampling": self.ports + 16,
             "guards": self.ports,
             "identities": 2 * self.records,  # also of records that there is no room for
-            "rules": self.rules,
-            "classes": self.rules,
+            "rules": rules,
+            "classes": rules,
             "connections": self.connections,
             "quotas": 8 * self.ports,  # of ports that are gone, too, while their connections are there
             "expecting": 4 * self.ports,

@@ -214,7 +214,8 @@ class EbpfDataPlane:
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._mirrors = Table(of["mirrors"], changed)
         self._hits, self._denials = of["hits"], of["denials"]
-        self._guards = Guards(*(Table(of[name], changed) for name in ("guards", "identities", "classes", "rules")))
+        tables = (Table(of[name], changed) for name in ("guards", "identities", "classes", "rules"))
+        self._guards = Guards(*tables, outlast=libbpf.outlast_runs)
         self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
         self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
         self._connections = conntrack.Connections(
@@ -398,7 +399,7 @@ class EbpfDataPlane:
         if former != row.sampling:
             for port in self._bound:
                 failures += self._open(port)
-        return failures
+        return failures + self._mirror()
 
     def _give_pas(self, *, mend: bool = False) -> list[Failure]:
         """What stands for the addresses of this host's ports, on its uplinks; of what is not told yet nothing goes."""
@@ -501,7 +502,7 @@ class EbpfDataPlane:
             self._forget_row(port)
         self._known.everything = True
         self._prune_ports(wanted)
-        self._mirror()
+        failures = self._mirror()
         for name, keys_of in reversed(list(_KEYS.items())):
             self._table(name).prune(wanted, keys_of)
         members: list[tuple[Place, Key]] = [
@@ -514,7 +515,7 @@ class EbpfDataPlane:
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
         self._ways.prune(wanted)
-        failures = self._join_groups()
+        failures += self._join_groups()
         self._write_host()
         hosts = any(key[0] == "hosts" for key in wanted)
         if not hosts or (self._known.host is not None and self._known.host.key not in wanted):

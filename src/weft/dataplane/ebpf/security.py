@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import IntFlag
 
 from weft.dataplane.ebpf import layout
@@ -35,6 +35,18 @@ class Flag(IntFlag):
 def guard(port: str, vsid: int, policies: Mapping[tuple[Direction, int], int], flags: Flag) -> bytes:
     """Value of the map guards. policies: their numbers, by direction and version."""
     return layout.GUARD.pack(layout.port_number(port), *(policies[look] for look in LOOKS), flags, vsid)
+
+
+def partial(guard: bytes, missing: Collection[bytes]) -> bytes:
+    """The same rules; whether there are records of which nothing says whose they are."""
+    *before, flags, vsid = layout.GUARD.unpack(guard)
+    return layout.GUARD.pack(*before, flags & ~Flag.PARTIAL | (Flag.PARTIAL if missing else 0), vsid)
+
+
+def policies_of(guard: bytes) -> tuple[int, ...]:
+    """The numbers of those that a guard names."""
+    _, *numbers, _, _ = layout.GUARD.unpack(guard)
+    return tuple(numbers)
 
 
 def classes(number: int, policy: Policy) -> dict[bytes, bytes]:
