@@ -18,12 +18,14 @@ from weft.dataplane.ebpf import layout, libbpf, maps
 from weft.dataplane.ebpf.changes import Changes
 from weft.dataplane.ebpf.guards import Guards
 from weft.dataplane.ebpf.tables import Table
+from weft.model.values import Ip
 from weft.policy.drop import DropReason
 from weft.policy.rows import (
     AddressGroup,
     Direction,
     Key,
     MacRecord,
+    Mirror,
     Pair,
     Port,
     Record,
@@ -353,3 +355,45 @@ def test_a_change_of_rules_is_whole_to_each_packet_that_meets_it(weft_object: Pa
             assert changing.result() == 400
         decided = {layout.NUMBER.unpack(key)[0] for key, _ in of.maps["hits"].items()}
         assert {rule.number for rules in either for rule in rules if rule.direction is IN} == decided
+
+
+def test_what_a_change_cuts_does_not_wait_for_runs_that_are_under_way(
+    weft_object: Path, under_way: Callable[[], Callable[[], bool]]
+) -> None:
+    """The former rules do, which go after those runs; connections are held against the new ones before."""
+    groups = [SecurityGroup(SERVERS, "servers", rules=rules) for rules in (ALL, ALL[1:])]
+    with harness(weft_object) as of:
+        assert of.plane.bind(BIND) == []
+        assert of.plane.update(policy({}, ALL)) == []
+        tracking, number = of.maps["tracking"], layout.NUMBER.pack(0)
+        with ThreadPoolExecutor(1) as pool:
+            for turn in range(1, 50):
+                before, ended, renewed = tracking.lookup(number), under_way(), False
+                changing = pool.submit(of.plane.update, [groups[turn % 2]])
+                while not ended() and not renewed:
+                    renewed = tracking.lookup(number) != before and not ended()
+                assert changing.result() == []
+                if renewed:
+                    break  # else this thread, or that, was not let run in time
+            assert renewed
+
+
+def test_a_mirror_that_had_no_room_is_there_once_the_hosts_row_is_put_again(weft_object: Path) -> None:
+    """What a delete could not do besides is a failure of the host, and the agent then puts its row."""
+    rows = policy({}, ALL)
+    (server,) = (row for row in rows if isinstance(row, Port) and row.port == SERVER)
+    with harness(weft_object) as of:
+        assert of.plane.bind(BIND) == []
+        mirrors, number = of.plane._mirrors.map, 1 << 20
+        taken: list[bytes] = []
+        while mirrors.update_batch(key := layout.NUMBER.pack(number), bytes(mirrors.value_bytes), 1).done:
+            taken.append(key)
+            number += 1
+        failures = of.plane.update([*rows, replace(server, mirror=Mirror(None, Ip("192.0.2.9")))])
+        assert [failure.key for failure in failures] == [HOST.key]
+        assert [failure.key for failure in of.plane.delete([("ports", "tenants/t/ports/other")])] == [HOST.key]
+        assert [failure.key for failure in of.plane.update([HOST])] == [HOST.key]
+        for key in taken:
+            mirrors.delete(key)
+        assert of.plane.update([HOST]) == []
+        assert [key for key, _ in mirrors.items()] == [layout.NUMBER.pack(of.netns.ifindex("port0"))]

@@ -13,7 +13,7 @@ from weft.dataplane.ebpf import layout, maps, security
 from weft.dataplane.ebpf.changes import Changes
 from weft.dataplane.ebpf.guards import Guards
 from weft.dataplane.ebpf.tables import Table
-from weft.policy.rows import Direction, Port, SecurityGroup, SecurityRule
+from weft.policy.rows import Direction, Port, Record, SecurityGroup, SecurityRule
 
 pytestmark = pytest.mark.root
 
@@ -254,3 +254,26 @@ def test_former_rules_go_when_no_run_can_have_read_a_guard_that_names_them(
     assert entries(loaded, "rules") == 0
     assert guards.settle() == []
     assert len(seen) == 2
+
+
+def test_what_rules_said_of_one_whom_they_can_tell_no_more_goes_after_the_runs_that_still_knew_it(
+    guards: Guards, loaded: maps.Loaded, seen: list[dict[str, dict[bytes, bytes]]]
+) -> None:
+    banned = SecurityRule(1, "tenants/t1/security-groups/g/rules/b", Direction.INGRESS, 4, remote_group=77, allow=False)
+    much = [replace(banned, number=2 + rank, protocol=17, first=1, last=65_534, priority=rank) for rank in range(11)]
+    much = [replace(rule, protocol=17 + rank) for rank, rule in enumerate(much)]
+    of = Record(VSID, "10.0.0.9", "192.0.2.2", MAC, groups=(77,))
+    guards.update([SecurityGroup(10_000, "tenants/t1/security-groups/g", rules=(banned,))])
+    assert guards.identify([of]) == []
+    assert guards.put(layout.Seat(1), ONE) == []
+    assert guards.settle() == []
+    (number,) = dict(loaded.maps["identities"].items()).values()
+    former = dict(loaded.maps["rules"].items())
+    guards.update([SecurityGroup(20_000, "tenants/t1/security-groups/much", rules=tuple(much))])
+    assert guards.put(layout.Seat(2), replace(TWO, groups=(20_000,))) == []
+    (failure,) = guards.settle()
+    assert failure.key == of.key
+    (waited,) = seen
+    assert list(waited["identities"].values()) == [layout.NUMBER.pack(security.UNKNOWN)] != [number]
+    assert former.items() <= waited["rules"].items()
+    assert not former.items() <= dict(loaded.maps["rules"].items()).items()

@@ -215,7 +215,7 @@ class EbpfDataPlane:
         self._mirrors = Table(of["mirrors"], changed)
         self._hits, self._denials = of["hits"], of["denials"]
         tables = (Table(of[name], changed) for name in ("guards", "identities", "classes", "rules"))
-        self._guards = Guards(*tables, outlast=libbpf.outlast_runs)
+        self._guards = Guards(*tables, outlast=self._outlast)
         self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
         self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
         self._connections = conntrack.Connections(
@@ -281,6 +281,11 @@ class EbpfDataPlane:
         if self._guards.changed:
             self._guards.changed = False
             self._tracking.renew()
+
+    def _outlast(self) -> None:
+        """Until runs that were under way have ended; what rules cut does not wait for that."""
+        self._renew()
+        libbpf.outlast_runs()
 
     def _update_records(self, rows: list[Record]) -> list[Failure]:
         """Whose they are first: at no moment is one there of whom rules do not know it."""
