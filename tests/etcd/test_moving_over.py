@@ -61,7 +61,7 @@ def test_a_read_is_asked_of_another_controller_when_its_own_is_stopped_in_the_mi
         Client(b.url) as other,
     ):
         other.apply(BASE)
-        client.get("tenants/blue")
+        assert eventually(lambda: any(found.name == "tenants/blue" for found in client.list("tenants")))
         a.signal(signal.SIGSTOP)  # its machine lives, and takes connections
         try:
             began_s = time.monotonic()
@@ -163,8 +163,9 @@ def test_controllers_tell_each_other_what_hosts_say_over_tls(nodes: Cluster, tmp
         feed = agent.feed("hosts/h1")
         next(feed)
         said = {"tenants/blue/ports/p1": PortReport(state="active")}
-        agent.report("hosts/h1", StatusReport(revision=1, ports=said))
-        eventually(lambda: other.get("tenants/blue/ports/p1").status["state"] == "active")
+        written = one.get("tenants/blue/ports/p1").revision
+        agent.report("hosts/h1", StatusReport(revision=written, ports=said))
+        eventually(lambda: other.get("tenants/blue/ports/p1").status["state"] == "active", within_s=30.0)
         feed.close()
 
 

@@ -32,8 +32,9 @@ def test_a_packet_that_does_not_fit_is_answered_with_the_mtu_that_would(lab: Lab
 def test_the_largest_packet_that_fits_crosses(lab: Lab, target: str, version: int) -> None:
     size = 1458 - (28 if version == 4 else 48)
     to = address(lab.guest(target), version)
-    done = lab.exec("blue/fat-1", "ping", "-c", "2", "-i", "0.05", "-M", "do", "-s", str(size), "-W", "2", to)
-    assert "2 received" in done.stdout, done.stdout
+    # Until one is answered: hosts and guests may have to find each other first.
+    done = lab.exec("blue/fat-1", "ping", "-c", "1", "-w", "10", "-i", "0.2", "-M", "do", "-s", str(size), to)
+    assert "1 received" in done.stdout, done.stdout + done.stderr
 
 
 @BOTH
