@@ -17,7 +17,6 @@
 struct remembered_out {
 	struct addr source;
 	struct addr destination;
-	__u64 until_ns;
 	__u32 changes; /* as there were before policy was asked */
 	__u32 ifindex; /* of the sender, whose frames have no tag */
 	__u8 to[6];
@@ -26,16 +25,11 @@ struct remembered_out {
 	__u16 rule;
 	__u16 guarded; /* its groups are asked, of each packet */
 	__u32 vsid;
-	__u32 slot; /* of the sender's counters, and of the uplink's */
-	__u32 uplink_slot;
-	__u32 uplink;
+	__u32 slot; /* of the sender's counters */
 	__u8 mac[6]; /* of the destination */
-	__u8 hop_to[6];
-	__u8 hop_from[6];
-	__u8 pad[6];
-	struct addr pa_source;
-	struct addr pa_destination;
+	__u16 pad;
 	__u64 number; /* of the port, by which its connections are known */
+	struct next_hop hop; /* how long all this is known is how long that is */
 };
 
 struct {
@@ -105,7 +99,7 @@ INLINE struct remembered_out *recall_out(struct __sk_buff *skb, struct packet *p
 	if (!r || r->changes != p->changes || !is_of_out(r, skb, p) || p->l3_length > r->limit || is_syn(skb, p))
 		return NULL;
 	p->now_ns = bpf_ktime_get_coarse_ns();
-	return r->until_ns > p->now_ns ? r : NULL;
+	return r->hop.until_ns > p->now_ns ? r : NULL;
 }
 
 /* limit: of the packet, as policy has it; 0: none. Slow way: once in the time that next hops are known for. */
@@ -129,11 +123,10 @@ static __noinline int remember_out(struct __sk_buff *skb, const struct packet *p
 	place = place_of(p);
 	r = bpf_map_lookup_elem(&remembered_outs, &place);
 	/* Another's place is left to it: of many flows each would write for nothing. */
-	if (!r || (r->changes == p->changes && r->until_ns > bpf_ktime_get_coarse_ns() && !is_of_out(r, skb, p)))
+	if (!r || (r->changes == p->changes && r->hop.until_ns > bpf_ktime_get_coarse_ns() && !is_of_out(r, skb, p)))
 		return 0;
 	r->source = p->source;
 	r->destination = p->destination;
-	r->until_ns = n->until_ns;
 	r->changes = p->changes;
 	r->ifindex = skb->ifindex;
 	__builtin_memcpy(r->to, p->to, 6);
@@ -143,14 +136,10 @@ static __noinline int remember_out(struct __sk_buff *skb, const struct packet *p
 	r->guarded = (port->flags & PORT_GUARDED) != 0;
 	r->vsid = t->vsid;
 	r->slot = port->slot;
-	r->uplink_slot = n->slot;
-	r->uplink = n->ifindex;
 	__builtin_memcpy(r->mac, t->record->mac, 6);
-	__builtin_memcpy(r->hop_to, n->to, 6);
-	__builtin_memcpy(r->hop_from, n->from, 6);
-	r->pa_source = n->source;
-	r->pa_destination = n->destination;
 	r->number = port->number;
+	r->hop = *n;
+	r->hop.fresh = 0;
 	return 0;
 }
 

@@ -67,6 +67,21 @@ INLINE int leave_counted(struct __sk_buff *skb, const struct next_hop *n, __u32 
 	return leave(skb, n);
 }
 
+/* Within its outer headers, and on to the next hop. */
+INLINE int leave_enveloped(struct __sk_buff *skb, const struct packet *p, const struct envelope *e,
+			   const struct next_hop *n, struct counters *c)
+{
+	__u32 segments = packets_in(skb); /* which the kernel forgets as room is made */
+
+	if (tunnel_push(skb, p, e) || (e->rule == RULE_STT && stt_seal(skb, p, addr_is4(e->destination))))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	if (e->rule == RULE_STT)
+		segments = packets_in(skb); /* it has segments of its own */
+	skb->cb[0] = VERDICT_TO_UNDERLAY;
+	skb->cb[1] = n->ifindex;
+	return leave_counted(skb, n, segments);
+}
+
 /* limit: of the packet, as policy has it; 0: none. */
 INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const struct target *t, const struct host *h,
 		       const struct subnet *own, struct counters *c, __u32 limit)
@@ -78,7 +93,6 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	const __u32 overhead = tunnel_bytes(rule, &t->record->pa);
 	struct envelope e = { .destination = destination, .inner_to = t->record->mac, .vsid = t->vsid, .rule = rule };
 	struct next_hop *n;
-	__u32 segments;
 
 	if (!is_known_rule(rule))
 		return drop(skb, c, DROP_UNSUPPORTED_RULE);
@@ -95,47 +109,20 @@ INLINE int to_underlay(struct __sk_buff *skb, const struct packet *p, const stru
 	remember_out(skb, p, t, n, limit);
 	if (!rewrite(skb, p, t))
 		return drop(skb, c, DROP_TRUNCATED);
-	segments = packets_in(skb); /* which the kernel forgets as room is made */
 	e.source = source;
 	e.inner_from = t->routed ? t->from : p->from;
 	e.tos = p->outer_tos; /* RFC 6040 section 4.1 */
-	if (tunnel_push(skb, p, &e) || (rule == RULE_STT && stt_seal(skb, p, is4)))
-		return drop(skb, c, DROP_ENCAP_FAILED);
-	if (rule == RULE_STT)
-		segments = packets_in(skb); /* it has segments of its own */
-	skb->cb[0] = VERDICT_TO_UNDERLAY;
-	skb->cb[1] = n->ifindex;
-	return leave_counted(skb, n, segments);
+	return leave_enveloped(skb, p, &e, n, c);
 }
 
 /* As to_underlay() does, with what is remembered. */
 INLINE int leave_again(struct __sk_buff *skb, const struct packet *p, const struct remembered_out *r,
 		       struct counters *c)
 {
-	struct envelope e = { .source = &r->pa_source, .destination = &r->pa_destination, .inner_to = r->mac,
+	struct envelope e = { .source = &r->hop.source, .destination = &r->hop.destination, .inner_to = r->mac,
 			      .inner_from = p->from, .vsid = r->vsid, .rule = r->rule, .tos = p->outer_tos };
-	__u32 segments = packets_in(skb);
-	struct counters *up;
-	struct ethernet *eth;
 
-	if (tunnel_push(skb, p, &e) ||
-	    (e.rule == RULE_STT && stt_seal(skb, p, addr_is4(e.destination))))
-		return drop(skb, c, DROP_ENCAP_FAILED);
-	if (e.rule == RULE_STT)
-		segments = packets_in(skb); /* it has segments of its own */
-	skb->cb[0] = VERDICT_TO_UNDERLAY;
-	skb->cb[1] = r->uplink;
-	up = counters_at(r->uplink_slot);
-	if (up) {
-		up->sent_packets += segments;
-		up->sent_bytes += skb->len;
-	}
-	eth = (void *)(long)skb->data;
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_SHOT;
-	__builtin_memcpy(eth->destination, r->hop_to, 6);
-	__builtin_memcpy(eth->source, r->hop_from, 6);
-	return bpf_redirect(r->uplink, 0);
+	return leave_enveloped(skb, p, &e, &r->hop, c);
 }
 
 /* A copy of broadcast or multicast, whole, for another host. probed: it fits its way, whatever the kernel has learnt. */

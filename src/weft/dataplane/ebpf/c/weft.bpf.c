@@ -474,7 +474,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	struct outer o = {};
 	enum drop_reason why;
 	__u32 count, place_vsid, zero = 0;
-	bool same_family, many, peer_works;
+	bool same_family, peer_works;
 
 	me = this_host();
 	skb->cb[2] = 0;
@@ -517,6 +517,8 @@ int weft_from_uplink(struct __sk_buff *skb)
 	r = p->why || p->type == ETHERTYPE_ARP ? NULL : recall_in(p, &o);
 	to = r ? &r->port : NULL;
 	if (!to) {
+		const bool many = p->to[0] & 1;
+
 		why = subnet_of_outer(me, &o, &subnet);
 		if (!why && p->why)
 			why = p->why;
@@ -524,7 +526,6 @@ int weft_from_uplink(struct __sk_buff *skb)
 			why = DROP_ETHERTYPE;
 		if (why)
 			return drop(skb, c, why);
-		many = p->to[0] & 1;
 		if (many && !may_flood(p, subnet))
 			return drop(skb, c, DROP_MULTICAST);
 		if (o.group && !many)
