@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,16 @@ def test_of_many_frames_one_in_so_many_is_sampled_and_none_of_a_port_that_is_lef
             assert plane.update([HOST, *POLICY]) == []
             assert plane.bind({A: "port0"}) == []
 
+            def has_come(packets: int) -> bool:
+                return plane.counters()[A].received_packets >= packets
+
             def sampled(count: int) -> list[Sample]:
                 """Of so many frames, in parts for which there is room."""
                 found: list[Sample] = []
                 for _ in range(10):
-                    before = plane.counters()[A].received_packets
+                    due = plane.counters()[A].received_packets + count // 10
                     send("peer0", ARP_A, count // 10)
-                    eventually(
-                        lambda before=before: plane.counters()[A].received_packets >= before + count // 10,  # type: ignore[misc]
-                        "all came in",
-                    )
+                    eventually(partial(has_come, due), "all came in")
                     found += plane.samples().samples
                 assert plane.samples().lost == 0
                 return found

@@ -12,6 +12,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +354,7 @@ def test_sctp_stacks_send_much_and_shut_down_and_no_forged_init_stops_them(
         )
         try:
             for host in ("h1", "h2"):
-                eventually(lambda host=host: seen(host, "sctp_established"), "it is established", within_s=20)  # type: ignore[misc]  # binds the loop's value
+                eventually(partial(seen, host, "sctp_established"), "it is established", within_s=20)
             known = seen("h2", "sctp_established")
             assert known is not None
             assert known["received"]["packets"] < MESSAGES // 2, "there is more to come"
@@ -364,7 +365,7 @@ def test_sctp_stacks_send_much_and_shut_down_and_no_forged_init_stops_them(
             at_client.send(bytes(Ether(src=client.mac, dst=ROUTER_MAC) / ip / init))
             assert sending.wait(60) == 0
             for host in ("h1", "h2"):
-                eventually(lambda host=host: seen(host, "sctp_closing"), "it is shut down", within_s=5)  # type: ignore[misc]  # binds the loop's value
+                eventually(partial(seen, host, "sctp_closing"), "it is shut down", within_s=5)
             eventually(
                 lambda: re.search(rb"^1000, \d+, %d, " % MESSAGES, received.read_bytes(), re.MULTILINE),
                 "all was received",

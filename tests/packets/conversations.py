@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
@@ -1034,11 +1035,11 @@ def moves() -> Iterator[Conversation]:
 
 
 def bounds() -> Iterator[Conversation]:
-    def syn(port: int, of: str = "a", **more: object) -> Turn:
-        return Talk(ports=(port, 80))(GUEST, "S", 0, port=of, **more)  # type: ignore[arg-type]
+    def syn(port: int, of: str = "a", **more: Any) -> Turn:
+        return Talk(ports=(port, 80))(GUEST, "S", 0, port=of, **more)
 
-    def enters(port: int, version: int = 4, of: str = "a", **more: object) -> Turn:
-        return Talk(version, ports=(22, 1000 + port))(OTHER, "S", 0, port=of, **more)  # type: ignore[arg-type]
+    def enters(port: int, version: int = 4, of: str = "a", **more: Any) -> Turn:
+        return Talk(version, ports=(22, 1000 + port))(OTHER, "S", 0, port=of, **more)
 
     yield Conversation(
         "bounds: a port has so many and no more, and harms no other",

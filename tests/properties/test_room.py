@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,13 +49,15 @@ def change(random: Random, catalog: Catalog) -> tuple[list[drafts.Draft], list[s
 def rule(random: Random) -> drafts.SecurityGroupRule:
     family = random.choice(("ipv4", "ipv4", "ipv6"))
     first, last = sorted(random.choices((0, 1, 22, 80, 443, 1023, 1024, 65_534, 65_535), k=2))
-    remote: dict[str, str] = random.choice((
+    remote: dict[str, Any] = random.choice((
         {}, {"remote_group": random.choice(GROUPS)}, {"remote_address_group": random.choice(ADDRESS_GROUPS)},
         {"remote_prefix": random.choice([each for each in PREFIXES if (":" in each) == (family == "ipv6")])},
     ))  # fmt: skip
-    more = random.choice(({}, {"protocol": "tcp", "port_min": first, "port_max": last}, {"protocol": "udp"}))
+    more: dict[str, Any] = random.choice(
+        ({}, {"protocol": "tcp", "port_min": first, "port_max": last}, {"protocol": "udp"})
+    )
     name = f"{BLUE}/security-groups/{random.choice(GROUPS)}/rules/r{random.randrange(12)}"
-    return drafts.SecurityGroupRule(name, random.choice(("ingress", "egress")), family, **more, **remote)  # type: ignore[arg-type]
+    return drafts.SecurityGroupRule(name, random.choice(("ingress", "egress")), family, **more, **remote)
 
 
 def _some(random: Random, of: tuple[str, ...], most: int) -> tuple[str, ...]:

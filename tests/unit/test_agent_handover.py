@@ -42,7 +42,10 @@ class Hurried:
 
 def plane(*, arriving: bool = False, policy: Policy = GUARDED) -> ReferenceDataPlane:
     made = ReferenceDataPlane("hosts/h1", reachable=lambda _: True)
-    rows = [replace(row, arriving=arriving) if row.key == ("ports", WEB1_PORT) else row for row in policy.rows]  # type: ignore[call-arg]
+    rows = [
+        replace(row, arriving=arriving) if isinstance(row, Port) and row.port == WEB1_PORT else row
+        for row in policy.rows
+    ]
     assert made.update(rows) == []
     assert made.bind(policy.bindings) == []
     return made
@@ -234,7 +237,9 @@ async def test_who_has_left_is_told_of_for_a_while_and_not_when_it_is_back(tmp_p
             await it.giver.answer(last)
 
 
-async def test_however_many_ports_leave_the_table_is_walked_as_often_as_for_one(tmp_path: Path) -> None:
+async def test_however_many_ports_leave_the_table_is_walked_as_often_as_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with between(tmp_path) as it:
         talk(it.here)
         walks: list[int] = []
@@ -244,7 +249,7 @@ async def test_however_many_ports_leave_the_table_is_walked_as_often_as_for_one(
             walks.append(len(ports))
             return marks(ports)
 
-        it.here.marks = counted  # type: ignore[method-assign]
+        monkeypatch.setattr(it.here, "marks", counted)
         names = [WEB1_PORT, *(f"tenants/blue/ports/{n}" for n in range(300))]
         it.giver.follow([replace(leaving(), port=name) for name in names])
         questions = [json.dumps({"port": name}).encode() for name in names]
