@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,15 +14,8 @@ from pathlib import Path
 
 import httpx2
 
+from free_ports import free_ports
 from polling import eventually
-
-
-def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
-    with contextlib.ExitStack() as held:
-        found = [held.enter_context(contextlib.closing(socket.socket())) for _ in range(count)]
-        for each in found:
-            each.bind((address, 0))
-        return [each.getsockname()[1] for each in found]
 
 
 @dataclass

@@ -14,7 +14,8 @@ import httpx2
 import pytest
 
 from conformance.store_suite import Closing, take
-from etcd_nodes import Cluster, Node, free_ports, memory_directory
+from etcd_nodes import Cluster, Node, memory_directory
+from free_ports import free_ports
 from polling import eventually
 from unit.certificates import files_of, now
 from weft.kit.errors import Rejected, Retry

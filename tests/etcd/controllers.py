@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from etcd_nodes import Cluster, free_ports
+from etcd_nodes import Cluster
+from free_ports import free_ports
 from polling import eventually
 from weft.tls.contexts import Files
 
@@ -60,7 +61,8 @@ class Controller:
             )
 
     def answers(self) -> bool:
-        """By its log: it listens before it says so."""
+        """By its log: it listens before it says so. AssertionError: it has ended, and what it said."""
+        assert self.process is None or self.process.poll() is None, self.log.read_text()
         return self.log.read_text().count('"event": "started"') == self.starts
 
     def kill(self) -> None:

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from etcd.controllers import Controller, etcd_url
-from etcd_nodes import Cluster, cluster, free_ports
+from etcd_nodes import Cluster, cluster
+from free_ports import free_ports
 from polling import eventually
 from recorded import stores as recorded
 from unit.controller_world import BASE, port

@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 
+from free_ports import free_port
 from polling import eventually
 
 PYTHON = Path(__file__).parents[2] / "build" / "issuer" / "bin" / "python"
@@ -56,11 +57,6 @@ def issuer(users: dict[str, dict[str, Any]], number: int | None = None) -> Itera
         finally:
             process.terminate()
             process.wait(10)
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as found:
-        return int(found.getsockname()[1])
 
 
 def _answers(number: int) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from oidc.issuer import free_port, issuer
+from free_ports import free_port
+from oidc.issuer import issuer
 from polling import eventually
 from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of
 from unit.controller_world import BASE

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import CliRunner, Result
 
+from free_ports import free_port
 from polling import eventually
 from unit.certificates import ADMIN, CONTROLLER, authority, files_of
 from unit.test_cli_commands import INTENT
-from unit.test_tls import free_port
 from weft.apps.cli import main
 from weft.cli.access import seconds
 from weft.cli.session import ExitCode

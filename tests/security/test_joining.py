@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from free_ports import free_port
 from polling import eventually
 from unit.certificates import ADMIN, credentials_of
 from unit.controller_world import BASE, port
-from unit.test_tls import Running, free_port, running
+from unit.test_tls import Running, running
 from weft.agent import joining
 from weft.cli import agent_socket
 from weft.client import ApiError, AsyncClient, Client, access

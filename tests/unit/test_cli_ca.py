@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from free_ports import free_port
 from polling import eventually
 from unit.certificates import now
 from weft.apps.cli import main
@@ -35,8 +34,7 @@ def weft(tmp_path: Path) -> Weft:
 
 def test_a_deployment_is_made_step_by_step_and_its_administrator_is_let_in(weft: Weft, tmp_path: Path) -> None:
     ca = str(tmp_path / "ca")
-    with closing(socket.create_server(("127.0.0.1", 0))) as found:
-        at = f"https://127.0.0.1:{found.getsockname()[1]}"
+    at = f"https://127.0.0.1:{free_port()}"
     for words in (("init", ca), ("issue", ca, "controller/c1", "--address", "127.0.0.1"), ("issue", ca, "admin/alice")):
         assert weft("ca", *words).exit_code == ExitCode.DONE
     command = [

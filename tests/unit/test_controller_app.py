@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from free_ports import free_port
 from polling import eventually
 from recorded import stores as recorded
 from unit.controller_world import BASE, port
@@ -128,8 +129,7 @@ def test_an_answered_write_is_there_after_kill_9_and_its_socket_is_taken_over(tm
 
 
 def test_it_listens_at_several_addresses(tmp_path: Path) -> None:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as found:
-        number = found.getsockname()[1]
+    number = free_port()
     with process(tmp_path, f"http://127.0.0.1:{number}", url(tmp_path)):
         started(tmp_path)
         for at in (f"http://127.0.0.1:{number}", url(tmp_path)):

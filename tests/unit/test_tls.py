@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from free_ports import free_port
 from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of, now
 from unit.controller_world import BASE
 from weft.apps import controller
@@ -31,11 +31,6 @@ SOON_S = 10.0
 class Running:
     url: str
     ca: Authority
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as found:
-        return int(found.getsockname()[1])
 
 
 @asynccontextmanager
