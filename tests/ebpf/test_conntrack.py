@@ -214,6 +214,39 @@ def test_the_fast_way_is_for_what_is_under_way_and_for_nothing_else(asking: Aski
 
 
 @pytest.mark.root
+def test_what_outlives_its_rules_goes_the_fast_way_again_until_that_is_taken_back(asking: Asking) -> None:
+    asking.begin(conntrack.Settings(), keep=True)
+    asking.admit(groups(ADMITTED, open_out=True))
+    asking.at(asking.start_ns)
+
+    def fast(side: int, seq: int, ack: int, dropped: DropReason | None = None) -> bool:
+        assert asking.ask("a", side, _tcp(side, ACK, seq, ack)) == dropped
+        return asking.fast
+
+    for side, flags, seq, ack in ((0, SYN, 1000, 0), (1, SYN | ACK, 5000, 1001), (0, ACK, 1001, 5001)):
+        assert asking.ask("a", side, _tcp(side, flags, seq, ack)) is None
+    assert fast(0, 1001, 5001)
+    for open_out in (True, False):  # and twice: each change of rules costs one packet
+        asking.admit(groups(ADMITTED, open_out=open_out))
+        asking.at(asking.start_ns)
+        assert not fast(0, 1001, 5001)
+        assert fast(0, 1001, 5001)
+        assert fast(1, 5001, 1001)
+    asking.keep = False
+    asking.admit(groups(ADMITTED, open_out=False))
+    asking.at(asking.start_ns)
+    assert not fast(0, 1001, 5001, DropReason.SECURITY_GROUP)
+    asking.keep = True
+    asking.admit(groups(ADMITTED, open_out=False))
+    asking.at(asking.start_ns)
+    assert not fast(1, 5001, 1001, DropReason.SECURITY_GROUP)  # what was cut stays so
+    asking.admit(groups(ADMITTED, open_out=True))
+    asking.at(asking.start_ns)
+    assert not fast(0, 1001, 5001)
+    assert fast(1, 5001, 1001)
+
+
+@pytest.mark.root
 def test_what_ftp_says_does_not_go_the_fast_way(asking: Asking) -> None:
     asking.begin(conntrack.Settings(), keep=False)
     asking.admit(groups(ADMITTED, open_out=True))

@@ -940,6 +940,18 @@ def rules_change() -> Iterator[Conversation]:
         (*talk.opened(OTHER), data, talk(OTHER, "PA", 1, 1, size=10, admitted=nothing)),
         keep=True,
     )
+    yield Conversation(
+        "rules change: or is kept through many",
+        (
+            *talk.opened(OTHER),
+            data,
+            talk(OTHER, "PA", 1, 1, size=10, admitted=nothing),
+            talk(OTHER, "PA", 1, 1, size=10, admitted=ADMITTED),
+            talk(GUEST, "A", 1, 11, admitted=nothing),
+            talk(OTHER, "PA", 1, 1, size=10),
+        ),
+        keep=True,
+    )
     yield Conversation("rules change: and goes on when there is one again", (
         *talk.opened(OTHER), cut, talk(OTHER, "PA", 1, 1, size=10, admitted=ADMITTED),
     ))  # fmt: skip

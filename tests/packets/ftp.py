@@ -177,6 +177,21 @@ def kept() -> Iterator[Conversation]:
         ),
         keep=True,
     )
+    ftp = Ftp(GUEST)
+    yield Conversation(
+        "ftp: of a control connection that is kept, and has gone on since its rule is gone",
+        (
+            *ftp.opened(CLOSED),
+            ftp.passive(),
+            ftp.says(OTHER, "NOOP\r\n", admitted=nothing, open=False),
+            ftp.says(GUEST, "200 So\r\n"),
+            ftp.data(OTHER, REFUSED),
+            ftp.passive(port=DATA + 1),
+            ftp.data(OTHER, REFUSED, port=DATA + 1),
+            ftp.data(OTHER, port=DATA + 1, admitted=SERVER, open=False),
+        ),
+        keep=True,
+    )
     ftp = Ftp()
     yield Conversation(
         "ftp: of a client whose control connection is kept, when its rule is gone",

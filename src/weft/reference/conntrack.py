@@ -280,8 +280,11 @@ class Tracker:
             if begun.reason is not None or _opens(flow):
                 return begun
             found = self._table[key]
-        if found.epoch != self.epoch and (found.refused or found.epoch == TAKEN or not terms.keep):
-            self._ask_again(key, found, judge)
+        if found.epoch != self.epoch:
+            if found.refused or found.epoch == TAKEN or not terms.keep:
+                self._ask_again(key, found, judge)
+            else:
+                found.epoch = self.epoch
         if found.refused:
             return Decision(DropReason.SECURITY_GROUP, "the rule that let its connection begin is no more", found.rule)
         end = 0 if found.tcp is None else found.tcp.end[direction.value]
@@ -325,7 +328,7 @@ class Tracker:
         related = None
         if (refused := _ruled(ruling)) is not None:
             # What rules deny, nobody expects.
-            if ruling.rule or (found := self._expected(key, direction, flow, now_ns, judge)) is None:
+            if ruling.rule or (found := self._expected(key, direction, flow, now_ns, judge, terms)) is None:
                 return refused
             ruling, related = found
         if not _opens(flow) and not (terms.arriving and _goes_on(flow)):
@@ -525,7 +528,7 @@ class Tracker:
         return awaited.remote_port if expectation.opener == 0 else awaited.local_port, expectation
 
     def _expected(
-        self, key: Key, direction: Direction, flow: Flow, now_ns: int, judge: Judge
+        self, key: Key, direction: Direction, flow: Flow, now_ns: int, judge: Judge, terms: _Terms
     ) -> tuple[Ruling, Control] | None:
         """By which rule what opens a connection is let in that a control connection has spoken of: once. A port that
         keeps connections keeps that one, but none begins by it without its rule.
@@ -542,7 +545,7 @@ class Tracker:
         of = expectation.control
         began = Control(control.opener, of.remote_port if control.opener == 0 else of.local_port)
         ruling = Ruling(allow=True, rule=control.rule)
-        if control.epoch != self.epoch:
+        if control.epoch != self.epoch or terms.keep:
             ruling = judge(Question(Direction(began.opener), key.protocol, key.remote, began.number))
             if not ruling.allow:
                 return None

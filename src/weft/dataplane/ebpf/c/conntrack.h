@@ -360,6 +360,23 @@ static __noinline int ask_again(struct flow *f, const struct guard *g, struct co
 	return 0;
 }
 
+/* Rules have changed since it was held against them last: what outlives them is not, and is of theirs as well from here on. */
+static __noinline int hold_against(struct flow *f, const struct guard *g, struct connection *c)
+{
+	__u32 former;
+
+	if (!f || !g || !c)
+		return 0;
+	former = *(volatile __u32 *)&c->epoch;
+	if (former == f->epoch)
+		return 0;
+	if (!(g->flags & GUARD_KEEP) || c->flags & REFUSED || former == EPOCH_TAKEN)
+		return ask_again(f, g, c);
+	/* Unless somebody else has been here: what has come from another host meanwhile is to be asked of. */
+	__sync_val_compare_and_swap(&c->epoch, former, f->epoch);
+	return 0;
+}
+
 /* Tags are all that is looked at: who does not know them can neither open nor close (RFC 9260 section 8.5). */
 INLINE enum step sctp_step(struct connection *c, __u32 side, const struct flow *f)
 {
@@ -571,8 +588,7 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		if (!c)
 			return DROP_CONNECTION_TABLE_FULL;
 	}
-	if (c->epoch != f->epoch && (!(g->flags & GUARD_KEEP) || c->flags & REFUSED || c->epoch == EPOCH_TAKEN))
-		ask_again(f, g, c);
+	hold_against(f, g, c);
 	step = advance(c, f, t);
 	f->speaks = step >> STEP_SPEAKS;
 	step &= (1 << STEP_SPEAKS) - 1;

@@ -212,7 +212,7 @@ static __noinline int is_expected(struct flow *f, const struct guard *g)
 		return 0;
 	opener = c->opener & 1;
 	f->rule = c->rule;
-	if (c->epoch != f->epoch) {
+	if (c->epoch != f->epoch || g->flags & GUARD_KEEP) {
 		number = f->number;
 		f->number = bpf_ntohs(server_port(&f->control, opener));
 		allows = rules_say(f, g, opener);
