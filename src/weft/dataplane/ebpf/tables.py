@@ -1,6 +1,7 @@
 """One map beside what was told of it. Knows neither rows' meaning nor interfaces.
 
 ``told`` holds what the kernel has taken from this process: what an update may skip, and what repair() compares with.
+An entry that the kernel keeps as it was, since it has refused another value of it, is told as it was.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Table:
         told, get = self.told, self.told.get
         keys: list[bytes] = []
         values: list[bytes] = []
+        former: list[bytes | None] = []
         origins: list[R] = []
         for row in rows:
             try:
@@ -47,16 +49,18 @@ class Table:
             except Rejected as error:
                 failures.append(Failure(row.key, error.message, permanent=True))
                 continue
-            if get(key) == value:
+            was = get(key)
+            if was == value:
                 continue
             told[key] = value
             keys.append(key)
             values.append(value)
+            former.append(was)
             origins.append(row)
             if len(keys) == _BATCH:
-                failures += (Failure(origins[at].key, why) for at, why in self._write(keys, values))
-                keys, values, origins = [], [], []
-        failures += (Failure(origins[at].key, why) for at, why in self._write(keys, values))
+                failures += (Failure(origins[at].key, why) for at, why in self._write(keys, values, former))
+                keys, values, former, origins = [], [], [], []
+        failures += (Failure(origins[at].key, why) for at, why in self._write(keys, values, former))
         return failures
 
     def put(self, entries: Mapping[bytes, bytes]) -> list[str]:
@@ -66,9 +70,10 @@ class Table:
     def refused(self, entries: Mapping[bytes, bytes]) -> dict[bytes, str]:
         """Puts entries; those that the kernel refused, and why."""
         fresh = {key: value for key, value in entries.items() if self.told.get(key) != value}
+        former = [self.told.get(key) for key in fresh]
         self.told.update(fresh)
         keys = list(fresh)
-        return {keys[at]: why for at, why in self._write(keys, list(fresh.values()))}
+        return {keys[at]: why for at, why in self._write(keys, list(fresh.values()), former)}
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Entries; absent is success."""
@@ -120,7 +125,7 @@ class Table:
         if not wrong and not foreign:
             self._clean = digest.digest()
             return 0
-        self._write(wrong, [self.told[key] for key in wrong])
+        self._write(wrong, [self.told[key] for key in wrong], [None] * len(wrong))
         if prune:
             self._delete(foreign)
         return len(wrong) + (len(foreign) if prune else 0)
@@ -132,9 +137,12 @@ class Table:
             digest.update(values)
         return digest.digest()
 
-    def _write(self, keys: list[bytes], values: list[bytes]) -> list[tuple[int, str]]:
-        """(place, reason) of those that the kernel refused; they count as not told."""
+    def _write(self, keys: list[bytes], values: list[bytes], former: list[bytes | None]) -> list[tuple[int, str]]:
+        """(place, reason) of those that the kernel refused. former: what was told of each, and is again then; None:
+        nothing.
+        """
         refused: list[tuple[int, str]] = []
+        stayed: dict[bytes, bytes | None] = {}  # also where a batch has several values of a key
         at = 0
         if keys:
             self._clean = None
@@ -143,12 +151,20 @@ class Table:
             result = self.map.update_batch(b"".join(keys[at:end]), b"".join(values[at:end]), end - at)
             at += result.done
             if result.errno:
-                self.told.pop(keys[at], None)
+                was = stayed.setdefault(keys[at], former[at])
+                if self.told.get(keys[at]) == values[at]:
+                    self._tell(keys[at], was)
                 refused.append((at, self._reason(result.errno)))
                 at += 1  # a batch stops at the first refusal; what follows may still fit
         if keys:
             self._changed()
         return refused
+
+    def _tell(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.told.pop(key, None)
+        else:
+            self.told[key] = value
 
     def _delete(self, keys: list[bytes]) -> None:
         at = 0
