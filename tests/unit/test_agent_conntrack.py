@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from weft.agent.conntrack import Filter, parse, shown
+from weft.agent.conntrack import MOST_WAITING, Filter, Heard, Missed, check, parse, shown, shown_event
 from weft.apps.agent import parse_tracking
-from weft.contracts.connections import Connection
-from weft.kit.errors import Rejected
+from weft.contracts.connections import Connection, ConnectionEvent
+from weft.kit.errors import Missing, Rejected
 from weft.policy.connections import State
 
 WEB = Connection(
@@ -45,6 +47,55 @@ def test_what_is_no_filter_is_refused_by_name(asked: dict[str, str]) -> None:
     with pytest.raises(Rejected) as refused:
         parse(asked)
     assert refused.value.field in asked
+
+
+PORTS = frozenset({"tenants/blue/ports/web-1", *(f"tenants/red/ports/db-{n}" for n in range(7))})
+
+
+@pytest.mark.parametrize("asked", [{}, {"tenant": "red"}, {"port": "tenants/blue/ports/web-1"}, {"address": "::1"}])
+def test_what_the_host_has_may_be_asked_of(asked: dict[str, str]) -> None:
+    assert check(parse(asked), PORTS) == parse(asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"port": "tenants/blue/ports/web-2"}, "has no 'tenants/blue/ports/web-2'; it has tenants/blue/ports/web-1, "),
+        ({"port": "blue/web-1"}, ", 3 more"),
+        ({"tenant": "blu"}, "has no port of 'blu'; it has ports of blue, red"),
+    ],
+)
+def test_what_the_host_has_not_is_missing_and_it_says_what_there_is(asked: dict[str, str], said: str) -> None:
+    with pytest.raises(Missing) as missing:
+        check(parse(asked), PORTS)
+    assert said in missing.value.message
+    assert missing.value.field in asked
+    with pytest.raises(Missing, match="it has none"):
+        check(parse({"port": "tenants/blue/ports/web-1"}), ())
+
+
+async def test_who_is_too_slow_hears_how_many_events_were_missed_and_where() -> None:
+    heard = Heard(parse({"protocol": "tcp"}))
+    said = [ConnectionEvent("new", replace(WEB, local_port=number)) for number in range(MOST_WAITING + 3)]
+    for event in said:
+        heard.put(ConnectionEvent("new", replace(WEB, protocol=17)))  # nobody's, and so in nobody's way
+        heard.put(event)
+    assert [await heard.next() for _ in range(2)] == said[:2]
+    heard.put(said[-1])
+    rest = [await heard.next() for _ in range(MOST_WAITING)]
+    assert rest == [*said[2:MOST_WAITING], Missed(3), said[-1]]
+    for event in said:
+        heard.put(event)
+    assert [await heard.next() for _ in said[3:]] == said[:-3]
+    assert await heard.next() == Missed(3), "though nothing comes behind them"
+
+
+def test_an_event_says_what_has_become_of_a_connection() -> None:
+    found = shown_event(ConnectionEvent("destroyed", WEB), {})
+    assert found == {"event": "destroyed"} | {
+        key: value for key, value in shown(WEB, {}).items() if key not in ("age_s", "expires_s")
+    }
+    assert shown_event(Missed(3), {}) == {"event": "missed", "count": 3}
 
 
 def test_time_outs_and_bounds_are_settings_of_the_agent() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -15,7 +15,7 @@ from weft.agent.exporter import Ask
 from weft.agent.rule_log import RuleLog
 from weft.contracts.clock import Clock
 from weft.contracts.connections import Connection, ConnectionEvent, Logged
-from weft.kit.errors import Rejected
+from weft.kit.errors import Missing, Rejected
 from weft.kit.waiting import readable
 from weft.policy.connections import State
 
@@ -24,10 +24,19 @@ SWEEP_S = 5.0
 MOST_WAITING = 4096
 #: Of a listing; whoever wants more narrows it.
 MOST_LISTED = 10_000
+#: Names that an error lists of those that there are.
+_MOST_NAMED = 5
 
 PROTOCOLS: Mapping[int, str] = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 _NUMBERS = {name: number for number, name in PROTOCOLS.items()}
 _STATES = {state.label: state for state in State}
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """So many events there was no place for: who listens is slower than they come."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,22 @@ def parse(given: Mapping[str, str]) -> Filter:
     return Filter(given.get("tenant"), given.get("port"), canonical, number, None if state is None else _STATES[state])
 
 
+def check(wanted: Filter, ports: Collection[str]) -> Filter:
+    """The same, if the host has what it names. ports: the host's. Raises Missing."""
+    if wanted.port is not None and wanted.port not in ports:
+        raise Missing(f"this host has no {wanted.port!r}; it has {_some_of(ports)}", "port")
+    tenants = {port.split("/")[1] for port in ports}
+    if wanted.tenant is not None and wanted.tenant not in tenants:
+        raise Missing(f"this host has no port of {wanted.tenant!r}; it has ports of {_some_of(tenants)}", "tenant")
+    return wanted
+
+
+def _some_of(names: Collection[str]) -> str:
+    some = sorted(names)[:_MOST_NAMED]
+    more = [f"{len(names) - len(some)} more"] if len(names) > len(some) else []
+    return ", ".join(some + more) or "none"
+
+
 class _Question(msgspec.Struct, frozen=True):
     port: str
 
@@ -82,6 +107,18 @@ def asked(body: bytes) -> Filter:
 
 def shown(of: Connection, rules: Mapping[int, str]) -> dict[str, Any]:
     """As JSON has it. rules: names by numbers; of one that is not there any more only its number is shown."""
+    return {**_told(of, rules), "age_s": round(of.age_s, 3), "expires_s": round(of.expires_s, 3)}
+
+
+def shown_event(event: ConnectionEvent | Missed, rules: Mapping[int, str]) -> dict[str, Any]:
+    match event:
+        case Missed(count):
+            return {"event": "missed", "count": count}
+        case ConnectionEvent(what, connection):
+            return {"event": what, **_told(connection, rules)}
+
+
+def _told(of: Connection, rules: Mapping[int, str]) -> dict[str, Any]:
     return {
         "port": of.port,
         "protocol": PROTOCOLS.get(of.protocol, str(of.protocol)),
@@ -96,9 +133,35 @@ def shown(of: Connection, rules: Mapping[int, str]) -> dict[str, Any]:
         "refused": of.refused,
         "sent": {"packets": of.packets[0], "bytes": of.bytes[0]},
         "received": {"packets": of.packets[1], "bytes": of.bytes[1]},
-        "age_s": round(of.age_s, 3),
-        "expires_s": round(of.expires_s, 3),
     }
+
+
+class Heard:
+    """What somebody who listens has not read yet."""
+
+    def __init__(self, wanted: Filter) -> None:
+        self._wanted = wanted
+        self._waiting: asyncio.Queue[ConnectionEvent | Missed] = asyncio.Queue()
+        self._missed = 0
+
+    def put(self, event: ConnectionEvent) -> None:
+        if not self._wanted.matches(event.connection):
+            return
+        if self._waiting.qsize() >= MOST_WAITING:
+            self._missed += 1
+            return
+        if self._missed:
+            self._waiting.put_nowait(self._told())
+        self._waiting.put_nowait(event)
+
+    async def next(self) -> ConnectionEvent | Missed:
+        if self._missed and self._waiting.empty():
+            return self._told()
+        return await self._waiting.get()
+
+    def _told(self) -> Missed:
+        missed, self._missed = Missed(self._missed), 0
+        return missed
 
 
 class Conntrack:
@@ -109,7 +172,7 @@ class Conntrack:
         self._ask = ask
         self._clock = clock
         self._log = log
-        self._watchers: set[asyncio.Queue[ConnectionEvent]] = set()
+        self._listeners: set[Heard] = set()
         self.keep: Callable[[], Collection[str]] = tuple  # ports that are gone whose connections stay for a while
 
     async def run(self) -> None:
@@ -138,9 +201,8 @@ class Conntrack:
             if isinstance(event, Logged):
                 logged.append(event)
                 continue
-            for watcher in self._watchers:
-                with suppress(asyncio.QueueFull):
-                    watcher.put_nowait(event)
+            for heard in self._listeners:
+                heard.put(event)
         await self._log.write(logged)
 
     async def list(self, wanted: Filter) -> list[Connection]:
@@ -152,20 +214,30 @@ class Conntrack:
         keys = [found.key for found in await self._ask(lambda plane: _all(wanted, plane.connections()))]
         return await self._ask(lambda plane: plane.forget(keys))
 
-    async def watch(self, wanted: Filter) -> AsyncGenerator[ConnectionEvent, None]:
+    @asynccontextmanager
+    async def listening(self, wanted: Filter) -> AsyncIterator[Heard]:
         """What becomes of them, from now on."""
-        queue: asyncio.Queue[ConnectionEvent] = asyncio.Queue(MOST_WAITING)
-        self._watchers.add(queue)
+        heard = Heard(wanted)
+        self._listeners.add(heard)
         try:
-            await self._ask(lambda plane: plane.watch(on=True))
-            while True:
-                event = await queue.get()
-                if wanted.matches(event.connection):
-                    yield event
+            await self._tell()
+            yield heard
         finally:
-            self._watchers.discard(queue)
-            if not self._watchers:
-                await self._ask(lambda plane: plane.watch(on=False))
+            self._listeners.discard(heard)
+            # Whoever has gone away is cancelled again and again: programs are told all the same.
+            await asyncio.shield(self._tell())
+
+    async def _tell(self) -> None:
+        """To the programs, whether somebody listens; of several who come and go at once, as it is by then."""
+        await self._ask(lambda plane: plane.watch(on=bool(self._listeners)))
+
+    async def watch(self, wanted: Filter) -> AsyncGenerator[ConnectionEvent, None]:
+        """The same, of which nothing is said where some were missed."""
+        async with self.listening(wanted) as heard:
+            while True:
+                event = await heard.next()
+                if isinstance(event, ConnectionEvent):
+                    yield event
 
 
 def _all(wanted: Filter, found: Iterable[Connection]) -> list[Connection]:

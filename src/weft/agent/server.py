@@ -62,7 +62,6 @@ class Api:
         agent = self._agent
         usage = await agent.reconciler.ask(lambda plane: dict(plane.usage()))
         progress = agent.reconciler.progress
-        names = sorted({*agent.ports, *agent.attachments.interfaces, *agent.plan.found})
         return _json(
             {
                 "host": agent.host,
@@ -73,7 +72,7 @@ class Api:
                     "connected": agent.connection.connected,
                     "reason": agent.connection.reason,
                 },
-                "ports": {name: self._port(name) for name in names},
+                "ports": {name: self._port(name) for name in sorted(agent.known)},
                 "ambiguous": agent.plan.ambiguous,
                 "failures": report.failures(progress),
                 "usage": {table: {"used": used, "capacity": capacity} for table, (used, capacity) in usage.items()},
@@ -105,25 +104,30 @@ class Api:
         return _json({port: dict(sorted(by_rule.items())) for port, by_rule in sorted(found.items())})
 
     async def connections(self, request: Request) -> Response:
-        wanted = conntrack.parse(request.query_params)
+        wanted = await self._wanted(request)
         rules = self._agent.rules
         return _json([conntrack.shown(found, rules) for found in await self._agent.conntrack.list(wanted)])
 
     async def flush(self, request: Request) -> Response:
-        return _json({"forgotten": await self._agent.conntrack.flush(conntrack.parse(request.query_params))})
+        return _json({"forgotten": await self._agent.conntrack.flush(await self._wanted(request))})
 
     async def connection_events(self, request: Request) -> Response:
-        wanted = conntrack.parse(request.query_params)
-        events = self._agent.conntrack.watch(wanted)
+        wanted = await self._wanted(request)
 
         async def lines() -> AsyncIterator[bytes]:
-            async for event in events:
-                yield (
-                    msgspec.json.encode({"event": event.what, **conntrack.shown(event.connection, self._agent.rules)})
-                    + b"\n"
-                )
+            async with self._agent.conntrack.listening(wanted) as heard:
+                yield b""  # from here on; who is answered hears what comes
+                while True:
+                    yield msgspec.json.encode(conntrack.shown_event(await heard.next(), self._agent.rules)) + b"\n"
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        begun = lines()
+        await anext(begun)
+        return StreamingResponse(begun, media_type="application/x-ndjson")
+
+    async def _wanted(self, request: Request) -> conntrack.Filter:
+        """Raises Rejected, or Missing for a port or a tenant that this host does not have."""
+        await self._agent.loaded()
+        return conntrack.check(conntrack.parse(request.query_params), self._agent.known)
 
     async def healthz(self, _request: Request) -> Response:
         return _json({"status": "ok", "revision": self._agent.reconciler.progress.revision})

@@ -150,6 +150,10 @@ class Agent:
         if self.prober is not None and interest is not None:
             self.exchange = Exchange(interest, self.prober, self.reconciler.ask, clock)
 
+    async def loaded(self) -> None:
+        """Returns when what was on the disk is known."""
+        await self._loaded.wait()
+
     async def settled(self) -> None:
         """Returns when what was on the disk is programmed, or cannot be."""
         await self._loaded.wait()
@@ -195,6 +199,11 @@ class Agent:
     @property
     def ports(self) -> Mapping[str, Port]:
         return self._ports
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Names of the ports that this host has, and of those that it was told the interface of."""
+        return frozenset((*self._ports, *self.attachments.interfaces, *self.plan.found))
 
     @property
     def rules(self) -> Mapping[int, str]:

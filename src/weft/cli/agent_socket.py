@@ -49,31 +49,38 @@ def ask(path: str, method: str, target: str, body: Any = None, *, timeout_s: flo
             raise Retry(f"no agent answers at {path}: {error}") from error
     finally:
         connection.close()
-    found = _json(content)
     if answer.status >= 400:
-        detail = found.get("detail") or found.get("title") if isinstance(found, dict) else None
-        field = found.get("field") if isinstance(found, dict) else None
-        text = str(detail or content.decode(errors="replace") or answer.reason)
-        code = ExitCode.NOT_FOUND if answer.status == 404 else ExitCode.REFUSED
-        raise Failed(f"{field}: {text}" if field else text, code)
-    return found
+        raise _failure(answer, content)
+    return _json(content)
 
 
 def follow(path: str, target: str) -> Iterator[Any]:
-    """The JSON of each line of an answer that does not end. Raises Retry when no agent answers (any more)."""
+    """The JSON of each line of an answer that does not end; None first, as it begins. Raises Retry when no agent
+    answers (any more), Failed when it says no.
+    """
     connection = _Connection(path, None)
     try:
         connection.request("GET", target)
         answer = connection.getresponse()
         if answer.status >= 400:
-            found = _json(answer.read())
-            raise Failed(str(found.get("detail") if isinstance(found, dict) else answer.reason), ExitCode.REFUSED)
-        while line := answer.readline():
+            raise _failure(answer, answer.read())
+        yield None
+        while (line := answer.readline()).endswith(b"\n"):
             yield json.loads(line)
     except (OSError, http.client.HTTPException) as error:
         raise Retry(f"no agent answers at {path}: {error}") from error
     finally:
         connection.close()
+    raise Retry(f"the agent at {path} has ended")
+
+
+def _failure(answer: http.client.HTTPResponse, content: bytes) -> Failed:
+    found = _json(content)
+    detail = found.get("detail") or found.get("title") if isinstance(found, dict) else None
+    field = found.get("field") if isinstance(found, dict) else None
+    text = str(detail or content.decode(errors="replace") or answer.reason)
+    code = ExitCode.NOT_FOUND if answer.status == 404 else ExitCode.REFUSED
+    return Failed(f"{field}: {text}" if field else text, code)
 
 
 def _json(content: bytes) -> Any:

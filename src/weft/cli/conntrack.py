@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
@@ -10,12 +11,17 @@ import click
 
 from weft.cli import agent_socket, references, session, show
 from weft.cli.session import Output
+from weft.kit.errors import Retry
 from weft.model.names import Kind, label_of
 
 if TYPE_CHECKING:
     from weft.wire.listed import Connections
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: A restart takes an agent seconds; an upgrade some more.
+_PATIENCE_S = 60.0
+_POLL_S = 0.2
 
 
 def _filtered(command: F) -> F:
@@ -66,7 +72,8 @@ def print_listed(listed: Connections, output: Output) -> None:
 def _print(found: list[dict[str, Any]], output: Output) -> None:
     def drawn() -> None:
         nothing = "no connections: only those of ports with security groups are kept"
-        show.table(list(_COLUMNS), [_row(each) for each in found], nothing=nothing)
+        rows = [[*_row(each), int(each["expires_s"]), _rule(each)] for each in found]
+        show.table(list(_COLUMNS), rows, nothing=nothing)
 
     show.as_asked(found, output, drawn)
 
@@ -84,9 +91,11 @@ def _row(of: dict[str, Any]) -> list[Any]:
         f"{of['remote']} {of['remote_port']}",
         f"{of['sent']['packets']} ({of['sent']['bytes']} B)",
         f"{of['received']['packets']} ({of['received']['bytes']} B)",
-        int(of["expires_s"]),
-        references.short(of["rule_name"]) if of.get("rule_name") else of["rule"] or "",
     ]
+
+
+def _rule(of: dict[str, Any]) -> str:
+    return references.short(of["rule_name"]) if of.get("rule_name") else str(of["rule"] or "")
 
 
 @conntrack.command()
@@ -94,7 +103,7 @@ def _row(of: dict[str, Any]) -> list[Any]:
 @session.with_output()
 @agent_socket.with_agent
 def flush(output: Output, agent: str, **filters: str | None) -> None:
-    """Forget connections: what goes on of them must be let begin again by the rules."""
+    """Forget connections: what goes on of them must be let begin again by the rules. Without a filter: all of them."""
     done = agent_socket.ask(agent, "POST", f"/connections/flush{_query(**filters)}")
     show.as_said(done, _forgotten(done["forgotten"]), output)
 
@@ -108,9 +117,50 @@ def _forgotten(count: int) -> str:
 @session.with_output()
 @agent_socket.with_agent
 def watch(output: Output, agent: str, **filters: str | None) -> None:
-    """Show what becomes of connections, as it happens: new, established, expects (FTP), destroyed."""
-    for event in agent_socket.follow(agent, f"/connections/events{_query(**filters)}"):
+    """Show what becomes of connections, as it happens: new, established, expects (FTP), destroyed.
+
+    When the agent is restarted it goes on once that is back, and says so. `missed`: more came than could be told.
+    """
+    for event in _events(agent, f"/connections/events{_query(**filters)}"):
         if output is Output.JSON:
             show.as_json_line(event)
+        elif event["event"] == "missed":
+            how_many = "some events" if event["count"] is None else f"{event['count']} events"
+            click.echo(f"{'missed':<12} {how_many}")
         else:
-            click.echo(f"{event['event']:<12} {'  '.join(map(str, _row(event)))}")
+            click.echo(f"{event['event']:<12} {'  '.join(map(str, [*_row(event), _rule(event)]))}")
+
+
+def _events(agent: str, target: str) -> Iterator[dict[str, Any]]:
+    """Of this agent, and of the next in its place. Raises Retry when there is none, or it is away for too long."""
+    followed = False
+    while True:
+        try:
+            for event in agent_socket.follow(agent, target):
+                if event is not None:
+                    yield event
+                elif followed:
+                    click.echo("it is back; what has happened meanwhile is not known", err=True)
+                    yield {"event": "missed", "count": None}
+                followed = True
+        except Retry as gone:
+            if not followed:
+                raise
+            click.echo(f"{gone}; waiting for it to come back", err=True)
+            _await_agent(agent)
+
+
+def _await_agent(agent: str) -> None:
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while not _answers(agent, deadline_s):
+        time.sleep(_POLL_S)
+
+
+def _answers(agent: str, deadline_s: float) -> bool:
+    try:
+        agent_socket.ask(agent, "GET", "/healthz")
+    except Retry as gone:
+        if time.monotonic() > deadline_s:
+            raise Retry(f"{gone}, for {_PATIENCE_S:.0f} s by now") from gone
+        return False
+    return True
