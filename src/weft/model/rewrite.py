@@ -49,14 +49,14 @@ def admit(
     before: dict[Name, Port] = {}
     drawing: list[tuple[Name, dict[_Need, Ip]]] = []
     for name in blamed:
-        port = ix.ports[name]
+        port, asked = ix.ports[name], by_put.get(name)
         needs = dict.fromkeys(_needing(ix, port))
-        if not needs and not port.rewrites and name not in by_put:
-            continue
+        if not needs and not port.rewrites and (asked is None or not asked.draft.rewrites):
+            continue  # nearly all ports there are
         before[name] = port
         for each in port.rewrites:
             ix.release_pa(each.pa)
-        drawing.append((name, _kept(ix, port, by_put.get(name), needs)))
+        drawing.append((name, _kept(ix, port, asked, needs)))
     for name, kept in sorted(drawing, key=lambda each: humane(each[0])):
         port = ix.ports[name]
         try:
