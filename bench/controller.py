@@ -78,7 +78,7 @@ def domain(name: str, ports: int) -> list[tuple[str, dict[str, Any]]]:
     """A routing domain with room for so many ports."""
     subnets = -(-ports // PORTS_OF_SUBNET)
     return [
-        ("tenants/bench", {}),
+        ("tenants/bench", {"limits": {"records": 1_000_000, "macs": 1_000_000}}),  # all runs are this tenant's
         (f"tenants/bench/routing-domains/{name}", {}),
         *(
             (f"tenants/bench/routing-domains/{name}/virtual-subnets/s{each}", {"prefixes": [f"10.{each}.0.0/16"]})

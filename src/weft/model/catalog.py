@@ -12,7 +12,19 @@ from types import MappingProxyType
 from typing import assert_never
 
 from weft.kit.errors import Conflict, Missing, Rejected
-from weft.model import announcements, domains, drafts, ports, rewrite, routes, security, subnets, trunk, underlay
+from weft.model import (
+    announcements,
+    domains,
+    drafts,
+    ports,
+    rewrite,
+    routes,
+    security,
+    shares,
+    subnets,
+    trunk,
+    underlay,
+)
 from weft.model.announcements import Announcement, Heard
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
@@ -390,6 +402,12 @@ class Catalog:
         security.check_changed(ix, batch.security_groups)
         security.check_told_apart(ix, batch.ports, batch.security_group_rules)
         self._room.check(batch.ports, batch.security_group_rules, batch.address_groups)
+        placed: dict[Kind, Iterable[tuple[Name, str]]] = {
+            Kind.VIRTUAL_SUBNET: ((put.name, put.field) for put in batch.virtual_subnets),
+            Kind.CUSTOMER_ROUTE: ((put.name, put.field) for put in batch.customer_routes),
+            Kind.PORT: ((put.name, put.field) for put in batch.ports),
+        }
+        shares.check(ix.tally, ix.limits, placed)
         # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
         blamed: dict[Name, str] = {}
         for subnet_put in batch.virtual_subnets:

@@ -7,11 +7,12 @@ from itertools import count
 from typing import TypeAlias
 
 from weft.kit.errors import Conflict, Rejected
-from weft.model import drafts, values
+from weft.model import drafts, shares, values
 from weft.model.indexes import Indexes
 from weft.model.names import Name, tenant_of
 from weft.model.objects import RoutingDomain, Tenant
 from weft.model.puts import Put, read
+from weft.model.shares import USUAL_LIMITS
 from weft.model.values import Rdid
 
 TenantPut: TypeAlias = Put[drafts.Tenant, Tenant]
@@ -23,7 +24,13 @@ def admit_tenants(ix: Indexes, puts: Sequence[TenantPut]) -> None:
         description = put.draft.description
         if description is None:
             description = put.old.description if put.old is not None else ""
-        ix.insert(Tenant(put.name, description))
+        limits = put.old.limits if put.old is not None else USUAL_LIMITS
+        if put.draft.limits is not None:
+            try:
+                limits = read("spec.limits", shares.parse, put.draft.limits)
+            except Rejected as fault:
+                raise fault.at(put.field) from None
+        ix.insert(Tenant(put.name, description, limits))
 
 
 def admit(ix: Indexes, puts: Sequence[DomainPut]) -> None:

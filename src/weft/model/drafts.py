@@ -6,6 +6,7 @@ else has to look at the values in here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,8 +16,11 @@ from weft.model.objects import RuleChange
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
+    """limits: by what is limited; given, they are replaced as a whole."""
+
     name: str
     description: str | None = None
+    limits: Mapping[str, int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

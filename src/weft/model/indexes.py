@@ -28,6 +28,7 @@ from weft.model.objects import (
     Tenant,
     VirtualSubnet,
 )
+from weft.model.shares import SOURCES_OF_PORT, USUAL_LIMITS, Limits, Share, Tally
 from weft.model.values import (
     Ip,
     Mac,
@@ -198,10 +199,13 @@ class Indexes:
         self.ports_on: dict[Name, dict[Name, None]] = {}  # by host, those that are moving there among them
         self.domains: dict[Name, DomainIndex] = {}
         self.subnets: dict[Name, SubnetIndex] = {}
+        self.limits: dict[Name, Limits] = {}  # of tenants that have their own
+        self.members: dict[tuple[Name, Name], int] = {}  # by subnet and host: how many of its ports that has
 
         # Of a range of PAs, whoever's pool it is: PAs are taken once for all.
         self._pools: dict[tuple[Ip, Ip], LowestFree] = {}
         self._journal = Journal()
+        self.tally = Tally(self._journal)
         self._stale, self._counted = Stale(), Stale()  # counted: since the last settle
         self._claimed: list[tuple[Name | None, Ip]] = []  # CAs (with their subnet) and PAs that undo makes free again
 
@@ -233,12 +237,14 @@ class Indexes:
     def settle(self) -> None:
         """What was done since the last settle stays done."""
         self._journal.forget()
+        self.tally.settle()
         self._counted = Stale()
         self._claimed.clear()
 
     def undo(self) -> None:
         """Take back everything since the last settle."""
         self._journal.undo()
+        self.tally.settle()
         self._stale.add(self._counted)
         self._counted = Stale()
         for subnet, address in self._claimed:
@@ -300,6 +306,8 @@ class Indexes:
                 self.place(thing, subnet)
             case Tenant():
                 put(self.tenants, thing.name, thing)
+                if thing.limits != USUAL_LIMITS:
+                    put(self.limits, thing.name, thing.limits)
                 if thing.name not in self.tenant_uses:
                     put(self.tenant_uses, thing.name, 0)
             case ProviderNetwork():
@@ -326,6 +334,7 @@ class Indexes:
                 self._insert_subnet(thing)
             case CustomerRoute():
                 put(self.customer_routes, thing.name, thing)
+                self.tally.add(Share.ROUTES, tenant_of(thing.name), 1)
                 domain = self.domains[domain_of(thing.name)]
                 put(domain.routes, thing.name, None)
                 rivals = domain.claims.get(thing.prefix, ())
@@ -370,8 +379,28 @@ class Indexes:
             put(sets, port.groups, sets.get(port.groups, 0) + 1)
             self._place_groups(port)
         put(self.tenant_uses, tenant, self.tenant_uses[tenant] + 1)
-
+        self._tally_port(port, tenant, 1)
         self._note_announced(port, subnet)
+
+    def _tally_port(self, port: Port, tenant: Name, sign: int) -> None:
+        """What it has announced is counted by itself. sign: 1, it comes; -1, it goes."""
+        add = self.tally.add
+        add(Share.RECORDS, tenant, sign * len(port.addresses))
+        add(Share.MACS, tenant, sign)
+        beyond = len(port.addresses) + len(port.allowed_address_pairs) - SOURCES_OF_PORT
+        for host in port.hosts:
+            at = port.virtual_subnet, host
+            has = self.members.get(at, 0)
+            if has + sign:
+                self._journal.put(self.members, at, has + sign)
+            else:
+                self._journal.drop(self.members, at)
+            if has + min(sign, 0) == 0:  # the first comes, or the last goes
+                add(Share.MEMBERS, tenant, sign)
+            if port.trunk is not None:
+                add(Share.SUBPORTS, tenant, sign, host)
+            if beyond > 0:
+                add(Share.SOURCES, tenant, sign * beyond, host)
 
     def _place_groups(self, port: Port) -> None:
         self._stale.sets[port.groups] = None
@@ -439,6 +468,8 @@ class Indexes:
 
     def _note_announced(self, port: Port, subnet: SubnetIndex) -> None:
         put, everywhere = self._journal.put, subnet.domain.announced_macs
+        if port.announced_addresses:
+            self._tally_announced(port, 1)
         for said in port.announced_addresses:
             put(subnet.announced, said.address, port.name)
             self._claimed.append((port.virtual_subnet, said.address))
@@ -448,6 +479,8 @@ class Indexes:
 
     def _forget_announced(self, port: Port, subnet: SubnetIndex) -> None:
         put, drop, everywhere = self._journal.put, self._journal.drop, subnet.domain.announced_macs
+        if port.announced_addresses:
+            self._tally_announced(port, -1)
         for said in port.announced_addresses:
             drop(subnet.announced, said.address)
             self.give_back(port.virtual_subnet, said.address)
@@ -457,6 +490,11 @@ class Indexes:
                 put(everywhere, mac, everywhere[mac] - 1)
             else:
                 drop(everywhere, mac)
+
+    def _tally_announced(self, port: Port, sign: int) -> None:
+        tenant = tenant_of(port.name)
+        self.tally.add(Share.RECORDS, tenant, sign * len(port.announced_addresses))
+        self.tally.add(Share.MACS, tenant, sign * len(port.further_macs))
 
     def _insert_subnet(self, subnet: VirtualSubnet) -> None:
         put = self._journal.put
@@ -481,6 +519,7 @@ class Indexes:
         else:
             index = SubnetIndex(subnet, domain, nets, {}, {}, {})
         put(self.subnets, subnet.name, index)
+        self._tally_subnet(subnet, 1)
         put(domain.subnets, subnet.name, None)
         put(domain.router_macs, subnet.router_mac, domain.router_macs.get(subnet.router_mac, 0) + 1)
         for gateway in subnet.gateways:
@@ -531,8 +570,11 @@ class Indexes:
                             drop(self.group_sets, tenant)
                     self._displace_groups(thing)
                 put(self.tenant_uses, tenant, self.tenant_uses[tenant] - 1)
+                self._tally_port(thing, tenant, -1)
             case Tenant():
                 drop(self.tenants, thing.name)
+                if thing.name in self.limits:
+                    drop(self.limits, thing.name)
             case AddressGroup() | SecurityGroup():
                 if isinstance(thing, SecurityGroup):
                     drop(self.security_groups, thing.name)
@@ -569,6 +611,7 @@ class Indexes:
                 self._remove_subnet(thing)
             case CustomerRoute():
                 drop(self.customer_routes, thing.name)
+                self.tally.add(Share.ROUTES, tenant_of(thing.name), -1)
                 domain = self.domains[domain_of(thing.name)]
                 drop(domain.routes, thing.name)
                 rest = tuple(name for name in domain.claims[thing.prefix] if name != thing.name)
@@ -582,6 +625,7 @@ class Indexes:
     def _remove_subnet(self, subnet: VirtualSubnet) -> None:
         put, drop = self._journal.put, self._journal.drop
         drop(self.virtual_subnets, subnet.name)
+        self._tally_subnet(subnet, -1)
         drop(self.vsids, subnet.vsid)
         if subnet.provider_network is not None:
             drop(self.subnets_on[subnet.provider_network], subnet.name)
@@ -601,6 +645,11 @@ class Indexes:
             spans = domain.spans[net.version]
             rank = bisect_left(spans, Span(net.first, net.last, subnet.name))
             put(domain.spans, net.version, (*spans[:rank], *spans[rank + 1 :]))
+
+    def _tally_subnet(self, subnet: VirtualSubnet, sign: int) -> None:
+        tenant = tenant_of(subnet.name)
+        self.tally.add(Share.SUBNETS, tenant, sign)
+        self.tally.add(Share.ROUTES, tenant, sign * len(subnet.prefixes))
 
     def retire(self, thing: Object) -> None:
         """Forget the rest of a removed object that does not come back, and that nothing refers to."""

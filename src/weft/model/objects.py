@@ -18,6 +18,7 @@ from weft.model.features import (
     SamplingProtocol,
 )
 from weft.model.names import Kind, Name
+from weft.model.shares import USUAL_LIMITS, Limits
 from weft.model.values import FLOOD_LIMIT_PPS, AdminState, Ip, Mac, Prefix, Rdid, Vsid
 
 #: A day: an agent that is away for half of it harms nobody, since clients renew at half time.
@@ -26,10 +27,11 @@ LEASE_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who owns networks and machines: the unit of isolation."""
+    """Who owns networks and machines: the unit of isolation. limits: what it may take of what hosts share."""
 
     name: Name
     description: str = ""
+    limits: Limits = USUAL_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ also what /openapi.json is generated from, so their field names are the API.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Annotated, TypeAlias, TypeVar, assert_never
@@ -13,7 +14,7 @@ from typing import Annotated, TypeAlias, TypeVar, assert_never
 import msgspec
 
 from weft.kit.errors import Rejected
-from weft.model import drafts, objects, qos, security, taps
+from weft.model import drafts, objects, qos, security, shares, taps
 from weft.model.features import Action, DataPlaneKind, Direction, Family, Ipv6Mode, Rule
 from weft.model.names import Kind, Name, kind_of
 from weft.model.values import AdminState, Ip, Mac, Prefix, Rdid, Vsid
@@ -40,8 +41,21 @@ class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     pass
 
 
+class LimitsSpec(_Spec, frozen=True):
+    """What a tenant may take of what hosts share; what is left out is as usual."""
+
+    subnets: int | None = None
+    routes: int | None = None
+    records: int | None = None
+    macs: int | None = None
+    members: int | None = None
+    subports: int | None = None
+    sources: int | None = None
+
+
 class TenantSpec(_Spec, frozen=True):
     description: str | None = None
+    limits: LimitsSpec | None = None
 
 
 class PoolSpec(_Spec, frozen=True):
@@ -390,7 +404,8 @@ def decode_spec(name: Name, raw: bytes | msgspec.Raw) -> drafts.Draft:
         case AddressGroupSpec():
             return drafts.AddressGroup(name, spec.prefixes)
         case TenantSpec():
-            return drafts.Tenant(name, spec.description)
+            limits = None if spec.limits is None else msgspec.structs.asdict(spec.limits)
+            return drafts.Tenant(name, spec.description, limits)
         case ProviderNetworkSpec():
             pools = tuple(drafts.Pool(pool.prefix, pool.first, pool.last) for pool in spec.pools)
             return drafts.ProviderNetwork(name, pools, spec.mtu_bytes)
@@ -482,7 +497,8 @@ def load(name: Name, raw: bytes) -> objects.Object:
         case AddressGroupSpec():
             return objects.AddressGroup(name, _said(spec.number), tuple(map(Prefix, spec.prefixes)))
         case TenantSpec():
-            return objects.Tenant(name, _said(spec.description))
+            limits = {} if spec.limits is None else msgspec.structs.asdict(spec.limits)
+            return objects.Tenant(name, _said(spec.description), shares.Limits(**limits))
         case ProviderNetworkSpec():
             pools = tuple(
                 objects.Pool(Prefix(pool.prefix), Ip(_said(pool.first)), Ip(_said(pool.last))) for pool in spec.pools
@@ -582,7 +598,8 @@ def _spec_of(value: objects.Object) -> Spec:
         case objects.AddressGroup():
             return AddressGroupSpec(value.prefixes, value.number)
         case objects.Tenant():
-            return TenantSpec(value.description)
+            limits = LimitsSpec(**dataclasses.asdict(value.limits))
+            return TenantSpec(value.description, None if limits == LimitsSpec() else limits)
         case objects.ProviderNetwork():
             pools = tuple(PoolSpec(pool.prefix, pool.first, pool.last) for pool in value.pools)
             return ProviderNetworkSpec(pools, value.mtu_bytes)
