@@ -111,6 +111,22 @@ MOVING = replace(
 )
 
 
+def _shut(row: Row) -> Row:
+    """The host has no wire. web-2 comes here, fw leaves, and both let nothing in."""
+    match row:
+        case Host():
+            return replace(row, uplinks=(replace(row.uplinks[0], network=""),))
+        case Port(mac=mac) if mac in (WEB2, p.FW):
+            return replace(row, port_security=True)
+        case Record(vsid=vsid, mac=mac) | MacRecord(vsid=vsid, mac=mac) if vsid == BLUE_1 and mac in (WEB2, p.FW):
+            return replace(row, pa=p.PA2, also=p.PA1) if mac == WEB2 else replace(row, also=p.PA2)
+        case _:
+            return row
+
+
+SHUT = replace(BRIDGED, rows=tuple(map(_shut, BRIDGED.rows)))
+
+
 def wire(frame: bytes, vlan: int = 100) -> ToWire:
     return ToWire(UPLINK, tagged(frame, vlan))
 
@@ -451,4 +467,13 @@ def moving() -> Iterator[Case]:
     yield from_guest("routed to a port that is moving: encapsulated, to both", frame, there, "tapdb1", MOVING)
 
 
-CASES: tuple[Case, ...] = (*unicast(), *many(), *neighbours(), *routed(), *arrivals(), *moving())
+def nowhere() -> Iterator[Case]:
+    for version in (4, 6):
+        v = f"moving, without a wire: IPv{version} "
+        coming = _ping(W[version], WEB1, ca(version, 1, 5), WEB2)
+        yield from_guest(v + "refused here, where it is coming", coming, drop(DropReason.NO_UNDERLAY), policy=SHUT)
+        leaving = _ping(W[version], WEB1, ca(version, 1, 9), p.FW)
+        yield from_guest(v + "refused here, where it is", leaving, drop(DropReason.SECURITY_GROUP), policy=SHUT)
+
+
+CASES: tuple[Case, ...] = (*unicast(), *many(), *neighbours(), *routed(), *arrivals(), *moving(), *nowhere())

@@ -77,6 +77,18 @@ def _sent(pa: str, flow: int, frame: bytes) -> ToUnderlay:
     return ToUnderlay(pa, b.nvgre(pa, p.BLUE_1, flow, frame))
 
 
+def _shut(row: Row) -> Row:
+    """web-3 comes here from where nothing leads, fw leaves for there, and both let nothing in."""
+    if isinstance(row, Port) and row.mac in (WEB3, FW):
+        return replace(row, port_security=True)
+    if isinstance(row, Record | MacRecord) and row.vsid == p.BLUE_1 and row.mac == WEB3:
+        return replace(row, pa=p.PA_UNREACHABLE)
+    return row
+
+
+SHUT = replace(MOVING, rows=tuple(map(_shut, MOVING.rows)))
+
+
 def moving(name: str, frame: bytes, expected: Copies | ToPort | ToUnderlay | Answer | Drop, **more: object) -> Case:
     return guest(f"moving: {name}", frame, expected, policy=MOVING, **more)  # type: ignore[arg-type]
 
@@ -132,6 +144,16 @@ def to_moving_ports() -> Iterator[Case]:
     yield moving("to a PA of the other family: no copy", other, Drop(DropReason.NO_UNDERLAY))
 
 
+def to_nowhere() -> Iterator[Case]:
+    """Where neither takes it, the record's PA says why."""
+    for version in (4, 6):
+        v = f"moving: IPv{version} "
+        coming, _ = _echo(ca(version, 1, 20), WEB3, version)
+        yield guest(v + "refused here, and no way to where it is", coming, Drop(DropReason.NO_UNDERLAY), policy=SHUT)
+        leaving, _ = _echo(ca(version, 1, 9), FW, version)
+        yield guest(v + "refused here, where it is", leaving, Drop(DropReason.SECURITY_GROUP), policy=SHUT)
+
+
 def from_moving_ports() -> Iterator[Case]:
     for version in (4, 6):
         v = f"moving: IPv{version} "
@@ -172,4 +194,4 @@ def over_ipv6() -> Iterator[Case]:
         yield guest(v + "here and there", away, Copies.of((ToPort(WEB2_PORT, away), there)), policy=MOVING_OVER_IPV6)
 
 
-MOVES: tuple[Case, ...] = (*to_moving_ports(), *from_moving_ports(), *over_ipv6())
+MOVES: tuple[Case, ...] = (*to_moving_ports(), *to_nowhere(), *from_moving_ports(), *over_ipv6())

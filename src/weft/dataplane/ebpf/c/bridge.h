@@ -60,6 +60,7 @@ static __noinline int to_port_and_wire(struct __sk_buff *skb, const struct packe
 	struct counters *c = counters_of(sender_seat(skb));
 	enum drop_reason why = DROP_NO_UNDERLAY;
 	struct local_port *to;
+	int verdict;
 
 	if (!p || !t)
 		return TC_ACT_SHOT;
@@ -73,7 +74,10 @@ static __noinline int to_port_and_wire(struct __sk_buff *skb, const struct packe
 	if (!segment_of(t->vsid)) {
 		if (!(to->flags & PORT_GUARDED))
 			count_sent(skb, counters_at(to->slot));
-		return to_local_port(skb, to, true);
+		verdict = to_local_port(skb, to, true);
+		if (!here)
+			leave_reason(DROP_NO_UNDERLAY);
+		return verdict;
 	}
 	if (copy_into_guest(skb, to->ifindex, to->vlan, to->flags))
 		return to_wire(skb, t->vsid, c);

@@ -21,7 +21,17 @@ static __noinline int leave_to_ingress(const struct local_port *to, __u32 peer_w
 	s->arrival.to = *to;
 	s->arrival.peer_works = peer_works;
 	s->arrival.is_read = 0;
+	s->arrival.otherwise = 0;
 	return TO_INGRESS;
+}
+
+/* Of a port that is moving here: whether it is refused, weft_ingress knows; that there is no way to where it is, we do. */
+INLINE void leave_reason(enum drop_reason why)
+{
+	struct scratch *s = scratch_of_this_cpu();
+
+	if (s)
+		s->arrival.otherwise = why;
 }
 
 /* weft_ingress need not read the packet again. */
@@ -100,6 +110,7 @@ static __noinline int to_both(struct __sk_buff *skb, const struct packet *p, con
 	struct host *h = this_host();
 	__u32 limit, headers, mtu = 0;
 	bool here, there;
+	int verdict;
 	__u16 rule;
 
 	if (!p || !t || !also || !own || !h)
@@ -141,7 +152,12 @@ static __noinline int to_both(struct __sk_buff *skb, const struct packet *p, con
 		return cross(skb, p, t, first, second, to, c);
 	if (second && second->ifindex)
 		return cross(skb, p, t, second, NULL, to, c);
-	return to ? into_port(skb, p, t, to, c) : drop(skb, c, why);
+	if (!to)
+		return drop(skb, c, why);
+	verdict = into_port(skb, p, t, to, c);
+	if (!here)
+		leave_reason(DROP_NO_UNDERLAY);
+	return verdict;
 }
 
 /* Step 10. own: the sender's subnet, whose gateway speaks when something does not fit. */

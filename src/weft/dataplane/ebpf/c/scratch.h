@@ -34,6 +34,7 @@ struct scratch {
 		struct local_port to;
 		__u16 peer_works;
 		__u16 is_read; /* what there is in packets is this packet */
+		__u32 otherwise; /* it could go nowhere else, for this reason: the one that counts when it is refused here; or 0 */
 	} arrival;
 };
 

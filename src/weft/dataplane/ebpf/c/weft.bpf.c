@@ -150,16 +150,17 @@ int weft_ingress(struct __sk_buff *skb)
 	struct scratch *s = scratch_of_this_cpu();
 	struct local_port to;
 	struct packet *p;
-	__u32 zero = 0;
+	__u32 zero = 0, otherwise;
 	int why;
 
 	p = bpf_map_lookup_elem(&packets, &zero);
 	if (!s || !p)
 		return drop(skb, counters_of(sender_seat(skb)), DROP_SECURITY_GROUP);
 	to = s->arrival.to;
+	otherwise = s->arrival.otherwise;
 	why = arrives(skb, p, s->arrival.is_read, seat_of(to.ifindex, to.vlan), to.flags);
 	if (why)
-		return drop(skb, counters_of(sender_seat(skb)), why);
+		return drop(skb, counters_of(sender_seat(skb)), otherwise ? otherwise : why);
 	count_sent(skb, counters_at(to.slot));
 	return into_guest(skb, &to, s->arrival.peer_works);
 }
