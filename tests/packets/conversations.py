@@ -963,6 +963,22 @@ def rules_change() -> Iterator[Conversation]:
         Turn(GUEST, ping(4, GUEST, answer=True), admitted=frozenset({(1, 8 << 8)})),
         Turn(GUEST, ping(4, GUEST, answer=True), REFUSED, admitted=nothing),
     ))  # fmt: skip
+    for version in (4, 6):
+        asked, answered = (udp(version, side, (53, 40000)) for side in (OTHER, GUEST))
+        told = error(version, OTHER, network(version, GUEST) / UDP(sport=53, dport=40000))
+        yield Conversation(f"rules change: an error tells of no connection whose rule is gone, IPv{version}", (
+            Turn(OTHER, asked),
+            Turn(GUEST, answered),
+            Turn(OTHER, told, INVALID, admitted=nothing),
+            Turn(OTHER, told, admitted=ADMITTED),
+            Turn(OTHER, told, INVALID, admitted=nothing),
+            Turn(OTHER, asked, REFUSED),
+        ))  # fmt: skip
+        yield Conversation(
+            f"rules change: an error tells of one that is kept, IPv{version}",
+            (Turn(OTHER, asked), Turn(GUEST, answered), Turn(OTHER, told, admitted=nothing)),
+            keep=True,
+        )
     yield Conversation("rules change: what the guest has begun", (
         *Talk().opened(),
         Talk()(GUEST, "PA", 1, 1, size=10, admitted=nothing),

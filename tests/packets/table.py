@@ -526,6 +526,7 @@ def _servers() -> Iterator[Case]:
     yield guest("TCP to port 68 is no DHCP", *_same(tcp))
     crossed = b.eth(WEB2, b.IPv6(src=W[6], dst=ca(6, 1, 5)) / b.UDP(sport=547, dport=68))
     yield guest("port 68 over IPv6 is no DHCP client's", *_same(crossed))
+    yield from _hidden_servers()
     fw4, fw6 = offer("10.0.1.9", FW), reply(link_local(FW), FW)
     yield guest("a port that may answer DHCPv4", fw4, ToPort(WEB2_PORT, fw4), "tapfw")
     yield guest("a port that may answer DHCPv6", fw6, ToPort(WEB2_PORT, fw6), "tapfw")
@@ -534,6 +535,53 @@ def _servers() -> Iterator[Case]:
     yield guest("a port that may say that it is a router", advertised, ToPort(WEB2_PORT, advertised), "tapfw")
     redirect = b.IPv6(src=link_local(FW), dst=peer, hlim=255) / b.ICMPv6ND_Redirect(tgt=peer, dst="2001:db8:2::6")
     yield drop("a redirect of a port that may say so", b.eth(WEB2, redirect, FW), DropReason.ANNOUNCEMENT, "tapfw")
+
+
+def _hidden_servers() -> Iterator[Case]:
+    """DHCPv6 as a server sends it, where a client's stack finds it all the same; fw may."""
+    answer = bytes(b.UDP(sport=547, dport=546) / b.Raw(bytes(12)))
+    options = b"\x11\0" + bytes(6)  # destination options, then UDP
+
+    def sent(nh: int, body: bytes, mac: str = WEB1) -> bytes:
+        return b.eth(WEB2, b.IPv6(src=link_local(mac), dst=link_local(WEB2), nh=nh) / b.Raw(body), mac)
+
+    def fragment(nh: int, body: bytes, offset: int = 0, more: int = 1) -> bytes:
+        return bytes((nh, 0)) + (offset << 3 | more).to_bytes(2, "big") + bytes(4) + body
+
+    server, malformed = DropReason.GUEST_SERVER, DropReason.MALFORMED
+    to_port = b"\0" + answer[1:]
+    for name, nh, body in (
+        ("hop-by-hop options", 0, options + answer),
+        ("a routing header", 43, options + answer),
+        ("destination options", 60, options + answer),
+        ("two headers", 0, b"\x3c\0" + bytes(6) + options + answer),
+        ("a header of 24 bytes", 60, b"\x11\2" + bytes(22) + answer),
+        ("a fragment's header, alone", 44, fragment(17, answer, more=0)),
+        ("a fragment's header", 44, fragment(17, answer[:16])),
+        ("a fragment's header and destination options", 44, fragment(60, options + answer[:16])),
+        ("destination options and a fragment's header", 60, b"\x2c\0" + bytes(6) + fragment(17, to_port[:16])),
+    ):
+        frame = sent(nh, body)
+        yield drop(f"DHCPv6 as a server sends it behind {name}", frame, server)
+        allowed = sent(nh, body, FW)
+        yield guest(f"DHCPv6 of a port that may, behind {name}", allowed, ToPort(WEB2_PORT, allowed), "tapfw")
+    for name, nh, body in (
+        ("options that end in a later fragment", 44, fragment(60, b"\x11\5" + bytes(14))),
+        ("options, and UDP in a later fragment", 44, fragment(60, options)),
+        ("options, and half of UDP's ports", 60, options + answer[:3]),
+        ("a fragment within a fragment", 44, fragment(44, fragment(17, answer, more=0))),
+        ("a fragment's header that is not whole", 60, b"\x2c\0" + bytes(6) + bytes(7)),
+        ("nine headers", 60, (b"\x3c\0" + bytes(6)) * 8 + options + answer),
+    ):
+        yield drop(f"a guest's server may be behind {name}", sent(nh, body), malformed)
+    other = bytes(b.UDP(sport=547, dport=547) / b.Raw(bytes(12)))
+    for name, nh, body in (
+        ("a later fragment", 44, fragment(17, answer, offset=3, more=0)),
+        ("options, and UDP to another port", 60, options + other),
+        ("eight headers, and UDP to another port", 60, (b"\x3c\0" + bytes(6)) * 7 + options + other),
+        ("options, and TCP", 60, b"\x06\0" + bytes(6) + answer),
+    ):
+        yield guest(f"no server's: {name}", *_same(sent(nh, body)))
 
 
 def to_many(
@@ -904,8 +952,8 @@ def _fragments_refused(version: int, nowhere: str) -> Iterator[Case]:
         ROUTER, b.network(W[6], nowhere) / b.IPv6ExtHdrFragment(offset=1, m=0, id=9, nh=58) / b.Raw(bytes(16))
     )
     yield drop("IPv6: no ICMP about a later fragment", later, DropReason.NO_ROUTE)
-    short = b.eth(ROUTER, b.network(W[6], nowhere, nh=44) / b.Raw(bytes(7)))
-    yield drop("IPv6: no ICMP about half a fragment header", short, DropReason.NO_ROUTE)
+    short = b.eth(ROUTER, b.network(ca(6, 1, 9), nowhere, nh=44) / b.Raw(bytes(7)), FW)
+    yield drop("IPv6: no ICMP about half a fragment header", short, DropReason.NO_ROUTE, "tapfw")
 
 
 def _gateway(version: int) -> Iterator[Case]:

@@ -270,7 +270,7 @@ class Tracker:
             ruling = judge(question)
             return _ruled(ruling) or Decision(None, "a packet by itself", ruling.rule)
         if flow.kind is Kind.ERROR:
-            if flow.quoted is not None and self._is_of_connection(port, direction, flow.quoted, now_ns):
+            if flow.quoted is not None and self._is_of_connection(port, direction, flow.quoted, now_ns, judge, terms):
                 return Decision(None, "it tells of a packet of a connection")
             return Decision(DropReason.CONNECTION_INVALID, "it tells of no connection's packet")
         key = _key(port, direction.value, flow)
@@ -280,11 +280,7 @@ class Tracker:
             if begun.reason is not None or _opens(flow):
                 return begun
             found = self._table[key]
-        if found.epoch != self.epoch:
-            if found.refused or found.epoch == TAKEN or not terms.keep:
-                self._ask_again(key, found, judge)
-            else:
-                found.epoch = self.epoch
+        self._hold(key, found, judge, terms)
         if found.refused:
             return Decision(DropReason.SECURITY_GROUP, "the rule that let its connection begin is no more", found.rule)
         end = 0 if found.tcp is None else found.tcp.end[direction.value]
@@ -410,11 +406,17 @@ class Tracker:
             found.state = _REPLIED.get(found.state, found.state)
         return tcp.Step.PASS
 
-    def _is_of_connection(self, port: str, direction: Direction, quoted: Flow, now_ns: int) -> bool:
-        """Whether a packet that somebody tells of was of a connection: it went the other way."""
+    def _is_of_connection(
+        self, port: str, direction: Direction, quoted: Flow, now_ns: int, judge: Judge, terms: _Terms
+    ) -> bool:
+        """Whether a packet that somebody tells of was of a connection that rules let be: it went the other way."""
         side = 1 - direction.value
-        found = self._table.get(_key(port, side, quoted))
-        if found is None or now_ns >= found.expires_ns or found.refused:
+        key = _key(port, side, quoted)
+        found = self._table.get(key)
+        if found is None or now_ns >= found.expires_ns:
+            return False
+        self._hold(key, found, judge, terms)
+        if found.refused:
             return False
         if quoted.chunk is not None:
             # RFC 9260 section 10: with the other's tag in it; an INIT has none.
@@ -426,6 +428,15 @@ class Tracker:
         sent, number = found.tcp.end[side], quoted.segment.seq
         reach = max(found.tcp.window[1 - side], tcp.LATE_BYTES)
         return not tcp.after(number, sent) and not tcp.before(number, (sent - reach) % 2**32)
+
+    def _hold(self, key: Key, found: Connection, judge: Judge, terms: _Terms) -> None:
+        """A connection against the rules that are in force."""
+        if found.epoch == self.epoch:
+            return
+        if found.refused or found.epoch == TAKEN or not terms.keep:
+            self._ask_again(key, found, judge)
+        else:
+            found.epoch = self.epoch
 
     def _ask_again(self, key: Key, found: Connection, judge: Judge) -> None:
         """Rules have changed since: may it still begin as it did."""

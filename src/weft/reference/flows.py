@@ -87,7 +87,7 @@ def read(ip: Ip) -> Flow | None:
         word = int.from_bytes(ip.frame[20:22], "big")
         offset, more, identity = (word & 0x1FFF) * 8, bool(word & 0x2000), int.from_bytes(ip.frame[18:20], "big")
     else:
-        behind = _behind_extensions(ip.packet, protocol, at)
+        behind = behind_extensions(ip.packet, protocol, at)
         if behind is None:
             return None
         protocol, at = behind
@@ -106,14 +106,14 @@ def read(ip: Ip) -> Flow | None:
         if offset:
             return Flow(Kind.LATER, protocol, ip.source, ip.destination, piece=piece)
     if ip.version == 6:
-        behind = _behind_extensions(ip.packet, protocol, at)
+        behind = behind_extensions(ip.packet, protocol, at)
         if behind is None or behind[0] == packet.IPV6_FRAGMENT:  # a fragment in a fragment is nobody's to send
             return None
         protocol, at = behind
     return _transport(ip.version, protocol, ip.source, ip.destination, ip.packet[at:], piece)
 
 
-def _behind_extensions(body: bytes, protocol: int, at: int) -> tuple[int, int] | None:
+def behind_extensions(body: bytes, protocol: int, at: int) -> tuple[int, int] | None:
     """The protocol, and where it begins; None: a header is not whole, or there are too many."""
     for _ in range(MOST_EXTENSIONS):
         if protocol not in EXTENSIONS:
@@ -221,12 +221,12 @@ def _quoted(version: int, body: bytes) -> Flow | None:
         if len(body) < packet.IPV6_BYTES or body[0] >> 4 != 6:
             return None
         source, destination = body[8:24], body[24:40]
-        behind = _behind_extensions(body, body[6], packet.IPV6_BYTES)
+        behind = behind_extensions(body, body[6], packet.IPV6_BYTES)
         if behind is not None and behind[0] == packet.IPV6_FRAGMENT:
             at = behind[1]
             if len(body) < at + 8 or int.from_bytes(body[at + 2 : at + 4], "big") & 0xFFF8:
                 return None
-            behind = _behind_extensions(body, body[at], at + 8)
+            behind = behind_extensions(body, body[at], at + 8)
         if behind is None:
             return None
         protocol, at = behind

@@ -333,6 +333,9 @@ static __noinline int ask_again(struct flow *f, const struct guard *g, struct co
 	number = f->number;
 	numbered = f->numbered;
 	opener = c->opener & 1;
+	/* Of a packet that quotes another these are not the connection's. */
+	f->remote = f->key.remote;
+	f->protocol = f->key.protocol;
 	f->numbered = 1;
 	if (c->state == STATE_ICMP_UNREPLIED || c->state == STATE_ICMP_REPLIED)
 		f->number = bpf_ntohs(f->key.remote_port) << 8 | c->code;
@@ -524,7 +527,7 @@ static __noinline int wait_for_answer(struct connection *c, const struct flow *f
 	return 0;
 }
 
-/* Whether what an error tells of was of a connection: it went the other way. */
+/* Whether what an error tells of was of a connection, which is known, and that rules let be: it went the other way. */
 static __noinline int is_of_connection(struct flow *f)
 {
 	struct connection *c;
@@ -534,7 +537,7 @@ static __noinline int is_of_connection(struct flow *f)
 	if (!f || !f->quoted)
 		return 0;
 	c = bpf_map_lookup_elem(&connections, &f->key);
-	if (!c || f->now_ns >= c->expires_ns || c->flags & REFUSED)
+	if (!c || c->flags & REFUSED)
 		return 0;
 	if (f->key.protocol != IPPROTO_TCP && f->key.protocol != IPPROTO_SCTP_)
 		return 1;
@@ -571,9 +574,11 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		return DROP_SECURITY_GROUP;
 	if (f->kind == FLOW_MESSAGE || g->flags & GUARD_STATELESS)
 		return rules_say(f, g, f->side) ? 0 : DROP_SECURITY_GROUP;
-	if (f->kind == FLOW_ERROR)
-		return is_of_connection(f) ? 0 : DROP_CONNECTION_INVALID;
+	if (f->kind == FLOW_ERROR && !f->quoted)
+		return DROP_CONNECTION_INVALID;
 	c = bpf_map_lookup_elem(&connections, &f->key);
+	if (f->kind == FLOW_ERROR && (!c || f->now_ns >= c->expires_ns))
+		return DROP_CONNECTION_INVALID;
 	if (!c || f->now_ns >= c->expires_ns) {
 		bool first = opens(f);
 
@@ -589,6 +594,10 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 			return DROP_CONNECTION_TABLE_FULL;
 	}
 	hold_against(f, g, c);
+	if (f->kind == FLOW_ERROR) {
+		f->protocol = addr_is4(&f->key.remote) ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+		return is_of_connection(f) ? 0 : DROP_CONNECTION_INVALID;
+	}
 	step = advance(c, f, t);
 	f->speaks = step >> STEP_SPEAKS;
 	step &= (1 << STEP_SPEAKS) - 1;
