@@ -146,6 +146,14 @@ async def test_a_controller_of_another_deployment_never_sees_the_token(tmp_path:
         await asyncio.to_thread(joining.join, "hosts/h1", ours.url, token, tmp_path / "h1")
 
 
+async def test_a_host_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
+    with agent("hosts/h1", "https://127.0.0.1:1", tmp_path / "h1") as process:
+        assert await asyncio.to_thread(process.wait, 20) != 0
+    said = (tmp_path / "h1" / "log").read_text()
+    assert f"hosts/h1 has no certificate in {tmp_path / 'h1' / 'tls'} and no token to get one by" in said
+    assert "`weft host token h1`" in said
+
+
 @pytest.mark.parametrize(
     ("url", "token", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ class _Connection(http.client.HTTPConnection):
 class Process:
     """One agent with the reference data plane, over directories that outlive it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, host: str = "hosts/h1", **environment: str) -> None:
         self.directory = directory
         script = textwrap.dedent(f"""
             import sys
@@ -42,14 +43,15 @@ class Process:
             from weft.reference.plane import ReferenceDataPlane
             here = Path({str(directory)!r})
             try:
-                serve("hosts/h1", f"unix://{{here}}/controller.sock", here / "state", here / "run",
-                      lambda: ReferenceDataPlane("hosts/h1"))
+                serve({host!r}, f"unix://{{here}}/controller.sock", here / "state", here / "run",
+                      lambda: ReferenceDataPlane({host!r}))
             except Rejected as refusal:
                 sys.exit(f"refused: {{refusal}}")
         """)
         self._popen = subprocess.Popen(
-            [sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
+            [sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+        )  # fmt: skip
 
     def wait(self) -> tuple[int, str]:
         _, said = self._popen.communicate(timeout=30)
@@ -109,3 +111,34 @@ def test_an_agent_ends_when_told_and_starts_again_after_a_kill(directory: Path, 
     assert third.ask("GET", "/healthz")[0] == 200
     assert third.end(signal.SIGTERM) == 0
     assert not (directory / "run" / "agent.sock").exists()
+
+
+def test_a_state_directory_is_one_hosts_for_good(directory: Path, processes: list[Process]) -> None:
+    """What another host's agent was told, and its certificate, are nobody else's to use."""
+    processes.append(first := Process(directory))
+    assert first.ask("GET", "/healthz")[0] == 200
+    assert first.end(signal.SIGTERM) == 0
+    processes.append(second := Process(directory, "hosts/h2"))
+    code, refusal = second.wait()
+    assert code == 1
+    assert f"{directory}/state is that of hosts/h1, not of hosts/h2: give hosts/h2 a --state directory of its own" in (
+        refusal
+    )
+    processes.append(third := Process(directory))
+    assert third.ask("GET", "/healthz")[0] == 200
+
+
+def test_an_agent_logs_lines_of_json_where_no_terminal_is(directory: Path, processes: list[Process]) -> None:
+    processes.append(process := Process(directory))
+    assert process.ask("GET", "/healthz")[0] == 200
+    process._popen.send_signal(signal.SIGTERM)
+    code, said = process.wait()
+    assert code == 0
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert {line["logger"] for line in lines} == {"weft.agent"}
+    assert lines[-1]["event"] == "stopped; what is programmed stays"
+
+
+def test_a_level_of_logs_that_is_none_is_refused(directory: Path, processes: list[Process]) -> None:
+    processes.append(process := Process(directory, WEFT_LOG="loud"))
+    assert process.wait() == (1, "refused: 'loud' is no level of logs; DEBUG, INFO, WARNING, ERROR are\n")

@@ -36,6 +36,15 @@ def files_in(directory: Path) -> Files:
     return Files(directory / _HOST, None, directory / _CA)
 
 
+def joined(host: str, directory: Path) -> Files:
+    """What it was given. Raises Rejected where nothing was."""
+    kept = files_in(directory)
+    if not (directory / _HOST).exists():
+        token = f"--join (WEFT_JOIN) and a token, as `weft host token {host.rpartition('/')[2]}` prints one"
+        raise Rejected(f"{host} has no certificate in {directory} and no token to get one by: give it {token}", "join")
+    return kept
+
+
 def join(host: str, url: str, token: str, directory: Path) -> Files:
     """Does nothing where there is a certificate already. Raises Rejected, Retry or ApiError."""
     kept = files_in(directory)

@@ -67,7 +67,7 @@ def state_of(
         return PortReport("down", f"interface {interface} is not bound yet")
     link = links.get(interface)
     if link is None or not link.up:
-        return PortReport("down", f"interface {interface} is not up")
+        return PortReport("down", f"interface {interface} is not up, or has no carrier: nobody is at its other end")
     if not port.enabled:
         return PortReport("down", "the port's admin state is down")
     return PortReport("active")

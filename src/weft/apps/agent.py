@@ -19,8 +19,9 @@ from weft.agent import joining
 from weft.agent.interest import Interest
 from weft.agent.links import NetlinkLinks
 from weft.agent.paths import Paths
-from weft.agent.process import live, locked
+from weft.agent.process import alone, live, locked
 from weft.agent.service import Agent
+from weft.apps import logs
 from weft.client.client import AsyncClient
 from weft.client.credentials import NONE, Credentials
 from weft.contracts.dataplane import DataPlane
@@ -57,15 +58,16 @@ def run(
     label = name.rpartition("/")[2]
     directory = pins or Path("/sys/fs/bpf/weft") / label
     times = Times(learned_ns=learned_age_s * 10**9)
-    serve(
-        name,
-        controller,
-        state,
-        run,
-        lambda: EbpfDataPlane(directory, sizes or Sizes(), times=times, tracking=tracking),
-        credentials,
-        join,
-    )
+    with alone():
+        serve(
+            name,
+            controller,
+            state,
+            run,
+            lambda: EbpfDataPlane(directory, sizes or Sizes(), times=times, tracking=tracking),
+            credentials,
+            join,
+        )
 
 
 def serve(
@@ -81,6 +83,7 @@ def serve(
 
     join: a token by which the host gets a certificate, if it has none yet.
     """
+    logs.configure()
     for directory, mode in ((state, 0o700), (run, 0o755)):
         try:
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
@@ -92,7 +95,7 @@ def serve(
             renewed_in = state / "tls"
             if join:
                 joining.join(host, controller, join, renewed_in)
-            credentials = Credentials(joining.files_in(renewed_in))
+            credentials = Credentials(joining.joined(host, renewed_in))
         plane = make_plane()
         try:
             asyncio.run(_main(host, controller, state, run / "agent.sock", plane, credentials, renewed_in))

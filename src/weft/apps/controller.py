@@ -9,12 +9,9 @@ import asyncio
 import contextlib
 import errno
 import gc
-import logging
-import os
 import signal
 import socket
 import stat
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ import structlog
 import uvicorn
 from prometheus_client.core import Metric
 
+from weft.apps import logs
 from weft.client.client import AsyncClient
 from weft.client.credentials import Credentials, is_loopback
 from weft.contracts.cluster import Cluster
@@ -98,7 +96,7 @@ def run(
 
     advertise: where the other controllers of the store reach this one; the first of ``listen`` unless said.
     """
-    configure_logs()
+    logs.configure()
     # What the model holds is long-lived and without cycles: at the default thresholds a fifth of a large apply, and
     # most of a large delete, went into looking through it again and again.
     gc.set_threshold(50_000, 20, 1_000)
@@ -342,38 +340,3 @@ def _clear(path: Path, url: str) -> None:
 def _cannot_listen(url: str, error: OSError) -> Rejected:
     reason = "another process does" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
     return Rejected(f"cannot listen at {url}: {reason}", "listen")
-
-
-def configure_logs() -> None:
-    """People read lines, machines read JSON: by whether stderr is a terminal."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    terminal = sys.stderr.isatty()
-    last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(os.environ.get("WEFT_LOG", "INFO").upper())
-    # Its warnings are about what strangers send: nobody shall fill our disk with them.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request to etcd

@@ -123,6 +123,14 @@ def _load(context: ssl.SSLContext, files: Files) -> None:
             # A password that is none: without it OpenSSL would ask the terminal for one.
             context.load_cert_chain(files.certificate, files.key, password="")
         except (ssl.SSLError, OSError) as error:
+            if (
+                files.key is None
+                and files.certificate.exists()
+                and b"PRIVATE KEY" not in files.certificate.read_bytes()
+            ):
+                raise Rejected(
+                    f"there is no key in {files.certificate}: say where it is (WEFT_KEY, key)", "key"
+                ) from error
             key = "" if files.key is None else f" with the key {files.key}"
             raise Rejected(f"the certificate {files.certificate}{key} cannot be used: {_said(error)}") from error
     if files.ca is not None:
