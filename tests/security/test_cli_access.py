@@ -125,6 +125,8 @@ def test_a_host_gets_a_token_and_loses_its_certificates(weft: Weft) -> None:
     assert json.loads(made.stdout)["host"] == "hosts/h1"
     assert weft("host", "token", "h9").exit_code == ExitCode.NOT_FOUND
     assert weft("host", "revoke", "h1").exit_code == ExitCode.DONE
+    unknown = weft("host", "revoke", "h9")
+    assert (unknown.exit_code, unknown.stderr) == (ExitCode.NOT_FOUND, "error: there is no hosts/h9\n")
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("90d", 7_776_000), ("12h", 43_200), ("5m", 300)])

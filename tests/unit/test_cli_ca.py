@@ -94,6 +94,7 @@ def test_keys_are_for_their_owner_only(weft: Weft, tmp_path: Path) -> None:
         (("issue", "DIR", "controller/c1"), "needs the addresses"),
         (("issue", "DIR", "host/h1", "--address", "192.0.2.1"), "nobody connects to a host"),
         (("issue", "DIR", "king/arthur"), "roles are admin, operator"),
+        (("issue", "DIR", "admin"), "'admin' is not a role and a name such as controller/c1"),
         (("issue", "DIR", "admin/../x"), "is not a name for a certificate"),
         (("issue", "DIR", "controller/c1", "--address", "é"), "neither a DNS name nor an IP address"),
         (("issue", "DIR", "controller/c1", "--address", "c1 .example"), "neither a DNS name nor an IP address"),

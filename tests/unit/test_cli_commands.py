@@ -256,6 +256,14 @@ def test_a_trace_of_a_frame(weft: Weft) -> None:
         (["counters", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
         (["hits", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
         (["denials", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
+        (
+            ["trace", "--from", "blue/web-1", "--to", "10.0.0.9", "--port", "99"],
+            ExitCode.USAGE,
+            "--protocol tcp and udp",
+        ),
+        (["quota", "set", "blue", "cows=1"], ExitCode.REFUSED, "'cows=1' is not a limit such as ports=100; there are "),
+        (["port", "move", "blue/web-1", "h2", "--timeout", "-1"], ExitCode.USAGE, "-1.0 is not in the range x>=0"),
+        (["token", "create", "--user", "a b", "--role", "admin"], ExitCode.REFUSED, "'a b' is not a user's name"),
         (["frobnicate"], ExitCode.USAGE, "No such command"),
     ],
 )
@@ -274,6 +282,16 @@ def test_an_error_is_a_sentence_on_stderr_and_an_exit_code(
 def test_help_lists_every_exit_code() -> None:
     shown = CliRunner().invoke(main, ["--help"]).stdout
     assert all(str(int(code)) in shown for code in EXIT_CODES)
+
+
+@pytest.mark.parametrize("group", ["port", "conntrack", "store", "ca", "lab"])
+def test_a_group_lists_its_commands_with_all_of_what_they_do(group: str) -> None:
+    shown = CliRunner().invoke(main, [group, "--help"]).stdout.partition("Commands:")[2]
+    commands = main.get_command(click.Context(main), group)
+    assert isinstance(commands, click.Group)
+    for name, command in commands.commands.items():
+        said = " ".join(shown.split())
+        assert f"{name} {command.get_short_help_str(1000)}" in said
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -17,7 +17,7 @@ from free_ports import free_port
 from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of, now
 from unit.controller_world import BASE
 from weft.apps import controller
-from weft.client import AsyncClient
+from weft.client import AsyncClient, Client
 from weft.client.credentials import Credentials
 from weft.kit.errors import Rejected, Retry
 from weft.tls.authority import Authority
@@ -64,12 +64,29 @@ async def test_a_certificate_of_another_authority_is_not_let_in(tmp_path: Path) 
         async with AsyncClient(it.url, credentials=forged) as client:
             with pytest.raises(Retry, match="broke"):
                 await client.health()
+        with (
+            Client(it.url, credentials=forged) as command,
+            pytest.raises(Retry, match="authority that it does not know"),
+        ):
+            await asyncio.to_thread(command.health)
+
+
+async def test_plain_http_where_https_is_wanted_says_what_to_try(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        with Client(it.url.replace("https", "http")) as command, pytest.raises(Retry, match=r"\(it may want https\)"):
+            await asyncio.to_thread(command.health)
+
+
+def test_a_certificate_whose_key_is_elsewhere_says_so(tmp_path: Path) -> None:
+    certificate = files_of(authority(tmp_path / "ca"), ADMIN).certificate
+    with pytest.raises(Rejected, match=r"there is no key in .*/alice\.crt: say where it is"):
+        ClientTls(Files(certificate))
 
 
 async def test_a_controller_of_another_authority_is_not_believed(tmp_path: Path) -> None:
     other = authority(tmp_path / "other")
     async with running(tmp_path) as it, AsyncClient(it.url, credentials=credentials_of(other, ADMIN)) as client:
-        with pytest.raises(Retry, match="certificate verify failed"):
+        with pytest.raises(Retry, match=r"whoever answers at .* is not believed to be the controller: self-signed"):
             await client.health()
 
 

@@ -11,10 +11,13 @@ import click
 from weft.cli import references, session, show
 from weft.cli.session import Commands, Output
 from weft.kit.errors import Rejected, Retry
-from weft.model.names import Kind, label_of
+from weft.model.names import PATTERNS, Kind, label_of
 
 # After a connection broke; while nobody answers it is tried again and again.
 _AGAIN_S = 0.2
+
+# What a tenant has of its own; the controller knows better, should one be left out.
+_LIMITED = tuple(references.plural(each) for each in Kind if PATTERNS[each].startswith("tenants/T/"))
 
 _ROLES = ("admin", "operator", "tenant-admin", "tenant-reader")
 
@@ -115,7 +118,7 @@ def set_(tenant: str, limits: tuple[str, ...], url: str, output: Output) -> None
         word, _, number = each.partition("=")
         kind = references.kind(word)
         if kind is None or not number.isdecimal():
-            raise Rejected(f"{each!r} is not a limit such as ports=100")
+            raise Rejected(f"{each!r} is not a limit such as ports=100; there are limits of {', '.join(_LIMITED)}")
         said[kind.value] = int(number)
     with session.controller(url) as client:
         _quotas([access.set_quota(client, _label(tenant), said)], output)

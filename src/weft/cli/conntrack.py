@@ -26,11 +26,11 @@ _POLL_S = 0.2
 
 def _filtered(command: F) -> F:
     for option in (
-        click.option("--state", help="established, syn_sent, udp_replied, expected (of FTP)..."),
-        click.option("--protocol", help="tcp, udp, icmp, icmpv6, sctp, or a number."),
+        click.option("--state", help="In this state: established, syn_sent, udp_replied, expected (of FTP)..."),
+        click.option("--protocol", help="Of this one: tcp, udp, icmp, icmpv6, sctp, or a number."),
         click.option("--address", help="Of the guest, or of whom it talks to."),
-        click.option("--port", help="blue/web-1."),
-        click.option("--tenant", help="blue."),
+        click.option("--port", help="Of this port, such as blue/web-1."),
+        click.option("--tenant", help="Of this tenant's ports, such as blue."),
     ):
         command = option(command)
     return command
@@ -45,7 +45,7 @@ def _query(**given: str | None) -> str:
     return f"?{urlencode(asked)}" if asked else ""
 
 
-@click.group()
+@click.group(cls=session.Commands)
 def conntrack() -> None:
     """Connections of this host's ports: list, flush, watch."""
 

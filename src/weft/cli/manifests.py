@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import yaml
 
 from weft.kit.errors import Rejected
+from weft.model.names import find_kind
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is eight times as fast, where it is built in
 
@@ -103,11 +104,16 @@ def manifest(value: Any, place: str) -> Manifest:
         raise Rejected(f"{place}: {_short(value)} is not an object such as {{name: tenants/blue, spec: {{}}}}")
     if unknown := sorted(str(key) for key in value.keys() - {"name", "spec", "kind", "revision", "status"}):
         raise Rejected(f"{place}: {unknown[0]!r} is no field of an object; it has name and spec", unknown[0])
-    name, spec = value.get("name"), value.get("spec")
-    if not isinstance(name, str) or not name:
+    name, spec, kind = value.get("name"), value.get("spec"), value.get("kind")
+    if name is not None and not isinstance(name, str):
+        raise Rejected(f"{place}: {_short(name)} is not a name; a path such as tenants/blue/ports/web-1 is", "name")
+    if not name:
         raise Rejected(f"{place}: name is missing; it is a path such as tenants/blue/ports/web-1", "name")
     if spec is not None and not isinstance(spec, dict):
         raise Rejected(f"{place}: the spec of {name} is {_short(spec)}; it is a mapping of fields", "spec")
+    # Names that are none are the controller's to refuse. A kind need not be given, since the name says it.
+    if kind is not None and (found := find_kind(name)) is not None and kind != found.value:
+        raise Rejected(f"{place}: {name} is a {found.value}, not a {_short(kind)}: leave the kind out", "kind")
     return Manifest(name, spec or {}, place)
 
 

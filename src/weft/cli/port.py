@@ -30,10 +30,15 @@ def port() -> None:
 @click.option("--cancel", "step", flag_value="cancel", help="The guest stays where it is: end the move.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every host has followed.")
 @click.option(
-    "--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds until it must be ready."
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Seconds until it must be ready.",
 )
 @click.option(
-    "--patience", "patience_s", type=float, default=10.0, show_default=True,
+    "--patience", "patience_s", type=click.FloatRange(0), default=10.0, show_default=True,
     help="Seconds to wait for hosts that have no connected agent.",
 )  # fmt: skip
 @session.with_output()

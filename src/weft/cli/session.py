@@ -90,6 +90,16 @@ def _said(error: Rejected) -> str:
 class Commands(click.Group):
     """A group whose commands may raise Weft's own errors; they become messages and exit codes here, in one place."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with the whole of its first sentence, which click cuts off."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(1000)) for name, command in self._listed(ctx)])
+
+    def _listed(self, ctx: click.Context) -> Iterator[tuple[str, click.Command]]:
+        for name in self.list_commands(ctx):
+            if (command := self.get_command(ctx, name)) is not None and not command.hidden:
+                yield name, command
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

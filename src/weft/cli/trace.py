@@ -39,6 +39,8 @@ def trace(
     """
     if (to is None) == (frame is None):
         raise click.UsageError("give one of --to and --frame")
+    if port is not None and (to is None or protocol == "icmp"):
+        raise click.UsageError("--port is of --protocol tcp and udp")
     try:
         raw = None if frame is None else bytes.fromhex(frame)
     except ValueError:

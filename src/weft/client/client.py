@@ -112,9 +112,31 @@ def _announced_bodies(announced: Sequence[Announced]) -> Iterator[bytes]:
 
 
 def _fault(url: str, error: Exception) -> Retry:
+    if (doubt := _doubt(error)) is not None:
+        return Retry(
+            f"whoever answers at {url} is not believed to be the controller: {doubt.verify_message}; WEFT_CA (ca) says"
+            " of which authorities it is to be, and its certificate at which addresses it is found"
+        )
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return Retry(f"no controller answers at {url}: {error}")
-    return Retry(f"the connection to the controller at {url} broke: {str(error) or type(error).__name__}")
+    return Retry(
+        f"the connection to the controller at {url} broke: {str(error) or type(error).__name__}{_hint(url, error)}"
+    )
+
+
+def _doubt(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """Why the certificate of the other end was not taken, if that is what is at the bottom of it."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _hint(url: str, error: Exception) -> str:
+    """Who ends a connection without a word does not say why: these are what it is where it happens every time."""
+    if not isinstance(error, httpx2.RemoteProtocolError):
+        return ""
+    of = "the certificate that was shown may be of an authority that it does not know"
+    return f" ({of if url.startswith('https:') else 'it may want https'})"
 
 
 def _verified_by(tls: ClientTls | None) -> ssl.SSLContext | bool:

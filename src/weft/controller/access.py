@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections import Counter
@@ -39,6 +40,8 @@ COUNTED = tuple(kind for kind in Kind if PATTERNS[kind].startswith("tenants/T/")
 
 _JOIN = "weft-join"
 _USER = "weft"
+# The audit log has it.
+_USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.@_+-]*")
 
 _encode = msgspec.json.encode
 
@@ -96,6 +99,10 @@ class Access:
         return Caller(Role(kept.role), f"user/{kept.user}", None if kept.tenant is None else Name(kept.tenant))
 
     async def make_token(self, wanted: wire.NewToken) -> wire.Token:
+        if not _USER_NAME.fullmatch(wanted.user):
+            raise Rejected(
+                f"{wanted.user!r} is not a user's name: letters, digits and . @ _ + - make one, such as ann", "user"
+            )
         tenant: Name | None = None
         if Role(wanted.role).is_tenants:
             if wanted.tenant is None:
@@ -179,7 +186,9 @@ class Access:
                 extra.puts[_revoked(gone)] = _encode(self._now_s())
 
     async def revoke(self, identity: Identity) -> None:
-        """Its certificates that were made until now are not good any more."""
+        """Its certificates that were made until now are not good any more. A host's that is gone are not since then."""
+        if identity.role is HolderRole.HOST:
+            self._service.get(Name(f"hosts/{identity.label}"))
         name = _revoked(identity)
         await self._service.keep(
             Extra(puts={name: _encode(self._now_s())}), {}, [_done(name, "create", None, _encode(identity.uri))]

@@ -26,7 +26,14 @@ def lab() -> None:
 @lab.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", help="A name for the lab, instead of the file's.")
-@click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds until it must run.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Seconds until it must run.",
+)
 @session.with_output()
 def up(file: Path, name: str | None, timeout_s: float, output: Output) -> None:
     """Build the lab of a YAML file; returns when every port is active."""

@@ -79,8 +79,8 @@ class Identity:
 
 def parse_holder(text: str) -> Identity:
     """``role/label``, as in controller/c1."""
-    role, _, label = text.partition("/")
-    if role not in {each.value for each in Role}:
+    role, slash, label = text.partition("/")
+    if not slash or role not in {each.value for each in Role}:
         roles = ", ".join(each.value for each in Role)
         raise Rejected(f"{text!r} is not a role and a name such as controller/c1; roles are {roles}", "name")
     return Identity(Role(role), label)

@@ -776,6 +776,16 @@ def _said(value: _T | None) -> _T:
 
 # msgspec says where at the end of its message: "Expected `int`, got `str` - at `$.pools[0].prefix`".
 _WHERE = re.compile(r"(?P<what>.*?)(?: - at `(?P<where>\$.*)`)?", re.DOTALL)
+_MISMATCH = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<found>[^`]*)`")
+_TYPES = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "null": "nothing",
+    "object": "a mapping",
+    "str": "a string",
+}
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 
@@ -803,7 +813,15 @@ def _rejected(
         known = () if of is None else _fields_at(of, where)
         these = f"; it has {', '.join(known)}" if known else ""
         return Rejected(f"{owner} has no such field{these}", _below(path, unknown["field"]))
-    return Rejected(f"{_given_at(raw, where)}{what[:1].lower()}{what[1:].replace('`', '')}", path)
+    return Rejected(f"{_given_at(raw, where)}{_in_words(what)}", path)
+
+
+def _in_words(what: str) -> str:
+    """Types as whoever writes YAML knows them. That a field may be null as well is left out."""
+    if mismatch := _MISMATCH.fullmatch(what):
+        wanted = [_TYPES.get(each, each) for each in mismatch["wanted"].split(" | ") if each != "null"]
+        what = f"expected {' or '.join(wanted)}, got {_TYPES.get(mismatch['found'], mismatch['found'])}"
+    return f"{what[:1].lower()}{what[1:].replace('`', '')}"
 
 
 def _given_at(raw: bytes | msgspec.Raw, where: str) -> str:
