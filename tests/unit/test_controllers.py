@@ -261,8 +261,8 @@ async def test_a_client_is_never_shown_less_than_it_has_seen_elsewhere() -> None
 
 def test_what_one_controller_was_told_another_knows() -> None:
     told: list[Told] = []
-    here = Statuses(lambda host: host == "hosts/h1")
-    there = Statuses(lambda _host: False)
+    here = Statuses(lambda: {"hosts/h1"})
+    there = Statuses(lambda: ())
 
     async def listen() -> None:
         lines = here.tell()
@@ -285,15 +285,27 @@ def test_what_one_controller_was_told_another_knows() -> None:
     assert there.port("tenants/blue/ports/p1", "hosts/h1").state == "unknown"
 
 
+async def test_a_host_that_has_said_nothing_yet_when_another_controller_begins_to_listen_is_known_to_be_there() -> None:
+    here, there = Statuses(lambda: {"hosts/h1"}), Statuses(lambda: ())
+    lines = here.tell()
+    while not (line := await anext(lines)).synced:
+        there.hear("a", line)
+    assert there.host("hosts/h1").state == "connected"
+    here.report(Name("hosts/h1"), _report(1, p1="active"))
+    there.hear("a", await anext(lines))
+    assert there.port("tenants/blue/ports/p1", "hosts/h1").state == "active"
+    await lines.aclose()
+
+
 def test_what_a_host_said_at_a_controller_that_it_has_left_does_not_undo_what_it_says_now() -> None:
-    statuses = Statuses(lambda _host: True)
+    statuses = Statuses(lambda: {"hosts/h1"})
     statuses.report(Name("hosts/h1"), _report(9, p1="active"))
     statuses.hear("a", Told(host="hosts/h1", report=_report(8, p1="down")))
     assert statuses.port("tenants/blue/ports/p1", "hosts/h1").state == "active"
 
 
 def test_hosts_of_a_controller_that_is_gone_are_not_connected() -> None:
-    statuses = Statuses(lambda _host: False)
+    statuses = Statuses(lambda: ())
     statuses.hear("a", Told(host="hosts/h1", connected=True, report=_report(1)))
     assert statuses.is_connected("hosts/h1")
     statuses.hear_no_more("a")

@@ -161,7 +161,7 @@ class Service:
         self._ahead: tuple[Change, ...] = ()  # what the catalog holds and the store may yet refuse
         self.history = history
         self.feed = FeedLog(self.rows, self._scopes_of, revision, history=history)
-        self.statuses = Statuses(self.feed.listening)
+        self.statuses = Statuses(self.feed.hosts)
         #: Other controllers of the store that are heard just now, by id.
         self.others: dict[str, Passing] = {}
         self.questions = Questions(self.feed, self._elsewhere)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from weft.kit.errors import Rejected
@@ -47,8 +47,8 @@ class _Listener:
 class Statuses:
     """A port is what its own host says it is, for as long as that host is there to say it."""
 
-    def __init__(self, here: Callable[[str], bool]) -> None:
-        """here: whether a host's feed is open at this controller."""
+    def __init__(self, here: Callable[[], Collection[str]]) -> None:
+        """here: the hosts whose feeds are open at this controller."""
         self._here = here
         self._there: dict[str, set[str]] = {}  # the hosts that are connected to each of the others
         self._said: dict[str, _Said] = {}
@@ -111,15 +111,21 @@ class Statuses:
         listener = _Listener()
         self._listeners.add(listener)
         try:
-            for host, said in list(self._said.items()):
-                report = StatusReport(
-                    revision=said.revision,
-                    ports=dict(said.ports),
-                    failures=list(said.failures),
-                    drops=said.drops,
-                    complete=True,
+            # A host may be connected and have said nothing yet: its reports to come would not say that it is there.
+            for host in dict.fromkeys((*self._said, *self._here())):
+                said = self._said.get(host)
+                report = (
+                    None
+                    if said is None
+                    else StatusReport(
+                        revision=said.revision,
+                        ports=dict(said.ports),
+                        failures=list(said.failures),
+                        drops=said.drops,
+                        complete=True,
+                    )
                 )
-                yield Told(host=host, report=report, connected=self._here(host))
+                yield Told(host=host, report=report, connected=host in self._here())
             yield Told(synced=True)
             while not listener.cut_off:
                 while listener.lines:
@@ -168,7 +174,7 @@ class Statuses:
         )
 
     def is_connected(self, host: str) -> bool:
-        return self._here(host) or any(host in hosts for hosts in self._there.values())
+        return host in self._here() or any(host in hosts for hosts in self._there.values())
 
     def controller_of(self, host: str) -> str | None:
         """Which of the other controllers a host is connected to."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -103,6 +103,10 @@ class FeedLog:
     def listening(self, host: str) -> bool:
         """Whether an agent of the host is connected."""
         return host in self._by_host
+
+    def hosts(self) -> Collection[str]:
+        """Those whose agents are connected."""
+        return self._by_host.keys()
 
     def publish(self, revision: int, delta: ScopedDelta) -> None:
         """One commit's consequences. Wakes those it concerns, and only those."""
