@@ -39,7 +39,7 @@ check: setup ## format, lint, types, layers, unit and property tests, in under a
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
-	@$(PY) -m pytest -q -n 2 tests/unit tests/properties
+	@$(PY) -m pytest -q -n 2 --dist worksteal --hypothesis-profile quick tests/unit tests/properties
 
 bench: root setup $(STAMPS)/bench-packages ## the figures, to build/bench.json (ONLY=tcp,pps runs some)
 	@PYTHONPATH=src:. $(PY) -m bench $(if $(ONLY),--only $(ONLY))

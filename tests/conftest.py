@@ -9,6 +9,8 @@ from hypothesis import settings
 
 # How long an example may take is the machine's affair, which others load, too.
 settings.register_profile("weft", deadline=None)
+# `make check`: as many examples as fit into a minute; `make test` has them all (budget.py).
+settings.register_profile("quick", deadline=None, max_examples=30)
 settings.load_profile("weft")
 
 

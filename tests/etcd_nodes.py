@@ -122,7 +122,7 @@ def cluster(size: int = 3, arguments: Sequence[str] = ()) -> Iterator[Cluster]:
     made = Cluster(nodes, directory)
     try:
         made.start()
-        eventually(made.is_healthy, "the etcd cluster answers", within_s=30.0, every_s=0.1)
+        eventually(made.is_healthy, "the etcd cluster answers", every_s=0.1)
         yield made
     finally:
         made.stop()

@@ -9,8 +9,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: How long a test waits for what is to come, unless how soon it comes is what the test shows. Where all is well nobody
+#: waits so long; a machine may have ten times as much to do as its processors can.
+PATIENCE_S = 60.0
 
-def eventually(look: Callable[[], T], what: str = "", within_s: float = 10.0, every_s: float = 0.01) -> T:
+
+def eventually(look: Callable[[], T], what: str = "", within_s: float = PATIENCE_S, every_s: float = 0.01) -> T:
     """The first true thing that look gives. An AssertionError of its own is a no, too."""
     deadline = time.monotonic() + within_s
     fault: object = "false"
@@ -25,7 +29,9 @@ def eventually(look: Callable[[], T], what: str = "", within_s: float = 10.0, ev
         time.sleep(every_s)
 
 
-async def becomes(look: Callable[[], object], what: str = "", within_s: float = 10.0, every_s: float = 0.01) -> None:
+async def becomes(
+    look: Callable[[], object], what: str = "", within_s: float = PATIENCE_S, every_s: float = 0.01
+) -> None:
     """The same, in a loop that others need meanwhile."""
     deadline = time.monotonic() + within_s
     while not look():

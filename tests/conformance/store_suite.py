@@ -10,6 +10,7 @@ from typing import TypeAlias
 import pytest
 from hypothesis import strategies as st
 
+from polling import PATIENCE_S
 from weft.contracts.store import (
     Batch,
     Compacted,
@@ -22,8 +23,6 @@ from weft.contracts.store import (
     Stored,
 )
 from weft.kit.errors import Retry
-
-SOON_S = 10.0
 
 _NAMES = st.sampled_from(["a", "b", "tenants/blue", "tenants/blue/ports/web-1"])
 
@@ -40,7 +39,7 @@ HISTORIES = st.lists(
 
 
 async def take(batches: AsyncIterator[Batch], count: int) -> list[Batch]:
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(PATIENCE_S):
         return [await anext(batches) for _ in range(count)]
 
 
@@ -207,7 +206,7 @@ class StoreSuite:
         await asyncio.sleep(0)
         await store.close()
         await store.close()
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert await watching == []
         with pytest.raises(Retry):
             await store.commit({}, {"a": b"2"}, [])

@@ -16,7 +16,7 @@ import pytest
 from conformance.store_suite import Closing, take
 from etcd_nodes import Cluster, Node, memory_directory
 from free_ports import free_ports
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from unit.certificates import files_of, now
 from weft.kit.errors import Rejected, Retry
 from weft.store.address import etcd_address
@@ -65,7 +65,7 @@ def url(authority: Authority) -> Iterator[str]:
                 except httpx2.HTTPError:
                     return False
 
-            eventually(lambda: asked("kv/range", key="YQ=="), "etcd answers", within_s=30.0, every_s=0.1)
+            eventually(lambda: asked("kv/range", key="YQ=="), "etcd answers", every_s=0.1)
             assert asked("auth/user/add", name="root", password="root")
             assert asked("auth/role/add", name="root")
             assert asked("auth/user/grant", user="root", role="root")
@@ -146,7 +146,7 @@ async def test_certificates_that_are_replaced_are_taken_up_by_a_client_that_is_o
     replacement = tmp_path / "new.pem"
     replacement.write_bytes(good.certificate.read_bytes() + good.key.read_bytes())
     replacement.replace(shown)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 await etcd.range(Range(b"/weft/head"))

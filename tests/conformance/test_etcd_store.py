@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 from conformance.store_suite import HISTORIES, Closing, History, StoreSuite, take
 from etcd_nodes import Cluster, cluster
+from polling import PATIENCE_S
 from weft.contracts.store import Compacted, Guard, Overtaken, PreconditionFailed, Store, Stored
 from weft.kit.errors import Retry
 from weft.store.etcd import EtcdStore
@@ -108,7 +109,7 @@ class TestEtcdStore(StoreSuite):
             await asyncio.gather(one.snapshot(), other.snapshot())
             writing = asyncio.ensure_future(one.commit({}, puts, []))
             parts = one.prefix + b"/parts/"
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while not (await other.etcd.range(Range(parts, end_of(parts), keys_only=True))).kvs:
                     pass
             writing.cancel()
@@ -129,7 +130,7 @@ class TestEtcdStore(StoreSuite):
                 model[f"n{n % 40}"] = Stored(value, revision)
             assert (await store.snapshot()).objects == model
             log = store.prefix + b"/log/"
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while len((await store.etcd.range(Range(log, end_of(log)))).kvs) > 30:
                     revision = await store.commit({}, {}, [])
         async with aclosing(Closing(EtcdStore(address, log_commits=5))) as it:

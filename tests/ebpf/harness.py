@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from polling import PATIENCE_S
 from weft.dataplane.ebpf import attach, bpffs, layout, libbpf, plane
 from weft.dataplane.ebpf.interfaces import interfaces
 from weft.dataplane.ebpf.maps import Sizes
@@ -234,7 +235,7 @@ def send(interface: str, frame: bytes, count: int = 1) -> None:
                     raise
 
 
-def eventually(question: Callable[[], bool], what: str, deadline_s: float = 10.0) -> None:
+def eventually(question: Callable[[], bool], what: str, deadline_s: float = PATIENCE_S) -> None:
     """Ask until the answer is yes."""
     end = time.monotonic() + deadline_s
     while not question():

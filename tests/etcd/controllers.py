@@ -107,7 +107,7 @@ def controllers(
         for each in made:
             each.start()
         for each in made:
-            eventually(each.answers, f"{each.url} answers", within_s=20.0)
+            eventually(each.answers, f"{each.url} answers")
         yield made
     finally:
         for each in made:

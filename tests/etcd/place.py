@@ -13,7 +13,7 @@ from pathlib import Path
 from ebpf.harness import Netns
 from etcd.controllers import Controller
 from etcd_nodes import Cluster, Node, memory_directory
-from polling import eventually
+from polling import PATIENCE_S, eventually
 
 NODES = tuple(f"10.99.0.{n + 1}" for n in range(3))
 CONTROLLERS = tuple(f"10.99.0.{n + 11}" for n in range(2))
@@ -27,7 +27,7 @@ for url in sys.argv[1:]:
 
 
 def run(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=20)
+    subprocess.run(words, check=True, capture_output=True, timeout=PATIENCE_S)
 
 
 @dataclass
@@ -93,7 +93,7 @@ def _machines(hub: str) -> Iterator[None]:
         yield
     finally:
         for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=20)
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -118,11 +118,11 @@ def place(directory: Path) -> Iterator[Place]:
         made = Place(hub, cluster, controllers)
         try:
             cluster.start()
-            eventually(made.is_healthy, "the etcd cluster answers", within_s=30.0, every_s=0.1)
+            eventually(made.is_healthy, "the etcd cluster answers", every_s=0.1)
             for each in controllers:
                 each.start()
             for each in controllers:
-                eventually(each.answers, within_s=20.0)
+                eventually(each.answers)
             yield made
         finally:
             for each in controllers:

@@ -58,7 +58,7 @@ def etcd(ca: Authority, count: int = 3) -> Iterator[list[str]]:
             node.start(members)
         mine = ClientTls(of_etcd(ca, CLIENT)).context
         for node in nodes:
-            eventually(lambda at=node.client: _answers(at, mine), f"{node.client} answers", within_s=30.0, every_s=0.1)
+            eventually(lambda at=node.client: _answers(at, mine), f"{node.client} answers", every_s=0.1)
         yield [node.client for node in nodes]
     finally:
         for node in nodes:

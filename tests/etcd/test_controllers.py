@@ -45,7 +45,7 @@ def test_a_controller_that_is_killed_loses_nothing_and_comes_back_to_what_the_ot
         other.put(*port(2))
         other.delete("tenants/blue/ports/p1")
         a.start()
-        eventually(a.answers, within_s=20.0)
+        eventually(a.answers)
         assert [item.name for item in one.list("tenants/blue/ports")] == ["tenants/blue/ports/p2"]
 
 
@@ -56,16 +56,16 @@ def test_controllers_go_on_while_one_etcd_node_is_killed_or_paused(nodes: Cluste
             node.pause()
             try:
                 # At most one of the first tries meets an election.
-                eventually(lambda n=number: _wrote(one, 10 * n + 1), "written while a node is paused", within_s=20.0)
+                eventually(lambda n=number: _wrote(one, 10 * n + 1), "written while a node is paused")
             finally:
                 node.resume()
-            eventually(nodes.is_healthy, within_s=20.0, every_s=0.1)
+            eventually(nodes.is_healthy, every_s=0.1)
             node.kill()
             try:
-                eventually(lambda n=number: _wrote(other, 10 * n + 2), "written while a node is dead", within_s=20.0)
+                eventually(lambda n=number: _wrote(other, 10 * n + 2), "written while a node is dead")
             finally:
                 node.start(nodes.members)
-            eventually(nodes.is_healthy, within_s=20.0, every_s=0.1)
+            eventually(nodes.is_healthy, every_s=0.1)
         eventually(lambda: revision(one) == revision(other))
         names = {f"tenants/blue/ports/p{10 * n + m}" for n in range(3) for m in (1, 2)}
         assert {item.name for item in one.list("tenants/blue/ports")} == names
@@ -95,4 +95,4 @@ def test_without_a_majority_of_etcd_nothing_is_taken_and_everything_is_shown(nod
         finally:
             for node in nodes.nodes[:2]:
                 node.resume()
-        eventually(lambda: _wrote(one, 2), within_s=20.0)
+        eventually(lambda: _wrote(one, 2))

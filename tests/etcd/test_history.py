@@ -23,7 +23,7 @@ from etcd.history import Fault, Finding, History, Move, Operation, judge, report
 from etcd.place import CONTROLLERS, NODES, Place, place
 from etcd.replay import digest, fed
 from etcd_nodes import Node
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.client import ApiError, AsyncClient
 from weft.contracts.store import Batch
 from weft.controller.service import is_intent
@@ -275,7 +275,7 @@ async def test_one_history_explains_whatever_was_seen_while_things_broke(tmp_pat
         await asyncio.gather(*until_over)
         log = await asyncio.to_thread(read_log, where)
         await asyncio.to_thread(judged, scene.history, log)  # whatever comes of the rest
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             watched = scene.history.watched.values()
             await until(lambda: all(told and told[-1][0] == log[-1].revision for told in watched))
             wanted: dict[str, dict[str, frozenset[Row]]] = {h: {} for h in HOSTS}

@@ -18,7 +18,7 @@ import pytest
 
 from etcd.controllers import controllers, etcd_url
 from etcd_nodes import Cluster, cluster
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of
 from unit.controller_world import BASE, port
 from weft.client import ApiError, AsyncClient, Client, PortReport, StatusReport
@@ -47,7 +47,7 @@ def test_a_client_goes_on_at_another_controller_when_its_own_is_killed(nodes: Cl
         assert client.get("tenants/blue/ports/p1").revision == made.revision
         assert client.put(*port(2)).revision == made.revision + 1
         a.start()
-        eventually(a.answers, within_s=20.0)
+        eventually(a.answers)
         b.kill()
         assert client.get("tenants/blue/ports/p2").revision == made.revision + 1
 
@@ -165,7 +165,7 @@ def test_controllers_tell_each_other_what_hosts_say_over_tls(nodes: Cluster, tmp
         said = {"tenants/blue/ports/p1": PortReport(state="active")}
         written = one.get("tenants/blue/ports/p1").revision
         agent.report("hosts/h1", StatusReport(revision=written, ports=said))
-        eventually(lambda: other.get("tenants/blue/ports/p1").status["state"] == "active", within_s=30.0)
+        eventually(lambda: other.get("tenants/blue/ports/p1").status["state"] == "active")
         feed.close()
 
 
@@ -183,7 +183,7 @@ async def member(nodes: Cluster, prefix: str) -> AsyncIterator[EtcdCluster]:
 
 async def test_a_turn_is_one_processs_at_a_time_and_passes_on_when_it_is_over(nodes: Cluster) -> None:
     prefix = nodes.fresh_prefix()
-    async with asyncio.timeout(30), member(nodes, prefix) as one, member(nodes, prefix) as other:
+    async with asyncio.timeout(PATIENCE_S), member(nodes, prefix) as one, member(nodes, prefix) as other:
         async with one.turn("sweep"):
             waiting = asyncio.ensure_future(other.turn("sweep").__aenter__())
             await asyncio.wait({waiting}, timeout=1.2)  # it asks twice a second
@@ -193,7 +193,7 @@ async def test_a_turn_is_one_processs_at_a_time_and_passes_on_when_it_is_over(no
 
 async def test_whoever_cannot_reach_etcd_stops_before_another_begins(nodes: Cluster) -> None:
     prefix = nodes.fresh_prefix()
-    async with member(nodes, prefix) as other, asyncio.timeout(30):
+    async with member(nodes, prefix) as other, asyncio.timeout(PATIENCE_S):
         cut_off = EtcdCluster(Address(nodes.endpoints, prefix), "unix:///nowhere")
         running = asyncio.ensure_future(cut_off.run())
         async with cut_off.turn("sweep") as lost:
@@ -209,7 +209,7 @@ async def test_whoever_cannot_reach_etcd_stops_before_another_begins(nodes: Clus
 
 async def test_those_who_are_there_know_each_other(nodes: Cluster) -> None:
     prefix = nodes.fresh_prefix()
-    async with member(nodes, prefix) as one, asyncio.timeout(30), aclosing(one.others()) as others:
+    async with member(nodes, prefix) as one, asyncio.timeout(PATIENCE_S), aclosing(one.others()) as others:
         assert await anext(others) == {}
         async with member(nodes, prefix) as other:
             assert await anext(others) == {other.id: "unix:///nowhere"}

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from etcd.controllers import Controller, etcd_url
 from etcd_nodes import Cluster, cluster
 from free_ports import free_ports
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from recorded import stores as recorded
 from unit.controller_world import BASE, port
 from unit.test_migration import MOVES, REWRITTEN
@@ -54,7 +54,7 @@ def start(*controllers: Controller) -> None:
     for each in controllers:
         each.start()
     for each in controllers:
-        eventually(each.answers, f"{each.url} answers", within_s=30.0)
+        eventually(each.answers, f"{each.url} answers")
 
 
 def weft(*words: str) -> tuple[int, str]:
@@ -88,7 +88,7 @@ def test_an_upgrade_goes_through_with_old_and_new_at_work_and_can_be_taken_back(
         assert code == ExitCode.REFUSED
         assert f"controllers of an older release serve this store and would have to stop: {old.url}" in said
         old.kill()
-        eventually(lambda: weft("store", "migrate", "--store", old.store)[0] == ExitCode.DONE, within_s=15.0)
+        eventually(lambda: weft("store", "migrate", "--store", old.store)[0] == ExitCode.DONE)
         # The new one was there all the time, and takes at once what it could not.
         after.apply([MOVES])
         assert after.health()["schema"] == 2
@@ -96,7 +96,7 @@ def test_an_upgrade_goes_through_with_old_and_new_at_work_and_can_be_taken_back(
         # The release before will not touch it now, and says why.
         old.start()
         assert old.process is not None
-        assert old.process.wait(timeout=30) != 0
+        assert old.process.wait(timeout=PATIENCE_S) != 0
         assert "schema version 2" in old.log.read_text()
 
         # Taken back: what it cannot say is named, and goes when that is said.
@@ -168,7 +168,7 @@ async def test_agents_a_release_apart_follow_both_and_go_from_one_to_the_other(
         )  # fmt: skip
         assert following.stdout is not None
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await following.stdout.readline() == b"tenants/blue/ports/p1\n"
                 client.put(*port(2))
                 while await following.stdout.readline() != b"tenants/blue/ports/p1 tenants/blue/ports/p2\n":
@@ -212,7 +212,7 @@ async def test_a_migration_that_is_killed_half_way_has_changed_nothing_and_can_b
         sys.executable, "-c", HALF_WAY, url, "1", stdout=subprocess.PIPE, env=environment
     )
     assert killed.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         assert await killed.stdout.readline() == b"half way\n"
         killed.kill()
         await killed.wait()

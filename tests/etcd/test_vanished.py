@@ -19,7 +19,7 @@ from random import Random
 import pytest
 
 from etcd.place import CONTROLLERS, Place, place
-from polling import becomes
+from polling import PATIENCE_S, becomes
 from unit.controller_world import BASE, port
 from weft.client import ApiError, AsyncClient, Client
 from weft.client.endpoints import CONNECT_S
@@ -106,7 +106,7 @@ async def command(where: Place, urls: str) -> None:
             ["ip", "netns", "exec", where.hub, sys.executable, "-c", CLI, "get", "tenants"],
             check=True,
             capture_output=True,
-            timeout=30,
+            timeout=PATIENCE_S,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "WEFT_CONTROLLER": urls},
         )
 
@@ -140,7 +140,7 @@ async def test_whoever_was_at_a_machine_that_is_gone_goes_on_at_another_within_t
         tasks = [asyncio.ensure_future(each) for each in (moving.host(), moving.watcher())]
         for go in range(GOES):
             here, there = urls[go % 2], urls[1 - go % 2]
-            await becomes(lambda here=here: set(moving.at.values()) == {here} and len(moving.at) == 3, within_s=30.0)
+            await becomes(lambda here=here: set(moving.at.values()) == {here} and len(moving.at) == 3)
             async with AsyncClient(f"{here},{there}") as reads, AsyncClient(f"{here},{there}") as writes:
                 for each in (reads, writes):
                     await each.get("tenants/blue")
@@ -148,7 +148,7 @@ async def test_whoever_was_at_a_machine_that_is_gone_goes_on_at_another_within_t
                 began_s = time.monotonic()
 
                 async def moves(who: str, there: str = there, began_s: float = began_s) -> None:
-                    await becomes(lambda: moving.at[who] == there, f"{who} goes on", within_s=20.0)
+                    await becomes(lambda: moving.at[who] == there, f"{who} goes on")
                     took.setdefault(who, []).append(time.monotonic() - began_s)
 
                 async def does(what: str, work: Awaitable[object], usually_s: float = 0.0) -> None:
@@ -167,7 +167,7 @@ async def test_whoever_was_at_a_machine_that_is_gone_goes_on_at_another_within_t
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.wait_for(in_thread, 30)
+        await asyncio.wait_for(in_thread, PATIENCE_S)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(report(took))
     # How long a process takes to start on a machine that runs other tests is not what is promised: it is reported.

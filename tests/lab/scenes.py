@@ -33,7 +33,7 @@ def set_rule(lab: Lab, subnet: str, rule: Rule) -> None:
     """Wished, and done by every host."""
     with lab.client() as client:
         client.patch(subnet, {"rule": rule.value})
-        eventually(lambda: client.get(subnet).status["rule_phase"] == "settled", within_s=20)
+        eventually(lambda: client.get(subnet).status["rule_phase"] == "settled")
 
 
 def address(guest: Guest, version: int = 4) -> str:
@@ -62,7 +62,6 @@ def dropped(lab: Lab, host: str, of: str, reason: str, count: int = 1) -> Iterat
     eventually(
         lambda: drops(lab, host, of).get(reason, 0) >= before + count,
         f"{reason} of {of} on {host}: {before} and {count} more; it has {drops(lab, host, of)}",
-        within_s=3,
     )
 
 
@@ -75,7 +74,7 @@ def denied(lab: Lab, host: str, port: str, rule: str = "", count: int = 1) -> It
 
     before = so_far()
     yield
-    eventually(lambda: so_far() >= before + count, f"{rule or 'no rule'} denies {port} packets on {host}", within_s=3)
+    eventually(lambda: so_far() >= before + count, f"{rule or 'no rule'} denies {port} packets on {host}")
 
 
 def guest_wire(guest: Guest) -> Wire:

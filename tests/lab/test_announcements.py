@@ -17,7 +17,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
 from lab.scenes import address, dropped, guest_wire
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.lab.lab import Lab
 from weft.lab.plan import GUEST_INTERFACE, Guest
 from weft.lab.traffic import Question, Responders, who_answers
@@ -93,7 +93,7 @@ vrrp_instance V{version} {{
         """It is gone at once, and what it has put on the guest's interface is still there."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(PATIENCE_S)
 
     def __exit__(self, *_: object) -> None:
         self.crash()
@@ -141,9 +141,9 @@ def test_a_vrrp_address_is_answered_by_the_next_master_when_the_first_is_killed(
     first = Keepalived(cluster, ONE, 150, tmp_path, virtual_mac=virtual_mac)
     second = Keepalived(cluster, TWO, 100, tmp_path, virtual_mac=virtual_mac)
     with first, second:
-        eventually(lambda: answers(cluster, ONE, *VIPS), f"{ONE} is master", within_s=20)
+        eventually(lambda: answers(cluster, ONE, *VIPS), f"{ONE} is master")
         first.crash()
-        eventually(lambda: answers(cluster, TWO, *VIPS), f"{TWO} takes over", within_s=8)
+        eventually(lambda: answers(cluster, TWO, *VIPS), f"{TWO} takes over")
         assert set(VIPS) <= announced(cluster, TWO)
         assert not set(VIPS) & announced(cluster, ONE)
         # Echo replies come from the address itself, and so does what the master begins.

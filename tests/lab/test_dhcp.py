@@ -18,7 +18,7 @@ from scapy.layers.l2 import Ether
 
 from lab.neighbours import FLOOD, Neighbours, attack
 from lab.scenes import ROUTER_MAC, drops, guest_wire
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.lab.lab import Lab
 from weft.reference import packet
 
@@ -96,7 +96,7 @@ def client(lab: Lab, name: str, script: str, directory: Path, *command: str) -> 
         yield directory
     finally:
         running.terminate()
-        running.wait(10)
+        running.wait(PATIENCE_S)
 
 
 def udhcpc(lab: Lab, name: str, directory: Path) -> Any:
@@ -180,7 +180,7 @@ def test_systemd_networkd_gets_both_families_at_once(asking: Lab, tmp_path: Path
     name = "blue/networkd"
     undress(asking, name)
     with client(asking, name, NETWORKD, tmp_path):
-        eventually(lambda: addresses(asking, name) == {"10.0.0.13", "fd00:0:0:a::13"}, "addresses", within_s=20)
+        eventually(lambda: addresses(asking, name) == {"10.0.0.13", "fd00:0:0:a::13"}, "addresses")
         expected = {"default": {"10.0.0.1"}, ROUTE4: {"10.0.0.9"}}
         eventually(lambda: routes(asking, name).items() >= expected.items(), "IPv4 routes")
         expected = {"default": {ROUTER}, ROUTE6: {ROUTER}}

@@ -55,7 +55,7 @@ def files(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 )
             )
         for version in (4, 6):
-            eventually(lambda version=version: _listens(lab, version), "the server listens", within_s=20)  # type: ignore[misc]
+            eventually(lambda version=version: _listens(lab, version), "the server listens")  # type: ignore[misc]
         yield there
     finally:
         for each in running:
@@ -360,17 +360,17 @@ def test_with_the_rule_of_the_control_connection_its_transfer_stops_and_goes_on(
             return found
 
         sending.sendall(b"before")
-        eventually(lambda: data()["received"]["packets"] >= 3, "the data has come", within_s=5)
+        eventually(lambda: data()["received"]["packets"] >= 3, "the data has come")
         spec = api.get(rule).spec
         api.delete(rule)
         try:
-            eventually(lambda: api.get("hosts/h2").status["applied_revision"] >= api.health()["revision"], within_s=10)
+            eventually(lambda: api.get("hosts/h2").status["applied_revision"] >= api.health()["revision"])
             with dropped(lab, "h2", UPLINK, "security_group"):
                 sending.sendall(b", and behind")
             assert data()["refused"]
         finally:
             api.put(rule, {key: value for key, value in spec.items() if key != "number"})
-        eventually(lambda: not data()["refused"], "it goes on", within_s=10)
+        eventually(lambda: not data()["refused"], "it goes on")
         sending.close()
         ftp.voidresp()
     assert (files / "cut").read_bytes() == b"before, and behind"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab.scenes import address
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.lab import plan, processes, shell
 from weft.lab.lab import Lab, Paths
 
@@ -84,7 +84,7 @@ def test_what_a_user_started_in_the_lab_goes_with_it(name: str) -> None:
     with subprocess.Popen(command("lab", "exec", name, "t/a", "--", "sleep", "1000")) as sleeper:
         eventually(lambda: any(each.name == "" for each in processes.find(Paths.of(name).directory)))
         Lab.down(name)
-        sleeper.wait(10)
+        sleeper.wait(PATIENCE_S)
     assert traces(name) == []
 
 

@@ -33,9 +33,9 @@ def grouped(request: pytest.FixtureRequest) -> Iterator[Lab]:
     name = f"{request.param}-{os.getpid()}"
     try:
         lab = Lab.up(HERE / f"{request.param}.yaml", name=name)
-        eventually(lambda: members(lab) == {"host1", "host2", "host3"}, "three hosts have joined", within_s=10)
+        eventually(lambda: members(lab) == {"host1", "host2", "host3"}, "three hosts have joined")
         # A switch gives everything to everybody until it has asked who listens, and waited for answers.
-        eventually(lambda: not reaches(lab, b"for whom?")["h4"], "the switch tells members from others", within_s=20)
+        eventually(lambda: not reaches(lab, b"for whom?")["h4"], "the switch tells members from others")
         yield lab
     finally:
         Lab.down(name)
@@ -122,12 +122,12 @@ def test_a_host_leaves_the_group_with_its_last_port_and_joins_with_its_first(gro
         client.patch("tenants/t/ports/three", {"host": None})
         try:
             # It has said so; the switch asks who else is there, and waits.
-            eventually(lambda: members(grouped) == {"host1", "host2"}, "the host has left", within_s=10)
+            eventually(lambda: members(grouped) == {"host1", "host2"}, "the host has left")
             found = reaches(grouped, b"less", ("two",))
             assert {host: len(frames) for host, frames in found.items()} == {"h1": 1, "h2": 1, "h3": 0, "h4": 0}
         finally:
             client.patch("tenants/t/ports/three", {"host": spec["host"]})
-        eventually(lambda: members(grouped) == {"host1", "host2", "host3"}, "the host is back", within_s=10)
+        eventually(lambda: members(grouped) == {"host1", "host2", "host3"}, "the host is back")
     assert len(reaches(grouped, b"more")["h3"]) == 1
 
 
@@ -136,12 +136,12 @@ def test_a_group_is_given_up_for_copies_and_taken_again_without_a_change_to_gues
     with grouped.client() as client:
         client.patch(SUBNET, {"provider_group": ""})
         try:
-            eventually(lambda: members(grouped) == set(), "all hosts have left", within_s=10)
+            eventually(lambda: members(grouped) == set(), "all hosts have left")
             found = reaches(grouped, b"a copy each")
             assert {host: len(frames) for host, frames in found.items()} == {"h1": 2, "h2": 1, "h3": 1, "h4": 0}
         finally:
             client.patch(SUBNET, {"provider_group": group(grouped)})
-        eventually(lambda: members(grouped) == {"host1", "host2", "host3"}, "all hosts are back", within_s=10)
+        eventually(lambda: members(grouped) == {"host1", "host2", "host3"}, "all hosts are back")
     assert len(reaches(grouped, b"one for all")["h1"]) == 1
 
 
@@ -169,7 +169,7 @@ def test_what_a_stranger_sends_to_the_group_is_dropped_by_name(grouped: Lab) -> 
             raw.send(forged)
 
     shell.within(fabric, send)
-    eventually(lambda: drops(grouped, "h2", "uplink:eth0").get("forged_source", 0) == before + 1, within_s=5)
+    eventually(lambda: drops(grouped, "h2", "uplink:eth0").get("forged_source", 0) == before + 1)
 
 
 def forger(pa: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lab.scenes import address, drops, fabric_wire
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.lab import capture, shell
 from weft.lab.lab import Lab
 from weft.lab.plan import Guest
@@ -86,10 +86,10 @@ def achieved(lab: Lab, number: int, of: Measured) -> float:
             return json.loads(done.stdout)  # type: ignore[no-any-return]
 
         # Refused until the server listens.
-        report = eventually(lambda: (found := run()) and "error" not in found and found, within_s=20)
+        report = eventually(lambda: (found := run()) and "error" not in found and found)
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(PATIENCE_S)
     end = report["end"]
     if "-u" in of.options:
         arrived = end["sum"]["packets"] - end["sum"]["lost_packets"]

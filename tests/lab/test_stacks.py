@@ -39,7 +39,7 @@ from weft.lab.plan import Guest
 
 HTTP, BOTH_WAYS, SCTP_PORT = 8000, 7000, 5000
 CLIENT, SERVER, VISITOR = (f"tenants/t/ports/{name}" for name in ("client", "server", "visitor"))
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 IDLE_S, MOST = 6, 200
 TCP_REPAIR = 19
 
@@ -127,7 +127,7 @@ def test_traceroute_sees_the_gateway_and_the_server(
         hops[:] = re.findall(r"^ *\d+ +(\S+)", done.stdout, re.MULTILINE)
         return hops == [gateway(client, version), to]
 
-    eventually(seen, f"two hops to {to}, not {hops}", within_s=20)
+    eventually(seen, f"two hops to {to}, not {hops}")
 
 
 # Ends that come together, and ends that forget
@@ -157,7 +157,7 @@ def test_both_ends_open_at_once(lab: Lab, client: Guest, server: Guest) -> None:
                 [seen] = listed(lab, host, "protocol=tcp")
                 assert (seen["state"], seen["begun_by"]) == ("syn_sent", "guest")
         for each in (ours, theirs):  # each says it again, in a second or three
-            eventually(lambda each=each: _is_connected(each), "both are connected", within_s=20)  # type: ignore[misc]  # binds the loop's value
+            eventually(lambda each=each: _is_connected(each), "both are connected")  # type: ignore[misc]  # binds the loop's value
             each.settimeout(PATIENCE_S)
         talks(ours, theirs)
         for host in ("h1", "h2"):
@@ -326,7 +326,7 @@ def test_what_nobody_answers_is_half_open_and_then_forgotten(lab: Lab, client: G
         assert [each["state"] for each in listed(lab, "h1", "protocol=tcp")] == ["syn_sent"]
         ours.close()
         for host in ("h1", "h2"):
-            eventually(lambda host=host: not listed(lab, host, "protocol=tcp"), "it is swept", within_s=30)  # type: ignore[misc]  # binds the loop's value
+            eventually(lambda host=host: not listed(lab, host, "protocol=tcp"), "it is swept")  # type: ignore[misc]  # binds the loop's value
 
 
 # SCTP
@@ -354,7 +354,7 @@ def test_sctp_stacks_send_much_and_shut_down_and_no_forged_init_stops_them(
         )
         try:
             for host in ("h1", "h2"):
-                eventually(partial(seen, host, "sctp_established"), "it is established", within_s=20)
+                eventually(partial(seen, host, "sctp_established"), "it is established")
             known = seen("h2", "sctp_established")
             assert known is not None
             assert known["received"]["packets"] < MESSAGES // 2, "there is more to come"
@@ -365,7 +365,7 @@ def test_sctp_stacks_send_much_and_shut_down_and_no_forged_init_stops_them(
             at_client.send(bytes(Ether(src=client.mac, dst=ROUTER_MAC) / ip / init))
             assert sending.wait(60) == 0
             for host in ("h1", "h2"):
-                eventually(partial(seen, host, "sctp_closing"), "it is shut down", within_s=5)
+                eventually(partial(seen, host, "sctp_closing"), "it is shut down")
             eventually(
                 lambda: re.search(rb"^1000, \d+, %d, " % MESSAGES, received.read_bytes(), re.MULTILINE),
                 "all was received",

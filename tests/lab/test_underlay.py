@@ -61,7 +61,7 @@ def test_the_locked_mtu_of_a_hosts_route_is_what_guests_are_told(other: Lab) -> 
             done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(told - 27), "-W", "2", to)
             return f"mtu = {told}" in done.stdout + done.stderr
 
-        eventually(is_told, f"guests are told {told}", within_s=5)
+        eventually(is_told, f"guests are told {told}")
         done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(told - 28), "-W", "2", to)
         assert "1 received" in done.stdout
     finally:

@@ -61,7 +61,6 @@ def await_ways(lab: Lab, works: set[bool]) -> None:
         eventually(
             lambda host=host: {way["works"] for way in ways(lab, host)} == works,  # type: ignore[misc]
             f"ways of {host} work: {works}",
-            within_s=10,
         )
 
 
@@ -159,7 +158,7 @@ def test_flows_of_an_agent_that_is_down_go_on_by_both_ways(two: Lab) -> None:
 
 
 def await_silence(lab: Lab) -> None:
-    eventually(lambda: {way["works"] for way in ways(lab, "h1")} == {False}, "h2 is silent", within_s=10)
+    eventually(lambda: {way["works"] for way in ways(lab, "h1")} == {False}, "h2 is silent")
 
 
 def narrow(lab: Lab, mtu_bytes: int) -> None:
@@ -214,7 +213,6 @@ def test_a_path_that_takes_less_than_its_ends_is_found_out_and_guests_are_told(t
                 eventually(
                     lambda host=host: {way["mtu_bytes"] for way in ways(two, host)} == {path_mtu},  # type: ignore[misc]
                     f"{host} has found the path's MTU",
-                    within_s=15,
                 )
             writer = threading.Thread(target=lambda: ours.sendall(bytes(1_000_000)))
             writer.start()
@@ -230,7 +228,7 @@ def test_a_path_that_takes_less_than_its_ends_is_found_out_and_guests_are_told(t
                 assert "1 received" in done.stdout, done.stdout
         finally:
             narrow(two, 1500)
-    eventually(lambda: {way["mtu_bytes"] for way in ways(two, "h1")} <= {0, 1500}, "it is wide again", within_s=60)
+    eventually(lambda: {way["mtu_bytes"] for way in ways(two, "h1")} <= {0, 1500}, "it is wide again")
     two.exec("t/a", "ip", "route", "flush", "cache")
     whole = str(two.guest("t/a").mtu_bytes - 28)
     done = two.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", whole, "-W", "2", address(target))

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import httpx2
 
 from free_ports import free_port
-from polling import eventually
+from polling import PATIENCE_S, eventually
 
 PYTHON = Path(__file__).parents[2] / "build" / "issuer" / "bin" / "python"
 CALLBACK = "http://127.0.0.1/back"
@@ -56,7 +56,7 @@ def issuer(users: dict[str, dict[str, Any]], number: int | None = None) -> Itera
             yield Issuer(f"http://127.0.0.1:{number}")
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_S)
 
 
 def _answers(number: int) -> bool:

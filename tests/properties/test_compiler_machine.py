@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from itertools import combinations, permutations, product
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from budget import examples
 from strategies.intents import ABLE, domain, everything, network, port, reloaded, route, subnet, tenant
 from weft.compiler.compiler import Compiler
 from weft.compiler.full import compile_all
@@ -645,4 +645,4 @@ def assert_unique(things: Iterable[Any]) -> None:
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=20)
+TestMachine.settings = examples(60, stateful_step_count=20)

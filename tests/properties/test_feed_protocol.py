@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from budget import examples
 from weft.feed.log import FeedLog, Gone, Limits
 from weft.feed.reflector import Batch, Lines, Piece, Reflector
 from weft.policy.delta import Delta, ScopedDelta, ordered
@@ -209,7 +210,7 @@ step = st.one_of(
 )
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     st.lists(step, max_size=40),
     st.sampled_from(

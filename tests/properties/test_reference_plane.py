@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from budget import examples
 from strategies import packets
 from strategies.policies import HOSTS, Policy, policies
 from weft.policy.rows import Rewrite, Subnet
@@ -12,7 +13,7 @@ from weft.reference import packet
 from weft.reference.lookups import VSID_FIRST
 from weft.reference.plane import Answer, Drop, ReferenceDataPlane, Result, ToPort, ToUnderlay
 
-BUDGET = settings(max_examples=25)
+BUDGET = examples(25)
 PACKETS = 6
 #: Between the outer IP header and the inner frame: GRE; UDP with VXLAN or Geneve; STT.
 TUNNEL_BYTES = {packet.GRE: 8, packet.UDP: 16, packet.TCP: 38}

@@ -6,9 +6,10 @@ from collections import Counter
 from random import Random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from budget import examples
 from strategies.intents import ABLE, everything, port, reloaded, two_tenants
 from weft.compiler.compiler import Compiler
 from weft.kit.errors import Rejected
@@ -86,7 +87,7 @@ def made(catalog: Catalog, host: str) -> dict[tuple[int, ...], Cost]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(seed=st.integers(0, 2**32))
 def test_what_is_counted_is_never_less_than_what_is_made(seed: int) -> None:
     random = Random(seed)  # noqa: S311 -- no secret: made-up groups

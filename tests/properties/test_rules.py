@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from budget import examples
 from strategies.intents import ABLE, domain, network, subnet, tenant
 from weft.model import drafts, rules
 from weft.model.catalog import Catalog
@@ -75,4 +75,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=20)
+TestMachine.settings = examples(60, stateful_step_count=20)

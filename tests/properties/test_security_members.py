@@ -5,9 +5,10 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from budget import examples
 from strategies.intents import ABLE, port, two_tenants
 from weft.compiler.compiler import Compiler
 from weft.model import drafts
@@ -63,7 +64,7 @@ def says(
     return "remote_prefix" not in spec or ip_address(peer) in ip_network(spec["remote_prefix"])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(changes, min_size=4, max_size=16), st.lists(packets, min_size=1, max_size=3))
 def test_what_passes_is_what_openstack_lets_pass_while_members_come_go_and_move(
     steps: list[tuple[Any, ...]], asked: list[tuple[str | int, int | None]]

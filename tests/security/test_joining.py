@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from free_ports import free_port
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from unit.certificates import ADMIN, credentials_of
 from unit.controller_world import BASE, port
 from unit.test_tls import Running, running
@@ -79,7 +79,7 @@ async def test_a_host_joins_with_a_token_and_comes_back_without_one(tmp_path: Pa
                     metrics = _metrics(state)
                     assert "weft_certificate_expiry_timestamp_seconds" in metrics
                     process.send_signal(signal.SIGTERM)
-                    assert process.wait(20) == 0
+                    assert process.wait(PATIENCE_S) == 0
             assert (state / "tls" / "host.pem").stat().st_mode & 0o777 == 0o600
 
         def reported() -> bool:
@@ -230,7 +230,7 @@ async def test_a_certificate_is_renewed_with_a_new_key_when_two_thirds_of_it_are
                 assert (await client.health())["status"] == "ok"
                 assert files.certificate.read_bytes() == before
                 now[0] = ends - timedelta(days=29)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     while files.certificate.read_bytes() == before:
                         clock.tick()
                         await client.health()
@@ -262,7 +262,7 @@ async def test_a_host_whose_certificates_were_called_back_is_nobody_until_it_joi
             feed = client.feed("hosts/h1")
             assert await anext(feed)
             token = await asyncio.to_thread(revoke)
-            async with asyncio.timeout(20):  # what is open ends
+            async with asyncio.timeout(PATIENCE_S):  # what is open ends
                 with contextlib.suppress(Retry):
                     async for _ in feed:
                         pass

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from polling import becomes
+from polling import PATIENCE_S, becomes
 from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of
 from unit.controller_world import BASE, assembled, port
 from unit.test_tls import Running, running
@@ -22,8 +22,6 @@ from weft.controller.limits import Waits
 from weft.controller.service import Service
 from weft.store.memory import MemoryStore
 from weft.tls.contexts import ClientTls, ServerTls
-
-SOON_S = 10.0
 
 
 @asynccontextmanager
@@ -46,7 +44,7 @@ async def served(
     )
     listener = Listener(Door.LOOPBACK, bound) if tls is None else Listener(Door.TLS, bound, tls)
     server = Server(config, [listener], crowd, lambda: None)
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve())
         try:
             yield bound.getsockname()[1], crowd, server
@@ -80,7 +78,7 @@ async def test_who_does_not_say_what_it_wants_is_cut_off(said: list[bytes]) -> N
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.1):
                         await asyncio.Event().wait()
-            async with asyncio.timeout(SOON_S):
+            async with asyncio.timeout(PATIENCE_S):
                 await reader.read()
         writer.close()
 
@@ -90,7 +88,7 @@ async def test_a_head_without_end_is_cut_off() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", number)
         writer.write(b"GET /healthz HTTP/1.1\r\n")
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(SOON_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while crowd.timed_out == 0:
                     writer.write(b"x-more: " + b"y" * 1000 + b"\r\n")
                     await writer.drain()
@@ -107,7 +105,7 @@ async def test_a_caller_has_so_many_connections_and_others_have_theirs() -> None
         await becomes(lambda: crowd.all == 3)
         reader, writer = await asyncio.open_connection("127.0.0.1", number)
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(SOON_S):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await reader.read() == b""
         assert crowd.turned_away == 1
         for _, other in [*held, (reader, writer)]:
@@ -126,7 +124,7 @@ async def test_a_listener_that_does_not_read_is_dropped_and_can_come_back() -> N
         await asyncio.get_running_loop().sock_connect(slow, ("127.0.0.1", number))
         slow.send(b"GET /v1/watch HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         await becomes(lambda: crowd.all == 2)
-        async with asyncio.timeout(SOON_S * 2):
+        async with asyncio.timeout(PATIENCE_S):
             revision = 1
             while crowd.all > 1:  # until it is dropped; what is written meanwhile is written for all others
                 item = await client.put("tenants/blue", {"description": f"{revision} " + "x" * 60_000})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
 from weft.model import drafts
@@ -99,6 +100,8 @@ def everything(catalog: Catalog) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if _is_constant(value):
+        return value
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -111,3 +114,27 @@ def _plain(value: Any) -> Any:
     if slots and not isinstance(value, str | int):
         return {slot: _plain(getattr(value, slot)) for slot in slots}
     return value
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether it can never be anything else, and is equal only to what holds the same: it need not be taken apart."""
+    if isinstance(value, tuple):
+        return all(map(_is_constant, value))
+    if not _is_frozen(type(value)):
+        return value is None or isinstance(value, str | int | bytes)
+    try:
+        return _holds_constants(value)
+    except TypeError:  # of what has no hash
+        return False
+
+
+@cache
+def _holds_constants(value: Any) -> bool:
+    return all(_is_constant(getattr(value, field.name)) for field in fields(value))
+
+
+@cache
+def _is_frozen(kind: type) -> bool:
+    if not is_dataclass(kind) or kind.__eq__ is object.__eq__:
+        return False
+    return kind.__dataclass_params__.frozen and all(field.compare for field in fields(kind))  # type: ignore[attr-defined, no-any-return]

@@ -146,12 +146,12 @@ def machine(directory: Path) -> Iterator[Machine]:
         eventually(lambda: outer.poll() is not None or children.read_text().split(), "it has a first process")
         assert outer.poll() is None, log.read_text()
         made = Machine(int(children.read_text().split()[0]), environment)
-        eventually(lambda: _is_up(made, outer, log), "systemd is up", within_s=60.0, every_s=0.1)
+        eventually(lambda: _is_up(made, outer, log), "systemd is up", every_s=0.1)
         yield made
     finally:
         outer.kill()  # and its first process with it, and so all of them
         outer.wait()
-        eventually(lambda: _cleared(groups), "its control groups are empty", within_s=20.0)
+        eventually(lambda: _cleared(groups), "its control groups are empty")
 
 
 def _is_up(made: Machine, outer: subprocess.Popen[bytes], log: Path) -> bool:

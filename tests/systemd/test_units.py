@@ -99,7 +99,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             assert mac
             on.shell(f"ip -n {guest} link set eth0 address {mac[1]} && ip -n {guest} link set eth0 up")
         on.run("systemctl", "start", "weft-agent")
-        eventually(lambda: reaches(on), "guests reach each other", within_s=30.0, every_s=0.1)
+        eventually(lambda: reaches(on), "guests reach each other", every_s=0.1)
         yield on
 
 
@@ -147,17 +147,14 @@ def test_both_are_killed_and_come_back_and_not_a_packet_is_lost(installed: Machi
     installed.shell("ip netns exec one ping -i 0.02 -c 400 -q 10.0.0.12 >/run/ping 2>&1 & echo")
     for unit, was in before.items():
         installed.run("systemctl", "kill", "--signal=KILL", unit)
-        eventually(lambda unit=unit, was=was: came_back(installed, unit, was), f"{unit} is back", within_s=30.0)
+        eventually(lambda unit=unit, was=was: came_back(installed, unit, was), f"{unit} is back")
     counted = eventually(
         lambda: re.search(r"(\d+) packets transmitted, (\d+) received", installed.run("cat", "/run/ping")),
         "the ping ends",
-        within_s=30.0,
         every_s=0.1,
     )
     assert counted[1] == counted[2] == "400"
-    eventually(
-        lambda: re.search(r"node-a\s.*connected", weft(installed, "get", "hosts")), "the host is seen", within_s=20.0
-    )
+    eventually(lambda: re.search(r"node-a\s.*connected", weft(installed, "get", "hosts")), "the host is seen")
 
 
 def came_back(on: Machine, unit: str, was: dict[str, str]) -> bool:
@@ -172,7 +169,7 @@ def test_certificates_are_replaced_while_the_units_run(installed: Machine) -> No
         f"cd /root/pki && {WEFT} ca renew ca --within-days 100000 >/dev/null && "
         "install -m 0640 -g weft-controller ca/controllers/c1.crt ca/controllers/c1.key /etc/weft/tls/"
     )
-    eventually(lambda: expiry(installed) > before, "the new certificate is in use", within_s=30.0, every_s=0.1)
+    eventually(lambda: expiry(installed) > before, "the new certificate is in use", every_s=0.1)
     assert main_pid(installed, "weft-controller") == pid
     assert "certificates were replaced" in installed.run("journalctl", "--no-pager", "-u", "weft-controller")
 

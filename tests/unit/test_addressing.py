@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.dhcp6 import (
@@ -50,6 +50,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import wrpcap
 
+from budget import examples
 from weft.addressing import dhcp4, router
 from weft.addressing.answer import answer
 from weft.addressing.terms import Terms, mtu_of, terms_of
@@ -604,7 +605,7 @@ QUESTIONS = [
 ]
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.data())
 def test_whatever_a_guest_sends_nothing_is_raised_and_answers_are_bounded_and_its_own(data: st.DataObject) -> None:
     kind, frame = data.draw(st.sampled_from(QUESTIONS))

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as HttpRoute
 
+from polling import PATIENCE_S
 from weft.agent.links import Link
 from weft.agent.process import live, locked
 from weft.agent.service import Agent
@@ -76,7 +77,7 @@ def client_of(socket: Path) -> AsyncClient:
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
     """Returns once it is so. A deadline is for a test that would hang, not a measure."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 -- what is waited for is another party's, and rings no bell of ours
             await asyncio.sleep(0.002)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from polling import PATIENCE_S
 from weft.agent import announce
 from weft.agent.announce import Announcer
 from weft.client import ApiError
@@ -33,7 +34,7 @@ class HeldClock:
         await waiter
 
     async def pass_s(self, seconds: float) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while all(waiter.done() for _, waiter in self._waits):  # noqa: ASYNC110 -- as in until
                 await asyncio.sleep(0)
         self._now_s += seconds
@@ -72,7 +73,7 @@ class Scene:
         self.announcer.heard(Announcement(port, mac, f"10.0.{number >> 8}.{number & 255}") for number in last)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():  # noqa: ASYNC110 -- what is waited for rings no bell of ours
                 await asyncio.sleep(0)
 

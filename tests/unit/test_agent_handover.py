@@ -14,6 +14,7 @@ import pytest
 
 from packets.guarding import FIRST, FTP, GUARDED, SECOND, WEB1_PORT, dns, ftp, opened
 from packets.policy import Policy
+from polling import PATIENCE_S
 from weft.agent import handover
 from weft.agent.conntrack import PROTOCOLS, Conntrack
 from weft.agent.rule_log import RuleLog
@@ -119,7 +120,7 @@ def arriving(**changed: Any) -> dict[str, Port]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 -- another task's doing
             await asyncio.sleep(0.001)
 

@@ -10,6 +10,7 @@ import textwrap
 
 import pytest
 
+from polling import PATIENCE_S
 from weft.agent.links import Link, NetlinkLinks
 
 
@@ -28,7 +29,7 @@ async def watch() -> None:
     with contextlib.closing(NetlinkLinks()) as links:
 
         async def until(name: str, up: bool | None) -> Link | None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while True:
                     link = links.by_name().get(name)
                     if (link.up if link else None) is up:

@@ -12,6 +12,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polling import PATIENCE_S
 from weft.agent import probes
 from weft.agent.paths import Paths
 from weft.agent.probes import Prober
@@ -44,7 +45,7 @@ class Machine:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 -- what is waited for rings no bell of ours
             await asyncio.sleep(0.005)
 
@@ -86,7 +87,7 @@ async def test_a_stranger_gets_no_answer_and_a_peer_a_small_one() -> None:
             await loop.sock_sendto(stranger, probes.question(8, 100), (mine, probes.PORT))
             await loop.sock_sendto(peer, probes.question(9, 1400), (mine, probes.PORT))
             answers = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while not answers:
                     data = await loop.sock_recv(peer, 2048)
                     asked, token = probes.read(data) or (True, 0)

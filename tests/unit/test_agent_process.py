@@ -17,15 +17,17 @@ from pathlib import Path
 
 import pytest
 
+from polling import PATIENCE_S
+
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("agent", timeout=10)
+        super().__init__("agent", timeout=PATIENCE_S)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(10)
+        self.sock.settimeout(PATIENCE_S)
         self.sock.connect(str(self._path))
 
 
@@ -54,7 +56,7 @@ class Process:
         )  # fmt: skip
 
     def wait(self) -> tuple[int, str]:
-        _, said = self._popen.communicate(timeout=30)
+        _, said = self._popen.communicate(timeout=PATIENCE_S)
         return self._popen.returncode, said.decode()
 
     def end(self, number: signal.Signals) -> int:
@@ -69,7 +71,7 @@ class Process:
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, object]]:
         """Tries until the agent listens."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             with contextlib.closing(_Connection(self.directory / "run" / "agent.sock")) as connection:
                 try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from budget import examples
 from weft.cli import manifests
 from weft.kit.errors import Rejected
 
@@ -96,7 +97,7 @@ def test_a_path_without_objects_is_refused(tmp_path: Path, given_path: str) -> N
         manifests.read_files([str(tmp_path / given_path)])
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.one_of(st.text(max_size=60), st.text(alphabet="name: spec-{}[]&*!|>#\n'\"?,%@ax1", max_size=60)))
 def test_no_text_does_worse_than_be_refused(text: str) -> None:
     try:

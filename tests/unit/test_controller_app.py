@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from free_ports import free_port
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from recorded import stores as recorded
 from unit.controller_world import BASE, port
 from weft.apps import controller
@@ -28,7 +28,6 @@ from weft.kit.errors import Rejected, Retry
 from weft.store.address import etcd_address, sqlite_path
 
 RUN = "import sys; from weft.apps.controller import run; run(sys.argv[1], sys.argv[2:])"
-ENDS_WITHIN_S = 10.0
 
 
 @contextlib.contextmanager
@@ -64,7 +63,7 @@ def test_sigterm_ends_it_with_zero_while_streams_are_open(tmp_path: Path) -> Non
             next(feed)
             next(watch)
             controlled.send_signal(signal.SIGTERM)
-            assert controlled.wait(ENDS_WITHIN_S) == 0
+            assert controlled.wait(PATIENCE_S) == 0
             assert list(feed) == []
             assert list(watch) == []
     assert not (tmp_path / "s").exists()
@@ -93,7 +92,7 @@ def test_a_file_of_a_newer_release_is_refused_with_what_to_do(tmp_path: Path) ->
         newer.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     before = file.read_bytes()
     with process(tmp_path) as refused:
-        assert refused.wait(ENDS_WITHIN_S) != 0
+        assert refused.wait(PATIENCE_S) != 0
     assert f"weft store migrate --to {SCHEMA}" in (tmp_path / "log").read_text()
     assert file.read_bytes() == before
 
@@ -223,6 +222,6 @@ def test_an_etcd_url_that_says_something_else_is_refused(url: str, why: str) -> 
 def test_a_store_that_cannot_be_opened_is_refused_and_the_socket_let_go(tmp_path: Path) -> None:
     (tmp_path / "weft.db").write_text("not a database " * 100)
     with process(tmp_path) as controlled:
-        assert controlled.wait(20) != 0
+        assert controlled.wait(PATIENCE_S) != 0
     assert "cannot be opened: file is not a database" in (tmp_path / "log").read_text()
     assert not (tmp_path / "s").exists()

@@ -12,12 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from polling import PATIENCE_S
 from unit.controller_world import BASE, defaults, port
 from weft.apps import controller
 from weft.client import ApiError, AsyncClient, Client, Event, PortReport, StatusReport
 from weft.kit.errors import Rejected, Retry
-
-SOON_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +32,21 @@ async def running(directory: Path, *more: str) -> AsyncIterator[Running]:
     url = f"unix://{directory}/s"
     stopping, ready = asyncio.Event(), asyncio.Event()
     ended = asyncio.create_task(controller.serve(str(directory / "weft.db"), [url, *more], stopping, ready=ready.set))
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(PATIENCE_S):
         await asyncio.wait({ended, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
     if ended.done():
         await ended
     async with AsyncClient(url) as client:
         yield Running(client, stopping.set, ended, url)
     stopping.set()
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(PATIENCE_S):
         await ended
 
 
 async def events(client: AsyncClient, count: int, revision: int | None = None, prefix: str = "") -> list[Event]:
     """The first so many that say something."""
     found: list[Event] = []
-    async with asyncio.timeout(SOON_S), aclosing(client.watch(revision, prefix)) as stream:  # type: ignore[type-var]
+    async with asyncio.timeout(PATIENCE_S), aclosing(client.watch(revision, prefix)) as stream:  # type: ignore[type-var]
         async for event in stream:
             if event.puts or event.deletes:
                 found.append(event)
@@ -60,7 +59,7 @@ async def frames(feed: AsyncIterator[bytes], until: Callable[[dict[str, Any]], b
     """Every frame up to and with the first of which ``until`` holds."""
     pending = b""
     found: list[dict[str, Any]] = []
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(PATIENCE_S):
         async for chunk in feed:
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
@@ -99,7 +98,7 @@ async def test_a_watch_of_a_prefix_tells_of_what_is_below_it_only(tmp_path: Path
 async def test_a_watch_from_now_begins_with_a_bookmark(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.client.apply(BASE)
-        async with asyncio.timeout(SOON_S), aclosing(it.client.watch()) as stream:  # type: ignore[type-var]
+        async with asyncio.timeout(PATIENCE_S), aclosing(it.client.watch()) as stream:  # type: ignore[type-var]
             assert await anext(stream) == Event(revision=1)
             await it.client.put("tenants/red", {})
             assert sorted(item.name for item in (await anext(stream)).puts) == ["tenants/red", *defaults("red")]
@@ -132,7 +131,7 @@ async def test_a_host_is_fed_its_rows_and_its_changes_and_counts_as_connected(tm
         changed = await frames(feed, lambda frame: frame.get("revision") == 2)
         assert "tenants/blue/ports/p2" in str(changed)
         await feed.aclose()  # type: ignore[attr-defined]
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(PATIENCE_S):
             while (await it.client.get("hosts/h1")).status["state"] == "connected":  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
         resumed = await frames(it.client.feed("hosts/h1", 1, history), lambda frame: "synced" in frame)
@@ -155,7 +154,7 @@ async def test_the_feed_of_a_host_that_is_deleted_ends(tmp_path: Path) -> None:
         feed = it.client.feed("hosts/h2")
         await frames(feed, lambda frame: "synced" in frame)
         await it.client.delete("hosts/h2")
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(PATIENCE_S):
             async for _ in feed:
                 pass
         with pytest.raises(ApiError) as missing:
@@ -171,7 +170,7 @@ async def test_a_stop_ends_open_streams_in_good_order(tmp_path: Path) -> None:
         watch = it.client.watch()
         await anext(watch)
         it.stop()
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert [chunk async for chunk in feed] == []  # the whole of an answer: no broken connection
             assert [event async for event in watch] == []
             await it.ended
@@ -186,7 +185,7 @@ async def test_a_listener_that_does_not_read_does_not_hold_up_the_end(tmp_path: 
         for n in range(5):  # more than the socket takes
             await it.client.apply([(f"tenants/t{n}-{k}", {"description": "x" * 500}) for k in range(500)])
         it.stop()
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(PATIENCE_S):
             await it.ended
         writer.transport.abort()
 

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 import uvicorn
 
+from polling import PATIENCE_S
 from unit.controller_world import BASE, LOCAL, CameIn, much, port
 from weft.client import ApiError, AsyncClient
 from weft.client.client import CARRIED_S
@@ -28,8 +29,6 @@ from weft.model.names import Name
 from weft.policy.rows import Row
 from weft.store.memory import MemoryStore
 from weft.wire.api import AT_LEAST, SEEN, PortReport, StatusReport, Told
-
-SOON_S = 10.0
 
 
 @asynccontextmanager
@@ -203,7 +202,7 @@ async def test_a_host_resumes_at_another_controller_where_it_was() -> None:
         await a.delete("tenants/blue/ports/p2")
         reflector.connected()
         async with aclosing(other.follow(host, reflector.revision, reflector.history)) as stream:
-            async with asyncio.timeout(SOON_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while reflector.revision != one.revision:
                     for line in (await anext(stream)).splitlines():
                         reflector.feed(line + b"\n")
@@ -218,7 +217,7 @@ async def test_a_host_that_is_ahead_of_a_controller_is_waited_for() -> None:
         step = asyncio.ensure_future(anext(follow))
         await asyncio.sleep(0)
         running = asyncio.ensure_future(other.run())
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert b'"resume"' in await step
         await follow.aclose()
         running.cancel()
@@ -349,7 +348,7 @@ async def served(service: Service, path: Path) -> AsyncIterator[str]:
     )  # fmt: skip
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not server.started:  # noqa: ASYNC110 -- it tells nobody
             await asyncio.sleep(0.005)
     try:
@@ -363,7 +362,7 @@ async def test_connections_go_from_a_host_of_one_controller_to_a_host_of_another
     """Neither hears the other: the client finds the one that the host which the port leaves is connected to."""
     assert moves.ANSWER_S + 2 < CARRIED_S
     async with (
-        asyncio.timeout(2 * SOON_S),
+        asyncio.timeout(PATIENCE_S),
         controllers() as ((one, writer), (other, _)),
         served(one, tmp_path / "1") as c1,
         served(other, tmp_path / "2") as c2,

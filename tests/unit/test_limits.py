@@ -21,8 +21,6 @@ from weft.model.names import Name
 from weft.store.memory import MemoryStore
 from weft.tls import identity
 
-SOON_S = 10.0
-
 
 class Now:
     def __init__(self) -> None:

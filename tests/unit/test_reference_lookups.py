@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from budget import examples
 from weft.kit.errors import Rejected
 from weft.policy.rows import Host, MacRecord, Port, Record, Route, Row, Subnet, Uplink
 from weft.reference import packet
@@ -25,7 +26,7 @@ _prefixes = st.builds(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(_prefixes, max_size=8, unique=True), st.sets(st.integers(0, 7)), st.integers(0, 0x07FF))
 def test_the_longest_prefix_wins_also_after_others_went(
     prefixes: list[ipaddress.IPv4Network], gone: set[int], host: int

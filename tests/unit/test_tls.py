@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from free_ports import free_port
+from polling import PATIENCE_S
 from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of, now
 from unit.controller_world import BASE
 from weft.apps import controller
@@ -23,8 +24,6 @@ from weft.kit.errors import Rejected, Retry
 from weft.tls.authority import Authority
 from weft.tls.contexts import ClientTls, Files, ServerTls
 from weft.tls.identity import Identity, Role
-
-SOON_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ async def running(directory: Path) -> AsyncIterator[Running]:
     issuer = (ca.directory / "hosts.crt", ca.directory / "hosts.key")
     security = controller.Security(files_of(ca, CONTROLLER), issuer=issuer)
     serving = controller.serve(str(directory / "weft.db"), [url], stopping, ready=ready.set, security=security)
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(serving)
         await ready.wait()
         try:

@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from budget import examples
 from strategies.intents import ABLE
 from unit.controller_world import BASE, WEB, port
 from weft.controller.merge import merge
@@ -177,7 +178,7 @@ def test_what_is_no_json_is_malformed(raw: bytes) -> None:
         decode_spec(Name("tenants/t"), raw)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(raw=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), kind=st.sampled_from(list(Kind)))
 def test_garbage_is_rejected_or_read_and_nothing_else(raw: bytes, kind: Kind) -> None:
     names = {Kind.TENANT: "tenants/t", Kind.PORT: PORT, Kind.HOST: "hosts/h"}
@@ -192,7 +193,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(target=_JSON, patch=_JSON)
 def test_a_merge_patch_does_what_rfc_7396_says(target: Any, patch: Any) -> None:
     merged = merge(target, patch)
