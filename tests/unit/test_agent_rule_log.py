@@ -69,8 +69,28 @@ def test_a_file_that_is_full_makes_room_for_another(tmp_path: Path) -> None:
     assert all(path.stat().st_size < 1300 for path in tmp_path.iterdir())
 
 
-async def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    log = RuleLog(tmp_path / "none" / "rules.log", StandingClock(), lambda: 0, PROTOCOLS)
+async def test_a_file_that_cannot_be_written_stops_nothing_and_is_told_of_once(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "rules.log"
+    log = RuleLog(path, StandingClock(), lambda: 0, PROTOCOLS)
     with capture_logs() as journal:
         await log.write([SSH])
-    assert [each["event"] for each in journal] == ["rule", "what rules log is not kept in a file"]
+        await log.write([SSH])
+        assert log.fault == "No such file or directory"
+        path.parent.mkdir()
+        await log.write([SSH])
+    kept, again = "what rules log is not kept in a file", "what rules log is kept in a file again"
+    assert [each["event"] for each in journal] == ["rule", kept, "rule", "rule", again]
+    assert (journal[1]["reason"], journal[1]["path"]) == ("No such file or directory", str(path))
+    assert (log.fault, len(path.read_text().splitlines())) == ("", 1)
+
+
+async def test_a_file_that_was_renamed_or_removed_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "rules.log"
+    log = RuleLog(path, StandingClock(), lambda: 0, PROTOCOLS)
+    await log.write([SSH])
+    path.rename(tmp_path / "rules.log-20261128")
+    await log.write([SSH])
+    path.unlink()
+    await log.write([SSH])
+    assert len(path.read_text().splitlines()) == 1
+    assert len((tmp_path / "rules.log-20261128").read_text().splitlines()) == 1

@@ -241,7 +241,7 @@ class Conntrack:
 
 
 def _all(wanted: Filter, found: Iterable[Connection]) -> list[Connection]:
-    return [each for each in found if wanted.matches(each)]
+    return [each for each in found if wanted.matches(each) and each.expires_s > 0]
 
 
 def _some(wanted: Filter, found: Iterable[Connection]) -> list[Connection]:

@@ -43,6 +43,7 @@ class RuleLog:
         self._room = float(AT_ONCE)
         self._at_s = clock.now_s()
         self.lost = 0  #: beyond the bound, ever
+        self.fault = ""  #: why what was last logged is in no file; "": it is
         self._untold = 0
 
     async def write(self, logged: Iterable[Logged]) -> None:
@@ -79,6 +80,16 @@ class RuleLog:
         }
 
     def _append(self, data: bytes) -> None:
+        fault = self._fault_of(data)
+        if fault != self.fault:  # once, however much is logged meanwhile
+            self.fault = fault
+            if fault:
+                _log.warning("what rules log is not kept in a file", path=str(self._path), reason=fault)
+            else:
+                _log.info("what rules log is kept in a file again", path=str(self._path))
+
+    def _fault_of(self, data: bytes) -> str:
+        """Of writing it. The journal has it anyway; a full disk is no reason to stop."""
         try:
             with self._path.open("ab") as file:
                 file.write(data)
@@ -86,5 +97,5 @@ class RuleLog:
             if size >= self._file_bytes:
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         except OSError as fault:
-            # The journal has them; a full disk is no reason to stop.
-            _log.warning("what rules log is not kept in a file", path=str(self._path), reason=str(fault))
+            return fault.strerror or str(fault)
+        return ""

@@ -78,6 +78,7 @@ class Api:
                 "usage": {table: {"used": used, "capacity": capacity} for table, (used, capacity) in usage.items()},
                 "ways": _ways(agent),
                 "cache": {"fault": agent.cache_fault},
+                "rule_log": {"fault": agent.rule_log.fault, "lost": agent.rule_log.lost},
             }
         )
 

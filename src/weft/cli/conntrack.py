@@ -139,7 +139,9 @@ def _events(agent: str, target: str) -> Iterator[dict[str, Any]]:
             for event in agent_socket.follow(agent, target):
                 if event is not None:
                     yield event
-                elif followed:
+                elif not followed:
+                    click.echo("watching the connections of this host", err=True)
+                else:
                     click.echo("it is back; what has happened meanwhile is not known", err=True)
                     yield {"event": "missed", "count": None}
                 followed = True
