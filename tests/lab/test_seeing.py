@@ -484,12 +484,12 @@ def test_a_file_that_cannot_be_written_is_told_of_clearly_and_the_journal_has_it
     ("tenant", "number", "code", "step"),
     [
         ("t", WEB, ExitCode.DONE, f"ingress of {SERVER}: a new connection, {HTTP_RULE} allows it"),
-        ("t", WEB + 100, ExitCode.NOT_DELIVERED, f"ingress of {SERVER}: no rule lets it pass, no rule speaks of it"),
+        ("t", WEB + 100, ExitCode.NOT_DELIVERED, f"ingress of {SERVER}: refused, no rule speaks of it"),
         (
             "u",
             TELNET,
             ExitCode.NOT_DELIVERED,
-            f"ingress of {OTHERS_SERVER}: no rule lets it pass, {TELNET_RULE} denies it",
+            f"ingress of {OTHERS_SERVER}: refused, {TELNET_RULE} denies it",
         ),
     ],
 )

@@ -698,9 +698,7 @@ def _ruled(ruling: Ruling) -> Decision | None:
     """How rules refuse a packet; None: they do not."""
     if ruling.allow:
         return None
-    return Decision(
-        DropReason.SECURITY_GROUP, "no rule lets it pass" if not ruling.rule else "a rule denies it", ruling.rule
-    )
+    return Decision(DropReason.SECURITY_GROUP, "refused", ruling.rule)
 
 
 def _opens(flow: Flow) -> bool:
