@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import hashlib
 import json
 import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,13 @@ _INIT = """#!/bin/sh
 /bin/busybox mount -t devtmpfs dev /dev
 for module in {modules}; do /bin/busybox insmod /modules/$module.ko; done
 for word in $(/bin/busybox cat /proc/cmdline); do
-  case $word in weft.*) eval "${{word#weft.}}";; esac
+  case $word in weft.eth*=*,*)
+    told=${{word#weft.}}; name=${{told%%=*}}; told=${{told#*=}}
+    /bin/busybox ip link set $name mtu ${{told#*,}} up
+    /bin/busybox ip addr add ${{told%%,*}} dev $name;;
+  esac
 done
 /bin/busybox ip link set lo up
-/bin/busybox ip link set eth0 mtu $mtu up
-/bin/busybox ip addr add $address dev eth0
-/bin/busybox ip route add default via $gateway
 /bin/busybox nc -ll -p 7 -e /bin/busybox cat &
 while true; do /bin/busybox sleep 1000; done
 """
@@ -51,17 +55,19 @@ class Image:
 
 
 def image(directory: Path) -> Image:
-    """Debian's cloud kernel and busybox, as apt has them; made once, whoever asks first."""
+    """Debian's cloud kernel and busybox, as apt has them; made once, whoever asks first. Half of one is never there."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = Image(directory / "vmlinux", directory / "initrd.gz")
+    of = directory / hashlib.sha256(repr((_MODULES, _INIT)).encode()).hexdigest()[:12]
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (made.kernel.exists() and made.initrd.exists()):
-            _make(made, directory)
-    return made
+        if not of.exists():
+            with tempfile.TemporaryDirectory(dir=directory) as name:
+                _make(Path(name)).rename(of)
+    return Image(of / "vmlinux", of / "initrd.gz")
 
 
-def _make(made: Image, directory: Path) -> None:
+def _make(directory: Path) -> Path:
+    """A directory with both in it."""
     depends = _run("apt-cache", "depends", "linux-image-cloud-amd64")
     package = re.search(r"Depends: (linux-image-\S+)", depends)
     assert package, f"linux-image-cloud-amd64 depends on no kernel: {depends}"
@@ -73,7 +79,6 @@ def _make(made: Image, directory: Path) -> None:
     [archive] = directory.glob(f"{package[1]}_*.deb")
     root = directory / "root"
     _run("dpkg-deb", "-x", str(archive), str(root))
-    archive.unlink()
     [modules] = root.glob("lib/modules/*/kernel")
     tree = directory / "tree"
     (tree / "bin").mkdir(parents=True)
@@ -86,7 +91,6 @@ def _make(made: Image, directory: Path) -> None:
     init = tree / "init"
     init.write_text(_INIT.format(modules=" ".join(module.rpartition("/")[2] for module in _MODULES)))
     init.chmod(0o755)
-    packed = initrd(tree)
     [vmlinuz] = root.glob("boot/vmlinuz-*")
     raw = vmlinuz.read_bytes()
     # PVH boots the kernel proper, without the decompressor, which takes an emulated CPU seconds.
@@ -94,10 +98,11 @@ def _make(made: Image, directory: Path) -> None:
         ["lz4", "-dc"], input=raw[raw.index(_LZ4_LEGACY) :], capture_output=True, check=False
     ).stdout
     assert unpacked[:4] == b"\x7fELF", "the kernel is not packed with lz4 any more"
-    made.initrd.write_bytes(packed)
-    made.kernel.write_bytes(unpacked)
-    shutil.rmtree(root)
-    shutil.rmtree(tree)
+    made = directory / "made"
+    made.mkdir()
+    (made / "initrd.gz").write_bytes(initrd(tree))
+    (made / "vmlinux").write_bytes(unpacked)
+    return made
 
 
 def initrd(tree: Path) -> bytes:
@@ -115,51 +120,67 @@ def _run(*words: str, cwd: Path | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """The machine's, and what it is told of its network. interface: the tap."""
+    """One of the machine's, and what it is told of its network. interface: the tap."""
 
     interface: str
     mac: str
     address: str  # with its prefix length
-    gateway: str
     mtu_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """When (of the wall clock) the one machine stopped and the other ran on, by their own words. said: QEMU's, at the
+    end; milliseconds.
+    """
+
+    stopped_s: float
+    resumed_s: float
+    said: dict[str, Any]
 
 
 class Machine:
     """One QEMU in a network namespace, driven by QMP. incoming: it waits for another's memory."""
 
-    def __init__(self, namespace: str, of: Image, nic: Nic, directory: Path, *, incoming: bool = False) -> None:
+    def __init__(
+        self, namespace: str, of: Image, nics: Sequence[Nic], directory: Path, *, incoming: bool = False
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._control = directory / "qmp.sock"
-        self._control.unlink(missing_ok=True)
-        told = {"address": nic.address, "gateway": nic.gateway, "mtu": str(nic.mtu_bytes)}
-        words = " ".join(f"weft.{name}={value}" for name, value in told.items())
+        control = directory / "qmp.sock"
+        control.unlink(missing_ok=True)
+        words = " ".join(f"weft.eth{rank}={nic.address},{nic.mtu_bytes}" for rank, nic in enumerate(nics))
         command = [
+            # Whoever started it is killed: it goes, too.
+            "setpriv", "--pdeathsig", "KILL",
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "pc-i440fx-7.2", "-cpu", "qemu64", "-m", "128",
             "-nodefaults", "-display", "none", "-serial", f"file:{directory / 'console'}",
-            "-qmp", f"unix:{self._control},server=on,wait=off", "-kernel", str(of.kernel), "-initrd", str(of.initrd),
+            "-qmp", f"unix:{control},server=on,wait=off", "-kernel", str(of.kernel), "-initrd", str(of.initrd),
             "-append", f"console=ttyS0 panic=-1 quiet {words}",
-            "-netdev", f"tap,id=n0,ifname={nic.interface},script=no,downscript=no",
-            "-device", f"virtio-net-pci,netdev=n0,mac={nic.mac}",
             *(["-incoming", "defer"] if incoming else []),
         ]  # fmt: skip
+        for rank, nic in enumerate(nics):
+            command += ["-netdev", f"tap,id=n{rank},ifname={nic.interface},script=no,downscript=no"]
+            command += ["-device", f"virtio-net-pci,netdev=n{rank},mac={nic.mac}"]
         with (directory / "log").open("wb") as log:
             self._process = subprocess.Popen(shell.inside(namespace, command), stdout=log, stderr=log)
-        self._monitor = _Monitor(self._control, self._process)
+        try:
+            self._monitor = _Monitor(control, self._process)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
 
-    def migrate(self, to: Machine, at: Path) -> dict[str, Any]:
-        """To a machine that waits; returns what QEMU says of it (milliseconds) once that one runs."""
+    def migrate(self, to: Machine, at: Path) -> Migrated:
+        """To a machine that waits; returns once that one runs. Neither is asked anything while it goes on."""
         at.unlink(missing_ok=True)
+        events = [{"capability": "events", "state": True}]
+        self._monitor.ask("migrate-set-capabilities", capabilities=events)
         to._monitor.ask("migrate-incoming", uri=f"unix:{at}")
         self._monitor.ask("migrate", uri=f"unix:{at}")
-        deadline_s = time.monotonic() + PATIENCE_S
-        while (said := self._monitor.ask("query-migrate")).get("status") != "completed":
-            assert said.get("status") not in ("failed", "cancelled"), said
-            assert time.monotonic() < deadline_s, said
-            time.sleep(0.02)
-        while to._monitor.ask("query-status")["status"] != "running":
-            assert time.monotonic() < deadline_s, "the machine does not run on"
-            time.sleep(0.005)
-        return said
+        resumed_s = to._monitor.heard("RESUME")
+        stopped_s = self._monitor.heard("STOP")
+        self._monitor.heard("MIGRATION", status="completed")
+        return Migrated(stopped_s, resumed_s, self._monitor.ask("query-migrate"))
 
     def end(self) -> None:
         self._monitor.close()
@@ -167,30 +188,62 @@ class Machine:
         self._process.wait()
 
 
+@dataclass(slots=True)
 class _Monitor:
-    """QMP: a line of JSON each way; events in between are passed over."""
+    """QMP: a line of JSON each way, and events in between, which are kept."""
 
-    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+    path: Path
+    process: subprocess.Popen[bytes]
+    _socket: socket.socket = field(default_factory=lambda: socket.socket(socket.AF_UNIX))
+    _events: list[dict[str, Any]] = field(default_factory=list)
+    _read: bytes = b""
+
+    def __post_init__(self) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
-        self._socket = socket.socket(socket.AF_UNIX)
-        while self._socket.connect_ex(str(path)):
-            assert process.poll() is None, f"QEMU has ended: see {path.parent / 'log'}"
+        while self._socket.connect_ex(str(self.path)):
+            assert self.process.poll() is None, f"QEMU has ended: {self._log()}"
             assert time.monotonic() < deadline_s, "QEMU does not listen"
-            time.sleep(0.02)
-        self._lines = self._socket.makefile("rb")
-        self._lines.readline()
+            time.sleep(0.01)
+        self._socket.settimeout(PATIENCE_S)
+        self._line()
         self.ask("qmp_capabilities")
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         while True:
-            said = json.loads(self._lines.readline())
+            said = self._line()
             if "error" in said:
                 raise RuntimeError(f"{command}: {said['error']['desc']}")
             if "return" in said:
                 answer: dict[str, Any] = said["return"]
                 return answer
+            self._events.append(said)
+
+    def heard(self, event: str, **data: Any) -> float:
+        """When it came about, of the wall clock; waits for it."""
+        while True:
+            while self._events:
+                each = self._events.pop(0)
+                if each.get("event") == event and data.items() <= each.get("data", {}).items():
+                    at = each["timestamp"]
+                    return float(at["seconds"] + at["microseconds"] / 1e6)
+            self._events.append(self._line())
 
     def close(self) -> None:
-        self._lines.close()
         self._socket.close()
+
+    def _line(self) -> dict[str, Any]:
+        while b"\n" not in self._read:
+            try:
+                came = self._socket.recv(65_536)
+            except TimeoutError as fault:
+                raise RuntimeError(f"QEMU has said nothing for {PATIENCE_S:g} s: {self._log()}") from fault
+            if not came:
+                raise RuntimeError(f"QEMU has ended: {self._log()}")
+            self._read += came
+        line, _, self._read = self._read.partition(b"\n")
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def _log(self) -> str:
+        return (self.path.parent / "log").read_text(errors="replace").strip()[-1000:]

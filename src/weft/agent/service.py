@@ -29,6 +29,7 @@ from weft.agent.interest import Interest
 from weft.agent.links import Links
 from weft.agent.paths import Paths
 from weft.agent.probes import Prober
+from weft.agent.queues import Queues
 from weft.agent.reconcile import Bind, Lead, Prune, Reconciler, Start
 from weft.agent.rule_log import RuleLog
 from weft.agent.upcalls import Upcalls
@@ -138,6 +139,7 @@ class Agent:
         self.conntrack.keep = self._giver.lingering
         self._taker = handover.Taker(host, controller, self.reconciler.ask, clock)
         self._taker.changed = self._reporter.changed
+        self._queues = Queues(self.reconciler.ask, clock)
         self._cuts = cuts.Cuts(host, self.reconciler.ask, lambda: self._reflector.tables, clock)
         self._answerer = answers.Answerer(
             host,
@@ -177,6 +179,7 @@ class Agent:
                 tasks.create_task(self.exporter.run(), name="export")
                 tasks.create_task(self.snooper.run(), name="snooping")
                 tasks.create_task(self.conntrack.run(), name="conntrack")
+                tasks.create_task(self._queues.run(), name="queues")
                 if self.prober is not None:
                     tasks.create_task(self.prober.run(), name="probe")
                     tasks.create_task(self._repeat_ways(self.prober), name="repeat ways")
@@ -359,6 +362,7 @@ class Agent:
     def _hand_over(self, *, anew: bool) -> None:
         self._giver.follow(self._ports.values())
         self._taker.follow(self._ports, anew=anew)
+        self._queues.follow(self._ports)
 
     def _compact(self, revision: int) -> None:
         # At a bookmark, and only there, the tables are of one revision.

@@ -272,6 +272,12 @@ class DataPlane(Protocol):
         """A frame of the agent's own to a port's guest. Raises Missing when the port is not bound here; Retry."""
         ...
 
+    def freshen(self, arriving: Collection[str]) -> None:
+        """Ports that are on their way here: what waits for a guest that is not here yet is from now on the newest, and
+        not the first that came. A round takes little, and wants to be repeated; those not named are left alone.
+        """
+        ...
+
     def connections(self) -> Iterator[Connection]:
         """Those that guarded ports have, also what has expired and was not swept yet; while others come and go. In
         state ``expected`` those of FTP that are still to come: of the side that will open one, the port is 0: any.

@@ -288,6 +288,9 @@ class ReferenceDataPlane:
         self._counts[port].sent(len(frame))
         self.sent.append((port, frame))
 
+    def freshen(self, arriving: Collection[str]) -> None:
+        """Guests that are there take what comes; there is no queue."""
+
     def connections(self) -> Iterator[Connection]:
         now_ns = self._lookups.now_ns
         tracker = self._lookups.tracker

@@ -50,6 +50,7 @@ from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.paths import Paths
 from weft.dataplane.ebpf.places import Place, Places
 from weft.dataplane.ebpf.tables import Table
+from weft.dataplane.ebpf.waiting import MOST_TAPS, Waiting
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.features import ABILITIES, DataPlaneKind
 from weft.policy.connections import Expected
@@ -229,6 +230,7 @@ class EbpfDataPlane:
         self._bound: dict[str, Bound] = {}
         self._seated: dict[layout.Seat, str] = {}  # sub-ports
         self._uplinks: dict[str, Interface] = {}
+        self._waiting: dict[str, Waiting | None] = {}  # ports that arrive; None: the guest is there
         self._closed = False
 
     @property
@@ -1331,6 +1333,31 @@ class EbpfDataPlane:
         except OSError as error:
             raise Retry(f"{bound.interface.name}: {error.strerror}") from error
 
+    def freshen(self, arriving: Collection[str]) -> None:
+        for port in self._waiting.keys() - set(arriving):
+            self._stop_waiting(port)
+        for port in arriving:
+            bound = self._bound.get(port)
+            if bound is None or bound.interface.kind != "tun":
+                self._stop_waiting(port)
+                continue
+            if port not in self._waiting and len(self._waiting) >= MOST_TAPS:
+                continue
+            try:
+                if port not in self._waiting:
+                    self._waiting[port] = Waiting(bound.interface.name)
+                waiting = self._waiting[port]
+                if waiting is not None and not waiting.freshen(time.time()):
+                    waiting.close()
+                    self._waiting[port] = None
+            except OSError:  # the tap has gone, and whoever binds says so
+                self._stop_waiting(port)
+
+    def _stop_waiting(self, port: str) -> None:
+        waiting = self._waiting.pop(port, None)
+        if waiting is not None:
+            waiting.close()
+
     # Connections of guarded ports.
 
     def connections(self) -> Iterator[Connection]:
@@ -1405,6 +1432,7 @@ class EbpfDataPlane:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self.freshen(())
             self._events.close()
             self._ring.close()
             self._samples.close()

@@ -1,0 +1,113 @@
+"""The queue of a tap whose port is arriving: nobody reads it before the guest runs here, and it keeps what came first.
+
+A virtual machine that migrates would be given the first 1000 frames of its migration, and none of its own pause. So
+each round empties the queue, and puts what is no older than ``FRESH_S`` into it again: in it is what the machine
+missed, and little more. Never touches the queue of a guest that is there: that has spoken, or reads.
+Docs: datapath.md, Moving.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+#: A pause that is longer loses of its beginning. What is older than this and the time between two rounds is gone.
+FRESH_S = 0.1
+#: Frames of a round. Where more come the queue is full before the next one, and is only emptied.
+MOST = 1024
+#: Taps whose queues are looked after at once: each takes a fraction of a millisecond a round. Others are as they were.
+MOST_TAPS = 16
+
+_MARK = 0x57454654  # WEFT_MARK: policy has let them pass, and they have been counted
+#: Of a queue that is being emptied; a process that was killed in that moment leaves it. Nobody else makes one so long.
+_EMPTYING = 3
+_USUAL = 1000  # DEFAULT_TX_QUEUE_LEN: a tap's own
+_ETH_P_ALL, _SOL_PACKET, _PACKET_VNET_HDR, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 3, 263, 15, 33, 35
+_SIOCGIFTXQLEN, _SIOCSIFTXQLEN = 0x8942, 0x8943
+_REQUEST = struct.Struct("16si20x")  # struct ifreq
+_STAMP = struct.Struct("qq")
+_LARGEST = 10 + 65_536 + 18  # with struct virtio_net_hdr
+
+
+class Waiting:
+    """One tap's. Raises OSError, also when the tap goes."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface
+        self._frames: deque[tuple[float, bytes]] = deque()
+        self._read = _frames_read(interface)
+        if self._length() == _EMPTYING:
+            self._set_length(_USUAL)
+        self._wire = self._opened()
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def freshen(self, now_s: float) -> bool:
+        """One round; False: the guest is there, and this is over. now_s: of the wall clock, as the kernel's stamps."""
+        whole = self._take()
+        if whole is None or _frames_read(self._interface) != self._read:
+            return False
+        length = self._length()
+        self._set_length(_EMPTYING)
+        self._set_length(length)
+        more = self._take()
+        if not whole or not more:  # too many
+            self._wire.close()
+            self._wire = self._opened()
+            self._frames.clear()
+            return more is not None
+        while self._frames and self._frames[0][0] < now_s - FRESH_S:
+            self._frames.popleft()
+        for _, frame in self._frames:
+            with suppress(OSError):  # there is no room for it
+                self._wire.send(frame)
+        return more is not None
+
+    def _opened(self) -> socket.socket:
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+        try:
+            wire.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 4 << 20)
+            wire.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _MARK)
+            wire.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)  # large and half summed, as they are
+            wire.bind((self._interface, _ETH_P_ALL))
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def _take(self) -> bool | None:
+        """What has come to the queue; whether that was all; None: the guest has spoken. Own frames do not come back."""
+        for _ in range(MOST):
+            try:
+                frame, told, _, (_, _, kind, *_) = self._wire.recvmsg(_LARGEST, 64)
+            except BlockingIOError:
+                return True
+            if kind != socket.PACKET_OUTGOING:
+                return None
+            seconds, nanoseconds = _STAMP.unpack(told[0][2])
+            self._frames.append((seconds + nanoseconds / 1e9, frame))
+        return False
+
+    def _length(self) -> int:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
+            answer = fcntl.ioctl(any_, _SIOCGIFTXQLEN, _REQUEST.pack(self._interface.encode(), 0))
+        return int(_REQUEST.unpack(answer)[1])
+
+    def _set_length(self, frames: int) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
+            fcntl.ioctl(any_, _SIOCSIFTXQLEN, _REQUEST.pack(self._interface.encode(), frames))
+
+
+def _frames_read(interface: str) -> int:
+    """By whoever holds the tap: so the kernel counts what a tap has sent."""
+    for line in Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines():
+        name, colon, counted = line.partition(":")
+        if colon and name.strip() == interface:
+            return int(counted.split()[9])
+    return 0
