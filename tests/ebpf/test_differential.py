@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 
 from ebpf.driver import ETHERNET_BYTES, EbpfDriver, ebpf_driver
 from strategies import packets
-from strategies.policies import HOSTS, policies
+from strategies.policies import HOSTS, Policy, changed, policies
 from weft.contracts.connections import Connection
 from weft.contracts.dataplane import Wanted, Way
-from weft.policy.rows import Member, Row
+from weft.policy.rows import Member, Row, Subnet
 from weft.reference.plane import ReferenceDataPlane
 
 UPLINK = "eth0"
@@ -54,10 +55,14 @@ class Scene:
 def scenes(draw: st.DrawFn) -> Scene:
     guards = draw(st.sampled_from((True, True, True, False)))
     policy = draw(policies(underlay6=draw(st.booleans()), guards=guards))
-    kinds = ("any", "again", "talk", "answer") if guards else ("any", "again")
     host = draw(st.sampled_from(HOSTS))
+    kinds = ("any", "again", "talk", "answer") if guards else ("any", "again")
+    return Scene(host, _told(draw, policy, host), tuple(_frames(draw, policy, host, kinds)))
+
+
+def _frames(draw: st.DrawFn, policy: Policy, host: str, kinds: Sequence[str]) -> list[tuple[str, bytes]]:
     bindings = policy.bindings(host)
-    frames = []
+    frames: list[tuple[str, bytes]] = []
     for _ in range(FRAMES):
         ports = policy.ports(host)
         talk = None
@@ -79,9 +84,14 @@ def scenes(draw: st.DrawFn) -> Scene:
             frames.append((interface, draw(packets.frames_from(policy, host, port))))
         else:
             frames.append((UPLINK, draw(packets.frames_from_underlay(policy, host))))
+    return frames
+
+
+def _told(draw: st.DrawFn, policy: Policy, host: str) -> Told:
     every = st.sampled_from(packets.GROUPS4 + packets.GROUPS6)
     groups = st.lists(every, max_size=3, unique=True)
     asked = st.lists(every | st.sampled_from(("0.0.0.0", "::")), max_size=3, unique=True)  # and of routers'
+    bindings = policy.bindings(host)
     listeners = {port: draw(asked) for port in bindings}
     # What all hosts but some have said, and of some of that the time is over.
     wanted = {
@@ -89,8 +99,33 @@ def scenes(draw: st.DrawFn) -> Scene:
         for row in policy.rows[host]
         if isinstance(row, Member) and draw(st.integers(0, 3))
     }
-    told = Told(policy.rows[host], bindings, ways=policy.ways[host], listeners=listeners, wanted=wanted)
-    return Scene(host, told, tuple(frames))
+    return Told(policy.rows[host], bindings, ways=policy.ways[host], listeners=listeners, wanted=wanted)
+
+
+#: One policy after the other, what the host is told of each, the frames that come then, and how long it lasts.
+Turn: TypeAlias = tuple[Told, tuple[tuple[str, bytes], ...], float]
+LASTS_S = (0.0, 0.0, 1.0, 31.0, 61.0, 200.0, 5000.0)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[str, tuple[Turn, ...]]:
+    """A host, and what it sees while policy changes. Much of what comes after a change has come before it."""
+    policy = draw(policies(underlay6=draw(st.booleans()), guards=True))
+    host = draw(st.sampled_from(HOSTS))
+    told = _told(draw, policy, host)
+    # The reference learns by the clock of the test, the programs by the kernel's.
+    lasting = not any(isinstance(row, Subnet) and row.vlan for row in policy.rows[host])
+    turns: list[Turn] = []
+    before: list[tuple[str, bytes]] = []
+    for _ in range(3):
+        frames = _frames(draw, policy, host, ("any", "again", "talk", "talk", "answer", "answer"))
+        if before:
+            frames = draw(st.lists(st.sampled_from(before), min_size=10, max_size=20)) + frames[:10]
+        before += frames
+        turns.append((told, tuple(frames), draw(st.sampled_from(LASTS_S)) if lasting else 0.0))
+        policy = draw(changed(policy))
+        told = replace(told, rows=policy.rows[host])
+    return host, tuple(turns)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +157,44 @@ def test_the_programs_do_what_the_reference_does(driver: EbpfDriver, scene: Scen
     assert driver.plane.hits() == reference.hits()
     assert driver.plane.denials() == reference.denials()
     assert _open(driver.plane.connections()) == _open(reference.connections())
+
+
+@pytest.mark.root
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=changes())
+def test_whatever_changes_the_programs_do_what_the_reference_does(
+    driver: EbpfDriver, case: tuple[str, tuple[Turn, ...]]
+) -> None:
+    """Rules, who has which groups, who is where, while connections are open and ways are remembered."""
+    host, turns = case
+    reference = ReferenceDataPlane(host)
+    now_ns = next(times)
+    for rank, (told, frames, lasts_s) in enumerate(turns):
+        if rank:
+            driver.plane._guards.changed = True  # as the reference holds connections against any policy anew
+            assert driver.plane.update(told.rows) == []
+            assert driver.plane.prune({row.key for row in told.rows}) == []
+        else:
+            driver.set_clock(now_ns)
+            driver.load(told)
+        assert reference.update(told.rows) == []
+        assert reference.prune({row.key for row in told.rows}) == []
+        if not rank:
+            assert reference.bind(told.bindings) == []
+            assert reference.paths(told.ways) == []
+            assert reference.listen(told.listeners) == []
+            assert reference.heed(told.wanted) == []
+        for interface, frame in frames:
+            if len(frame) < ETHERNET_BYTES:
+                continue
+            enter = reference.from_uplink if interface == UPLINK else reference.from_port
+            expected = enter(interface, frame, now_ns)
+            assert driver.inject(interface, frame) == expected.verdict, (rank, interface, frame.hex(), expected.steps)
+        assert _open(driver.plane.connections()) == _open(reference.connections())
+        now_ns += int(lasts_s * 10**9)
+        driver.plane._tracking.clock_ns = now_ns
+        driver.plane._tracking.write()
+    assert driver.counters() == reference.counters()
 
 
 def _open(connections: Iterable[Connection]) -> Counter[tuple[object, ...]]:

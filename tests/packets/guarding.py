@@ -5,6 +5,7 @@ What the tracker makes of conversations is in conversations.py; here it is asked
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from packets import build as b
@@ -110,6 +111,24 @@ def narrowed(policy: Policy, group: SecurityGroup = HTTP_ALONE) -> Policy:
     """The policy, with this one group on a port."""
     port = next(row for row in policy.rows if isinstance(row, Port) and row.port == WEB1_PORT)
     return replace(policy, rows=(*policy.rows, replace(port, groups=(6,)), group))
+
+
+def _second(policy: Policy, change: Callable[[Port], Port | None]) -> Policy:
+    """The policy, with web-2 as it is said to be, or without it."""
+    found = (change(row) if isinstance(row, Port) and row.port == WEB2_PORT else row for row in policy.rows)
+    return replace(policy, rows=tuple(row for row in found if row is not None))
+
+
+def without_second(policy: Policy) -> Policy:
+    return _second(policy, lambda _: None)
+
+
+def another_mac(policy: Policy) -> Policy:
+    return _second(policy, lambda port: replace(port, mac="02:00:00:00:01:55"))
+
+
+def arriving_second(policy: Policy) -> Policy:
+    return _second(policy, lambda port: replace(port, arriving=True))
 
 
 REFUSED, INVALID = DropReason.SECURITY_GROUP, DropReason.CONNECTION_INVALID
@@ -256,6 +275,25 @@ def scenes() -> list[Scene]:
             talk(FIRST, SECOND, data, REFUSED, NO_HTTP),
             talk(FIRST, SECOND, data, REFUSED, guarded(GROUPS, KEPT_NO_HTTP)),
             talk(FIRST, SECOND, data, None, guarded(GROUPS, KEPT)),
+        )),
+        Scene("a port that comes anew has no connection of a former one of its name", guarded(GROUPS, KEPT), (
+            *opened(FIRST, SECOND),
+            talk(FIRST, SECOND, data, DropReason.VSID_ACL, without_second(guarded(GROUPS, KEPT))),
+            talk(FIRST, SECOND, data, INVALID, guarded(GROUPS, KEPT)),
+            talk(SECOND, FIRST, tcp("PA", 507, 113, (80, 40000), b"more"), REFUSED),
+        )),
+        Scene("nor of its own with another MAC", guarded(GROUPS, KEPT), (
+            *opened(FIRST, SECOND),
+            dns(FIRST, SECOND),
+            talk(FIRST, SECOND, data, DropReason.VSID_ACL, another_mac(guarded(GROUPS, KEPT))),
+            talk(FIRST, SECOND, data, INVALID, guarded(GROUPS, KEPT)),
+            dns(SECOND, FIRST, answer=True, dropped=REFUSED),
+        )),
+        Scene("one that comes from another host may have some of before", guarded(GROUPS, KEPT), (
+            *opened(FIRST, SECOND),
+            talk(FIRST, SECOND, data, DropReason.VSID_ACL, without_second(guarded(GROUPS, KEPT))),
+            talk(FIRST, SECOND, data, None, arriving_second(guarded(GROUPS, KEPT))),
+            talk(FIRST, SECOND, tcp("R", 200_000, 0), INVALID),
         )),
         Scene("so does a member that is one no more", GUARDED, (
             *opened(FIRST, SECOND), talk(FIRST, SECOND, data, REFUSED, ALONE), talk(FIRST, SECOND, data, None, GUARDED),

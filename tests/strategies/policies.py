@@ -11,6 +11,7 @@ from strategies import security
 from weft.contracts.dataplane import WAYS, Way
 from weft.model.features import FALLBACK, LACKING
 from weft.policy.rows import (
+    AddressGroup,
     Dhcp,
     Host,
     Ipv6Mode,
@@ -26,6 +27,7 @@ from weft.policy.rows import (
     Route,
     Row,
     Rule,
+    SecurityGroup,
     Subnet,
     Uplink,
 )
@@ -173,6 +175,55 @@ def policies(draw: st.DrawFn, underlay6: bool = False, guards: bool = False) -> 
         },
         {host: _ways(draw, pas, host, domains_of) for host in HOSTS},
     )
+
+
+@st.composite
+def changed(draw: st.DrawFn, policy: Policy) -> Policy:
+    """The same ports at the same interfaces, with what tenants and operators change while they run: rules, who has
+    which groups, who may send, who has come to where he was moving to, addresses that are gone.
+    """
+    rows_of = {row.key: row for rows in policy.rows.values() for row in rows if not isinstance(row, Host)}
+    groups = {row.number: row for row in rows_of.values() if isinstance(row, SecurityGroup)}
+    address_groups, world = draw(security.worlds())
+    # Groups of one port are all stateful, or none is: that stays as it is.
+    world = {
+        number: replace(group, stateful=groups[number].stateful if number in groups else group.stateful)
+        for number, group in world.items()
+        if number in groups or draw(st.booleans())
+    }
+    if draw(st.integers(0, 2)) == 0:
+        world = groups
+    ports: dict[str, Port] = {}
+    for row in rows_of.values():
+        if isinstance(row, Port):
+            if draw(st.integers(0, 3)) == 0:
+                row = replace(row, groups=draw(security.of_port(world)))
+                row = replace(row, port_security=bool(row.groups) or draw(st.booleans()))
+            if draw(st.integers(0, 7)) == 0:
+                row = replace(row, enabled=not row.enabled)
+            ports[row.port] = row
+    bears = {(port.vsid, port.mac): port.groups for port in ports.values()}
+    arrived = {at: draw(st.integers(0, 2)) == 0 for at in bears}
+    gone = {key for key, row in rows_of.items() if isinstance(row, Record) and draw(st.integers(0, 11)) == 0}
+
+    def now(row: Row) -> Row:
+        if isinstance(row, Port):
+            return ports[row.port]
+        if isinstance(row, Record):
+            row = replace(row, groups=bears[row.vsid, row.mac])
+        if isinstance(row, Record | MacRecord) and row.also is not None and arrived[row.vsid, row.mac]:
+            row = replace(row, pa=row.also, also=None)
+        return row
+
+    rows: dict[str, tuple[Row, ...]] = {}
+    for host, some in policy.rows.items():
+        kept = [now(row) for row in some if row.key not in gone and not isinstance(row, SecurityGroup | AddressGroup)]
+        named = {number for row in kept if isinstance(row, Port) for number in row.groups}
+        first = [row for row in kept if not isinstance(row, Port)]
+        bound = [row for row in kept if isinstance(row, Port)]
+        has = [group for number, group in world.items() if number in named]
+        rows[host] = (*first, *address_groups, *has, *bound)
+    return Policy(rows, policy.ways)
 
 
 def _stands_for(ca: str, domain: int) -> str:

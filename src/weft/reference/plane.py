@@ -25,7 +25,7 @@ from weft.contracts.dataplane import (
 from weft.kit.errors import Missing, Rejected
 from weft.policy.connections import Expected, State
 from weft.policy.drop import DropReason
-from weft.policy.rows import ORDER, TABLES, Key, Row
+from weft.policy.rows import ORDER, TABLES, Key, Port, Row
 from weft.policy.upcall import UpcallKind
 from weft.reference import bridge, carrying, conntrack, packet, pipeline, trunk
 from weft.reference.lookups import Lookups, Wire
@@ -154,6 +154,11 @@ class ReferenceDataPlane:
         table = row.key[0]
         if row.key not in self._lookups.rows and self._used(table) >= self._capacity(table):
             raise Rejected(f"table {table} is full: {self._capacity(table)} entries")
+        if isinstance(row, Port):
+            former = self._lookups.rows.get(row.key)
+            same = isinstance(former, Port) and (former.vsid, former.mac) == (row.vsid, row.mac)
+            if not same and not row.arriving:
+                self._lookups.tracker.forget(row.port)  # what a former port of its name had is none of its own
         self._lookups.put(row)
 
     def delete(self, keys: Iterable[Key]) -> list[Failure]:

@@ -305,6 +305,11 @@ class Connections:
         """Where there is none yet; how many there was room for. Each is held against the rules with its next packet."""
         return self._ask(_INSERT, [key + value for key, value in entries.items()])
 
+    def forget_ports(self, ports: Container[int]) -> None:
+        """All that is of these ports: connections, and what those have spoken of."""
+        keys = (key for table in (self.table, self.expectations) for key, _ in entries(table))
+        self._ask(_FORGET, [key for key in keys if _PORT.unpack_from(key)[0] in ports])
+
     def _ask(self, what: int, items: list[bytes]) -> int:
         done = 0
         for at in range(0, len(items), _MOST):
@@ -318,7 +323,20 @@ class Leftovers:
 
     def __init__(self, counts: Iterable[libbpf.Map], datagrams: libbpf.Map, lines: libbpf.Map) -> None:
         self._idle: dict[libbpf.Map, frozenset[bytes]] = dict.fromkeys(counts, frozenset())
+        self._places = ((datagrams, layout.DATAGRAM_PLACES // 2), (lines, layout.LINE_PLACES // 2))
         self._expiring = ((datagrams, _DATAGRAM_EXPIRES), (lines, _LINE_EXPIRES))
+
+    def counts(self, port: int) -> bool:
+        """Whether a port has, or others have with it, any of what is counted."""
+        keys = (layout.COUNT.pack(number) for number in (port & ~1, port | 1))
+        return any(any(counts.lookup(key) or b"") for key in keys for counts in self._idle)
+
+    def forget(self, port: int) -> None:
+        """What is under way of a port."""
+        for table, places in self._places:
+            for side in (0, 1):
+                for place in range(places):
+                    table.delete(layout.DATAGRAM_KEY.pack(port, side, place))
 
     def sweep(self, now_ns: int, ports: Iterable[int] | None = None) -> None:
         """Drop datagrams and lines that have expired, and what is of no port of these (None: whatever port).

@@ -262,7 +262,10 @@ class EbpfDataPlane:
             elif kind is SecurityGroup or kind is AddressGroup:
                 failures += self._guards.update(group)
             else:
-                for row in group:
+                rows_here = list(group)
+                if kind is Port:
+                    self._begin_anew(rows_here)
+                for row in rows_here:
                     failures += self._update_host(row) if kind is Host else self._update_port(row)
                 failures += self._give_pas()
                 if kind is Port:
@@ -426,6 +429,21 @@ class EbpfDataPlane:
         if not wanted and self._known.everything:
             bpffs.remove(given)
         return [Failure(wanted[why.partition(": ")[0]], why) for why in refused]
+
+    def _begin_anew(self, rows: Iterable[Port]) -> None:
+        """Of a former port of its name, or of itself with another MAC or in another subnet, a port has no connection. A
+        process that starts cannot tell, and one that comes from another host may have been here before.
+        """
+        numbers = set()
+        for row in rows:
+            former = self._known.ports.get(row.port)
+            same = former is not None and (former.vsid, former.mac) == (row.vsid, row.mac)
+            if self._known.everything and not same and not row.arriving:
+                numbers.add(layout.port_number(row.port))
+        for number in numbers:
+            self._leftovers.forget(number)
+        if had := {number for number in numbers if self._leftovers.counts(number)}:
+            self._connections.forget_ports(had)
 
     def _update_port(self, row: Port) -> list[Failure]:
         try:
