@@ -211,6 +211,11 @@ def test_the_example_is_right() -> None:
     found = spec.parse(file.read_text(), file.name, str).objects
     catalog.apply([decode_spec(Name(each.name), msgspec.json.encode(each.spec)) for each in found])
     assert len(catalog.ports) == 5
+    # The README pings a web server, and shows the file that it is logged in.
+    assert [name.rpartition("/")[2] for name, rule in catalog.security_group_rules.items() if rule.log] == [
+        "ssh",
+        "ping",
+    ]
 
 
 # What is refused

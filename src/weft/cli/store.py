@@ -26,6 +26,7 @@ _STORE = click.option(
     "--store",
     "url",
     envvar="WEFT_STORE",
+    show_envvar=True,
     default="sqlite:///var/lib/weft/controller.db",
     show_default=True,
     help="As of weft controller: sqlite:///PATH, a path alone, or etcd://HOST:PORT,HOST:PORT/PREFIX.",
