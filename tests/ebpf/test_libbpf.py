@@ -63,7 +63,7 @@ def numbered(of: libbpf.Map, numbers: range) -> tuple[bytes, bytes]:
 
 def test_an_object_can_be_loaded_without_pinning_anything(loaded: maps.Loaded) -> None:
     assert set(maps.PROGRAMS) <= loaded.programs.keys()
-    assert loaded.maps["records"].max_entries == SMALL.records
+    assert loaded.maps["records"].max_entries == SMALL.by_map["records"]
 
 
 def test_a_batch_stops_where_the_map_is_full_and_says_how_far_it_came(records: libbpf.Map) -> None:

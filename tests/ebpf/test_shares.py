@@ -177,7 +177,7 @@ def test_a_port_whose_other_groups_do_not_fit_keeps_the_rules_it_had(guards: Gua
         assert rules.items() <= dict(loaded.maps["rules"].items()).items()
         guards.drop(layout.Seat(2))
     # What it bears of records that are missing is so all the same.
-    guards.missing.add(bytes(layout.RECORD_KEY.size))
+    guards.missing.add(layout.RECORD_KEY.pack(VSID, bytes(16)))
     guards.settle()
     assert layout.GUARD.unpack(guards.guards.told[layout.Seat(1).key])[5] & security.Flag.PARTIAL
     guards.missing.clear()

@@ -55,17 +55,26 @@ class Guards:
     """The maps guards, identities, classes and rules. ``changed``: since it was last set to False.
 
     ``missing``: keys of records of which nothing says whose they are. They must not be there, and while there are some
-    an address without a record is denied where rules name groups.
+    an address without a record is denied in their routing domains where rules name groups.
     """
 
     def __init__(
-        self, guards: Table, identities: Table, classes: Table, rules: Table, *, outlast: Callable[[], None]
+        self,
+        guards: Table,
+        identities: Table,
+        classes: Table,
+        rules: Table,
+        *,
+        outlast: Callable[[], None],
+        domain_of: Callable[[bytes], bytes] = bytes,
     ) -> None:
-        """outlast: returns when no run of a program is under way any more that had begun before."""
+        """outlast: returns when no run of a program is under way any more that had begun before. domain_of: the routing
+        domain of a VSID.
+        """
         self.guards, self.identities, self.classes, self.rules = guards, identities, classes, rules
         ports = guards.map.max_entries
         self._of_classes, self._of_rules = Shares(classes, ports), Shares(rules, ports)
-        self._outlast = outlast
+        self._outlast, self._domain_of = outlast, domain_of
         self.changed = False
         self.missing: set[bytes] = set()
         self._groups: dict[int, SecurityGroup] = {}
@@ -85,7 +94,8 @@ class Guards:
         self._stale = False  # groups are others than ports have
         self._current: set[tuple[int, ...]] = set()  # sets of groups whose policies are of groups as they are now
         self._litter = False  # maps may have entries that nobody needs
-        self._partial = False  # what guards say of missing
+        self._missing_in: frozenset[bytes] = frozenset()  # routing domains of missing
+        self._partial = self._missing_in  # what guards say of them
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -174,6 +184,7 @@ class Guards:
         self.identities.drop(gone)
         self.missing.difference_update(keys)
         self.missing.update(refused)
+        self._look_for_missing()
         return failures + [Failure(keys[key], f"{why}: {_DENIED}") for key, why in refused.items()]
 
     def _number_of(self, bears: tuple[int, ...]) -> int:
@@ -267,15 +278,24 @@ class Guards:
             if policies is None:
                 # The former rules stay: a guard names all of a policy, or none of it.
                 former = self.guards.told.get(seat.key)
-                return refused + ([] if former is None else self._write(seat, security.partial(former, self.missing)))
+                return refused + (
+                    [] if former is None else self._write(seat, security.partial(former, partial=self._is_partial(row)))
+                )
             numbers = policies.numbers
             if not all(group.stateful for group in policies.groups):
                 flags |= Flag.STATELESS
             if len(policies.groups) == len(row.groups) and all(group.keep for group in policies.groups):
                 flags |= Flag.KEEP
-        if self.missing:
+        if self._is_partial(row):
             flags |= Flag.PARTIAL
         return self._write(seat, security.guard(row.port, row.vsid, numbers, flags))
+
+    def _look_for_missing(self) -> None:
+        if self.missing or self._missing_in:
+            self._missing_in = frozenset(self._domain_of(key[:4]) for key in self.missing)
+
+    def _is_partial(self, row: Port) -> bool:
+        return bool(self._missing_in) and self._domain_of(layout.NUMBER.pack(row.vsid)) in self._missing_in
 
     def _write(self, seat: layout.Seat, value: bytes) -> list[str]:
         if self.guards.told.get(seat.key) != value:
@@ -369,7 +389,8 @@ class Guards:
     def settle(self, *, prune: bool = False) -> list[Failure]:
         """Rules as they are now, for every port; then what none has any more goes. prune: a former agent's, too."""
         failures: list[Failure] = []
-        if self._stale or bool(self.missing) != self._partial:
+        self._look_for_missing()
+        if self._stale or self._missing_in != self._partial:
             failures = self._guard_all()
         self._let_go()
         named = (*self._named.values(), *(policies.names for policies in self._all()))
@@ -377,7 +398,7 @@ class Guards:
         if self._litter or prune:
             self._litter = False
             self._tidy(prune=prune)
-        if bool(self.missing) != self._partial:
+        if self._missing_in != self._partial:
             failures += self._guard_all()
         self._refused.clear()
         failures += self._unsaid
@@ -385,7 +406,7 @@ class Guards:
         return failures
 
     def _guard_all(self) -> list[Failure]:
-        self._partial = bool(self.missing)
+        self._partial = self._missing_in
         self._refused.clear()
         refused = ((row, self._guard(seat, row)) for seat, row in self._ports.items())
         failures = [Failure(row.key, why) for row, reasons in refused for why in reasons]

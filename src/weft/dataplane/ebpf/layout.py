@@ -544,6 +544,16 @@ def _limit(of: Limit | None) -> tuple[int, ...]:
     return tuple(found)
 
 
+def domain_of_route(key: bytes) -> bytes:
+    """RDID."""
+    return key[4:20]
+
+
+def place_of_source(key: bytes) -> bytes:
+    """Interface and VLAN."""
+    return key[4:8] + key[14:16]
+
+
 def bucket_keys(seat: Seat) -> tuple[bytes, ...]:
     """Both directions'."""
     return tuple(seat.key + SEAT.pack(direction) for direction in DIRECTIONS)

@@ -35,16 +35,18 @@ PROGRAMS = (
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many entries each map has room for. Memory of subnets, records and macs is taken when they are made."""
+    """How many entries each map has room for; of what tenants share, beside what each routing domain, or port, is sure
+    of (reserves.py). Memory is taken as entries come.
+    """
 
-    subnets: int = 4096
-    records: int = 65536
-    macs: int = 65536
-    routes: int = 16384
+    subnets: int = 3 << 13
+    records: int = 3 << 16
+    macs: int = 3 << 16
+    routes: int = 3 << 14
     ports: int = 4096
-    sources: int = 65536
+    sources: int = 3 << 16
     peers: int = 4096
-    members: int = 65536
+    members: int = 3 << 16
     listeners: int = 16384
     wanted: int = 65536
     learned: int = 65536
@@ -60,37 +62,58 @@ class Sizes:
                 raise Rejected(f"{entries} entries are outside 1..{_MOST}", field.name)
 
     @property
+    def identities(self) -> int:
+        """Also of records that there is no room for."""
+        return 2 * self.records
+
+    @property
+    def further_macs(self) -> int:
+        """By which ports are reached besides their own: guests have announced them."""
+        return 3 * self.ports
+
+    @property
+    def subports(self) -> int:
+        """A quarter of all ports is of those that have an interface, which operators place."""
+        return max(3 * self.ports // 4, 1)
+
+    def _with_own(self, entries: int) -> int:
+        """And what is each routing domain's own: there are no more of them here than ports."""
+        return min(entries + max(entries // (3 * self.ports), 1) * self.ports, _MOST)
+
+    @property
     def by_map(self) -> Mapping[str, int]:
         """Map name -> entries."""
+        subnets, records, macs = map(self._with_own, (self.subnets, self.records, self.macs))
         rules = min(max(_RULES, _RULES_OF_PORT * self.ports), _MOST) if self.rules is None else self.rules
         return {
-            "subnets": self.subnets,
-            "provider_groups": self.subnets,
-            "groups": self.subnets,
-            "records": self.records,
-            "macs": self.macs,
-            "moving": self.macs,
-            "rewrites": self.records,
-            "pas": self.records,
-            "routes": self.routes,
+            "subnets": subnets,
+            "provider_groups": subnets,
+            "groups": subnets,
+            "records": records,
+            "macs": macs,
+            "moving": macs,
+            "rewrites": records,
+            "pas": records,
+            "routes": self._with_own(self.routes),
             "ports": self.ports,
-            "local": self.ports,
-            "sources": self.sources,
+            "local": self.ports + self.further_macs,
+            "sources": self._with_own(self.sources),
             "aliases": 2 * self.peers,
             "paths": self.peers,
             "qos": self.ports,
             "buckets": 2 * self.ports,
-            "members": self.members,
+            "members": self._with_own(self.members),
             "receivers": self.ports,
             "listeners": self.listeners,
-            "wanted": self.wanted,
-            "segments": self.subnets,
-            "segment_vsids": self.subnets,
-            "hearing": self.subnets,
+            "wanted": self._with_own(self.wanted),
+            "segments": subnets,
+            "segment_vsids": subnets,
+            "hearing": subnets,
             "learned": self.learned,
             "sampling": self.ports + 16,
             "guards": self.ports,
-            "identities": 2 * self.records,  # also of records that there is no room for
+            "identities": self._with_own(self.identities),
+            "hits": max(rules // 2, 1),  # one for each rule that there is room for
             "rules": rules,
             "classes": rules,
             "connections": self.connections,

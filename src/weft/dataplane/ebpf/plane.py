@@ -49,6 +49,7 @@ from weft.dataplane.ebpf.listeners import EVERY_GROUP, generalised
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.paths import Paths
 from weft.dataplane.ebpf.places import Place, Places
+from weft.dataplane.ebpf.reserves import Domains, Further, Reserve
 from weft.dataplane.ebpf.tables import Table
 from weft.dataplane.ebpf.waiting import MOST_TAPS, Waiting
 from weft.kit.errors import Missing, Rejected, Retry
@@ -177,21 +178,27 @@ class EbpfDataPlane:
         of = self._loaded.maps
         self._changes = Changes(of["changes"])
         changed = self._changes.made
+        self._domains = Domains()
+
+        def shared(name: str, most: int) -> Table:
+            """Whose keys begin with a VSID."""
+            return Table(of[name], changed, self._domains.reserve(of[name], most, sizes.ports))
+
         self._subnets, self._records, self._macs = (
-            Table(of["subnets"], changed),
-            Table(of["records"], changed),
-            Table(of["macs"], changed),
+            shared("subnets", sizes.subnets),
+            shared("records", sizes.records),
+            shared("macs", sizes.macs),
         )
         self._moving = Table(of["moving"], changed)
         self._rewrites, self._pas = Table(of["rewrites"], changed), Table(of["pas"], changed)
         self._pas_asked: tuple[frozenset[str], frozenset[tuple[str, int]], bool] | None = None
         self._routes, self._ports, self._local = (
-            Table(of["routes"], changed),
+            Table(of["routes"], changed, Reserve(of["routes"], sizes.routes, sizes.ports, layout.domain_of_route)),
             Table(of["ports"], changed),
             Table(of["local"], changed),
         )
         self._sources, self._qos, self._sampling = (
-            Table(of["sources"], changed),
+            Table(of["sources"], changed, Reserve(of["sources"], sizes.sources, sizes.ports, layout.place_of_source)),
             Table(of["qos"], changed),
             Table(of["sampling"], changed),
         )
@@ -208,15 +215,22 @@ class EbpfDataPlane:
         self._host, self._buckets = of["host"], of["buckets"]
         self._counters = Counters(of["counter_slots"], of["counters"])
         self._listeners = Table(of["listeners"], changed)
-        self._wanted = Table(of["wanted"], changed)
+        self._wanted = shared("wanted", sizes.wanted)
         self._heard: dict[tuple[int, str], frozenset[bytes]] | None = None  # None: whatever a former process has told
-        self._members = Places(Table(of["members"], changed), layout.member_pa)
+        self._members = Places(shared("members", sizes.members), layout.member_pa)
         self._receivers = Places(Table(of["receivers"], changed), layout.receiver_seat)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
         self._mirrors = Table(of["mirrors"], changed)
         self._hits, self._denials = of["hits"], of["denials"]
-        tables = (Table(of[name], changed) for name in ("guards", "identities", "classes", "rules"))
-        self._guards = Guards(*tables, outlast=self._outlast)
+        self._guards = Guards(
+            Table(of["guards"], changed),
+            shared("identities", sizes.identities),
+            Table(of["classes"], changed),
+            Table(of["rules"], changed),
+            outlast=self._outlast,
+            domain_of=self._domains.of,
+        )
+        self._further_macs, self._most_subports = Further(sizes.further_macs), sizes.subports
         self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
         self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
         self._connections = conntrack.Connections(
@@ -354,6 +368,9 @@ class EbpfDataPlane:
         self._pas.drop(place for pa, place in places if place is not None and self._pas.told.get(place) == pa)
 
     def _update_subnets(self, rows: list[Subnet]) -> list[Failure]:
+        for row in rows:
+            with suppress(Rejected):  # it is refused, too
+                self._domains.learn(layout.map_key(row.key), row.rdid.encode())
         failures = self._subnets.put_rows(rows, layout.subnet)
         failed = {failure.key for failure in failures}
         for row in rows:
@@ -517,6 +534,7 @@ class EbpfDataPlane:
         if table == "subnets":
             for packed in gone:
                 self._known.subnets.pop(packed, None)
+                self._domains.forget(packed)
             failures += self._join_groups()
             self._write_host()
         return failures
@@ -669,6 +687,8 @@ class EbpfDataPlane:
         if bound is None:
             if (former := self._seated.get(seat)) is not None:
                 self._leave_seat(former)  # its row goes, or says another place, next
+            if len(self._seated) >= self._most_subports:
+                raise Retry(f"ports: full at {self._most_subports} sub-ports: raise the data plane's size of it")
             self._counters.make(seat)
             self._seated[seat] = port
             self._bound[port] = Bound(parent.interface, parent.inherited, parent.holder, seat.vlan)
@@ -739,7 +759,12 @@ class EbpfDataPlane:
             self._close(port)  # an interface is not a sub-port's; the next bind() lets go of it
             return []
         entries = self._entries(row, bound.interface)
-        refused = self._sources.put(entries.sources)
+        further = len(entries.local) - 1
+        refused: list[str] = []
+        if (granted := self._further_macs.grant(port, further)) < further:
+            entries = replace(entries, local=dict(list(entries.local.items())[: 1 + granted]))
+            refused.append(f"local: no room for {further - granted} MACs beside its own: raise the data plane's ports")
+        refused += self._sources.put(entries.sources)
         refused += self._sampling.put(entries.sampling)
         if entries.qos:
             self._make_buckets(bound.seat)
@@ -794,6 +819,7 @@ class EbpfDataPlane:
             self._forget_where(lambda seat: seat == bound.seat)
             bound.inherited = False
         entries, bound.entries = bound.entries, None
+        self._further_macs.grant(port, 0)
         if entries is None:
             return
         self._local.drop(self._mine(entries.local, bound.seat))
@@ -1283,7 +1309,7 @@ class EbpfDataPlane:
         return {
             "hosts": (int(self._host_value is not None), 1),
             **{
-                name: (len(table.told), table.map.max_entries)
+                name: (len(table.told), table.most)
                 for name, table in (
                     ("subnets", self._subnets),
                     ("records", self._records),

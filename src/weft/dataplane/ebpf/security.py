@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from enum import IntFlag
 
 from weft.dataplane.ebpf import layout
@@ -37,10 +37,10 @@ def guard(port: str, vsid: int, policies: Mapping[tuple[Direction, int], int], f
     return layout.GUARD.pack(layout.port_number(port), *(policies[look] for look in LOOKS), flags, vsid)
 
 
-def partial(guard: bytes, missing: Collection[bytes]) -> bytes:
+def partial(guard: bytes, *, partial: bool) -> bytes:
     """The same rules; whether there are records of which nothing says whose they are."""
     *before, flags, vsid = layout.GUARD.unpack(guard)
-    return layout.GUARD.pack(*before, flags & ~Flag.PARTIAL | (Flag.PARTIAL if missing else 0), vsid)
+    return layout.GUARD.pack(*before, flags & ~Flag.PARTIAL | (Flag.PARTIAL if partial else 0), vsid)
 
 
 def policies_of(guard: bytes) -> tuple[int, ...]:

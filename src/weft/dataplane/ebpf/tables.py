@@ -10,11 +10,12 @@ import errno
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from weft.contracts.dataplane import Failure
 from weft.dataplane.ebpf import libbpf
+from weft.dataplane.ebpf.reserves import Reserve
 from weft.kit.errors import Rejected
 from weft.policy.rows import Key, Row
 
@@ -25,10 +26,14 @@ _FULL = (errno.E2BIG, errno.ENOSPC)
 
 
 class Table:
-    """Puts, drops and mends the entries of one map, in batches. changed: called after each change to it."""
+    """Puts, drops and mends the entries of one map, in batches. changed: called after each change to it; reserve: who
+    may have how many.
+    """
 
-    def __init__(self, of: libbpf.Map, changed: Callable[[], None]) -> None:
+    def __init__(self, of: libbpf.Map, changed: Callable[[], None], reserve: Reserve | None = None) -> None:
         self.map = of
+        self._reserve = reserve
+        self.most = of.max_entries if reserve is None else reserve.most
         self._changed = changed
         self.told: dict[bytes, bytes] = {}
         self._clean: bytes | None = None  # digest of the last dump that was as told; None: told something since
@@ -78,8 +83,9 @@ class Table:
     def drop(self, keys: Iterable[bytes]) -> None:
         """Entries; absent is success."""
         gone = list(keys)
-        for key in gone:
-            self.told.pop(key, None)
+        told = [key for key in gone if self.told.pop(key, None) is not None]
+        if self._reserve is not None:
+            self._reserve.give(told)
         self._delete(gone)
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
@@ -125,7 +131,8 @@ class Table:
         if not wrong and not foreign:
             self._clean = digest.digest()
             return 0
-        self._write(wrong, [self.told[key] for key in wrong], [None] * len(wrong))
+        as_told = [self.told[key] for key in wrong]
+        self._write(wrong, as_told, list(as_told))
         if prune:
             self._delete(foreign)
         return len(wrong) + (len(foreign) if prune else 0)
@@ -142,6 +149,15 @@ class Table:
         nothing.
         """
         refused: list[tuple[int, str]] = []
+        places: Sequence[int] = range(len(keys))
+        fresh = [key for key, was in zip(keys, former, strict=True) if was is None]
+        if self._reserve is not None and (no_room := set(self._reserve.take(fresh))):
+            refused = [(at, self._reason(errno.ENOSPC)) for at, key in enumerate(keys) if key in no_room]
+            for key in no_room:
+                self.told.pop(key, None)
+            places = [at for at, key in enumerate(keys) if key not in no_room]
+            keys, values = [keys[at] for at in places], [values[at] for at in places]
+            former = [former[at] for at in places]
         stayed: dict[bytes, bytes | None] = {}  # also where a batch has several values of a key
         at = 0
         if keys:
@@ -154,7 +170,7 @@ class Table:
                 was = stayed.setdefault(keys[at], former[at])
                 if self.told.get(keys[at]) == values[at]:
                     self._tell(keys[at], was)
-                refused.append((at, self._reason(result.errno)))
+                refused.append((places[at], self._reason(result.errno)))
                 at += 1  # a batch stops at the first refusal; what follows may still fit
         if keys:
             self._changed()
@@ -162,7 +178,9 @@ class Table:
 
     def _tell(self, key: bytes, value: bytes | None) -> None:
         if value is None:
-            self.told.pop(key, None)
+            del self.told[key]
+            if self._reserve is not None:
+                self._reserve.give([key])
         else:
             self.told[key] = value
 
@@ -186,5 +204,5 @@ class Table:
 
     def _reason(self, number: int) -> str:
         if number in _FULL:
-            return f"{self.map.name}: full at {self.map.max_entries} entries: raise the data plane's size of it"
+            return f"{self.map.name}: full at {self.most} entries: raise the data plane's size of it"
         return f"{self.map.name}: the kernel refused the entry: {os.strerror(number)}"

@@ -119,6 +119,7 @@ struct subnet {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32); /* VSID */
 	__type(value, struct subnet);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -210,6 +211,7 @@ struct record {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct record_key);
 	__type(value, struct record);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -246,6 +248,7 @@ struct mac_key {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct mac_key);
 	__type(value, struct record);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

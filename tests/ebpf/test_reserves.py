@@ -1,0 +1,237 @@
+"""A tenant that takes all it can of a host's tables, door or no door: another's new port comes up and works."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebpf.harness import SMALL, Netns, eventually, send
+from ebpf.rows import ARP_A, POLICY, A
+from weft.contracts.dataplane import Failure, Wanted
+from weft.dataplane.ebpf import layout, libbpf
+from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.dataplane.ebpf.reserves import Domains, Further, Reserve
+from weft.dataplane.ebpf.security import Flag
+from weft.policy.rows import (
+    Direction,
+    MacRecord,
+    Member,
+    Pair,
+    Port,
+    Record,
+    Route,
+    Row,
+    SecurityGroup,
+    SecurityRule,
+    Subnet,
+)
+
+SIZES = replace(SMALL, members=128)
+GREEDY, NEW = "tenants/greedy/ports/p", "tenants/new/ports/p"
+GREEDY_RDID, NEW_RDID = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
+GREEDY_VSID, NEW_VSID = 7000, 6000
+NEW_MAC, VIRTUAL_MAC, ROUTER_MAC = "02:00:00:00:00:0b", "00:00:5e:00:01:33", "02:57:45:46:54:01"
+#: From the new port, to its neighbour's address.
+NEW_ARP = bytes.fromhex("ffffffffffff 02000000000b 0806 0001080006040001 02000000000b 0a000002 000000000000 0a000003")
+
+
+def group(number: int, tenant: str) -> SecurityGroup:
+    """Whose members may reach each other, by whatever protocol, and everybody may be reached."""
+    name = f"tenants/{tenant}/security-groups/g"
+    return SecurityGroup(number, name, rules=(
+        SecurityRule(10 * number, f"{name}/rules/in", Direction.INGRESS, 4, remote_group=number),
+        SecurityRule(10 * number + 1, f"{name}/rules/out", Direction.EGRESS, 4),
+    ))  # fmt: skip
+
+
+def mac(number: int, of: int = 1) -> str:
+    return f"02:00:00:{of:02x}:{number >> 8:02x}:{number & 255:02x}"
+
+
+def ca(number: int) -> str:
+    return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+def port(name: str, number: int, **more: object) -> Port:
+    further = tuple(mac(each, 16 + number) for each in range(64))
+    pairs = tuple(Pair(mac(number), f"172.16.{each}.0/24") for each in range(200))
+    row = Port(name, GREEDY_VSID, mac(number), (ca(number),), pairs, macs=further, groups=(1,))
+    return replace(row, **more)  # type: ignore[arg-type]
+
+
+def greed() -> list[Row]:
+    """Of everything more than there is room for."""
+    return [
+        *(
+            Subnet(GREEDY_VSID + each, GREEDY_RDID, (f"10.{each}.0.0/16",), (f"10.{each}.0.1",), ROUTER_MAC, 1400)
+            for each in range(200)
+        ),
+        *(Record(GREEDY_VSID, ca(each), "192.0.2.2", mac(each), groups=(1,)) for each in range(2000)),
+        *(MacRecord(GREEDY_VSID, mac(each), "192.0.2.2") for each in range(2000)),
+        *(Member(GREEDY_VSID, f"198.51.100.{each}") for each in range(250)),
+        *(Route(GREEDY_RDID, f"10.{each}.0.0/16", GREEDY_VSID) for each in range(250)),
+        group(1, "greedy"),
+        port(GREEDY, 0),
+        *(port(f"tenants/greedy/ports/sub-{vlan}", vlan, parent=GREEDY, vlan=vlan) for vlan in range(1, 100)),
+    ]
+
+
+NEW_ROWS: tuple[Row, ...] = (
+    Subnet(NEW_VSID, NEW_RDID, ("10.0.0.0/24",), ("10.0.0.1",), ROUTER_MAC, 1400),
+    Record(NEW_VSID, "10.0.0.2", "192.0.2.1", NEW_MAC, groups=(2,)),
+    Record(NEW_VSID, "10.0.0.3", "192.0.2.2", mac(3), groups=(2,)),
+    MacRecord(NEW_VSID, NEW_MAC, "192.0.2.1"),
+    MacRecord(NEW_VSID, VIRTUAL_MAC, "192.0.2.1"),
+    Member(NEW_VSID, "192.0.2.1"),
+    Route(NEW_RDID, "10.0.0.0/24", NEW_VSID),
+    group(2, "new"),
+    Port(NEW, NEW_VSID, NEW_MAC, ("10.0.0.2",), (Pair(VIRTUAL_MAC, "10.0.0.9/32"),), macs=(VIRTUAL_MAC,), groups=(2,)),
+)
+
+
+@pytest.fixture
+def plane(weft_object: Path, pins: Path, netns: Callable[[], Netns]) -> Iterator[EbpfDataPlane]:
+    """With a port whose guest has traffic."""
+    there = netns()
+    for number in range(3):
+        there.veth(f"port{number}", f"peer{number}")
+    with there.enter():
+        made = EbpfDataPlane(pins, SIZES, source=weft_object)
+        assert made.bind({A: "port0"}) == []
+        assert made.update(POLICY) == []
+        yield made
+        made.close()
+
+
+BINDINGS = {A: "port0", GREEDY: "port1", NEW: "port2"}
+
+
+def take_all(plane: EbpfDataPlane) -> list[Failure]:
+    """What a host is told that has no door before it; and what other hosts say that their guests listen to."""
+    said = {(GREEDY_VSID, "192.0.2.2"): Wanted(frozenset(f"239.{n >> 8}.{n & 255}.1" for n in range(1500)), 60.0)}
+    return plane.update(greed()) + plane.heed(said)
+
+
+def answered(plane: EbpfDataPlane, port_: str, interface: str, frame: bytes) -> None:
+    before = plane.counters()[port_].sent_packets
+    send(interface, frame)
+    eventually(lambda: plane.counters()[port_].sent_packets == before + 1, "an answer")
+
+
+@pytest.mark.root
+def test_a_tenant_that_takes_all_it_can_takes_nothing_of_anothers_port(plane: EbpfDataPlane) -> None:
+    answered(plane, A, "peer0", ARP_A)
+    assert plane.bind({A: "port0", GREEDY: "port1"}) == []
+    failures = take_all(plane) + take_all(plane)
+    full = Counter(failure.reason.partition(":")[0] for failure in failures)
+    tables = {"subnets", "records", "macs", "members", "routes", "ports", "sources", "local", "identities", "wanted"}
+    assert full.keys() >= tables - {"sources"}
+    assert any("sources: full" in failure.reason for failure in failures)
+    theirs = {row.key for row in POLICY}
+    assert not [failure for failure in failures if failure.key in theirs]
+    answered(plane, A, "peer0", ARP_A)
+
+    failed = {str(failure.key[1]) for failure in plane.bind(BINDINGS)}
+    assert failed <= {row.port for row in greed() if isinstance(row, Port)}
+    assert plane.update(NEW_ROWS) == []
+    assert plane.heed({(NEW_VSID, "192.0.2.2"): Wanted(frozenset({"239.1.1.1"}), 60.0)}) == []
+    answered(plane, NEW, "peer2", NEW_ARP)
+    answered(plane, A, "peer0", ARP_A)
+    # What it is not known of the greedy one's addresses, whose they are, is said of its own guards only.
+    partial = {of: bool(_guard(plane, of) & Flag.PARTIAL) for of in (GREEDY, NEW)}
+    assert partial == {GREEDY: True, NEW: False}
+    assert plane.repair() == 0
+
+    take_all(plane)
+    answered(plane, NEW, "peer2", NEW_ARP)
+    assert set(NEW_ROWS) <= set(plane.read())
+
+
+def _guard(plane: EbpfDataPlane, of: str) -> int:
+    flags: int = layout.GUARD.unpack(plane._guards.guards.told[plane._bound[of].seat.key])[5]
+    return flags
+
+
+@pytest.mark.root
+def test_what_a_tenant_gives_back_others_may_have(plane: EbpfDataPlane) -> None:
+    plane.bind(BINDINGS)
+    take_all(plane)
+    assert plane.delete([row.key for row in reversed(greed())]) == []
+    assert plane.update(NEW_ROWS) == []
+    more = [Record(NEW_VSID, ca(each), "192.0.2.2", mac(each)) for each in range(256, 256 + SIZES.records)]
+    # Of which the port on port0 has some, beside its own.
+    assert len(plane.update(more)) < 10
+    assert plane.repair() == 0
+
+
+# By themselves
+
+
+def a_map(entries: int) -> libbpf.Map:
+    return libbpf.Map("few", -1, libbpf.MapType.HASH, 0, 8, 4, entries)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_who_has_no_more_than_its_own_always_gets_it_and_all_together_never_more_than_there_is(seed: int) -> None:
+    random = Random(seed)  # noqa: S311 -- no secret: made-up keys
+    holders, most, own = 4, 10, 3
+    domains = Domains()
+    reserve = domains.reserve(a_map(most + holders * own), most, holders)
+    vsids = [layout.NUMBER.pack(number) for number in range(8)]
+    for vsid in vsids:
+        domains.learn(vsid, random.choice((b"a", b"b", b"c", b"d")))
+    there: set[bytes] = set()
+    for _ in range(60):
+        fresh = {random.choice(vsids) + random.randbytes(4) for _ in range(random.randrange(1, 6))} - there
+        before = Counter(domains.of(key[:4]) for key in there)
+        refused = set(reserve.take(sorted(fresh)))
+        assert refused <= fresh
+        for key in refused:
+            holder = domains.of(key[:4])
+            assert before[holder] + sum(domains.of(each[:4]) == holder for each in fresh) > own
+        there |= fresh - refused
+        has = Counter(domains.of(key[:4]) for key in there)
+        assert len(there) <= most + holders * own
+        assert sum(max(count - own, 0) for count in has.values()) <= most - own
+        gone = random.sample(sorted(there), min(len(there), random.randrange(4)))
+        reserve.give(gone)
+        there -= set(gone)
+    reserve.give(sorted(there))
+    alone = [vsids[0] + layout.NUMBER.pack(number) for number in range(most + 5)]
+    assert len(reserve.take(alone)) == 5
+
+
+def test_a_vsid_that_goes_over_to_another_domain_takes_its_entries_along() -> None:
+    domains = Domains()
+    reserve = domains.reserve(a_map(4 + 2 * 2), 4, 2)
+    one, two = (layout.NUMBER.pack(number) for number in (1, 2))
+    domains.learn(one, b"a")
+    assert reserve.take([one + bytes([each] * 4) for each in range(4)]) == ()
+    domains.learn(two, b"a")
+    assert reserve.take([two + bytes(4)]) == [two + bytes(4)]
+    domains.learn(two, b"b")
+    assert reserve.take([two + bytes(4), two + bytes(3) + b"1"]) == ()
+    domains.learn(two, b"a")
+    assert reserve.take([one + b"more"]) == [one + b"more"]
+    domains.forget(one)
+    assert reserve.take([two + b"more"]) == [two + b"more"]
+    assert Reserve(a_map(8), 8, 2, bytes).own == 0
+
+
+def test_a_tenant_has_a_third_of_what_ports_have_further_and_each_port_keeps_what_it_had() -> None:
+    further = Further(9)
+    assert [further.grant(f"tenants/a/ports/{each}", 2) for each in range(3)] == [2, 1, 0]
+    assert further.grant("tenants/b/ports/0", 5) == 3
+    assert further.grant("tenants/a/ports/0", 2) == 2
+    assert further.grant("tenants/a/ports/0", 0) == 0
+    assert further.grant("tenants/a/ports/2", 5) == 2
+    assert further.grant("tenants/c/ports/0", 5) == 3
+    assert further.grant("tenants/d/ports/0", 1) == 0
