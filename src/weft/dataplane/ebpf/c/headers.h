@@ -29,7 +29,7 @@ struct ethernet {
 	__u8 destination[6];
 	__u8 source[6];
 	__be16 type;
-} __attribute__((packed));
+} WIRE;
 
 #define IPV4_DF 0x4000
 #define IPV4_MF 0x2000
@@ -46,7 +46,7 @@ struct ipv4 {
 	__u16 check;
 	__be32 source;
 	__be32 destination;
-} __attribute__((packed));
+} WIRE;
 
 struct ipv6 {
 	__be32 version_class_flow;
@@ -55,14 +55,14 @@ struct ipv6 {
 	__u8 hop_limit;
 	struct addr source;
 	struct addr destination;
-} __attribute__((packed));
+} WIRE;
 
 struct ipv6_fragment {
 	__u8 next_header;
 	__u8 reserved;
 	__be16 offset;
 	__be32 id;
-} __attribute__((packed));
+} WIRE;
 
 struct arp {
 	__be16 hardware;
@@ -74,22 +74,22 @@ struct arp {
 	__be32 sender;
 	__u8 target_mac[6];
 	__be32 target;
-} __attribute__((packed));
+} WIRE;
 
 struct icmp {
 	__u8 type;
 	__u8 code;
 	__u16 check;
 	__be32 rest;
-} __attribute__((packed));
+} WIRE;
 
 struct neighbour { /* NS and NA: RFC 4861 sections 4.3 and 4.4 */
 	struct icmp icmp;
 	struct addr target;
-} __attribute__((packed));
+} WIRE;
 
 struct link_option { /* source or target link-layer address option: RFC 4861 section 4.6.1 */
 	__u8 type;
 	__u8 length;
 	__u8 mac[6];
-} __attribute__((packed));
+} WIRE;

@@ -18,12 +18,12 @@
 struct mirrored4 {
 	struct ethernet eth;
 	struct ipv4 ip;
-} __attribute__((packed));
+} WIRE;
 
 struct mirrored6 {
 	struct ethernet eth;
 	struct ipv6 ip;
-} __attribute__((packed));
+} WIRE;
 
 /* GRE with key (RFC 2890), or with sequence number and the ERSPAN type II header (draft-foschiano-erspan). */
 struct mirror_head {
@@ -31,7 +31,7 @@ struct mirror_head {
 	__be16 protocol;
 	__be32 number; /* key, or sequence */
 	__be32 erspan[2];
-} __attribute__((packed));
+} WIRE;
 
 /* Collectors see by it that copies are missing. */
 INLINE __u32 next_of(__u32 ifindex)

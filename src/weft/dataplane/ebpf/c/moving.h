@@ -182,7 +182,7 @@ INLINE int cross(struct __sk_buff *skb, const struct packet *p, const struct tar
 	    (t->rule == RULE_STT && stt_seal(skb, p, addr_is4(&last->destination))))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (t->rule == RULE_STT)
-		segments = packets_in(skb); /* it has segments of its own */
+		segments = stt_segments(skb, addr_is4(&last->destination)); /* it has segments of its own */
 	/* A copy cannot wait for a neighbour: one without a MAC goes last, and is asked for. If neither has one, the other
 	 * is known by the time that the next packet comes.
 	 */

@@ -33,7 +33,7 @@ struct na_frame {
 	struct ipv6 ip;
 	struct neighbour na;
 	struct link_option option;
-} __attribute__((packed));
+} WIRE;
 
 static __noinline int arp(struct __sk_buff *skb, const struct packet *p, const struct port *port,
 			  const struct subnet *subnet, struct counters *c)

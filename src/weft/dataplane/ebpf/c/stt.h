@@ -16,21 +16,17 @@
 #define STT_PARTIAL 0x02 /* the inner transport checksum is of the pseudo-header only */
 #define STT_IPV4 0x04
 #define STT_TCP 0x08
-#define STT_TAGGED 0x10 /* the V bit */
+#define STT_TAGGED bpf_htonl(0x1000) /* the V bit, of MSS and VLAN */
 #define SOURCE_PORT_FIRST 49152 /* RFC 7348 section 5: of the dynamic ones (RFC 6335); of STT likewise */
 #define STT_LONGEST 65535 /* frame with all of its headers: what an IPv4 header can say */
 #define STT_SAVED (ETHERNET_BYTES + 60 + 2) /* more than is before the longest TCP header */
 #define SUM_CHUNK 512 /* what bpf_csum_diff takes at a time */
 #define SUM_CHUNKS 20 /* 10 KiB: more than any MTU of Ethernet leaves */
 
-struct stt_tunnel {
-	__be32 tcp[5];
-	__u8 head[8]; /* version, flags, L4 offset, reserved, MSS, VLAN */
-	__be32 context_high;
-	__be32 context;
-	__be16 pad;
-	struct ethernet inner;
-} __attribute__((packed));
+/* STT's header is two words (version, flags, L4 offset and a reserved byte; MSS and VLAN), the context id's two, and two bytes
+ * without a meaning. Behind it is the inner frame.
+ */
+#define STT_AROUND (TCP_BYTES + STT_BYTES + ETHERNET_BYTES)
 
 /* The one's complement sum of a part of the packet, not folded. 0: it is not there, or too long. Not static: so the
  * verifier looks through its loop once, and not once for each way to it.
@@ -57,26 +53,27 @@ __noinline __u32 sum_of(struct __sk_buff *skb, __u32 at, __u32 length)
 	return sum;
 }
 
-/* Everything but the checksum, which stt_seal() sets once the rest is there, or whoever segments. payload: of the outer
- * IP header. segment: of a packet yet to be segmented, so much TCP is in each; its checksum is then unfinished.
+/* Everything but the checksum, which stt_seal() sets once the rest is there, or whoever segments. words: TCP's header and
+ * STT's. payload: of the outer IP header. segment: of a packet yet to be segmented, so much TCP is in each; its checksum is
+ * then unfinished.
  */
-INLINE void stt_fill(struct stt_tunnel *t, const struct packet *p, __u32 vsid, __u32 hash, __u32 payload, __u32 segment)
+INLINE void stt_fill(__be32 *words, const struct packet *p, __u32 vsid, __u32 hash, __u32 payload, __u32 segment)
 {
-	t->tcp[0] = bpf_htonl((SOURCE_PORT_FIRST | hash >> 18) << 16 | STT_PORT);
-	t->tcp[1] = bpf_htonl((payload - TCP_BYTES) << 16); /* the frame's length; the segment is its first */
-	t->tcp[2] = bpf_htonl(hash);
-	t->tcp[3] = STT_FLAGS_WINDOW;
-	t->tcp[4] = 0;
-	__builtin_memset(t->head, 0, sizeof(t->head));
-	if (segment) {
-		t->head[1] = STT_PARTIAL | STT_TCP | (p->type == ETHERTYPE_IPV4 ? STT_IPV4 : 0);
-		t->head[2] = ETHERNET_BYTES + p->l4_offset;
-		t->head[4] = segment >> 8;
-		t->head[5] = segment;
-	}
-	t->context_high = 0;
-	t->context = bpf_htonl(vsid);
-	t->pad = 0;
+	__u32 flags = 0;
+
+	if (segment)
+		flags = (STT_PARTIAL | STT_TCP | (p->type == ETHERTYPE_IPV4 ? STT_IPV4 : 0)) << 16 |
+			(ETHERNET_BYTES + p->l4_offset) << 8;
+	words[0] = bpf_htonl((SOURCE_PORT_FIRST | hash >> 18) << 16 | STT_PORT);
+	words[1] = bpf_htonl((payload - TCP_BYTES) << 16); /* the frame's length; the segment is its first */
+	words[2] = bpf_htonl(hash);
+	words[3] = STT_FLAGS_WINDOW;
+	words[4] = 0;
+	words[5] = bpf_htonl(flags);
+	words[6] = bpf_htonl(segment << 16);
+	words[7] = 0;
+	words[8] = bpf_htonl(vsid);
+	*(__be16 *)(words + 9) = 0;
 }
 
 /* Whether a packet has a checksum of its own over all that is behind its network header. frame: its Ethernet header. */
@@ -93,6 +90,26 @@ INLINE bool sums_itself(struct __sk_buff *skb, const struct packet *p, __u32 fra
 	       !bpf_skb_load_bytes(skb, frame + l4 + 6, &check, sizeof(check)) && check;
 }
 
+/* Of two IPv4 addresses, and all from the outer TCP header up to the inner transport header, behind an IPv4 header without
+ * options.
+ */
+#define SEALED_WORDS ((8 + STT_AROUND + IPV4_BYTES) / 4)
+
+/* As sum_of(), of what nearly all have that are sealed. */
+INLINE __u64 sum_of_sealed(struct __sk_buff *skb)
+{
+	__be32 *words = (void *)(long)skb->data + ETHERNET_BYTES + IPV4_BYTES - 8;
+	__u64 sum = 0;
+	int i;
+
+	if ((void *)(words + SEALED_WORDS) > (void *)(long)skb->data_end)
+		return sum_of(skb, ETHERNET_BYTES + IPV4_BYTES - 8, SEALED_WORDS * 4);
+#pragma unroll
+	for (i = 0; i < SEALED_WORDS; i++)
+		sum += words[i];
+	return sum;
+}
+
 /* Sets the outer TCP checksum of what travels by STT, once its headers are on. What the guest's TCP or UDP header says of itself
  * counts as right, whatever it is: a checksum that the guest has left to a network card is made after this one. So all
  * from that header on adds up to the complement of its pseudo-header, and need not be read. 0 or an errno.
@@ -103,7 +120,7 @@ static __noinline int stt_seal(struct __sk_buff *skb, const struct packet *p, __
 	const __u32 frame = at + TCP_BYTES + STT_BYTES, network = frame + ETHERNET_BYTES;
 	__u32 length = skb->len - at;
 	__u64 sum = (__u64)bpf_htonl(IPPROTO_TCP) + bpf_htonl(length);
-	__u16 check;
+	__u16 check, *field;
 
 	if (!p)
 		return -1;
@@ -125,8 +142,15 @@ static __noinline int stt_seal(struct __sk_buff *skb, const struct packet *p, __
 	}
 	if (length > SUM_CHUNK * SUM_CHUNKS - 32)
 		return -1;
-	check = csum_fold(sum + sum_of(skb, at - addresses, addresses + length));
-	return bpf_skb_store_bytes(skb, at + TCP_CHECK_AT, &check, sizeof(check), 0);
+	if (is4 && length == (SEALED_WORDS - 2) * 4)
+		sum += sum_of_sealed(skb);
+	else
+		sum += sum_of(skb, at - addresses, addresses + length);
+	field = (void *)(long)skb->data + at + TCP_CHECK_AT;
+	if ((void *)(field + 1) > (void *)(long)skb->data_end)
+		return -1;
+	*field = csum_fold(sum);
+	return 0;
 }
 
 /* Room for an outer IP header, STT's and the inner Ethernet's before a TCP packet that is yet to be segmented, which
@@ -136,7 +160,7 @@ static __noinline int stt_seal(struct __sk_buff *skb, const struct packet *p, __
  */
 static __noinline int stt_room_for_segments(struct __sk_buff *skb, const struct packet *p, __u32 is4)
 {
-	const __u32 headers = (is4 ? IPV4_BYTES : IPV6_BYTES) + sizeof(struct stt_tunnel);
+	const __u32 headers = (is4 ? IPV4_BYTES : IPV6_BYTES) + STT_AROUND;
 	const __be16 outer = is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6;
 	struct scratch *s = scratch_of_this_cpu();
 	__s32 more;
@@ -158,6 +182,26 @@ static __noinline int stt_room_for_segments(struct __sk_buff *skb, const struct 
 		return -1;
 	BOUND(n, STT_SAVED, return -1);
 	return bpf_skb_store_bytes(skb, ETHERNET_BYTES + headers, s->frame, n, 0);
+}
+
+/* How many segments a frame will be, its headers on. */
+INLINE __u32 stt_segments(struct __sk_buff *skb, bool is4)
+{
+	const __u32 headers = ETHERNET_BYTES + (is4 ? IPV4_BYTES : IPV6_BYTES) + TCP_BYTES, size = skb->gso_size;
+
+	return size ? (skb->len - headers + size - 1) / size : 1;
+}
+
+/* How many packets a frame is for the guest, its headers off. */
+INLINE __u32 packets_joined(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 headers = ETHERNET_BYTES + p->l4_offset, size = skb->gso_size;
+	__u8 *tcp = (__u8 *)(long)skb->data + ETHERNET_BYTES + (p->l4_offset & 63);
+
+	if (!size || (void *)(tcp + TCP_BYTES) > (void *)(long)skb->data_end)
+		return packets_in(skb);
+	headers += (tcp[12] >> 4) * 4;
+	return skb->len > headers ? (skb->len - headers + size - 1) / size : 1;
 }
 
 /* Of a frame that came in several segments, its outer headers off, so that the kernel knows of no checksum any more: TCP
@@ -219,23 +263,25 @@ struct stt {
 /* What is behind an outer IP header; payload: so many bytes. Returns 0 or the reason to drop it. */
 static __noinline enum drop_reason stt_read(struct __sk_buff *skb, __u32 at, __u32 payload, struct stt *stt)
 {
-	struct stt_tunnel t;
-	__u32 segment;
+	__be32 *words = (void *)(long)skb->data + at;
+	__u32 segment, head;
 
-	if (!stt || payload < TCP_BYTES + STT_BYTES || bpf_skb_load_bytes(skb, at, &t, TCP_BYTES + STT_BYTES))
+	if (!stt || payload < TCP_BYTES + STT_BYTES ||
+	    (void *)words + TCP_BYTES + STT_BYTES > (void *)(long)skb->data_end)
 		return DROP_OUTER_MALFORMED;
-	if (bpf_ntohl(t.tcp[3]) >> 28 != TCP_BYTES / 4)
+	if (bpf_ntohl(words[3]) >> 28 != TCP_BYTES / 4)
 		return DROP_OUTER_MALFORMED;
-	segment = bpf_ntohl(t.tcp[1]);
+	segment = bpf_ntohl(words[1]);
 	if (segment & 0xffff || segment >> 16 != payload - TCP_BYTES)
 		return DROP_REASSEMBLY;
-	if (t.head[0])
+	head = bpf_ntohl(words[5]);
+	if (head >> 24)
 		return DROP_OUTER_MALFORMED;
-	if (t.head[6] & STT_TAGGED)
+	if (words[6] & STT_TAGGED)
 		return DROP_VLAN_TAG;
-	stt->vsid = t.context_high ? 0 : bpf_ntohl(t.context);
-	stt->unfinished = t.head[1] & STT_PARTIAL;
-	stt->transport = t.head[2];
-	stt->tcp = t.head[1] & STT_TCP;
+	stt->vsid = words[7] ? 0 : bpf_ntohl(words[8]);
+	stt->unfinished = (head >> 16 & STT_PARTIAL) != 0;
+	stt->transport = head >> 8;
+	stt->tcp = (head >> 16 & STT_TCP) != 0;
 	return 0;
 }

@@ -29,16 +29,9 @@
  */
 const volatile __u32 weft_decap_l3 = 1;
 
-/* Between the outer IP header and the inner frame's own. words: of GRE two, of UDP with what it carries four. */
-struct gre_tunnel {
-	__be32 words[2];
-	struct ethernet inner;
-} __attribute__((packed));
-
-struct udp_tunnel {
-	__be32 words[4];
-	struct ethernet inner;
-} __attribute__((packed));
+/* Between the outer IP header and the inner frame: of GRE so many words, of UDP with what it carries so many. */
+#define GRE_WORDS (GRE_BYTES / 4)
+#define UDP_WORDS ((UDP_BYTES + VXLAN_BYTES) / 4)
 
 INLINE bool is_udp_rule(__u16 rule)
 {
@@ -103,27 +96,21 @@ INLINE void *put_outer4(struct __sk_buff *skb, __u8 tos, __u8 protocol, __be32 s
 {
 	struct ethernet *eth = (void *)(long)skb->data;
 	struct ipv4 *ip = (void *)(eth + 1);
-	__u64 sum;
+	__be32 *words = (void *)ip;
+	__be32 first, second = bpf_htonl(IPV4_DF), third; /* id 0, RFC 6864: an atomic datagram */
+	__u16 check;
 
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return NULL;
 	eth->type = ETHERTYPE_IPV4;
-	ip->version_ihl = 0x45;
-	ip->tos = tos;
-	ip->total_length = bpf_htons(skb->len - ETHERNET_BYTES);
-	ip->id = 0; /* RFC 6864: an atomic datagram */
-	ip->fragment = bpf_htons(IPV4_DF);
-	ip->ttl = 64;
-	ip->protocol = protocol;
-	ip->source = source;
-	ip->destination = destination;
-	sum = bpf_htons(0x4500 | tos);
-	sum += ip->total_length;
-	sum += bpf_htons(IPV4_DF);
-	sum += bpf_htons(64 << 8 | protocol);
-	sum += source;
-	sum += destination;
-	ip->check = csum_fold(sum);
+	first = bpf_htonl(0x45u << 24 | (__u32)tos << 16 | ((skb->len - ETHERNET_BYTES) & 0xffff));
+	third = bpf_htonl(64u << 24 | (__u32)protocol << 16);
+	check = csum_fold((__u64)first + second + third + source + destination);
+	words[0] = first;
+	words[1] = second;
+	words[2] = third | bpf_htonl(bpf_ntohs(check));
+	words[3] = source;
+	words[4] = destination;
 	return ip + 1;
 }
 
@@ -132,16 +119,16 @@ INLINE void *put_outer6(struct __sk_buff *skb, __u8 tos, __u8 protocol, const st
 {
 	struct ethernet *eth = (void *)(long)skb->data;
 	struct ipv6 *ip = (void *)(eth + 1);
+	__be32 *words = (void *)ip;
+	struct addr *addresses = (void *)(words + 2);
 
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return NULL;
 	eth->type = ETHERTYPE_IPV6;
-	ip->version_class_flow = bpf_htonl(6u << 28 | (__u32)tos << 20);
-	ip->payload_length = bpf_htons(skb->len - ETHERNET_BYTES - IPV6_BYTES);
-	ip->next_header = protocol;
-	ip->hop_limit = 64;
-	ip->source = *source;
-	ip->destination = *destination;
+	words[0] = bpf_htonl(6u << 28 | (__u32)tos << 20);
+	words[1] = bpf_htonl((skb->len - ETHERNET_BYTES - IPV6_BYTES) << 16 | (__u32)protocol << 8 | 64);
+	addresses[0] = *source;
+	addresses[1] = *destination;
 	return ip + 1;
 }
 
@@ -156,47 +143,46 @@ struct envelope {
 	__u8 tos; /* of the outer header */
 };
 
+INLINE void put_inner(struct ethernet *inner, const struct packet *p, const struct envelope *e)
+{
+	put_mac(inner->destination, e->inner_to);
+	put_mac(inner->source, e->inner_from);
+	inner->type = p->type;
+}
+
 /* One family, one protocol: what is constant is folded. */
 INLINE int push(struct __sk_buff *skb, const struct packet *p, const struct envelope *e, bool is4, bool udp)
 {
 	const __u32 ip_bytes = is4 ? IPV4_BYTES : IPV6_BYTES;
-	const __u32 bytes = ip_bytes + (udp ? sizeof(struct udp_tunnel) : sizeof(struct gre_tunnel));
+	const __u32 count = udp ? UDP_WORDS : GRE_WORDS, bytes = ip_bytes + count * 4 + ETHERNET_BYTES;
 	const __u8 protocol = udp ? IPPROTO_UDP : IPPROTO_GRE;
 	struct ethernet *inner;
-	void *behind;
+	__be32 *words;
 	int rc = tunnel_room(skb, bytes, is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6, udp);
 
 	if (rc)
 		return rc;
-	behind = is4 ? put_outer4(skb, e->tos, protocol, e->source->w[3], e->destination->w[3])
-		     : put_outer6(skb, e->tos, protocol, e->source, e->destination);
-	if (!behind)
+	words = is4 ? put_outer4(skb, e->tos, protocol, e->source->w[3], e->destination->w[3])
+		    : put_outer6(skb, e->tos, protocol, e->source, e->destination);
+	if (!words)
+		return -1;
+	inner = (void *)(words + count);
+	if ((void *)(inner + 1) > (void *)(long)skb->data_end)
 		return -1;
 	if (udp) {
-		struct udp_tunnel *t = behind;
 		const bool vxlan = e->rule == RULE_VXLAN;
 		__u32 port = SOURCE_PORT_FIRST | flow_hash(p) >> 18;
 
-		if ((void *)(t + 1) > (void *)(long)skb->data_end)
-			return -1;
-		t->words[0] = bpf_htonl(port << 16 | (vxlan ? VXLAN_PORT : GENEVE_PORT));
+		words[0] = bpf_htonl(port << 16 | (vxlan ? VXLAN_PORT : GENEVE_PORT));
 		/* No checksum: RFC 7348 section 5, RFC 8926 section 3.3, RFC 6935. */
-		t->words[1] = bpf_htonl((skb->len - ETHERNET_BYTES - ip_bytes) << 16);
-		t->words[2] = vxlan ? VXLAN_VNI_GIVEN : GENEVE_PROTOCOL;
-		t->words[3] = bpf_htonl(e->vsid << 8);
-		inner = &t->inner;
+		words[1] = bpf_htonl((skb->len - ETHERNET_BYTES - ip_bytes) << 16);
+		words[2] = vxlan ? VXLAN_VNI_GIVEN : GENEVE_PROTOCOL;
+		words[3] = bpf_htonl(e->vsid << 8);
 	} else {
-		struct gre_tunnel *t = behind;
-
-		if ((void *)(t + 1) > (void *)(long)skb->data_end)
-			return -1;
-		t->words[0] = GRE_FLAGS_PROTOCOL;
-		t->words[1] = bpf_htonl(e->rule == RULE_NVGRE ? e->vsid << 8 | flow_hash(p) >> 24 : e->vsid);
-		inner = &t->inner;
+		words[0] = GRE_FLAGS_PROTOCOL;
+		words[1] = bpf_htonl(e->rule == RULE_NVGRE ? e->vsid << 8 | flow_hash(p) >> 24 : e->vsid);
 	}
-	__builtin_memcpy(inner->destination, e->inner_to, 6);
-	__builtin_memcpy(inner->source, e->inner_from, 6);
-	inner->type = p->type;
+	put_inner(inner, p, e);
 	return 0;
 }
 
@@ -205,8 +191,9 @@ INLINE int push(struct __sk_buff *skb, const struct packet *p, const struct enve
  */
 static __noinline int push_stt(struct __sk_buff *skb, const struct packet *p, const struct envelope *e)
 {
-	struct stt_tunnel *t;
 	__u32 is4, segment, ip_bytes;
+	struct ethernet *inner;
+	__be32 *words;
 	int rc;
 
 	if (!p || !e)
@@ -215,17 +202,18 @@ static __noinline int push_stt(struct __sk_buff *skb, const struct packet *p, co
 	ip_bytes = is4 ? IPV4_BYTES : IPV6_BYTES;
 	segment = skb->gso_size;
 	rc = segment ? stt_room_for_segments(skb, p, is4)
-		     : tunnel_room(skb, ip_bytes + sizeof(*t), is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6, false);
+		     : tunnel_room(skb, ip_bytes + STT_AROUND, is4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6, false);
 	if (rc)
 		return rc;
-	t = is4 ? put_outer4(skb, e->tos, IPPROTO_TCP, e->source->w[3], e->destination->w[3])
-		: put_outer6(skb, e->tos, IPPROTO_TCP, e->source, e->destination);
-	if (!t || (void *)(t + 1) > (void *)(long)skb->data_end)
+	words = is4 ? put_outer4(skb, e->tos, IPPROTO_TCP, e->source->w[3], e->destination->w[3])
+		    : put_outer6(skb, e->tos, IPPROTO_TCP, e->source, e->destination);
+	if (!words)
 		return -1;
-	stt_fill(t, p, e->vsid, flow_hash(p), skb->len - ETHERNET_BYTES - ip_bytes, segment);
-	__builtin_memcpy(t->inner.destination, e->inner_to, 6);
-	__builtin_memcpy(t->inner.source, e->inner_from, 6);
-	t->inner.type = p->type;
+	inner = (void *)words + TCP_BYTES + STT_BYTES;
+	if ((void *)(inner + 1) > (void *)(long)skb->data_end)
+		return -1;
+	stt_fill(words, p, e->vsid, flow_hash(p), skb->len - ETHERNET_BYTES - ip_bytes, segment);
+	put_inner(inner, p, e);
 	return 0;
 }
 

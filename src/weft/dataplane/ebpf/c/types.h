@@ -27,6 +27,12 @@ INLINE void in_order(void)
 		__sync_lock_test_and_set(&nothing, 1);
 	asm volatile("" ::: "memory");
 }
+
+/* A header as it is on the wire. All begin at an even place of their frame; unless it is told, the compiler reads and
+ * writes all that is in them byte by byte.
+ */
+#define WIRE __attribute__((packed, aligned(2)))
+
 #define AF_INET 2
 #define AF_INET6 10
 
@@ -77,9 +83,24 @@ INLINE bool is_link_local(const struct addr *a)
 	return (a->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
+/* MACs are at even places, on the wire and in all that we keep. */
+typedef __u16 __attribute__((may_alias)) mac_word;
+
+INLINE void put_mac(__u8 *to, const __u8 *mac)
+{
+	mac_word *x = (mac_word *)to;
+	const mac_word *y = (const mac_word *)mac;
+
+	x[0] = y[0];
+	x[1] = y[1];
+	x[2] = y[2];
+}
+
 INLINE bool mac_equal(const __u8 *a, const __u8 *b)
 {
-	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5])) == 0;
+	const mac_word *x = (const mac_word *)a, *y = (const mac_word *)b;
+
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
 }
 
 /* Whether an address is the link-local one with the modified EUI-64 of a MAC: RFC 4291 appendix A. */

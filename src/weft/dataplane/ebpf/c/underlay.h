@@ -76,7 +76,7 @@ INLINE int leave_enveloped(struct __sk_buff *skb, const struct packet *p, const 
 	if (tunnel_push(skb, p, e) || (e->rule == RULE_STT && stt_seal(skb, p, addr_is4(e->destination))))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (e->rule == RULE_STT)
-		segments = packets_in(skb); /* it has segments of its own */
+		segments = stt_segments(skb, addr_is4(e->destination)); /* it has segments of its own */
 	skb->cb[0] = VERDICT_TO_UNDERLAY;
 	skb->cb[1] = n->ifindex;
 	return leave_counted(skb, n, segments);

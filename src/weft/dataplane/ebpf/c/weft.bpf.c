@@ -561,7 +561,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	if (tunnel_pop(skb, p, &o))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (o.rule == RULE_STT)
-		count = packets_in(skb); /* the frame's, whose segments are other ones */
+		count = packets_joined(skb, p); /* the frame's, whose segments are other ones */
 	if (o.ecn == 3 && !mark_congestion(skb, p))
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	if (!to)
