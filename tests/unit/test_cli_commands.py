@@ -21,7 +21,7 @@ from polling import eventually
 from weft.apps.cli import COMMANDS, main
 from weft.cli import status
 from weft.cli.session import EXIT_CODES, ExitCode
-from weft.client import Client, Item
+from weft.client import Client, Item, moves
 
 Weft = Callable[..., Result]
 
@@ -252,6 +252,11 @@ def test_a_trace_of_a_frame(weft: Weft) -> None:
         (["trace", "--from", "blue/web-1", "--frame", "zz"], ExitCode.REFUSED, "'zz' is not a frame in hex"),
         (["trace", "--from", "blue/web-1", "--to", "nowhere"], ExitCode.REFUSED, "'nowhere' is not an IP address"),
         (["status", "--controller", "http://127.0.0.1:1"], ExitCode.UNREACHABLE, "no controller answers"),
+        (
+            ["port", "move", "blue/web-1", "--finish", "--controller", "http://127.0.0.1:1"],
+            ExitCode.UNREACHABLE,
+            "weft port move blue/web-1 --finish says that it is not moving if the move has ended",
+        ),
         (["status", "--controller", "nonsense"], ExitCode.REFUSED, "is not a controller's URL"),
         (["counters", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
         (["hits", "--agent", "/nonexistent.sock"], ExitCode.UNREACHABLE, "no agent answers"),
@@ -397,6 +402,44 @@ def test_a_move_that_is_not_ready_in_time_is_taken_back_and_says_who_was_waited_
     assert "hosts/h2: is not connected" in result.stderr
     assert "The port is on h1" in result.stderr
     assert "destination" not in weft("get", "blue/web-1", "-o", "yaml").stdout
+
+
+def test_a_move_that_another_command_has_begun_is_not_taken_back_by_who_waits_for_it_in_vain(weft: Weft) -> None:
+    weft("port", "move", "blue/web-1", "h2", "--begin", "--no-wait")
+    result = weft("port", "move", "blue/web-1", "h2", "--begin", "--timeout", "0.1")
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert "The port is on h1, and on its way to h2 as before" in result.stderr
+    assert "weft port move blue/web-1 --cancel" in result.stderr
+    assert weft("port", "move", "blue/web-1", "--cancel").stdout == "blue/web-1 is on h1\n"
+
+
+class Contended(Client):
+    """Somebody else changes what was read, before it is written."""
+
+    def get(self, name: str) -> Item:
+        item = super().get(name)
+        if self.left:
+            self.left -= 1
+            super().patch(name, {"qos": {"from_guest": {"rate_packets_per_s": 1000 + self.left}}})
+        return item
+
+    left = 0
+
+
+def test_a_step_of_a_move_is_taken_also_where_the_port_is_changed_meanwhile(weft: Weft, url: str) -> None:
+    name = "tenants/blue/ports/web-1"
+    with Contended(url) as client:
+        client.left = 2
+        assert moves.begun(client, name, "hosts/h2")[1]
+        assert not moves.begun(client, name, "hosts/h2")[1]
+        client.left = 2
+        assert moves.finish(client, name).spec["host"] == "hosts/h2"
+        client.left = 1
+        moves.begin(client, name, "hosts/h1")
+        client.left = 1
+        assert "destination" not in moves.cancel(client, name).spec
+        client.patch(name, {"qos": None})
+    assert weft("port", "move", "blue/web-1", "h1", "--no-wait").stdout == "blue/web-1 is on h1\n"
 
 
 def test_a_move_whose_port_is_taken_off_its_host_meanwhile_says_why_it_ended(weft: Weft, url: str) -> None:

@@ -68,16 +68,16 @@ def move(
         )
     with session.controller(url) as client:
         if host is not None:
-            moves.begin(client, full, references.full(host, Kind.HOST))
+            _, ours = moves.begun(client, full, references.full(host, Kind.HOST))
             if wait:
-                _await_ready(client, full, timeout_s, patience_s)
+                _await_ready(client, full, timeout_s, patience_s, ours=ours)
         match step:
             case "begin":
                 item = client.get(full)
             case "cancel":
                 item = moves.cancel(client, full)
             case _:
-                item = moves.finish(client, full)
+                item = _finish(client, full)
                 if wait:
                     item = moves.await_arrived(client, full, timeout_s=timeout_s)
     _print(item, output)
@@ -101,19 +101,38 @@ def connections(name: str, output: Output, url: str) -> None:
     conntrack.print_listed(found, output)
 
 
-def _await_ready(client: Client, name: str, timeout_s: float, patience_s: float) -> None:
-    """Or nothing has happened."""
+def _finish(client: Client, name: str) -> Item:
+    """Or it is said how things are: whoever was not answered does not know."""
+    from weft.client import moves
+
+    try:
+        return moves.finish(client, name)
+    except Retry as error:
+        short = references.short(name)
+        again = f"weft port move {short} --finish says that it is not moving if the move has ended all the same"
+        raise Failed(
+            f"{error}. Both hosts hold the port until then, and nothing is lost: {again}", ExitCode.UNREACHABLE
+        ) from error
+
+
+def _await_ready(client: Client, name: str, timeout_s: float, patience_s: float, *, ours: bool) -> None:
+    """Or nothing has happened. ours: it was begun by this command, and is its to take back."""
     from weft.client import ApiError, moves
 
     try:
         with session.busy("waiting for hosts") as say:
             passed_over = moves.await_ready(client, name, timeout_s=timeout_s, patience_s=patience_s, say=say)
     except BaseException as error:
+        short = references.short(name)
         try:
-            left = moves.cancel(client, name)
+            left = moves.cancel(client, name) if ours else client.get(name)
             after = f"The port is on {references.short(left.spec.get('host') or 'no host')}"
+            if (to := left.spec.get("destination")) is not None:
+                after += (
+                    f", and on its way to {references.short(to)} as before: that was begun by another command, whose "
+                    f"guest may be changing over; if not: weft port move {short} --cancel"
+                )
         except (Retry, Rejected, ApiError) as further:  # the first fault is the one to tell
-            short = references.short(name)
             after = f"The move could not be taken back ({further}): weft port move {short} --cancel"
         match error:
             case Retry():

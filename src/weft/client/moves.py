@@ -27,15 +27,24 @@ def _silent(_text: str) -> None:
 
 def begin(client: Client, port: str, host: str) -> Item:
     """Both hosts hold the port from now on. Names in full. The same move that has begun already is as good."""
-    item = client.get(port)
-    now, to = item.spec.get("host"), item.spec.get("destination")
-    if now is None:
-        raise Rejected(f"{port} is on no host, so there is nothing to move: give it one as its host", "host")
-    if to is not None and to != host:
-        raise Conflict(f"{port} is moving to {to}: finish or cancel that first", "destination")
-    if now == host:
-        raise Rejected(f"{port} is on {host} already", "host")
-    return item if to == host else client.patch(port, {"destination": host}, if_match=item.revision)
+    return begun(client, port, host)[0]
+
+
+def begun(client: Client, port: str, host: str) -> tuple[Item, bool]:
+    """As begin(); and whether it was this call that began it: who finds it begun is not to take it back."""
+    while True:
+        item = client.get(port)
+        now, to = item.spec.get("host"), item.spec.get("destination")
+        if now is None:
+            raise Rejected(f"{port} is on no host, so there is nothing to move: give it one as its host", "host")
+        if to is not None and to != host:
+            raise Conflict(f"{port} is moving to {to}: finish or cancel that first", "destination")
+        if now == host:
+            raise Rejected(f"{port} is on {host} already", "host")
+        if to == host:
+            return item, False
+        if (made := _patched(client, item, {"destination": host})) is not None:
+            return made, True
 
 
 def await_ready(
@@ -75,7 +84,11 @@ def finish(client: Client, port: str) -> Item:
     to = item.spec.get("destination")
     if to is None:
         raise Rejected(f"{port} is not moving: it is on {item.spec.get('host', 'no host')}", "destination")
-    return client.patch(port, {"host": to, "destination": None}, if_match=item.revision)
+    while item.spec.get("destination") == to:
+        if (made := _patched(client, item, {"host": to, "destination": None})) is not None:
+            return made
+        item = client.get(port)
+    raise Conflict(f"{port} is not moving to {to} any more: somebody else has ended its move", "destination")
 
 
 def cancel(client: Client, port: str) -> Item:
@@ -83,13 +96,22 @@ def cancel(client: Client, port: str) -> Item:
     item = client.get(port)
     to = item.spec.get("destination")
     while to is not None and item.spec.get("destination") == to:
-        try:
-            return client.patch(port, {"destination": None}, if_match=item.revision)
-        except ApiError as error:
-            if error.status != 412:
-                raise
-        item = client.get(port)  # somebody else has changed something of it, such as its guest by an announcement
+        if (made := _patched(client, item, {"destination": None})) is not None:
+            return made
+        item = client.get(port)
     return item
+
+
+def _patched(client: Client, item: Item, changes: dict[str, Any]) -> Item | None:
+    """None: somebody else has changed something of it meanwhile, such as its guest, which announces an address when it
+    runs on.
+    """
+    try:
+        return client.patch(item.name, changes, if_match=item.revision)
+    except ApiError as error:
+        if error.status != 412:
+            raise
+        return None
 
 
 def await_arrived(client: Client, port: str, *, timeout_s: float = 60.0) -> Item:
