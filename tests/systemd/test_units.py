@@ -140,6 +140,10 @@ def test_the_units_hold_processes_to_what_they_say(installed: Machine) -> None:
     tried = installed.tried("nsenter", "-t", main_pid(installed, "weft-controller"), "-m", "touch", "/etc/weft/there")
     assert "Read-only file system" in tried.stderr
     assert installed.tried("nsenter", "-t", main_pid(installed, "weft-agent"), "-m", "ls", "/root").stdout == ""
+    # What hosts are told, and what rules log, is root's to read; so is whatever the agent writes.
+    assert installed.run("stat", "-c", "%a %U", "/var/lib/weft/agent").strip() == "700 root"
+    modes = installed.run("find", "/var/lib/weft/agent", "-type", "f", "-perm", "/027")
+    assert modes == ""
 
 
 def test_both_are_killed_and_come_back_and_not_a_packet_is_lost(installed: Machine) -> None:
