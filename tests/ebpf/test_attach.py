@@ -15,9 +15,11 @@ import pytest
 
 from ebpf.harness import SMALL, Netns, eventually, netns, run, send
 from ebpf.rows import ARP_A, HOST, KEYS, POLICY, A, B
-from weft.dataplane.ebpf import attach, bpffs, libbpf
+from weft.dataplane.ebpf import attach, bpffs, layout, libbpf
 from weft.dataplane.ebpf.clsact import Clsact
+from weft.dataplane.ebpf.libbpf import Direction
 from weft.dataplane.ebpf.plane import EbpfDataPlane
+from weft.kit.errors import Retry
 from weft.policy.drop import DropReason
 
 pytestmark = pytest.mark.root
@@ -91,6 +93,74 @@ def test_what_the_hosts_own_stack_sends_does_not_reach_the_guest(site: Site) -> 
         assert plane.update(POLICY) == []
         send("port0", ARP_A)
         eventually(lambda: plane.counters()[A].drops == {DropReason.NOT_POLICY: 1}, "a drop")
+
+
+class Watched:
+    """A way of attaching that does as another, and says first what it finds; refuses: a direction that fails."""
+
+    def __init__(self, way: attach.Attacher, refuses: Direction | None = None) -> None:
+        self._way, self.refuses = way, refuses
+        self.told: Callable[[Direction], None] = lambda _: None
+
+    def program_id(self, at: Path, ifindex: int, direction: Direction) -> int | None:
+        return self._way.program_id(at, ifindex, direction)
+
+    def attach(self, at: Path, ifindex: int, direction: Direction, program: libbpf.Program) -> None:
+        self.told(direction)
+        if direction is self.refuses:
+            raise Retry("it does not let us")
+        self._way.attach(at, ifindex, direction, program)
+
+    def detach(self, at: Path, ifindex: int, direction: Direction) -> None:
+        self._way.detach(at, ifindex, direction)
+
+
+def entries_of(plane: EbpfDataPlane, ifindex: int) -> dict[str, int]:
+    """How many entries lead to an interface, by map."""
+    seat, of = layout.Seat(ifindex), plane._loaded.maps
+    seats = {
+        "ports": [layout.seat_of_key(key) for key, _ in of["ports"].items()],
+        "sources": [layout.seat_of_source(key) for key, _ in of["sources"].items()],
+        "local": [layout.seat_in_local(value) for _, value in of["local"].items()],
+        "receivers": [layout.seat_of_key(at[1]) for at in plane._receivers],
+    }
+    return {name: found.count(seat) for name, found in seats.items()}
+
+
+def test_a_port_has_its_entries_before_the_kernel_is_waited_for_but_no_copies_before_its_programs(site: Site) -> None:
+    watched = Watched(WAYS[site.way]())
+    plane = EbpfDataPlane(site.pins, SMALL, source=site.source, attacher=watched)
+    try:
+        seen: list[tuple[Direction, dict[str, int]]] = []
+        ifindex = site.netns.ifindex("port0")
+        watched.told = lambda direction: seen.append((direction, entries_of(plane, ifindex)))
+        assert plane.update(POLICY) == []
+        assert plane.bind({A: "port0"}) == []
+        after = entries_of(plane, ifindex)
+        assert all(after.values())
+        ahead = {**after, "receivers": 0}
+        assert seen == [(Direction.INGRESS, ahead), (Direction.EGRESS, ahead)]
+    finally:
+        plane.close()
+
+
+@pytest.mark.parametrize("refuses", list(Direction), ids=lambda each: each.name)
+def test_a_port_whose_interface_takes_no_program_has_no_entries_and_is_tried_again(
+    site: Site, refuses: Direction
+) -> None:
+    watched = Watched(WAYS[site.way](), refuses)
+    plane = EbpfDataPlane(site.pins, SMALL, source=site.source, attacher=watched)
+    try:
+        ifindex = site.netns.ifindex("port0")
+        assert plane.update(POLICY) == []
+        assert [(failure.key, failure.permanent) for failure in plane.bind({A: "port0"})] == [(("ports", A), False)]
+        assert not any(entries_of(plane, ifindex).values())
+        watched.refuses = None
+        assert plane.bind({A: "port0"}) == []
+        assert all(entries_of(plane, ifindex).values())
+        assert set(site.running(plane)) == {f"{ifindex}/INGRESS", f"{ifindex}/EGRESS"}
+    finally:
+        plane.close()
 
 
 def test_an_interface_that_leaves_the_bindings_is_let_go(site: Site) -> None:

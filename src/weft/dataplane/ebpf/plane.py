@@ -76,8 +76,9 @@ from weft.policy.rows import (
 _UPLINK, _VLAN = "uplink", "vlan"
 _AGENT_MARK = 0x57454641  # WEFT_AGENT_MARK
 
-#: What runs on a port's interface, and on an uplink. Closing first: nothing may reach a guest before what it may send.
-_ON_PORT = {Direction.EGRESS: "weft_to_port", Direction.INGRESS: "weft_from_port"}
+#: What runs on a port's interface, and on an uplink. What the guest sends is policy's first: the host's own stack is
+#: behind it.
+_ON_PORT = {Direction.INGRESS: "weft_from_port", Direction.EGRESS: "weft_to_port"}
 _ON_UPLINK = {Direction.INGRESS: "weft_from_uplink"}
 _IN_VLAN = {Direction.EGRESS: "weft_to_uplink"}
 
@@ -634,14 +635,19 @@ class EbpfDataPlane:
         self._let_go(wanted)
         self._forget_lost(wanted)
         mended = 0
-        for port, interface in wanted.items():
+        # Those that come first: a look at each of the others takes some 50 us.
+        for port, interface in sorted(wanted.items(), key=lambda each: each[0] in self._bound):
             bound = self._bound.get(port)
             if not mend and bound is not None and bound.interface == interface:
                 failures += self._open(port)
                 continue
             try:
+                self._open_ahead(port, interface)
                 mended += self._bind(port, interface)
             except (Retry, OSError) as error:
+                if bound is None and port in self._bound:
+                    self._close(port)
+                    del self._bound[port]
                 failures.append(Failure(("ports", port), str(error)))
             else:
                 former = self._bound[port].entries
@@ -656,6 +662,16 @@ class EbpfDataPlane:
                 else:
                     failures += self._open(port)
         return failures, mended
+
+    def _open_ahead(self, port: str, interface: Interface) -> None:
+        """The entries of a port whose interface has no program of ours yet, but those by which copies come to it: these
+        are judged on the way out. A program runs as soon as it is attached, but the kernel says so some 10 ms later.
+        """
+        if port in self._bound or self._at(Attachment.of_port(interface.ifindex, port)).exists():
+            return
+        self._counters.make(layout.Seat(interface.ifindex))
+        self._bound[port] = Bound(interface, inherited=False, holder=port)
+        self._open(port, copies=False)  # what is refused is said when it is opened for good
 
     def _bind(self, port: str, interface: Interface) -> int:
         """Counters, then programs: the interface is closed from here on. How many attachments were amiss."""
@@ -750,7 +766,7 @@ class EbpfDataPlane:
         fresh = ((port, i) for port, i in wanted.items() if port not in self._bound)
         self._forget({i.ifindex for port, i in fresh if not self._at(Attachment.of_port(i.ifindex, port)).exists()})
 
-    def _open(self, port: str) -> list[Failure]:
+    def _open(self, port: str, *, copies: bool = True) -> list[Failure]:
         """The entries of a port that is bound and whose row is known; new ones first, then the former go."""
         bound, row = self._bound.get(port), self._known.ports.get(port)
         if bound is None or row is None:
@@ -772,7 +788,8 @@ class EbpfDataPlane:
         refused += self._guards.put(bound.seat, row)
         refused += self._ports.put(entries.ports)
         refused += self._local.put(entries.local)
-        refused += self._receivers.put(entries.receivers).values()
+        if copies:
+            refused += self._receivers.put(entries.receivers).values()
         former, bound.entries = bound.entries, entries
         if former is not None and former != entries:
             self._local.drop(self._mine(former.local.keys() - entries.local.keys(), bound.seat))
