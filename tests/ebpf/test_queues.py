@@ -123,6 +123,21 @@ def test_the_queue_of_a_guest_that_is_there_is_let_be(tap: Tap, sign: str) -> No
         assert tap.numbers()[-99:] == list(range(1, 100))
 
 
+def test_what_was_taken_out_as_the_guest_began_to_speak_is_put_back(tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last look and the emptying: the kernel's own file of counters is read there."""
+
+    def speaks(interface: str) -> int:
+        os.write(tap.fd, NONE + b"\xff" * 6 + bytes(6) + b"\x80\x35" + bytes(46))
+        return read(interface)
+
+    read = waiting._frames_read
+    with _waiting() as it:
+        tap.send(*range(100))
+        monkeypatch.setattr(waiting, "_frames_read", speaks)
+        assert not it.freshen(BEGAN_S)
+        assert tap.numbers()[-100:] == list(range(100))
+
+
 def test_what_is_large_or_half_summed_is_put_back_as_it_was(tap: Tap) -> None:
     gso = struct.pack("=BBHHHH", 1, 1, 54, 1400, 34, 16)  # needs its checksum, TCPv4, in segments of 1400
     ip = bytes.fromhex("45000fa000004000400600000a0000010a000002") + bytes(2)

@@ -40,6 +40,7 @@ class Waiting:
         self._interface = interface
         self._frames: deque[tuple[float, bytes]] = deque()
         self._read = _frames_read(interface)
+        self._spoken = False
         if self._length() == _EMPTYING:
             self._set_length(_USUAL)
         self._wire = self._opened()
@@ -50,23 +51,22 @@ class Waiting:
     def freshen(self, now_s: float) -> bool:
         """One round; False: the guest is there, and this is over. now_s: of the wall clock, as the kernel's stamps."""
         whole = self._take()
-        if whole is None or _frames_read(self._interface) != self._read:
+        if self._spoken or _frames_read(self._interface) != self._read:
             return False
         length = self._length()
         self._set_length(_EMPTYING)
         self._set_length(length)
-        more = self._take()
-        if not whole or not more:  # too many
+        whole = self._take() and whole
+        if not whole:  # too many
             self._wire.close()
             self._wire = self._opened()
             self._frames.clear()
-            return more is not None
         while self._frames and self._frames[0][0] < now_s - FRESH_S:
             self._frames.popleft()
-        for _, frame in self._frames:
+        for _, frame in self._frames:  # also where the guest has spoken meanwhile: it may not have read them before
             with suppress(OSError):  # there is no room for it
                 self._wire.send(frame)
-        return more is not None
+        return not self._spoken
 
     def _opened(self) -> socket.socket:
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
@@ -81,15 +81,16 @@ class Waiting:
             raise
         return wire
 
-    def _take(self) -> bool | None:
-        """What has come to the queue; whether that was all; None: the guest has spoken. Own frames do not come back."""
+    def _take(self) -> bool:
+        """What has come to the queue, and whether the guest has spoken. Returns whether that was all."""
         for _ in range(MOST):
             try:
                 frame, told, _, (_, _, kind, *_) = self._wire.recvmsg(_LARGEST, 64)
             except BlockingIOError:
                 return True
             if kind != socket.PACKET_OUTGOING:
-                return None
+                self._spoken = True
+                continue
             seconds, nanoseconds = _STAMP.unpack(told[0][2])
             self._frames.append((seconds + nanoseconds / 1e9, frame))
         return False
