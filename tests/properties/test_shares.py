@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from budget import examples
 from strategies.intents import ABLE, everything, host, network, port, reloaded, route, said, subnet, two_tenants
 from weft.compiler.compiler import Compiler
 from weft.kit.errors import Rejected
@@ -99,7 +100,7 @@ def most(catalog: Catalog, key: Key) -> int:
     return catalog.tenants[key[1]].limits.of(key[0])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(seed=st.integers(0, 2**32))
 def test_no_tenant_comes_to_have_more_than_it_may(seed: int) -> None:
     random = Random(seed)  # noqa: S311 -- no secret: made-up ports
