@@ -130,7 +130,7 @@ def _ground(ports: int) -> Iterator[drafts.Draft]:
     yield drafts.ProviderNetwork("provider-networks/fabric", (drafts.Pool("100.64.0.0/16"),))
     for each in range(HOSTS):
         yield drafts.Host(f"hosts/h{each}", (drafts.Uplink("eth0", "fabric"),))
-    yield drafts.Tenant("tenants/bench")
+    yield drafts.Tenant("tenants/bench", limits={"records": 1_000_000, "macs": 1_000_000})
     for each in range(-(-ports // PORTS_OF_SUBNET)):
         home = f"tenants/bench/routing-domains/d{each}"
         yield drafts.RoutingDomain(home)

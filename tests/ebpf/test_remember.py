@@ -19,7 +19,7 @@ from ebpf.harness import Harness, Outcome, eventually, harness
 from ebpf.rows import HOST, MAC_A, POLICY, PORT_A, SUBNET, A
 from weft.dataplane.ebpf.changes import Changes
 from weft.policy.drop import DropReason
-from weft.policy.rows import Direction, Record, Row, Rule, SecurityGroup, SecurityRule
+from weft.policy.rows import Direction, Record, Rewrite, Row, Rule, SecurityGroup, SecurityRule
 
 pytestmark = pytest.mark.root
 
@@ -27,6 +27,7 @@ MAC_C, FAR, ELSEWHERE = "02:00:00:00:00:04", "192.0.2.2", "192.0.2.3"
 PAIR_MAC, PAIR_CA = "02:00:00:00:00:99", "10.0.9.9"
 TO_PORT, TO_UNDERLAY, ANSWER, DROP = 1, 2, 3, 5
 RECORD = Record(5000, "10.0.0.4", FAR, MAC_C)
+HERE_PA, THERE_PA, OTHER_PA = "192.0.2.102", "192.0.2.104", "192.0.2.105"
 BY_RULE = {
     Rule.NVGRE: GRE(proto=0x6558, key_present=1, key=5000 << 8),
     Rule.GRE: GRE(proto=0x6558, key_present=1, key=5000),
@@ -75,7 +76,7 @@ class Site:
 @pytest.fixture(scope="module")
 def programs(weft_object: Path) -> Iterator[Harness]:
     with harness(weft_object) as of:
-        for pa in (FAR, ELSEWHERE):
+        for pa in (FAR, ELSEWHERE, THERE_PA, OTHER_PA):
             of.netns.ip(f"neigh replace {pa} lladdr 02:00:00:00:ff:01 dev up0 nud permanent")
         yield of
 
@@ -239,6 +240,150 @@ def test_packets_are_counted_alike(site: Site) -> None:
     uplink = next(name for name in after if name.startswith("uplink:"))
     assert after[uplink].sent_bytes - before[uplink].sent_bytes == 10 * (length + 42)
     assert after[uplink].received_bytes - before[uplink].received_bytes == 10 * len(came())
+
+
+def on_wire(source: str = THERE_PA, to: str = HERE_PA, payload: Packet | None = None, **of_ip: object) -> bytes:
+    inside = payload if payload is not None else UDP(sport=2, dport=1) / Raw(bytes(20))
+    return bytes(Ether(dst="02:00:00:00:ff:01") / IP(src=source, dst=to, **of_ip) / inside)
+
+
+def ends(frame: bytes) -> tuple[str, str]:
+    found = Ether(frame)[IP]
+    return str(found.src), str(found.dst)
+
+
+@pytest.fixture
+def rewriting(site: Site) -> Site:
+    """The same, without a tunnel."""
+    site.tell(
+        replace(SUBNET, accepts=(Rule.NVGRE, Rule.REWRITE)),
+        replace(RECORD, rule=Rule.REWRITE),
+        Rewrite(HERE_PA, 5000, "10.0.0.2"),
+        Rewrite(THERE_PA, 5000, "10.0.0.4"),
+    )
+    assert (
+        site.of.plane.prune({row.key for row in (*POLICY, HOST)} | {("rewrites", HERE_PA), ("rewrites", THERE_PA)})
+        == []
+    )
+    for _ in range(3):
+        for payload in (None, TCP(flags="A")):
+            assert ends(site.out(sent(payload=payload)).data) == (HERE_PA, THERE_PA)
+            got = site.into(on_wire(payload=payload))
+            assert (got.verdict, *ends(got.data)) == (TO_PORT, "10.0.0.4", "10.0.0.2")
+    return site
+
+
+def same(frame: bytes, wanted: bytes) -> bool:
+    """All of it, checksums too, but for what the sender's and the wire's MACs are."""
+    return Ether(frame).payload.build() == Ether(wanted).payload.build()
+
+
+def test_addresses_that_are_rewritten_again_are_so_as_the_first_time(rewriting: Site) -> None:
+    for payload in (
+        UDP(sport=1, dport=2) / Raw(bytes(20)),
+        TCP(flags="PA", seq=9) / Raw(b"odd"),
+        UDP(chksum=0) / Raw(b"1"),
+    ):
+        for _ in range(3):
+            assert same(rewriting.out(sent(payload=payload)).data, on_wire(HERE_PA, THERE_PA, payload))
+            got = rewriting.into(on_wire(payload=payload))
+            assert same(got.data, bytes(Ether() / IP(src="10.0.0.4", dst="10.0.0.2") / payload))
+            assert (Ether(got.data).src, Ether(got.data).dst) == (MAC_C, MAC_A)
+
+
+def test_a_pa_that_stands_for_another_is_so_with_the_next_packet(rewriting: Site) -> None:
+    rewriting.tell(Rewrite(OTHER_PA, 5000, "10.0.0.4"))
+    assert rewriting.of.plane.delete([("rewrites", THERE_PA)]) == []
+    assert ends(rewriting.out(sent()).data) == (HERE_PA, OTHER_PA)
+    assert rewriting.why(rewriting.into(on_wire())) is DropReason.FORGED_SOURCE
+    assert rewriting.into(on_wire(OTHER_PA)).verdict == TO_PORT
+
+
+def test_an_own_pa_that_goes_is_the_stacks_and_its_guest_sends_by_a_tunnel(rewriting: Site) -> None:
+    assert rewriting.of.plane.delete([("rewrites", HERE_PA)]) == []
+    assert Ether(rewriting.out(sent()).data)[IP].proto == PROTOCOLS[Rule.NVGRE]
+    assert rewriting.into(on_wire()).verdict not in (TO_PORT, DROP)
+
+
+def test_a_record_that_goes_is_nobodys_between_pas(rewriting: Site) -> None:
+    assert rewriting.of.plane.delete([RECORD.key]) == []
+    assert rewriting.why(rewriting.out(sent())) is DropReason.NO_RECORD
+    assert rewriting.why(rewriting.into(on_wire())) is DropReason.FORGED_SOURCE
+
+
+def test_a_port_that_is_disabled_or_gone_takes_nothing_between_pas(rewriting: Site) -> None:
+    rewriting.tell(replace(PORT_A, enabled=False))
+    assert rewriting.why(rewriting.out(sent())) is DropReason.PORT_DOWN
+    assert rewriting.why(rewriting.into(on_wire())) is DropReason.PORT_DOWN
+    assert rewriting.of.plane.bind({}) == []
+    assert rewriting.why(rewriting.into(on_wire())) is DropReason.VSID_ACL
+
+
+def test_rewriting_that_is_accepted_no_more_is_dropped_at_once(rewriting: Site) -> None:
+    other = replace(SUBNET, vsid=5001, prefixes=("10.9.0.0/24",), gateways=("10.9.0.1",), accepts=(Rule.REWRITE,))
+    rewriting.tell(other, replace(SUBNET, accepts=(Rule.NVGRE,)))
+    assert rewriting.why(rewriting.into(on_wire())) is DropReason.RULE_NOT_ACCEPTED
+    rewriting.of.plane.delete([other.key])
+    assert rewriting.into(on_wire()).verdict not in (TO_PORT, DROP)  # the stack's: nothing here takes it
+
+
+def test_groups_are_asked_of_what_is_rewritten_from_the_next_packet_on(rewriting: Site) -> None:
+    name = "tenants/t/security-groups/g"
+    rewriting.tell(SecurityGroup(1, name, rules=()), replace(PORT_A, groups=(1,), port_security=True))
+    assert rewriting.why(rewriting.out(sent())) is DropReason.SECURITY_GROUP
+    assert rewriting.why(rewriting.into(on_wire())) is DropReason.SECURITY_GROUP
+    rewriting.tell(SecurityGroup(1, name, rules=(SecurityRule(1, "out", Direction.EGRESS, 4),)))
+    for _ in range(3):
+        assert rewriting.out(sent()).verdict == TO_UNDERLAY
+        assert rewriting.into(on_wire()).verdict == TO_PORT  # answers
+
+
+def test_what_is_not_as_it_should_be_between_known_pas_is_dropped_all_the_same(rewriting: Site) -> None:
+    to_all = on_wire()
+    assert rewriting.why(rewriting.into(b"\xff" * 6 + to_all[6:])) is DropReason.MULTICAST
+    assert rewriting.why(rewriting.into(on_wire()[:-20])) is DropReason.TRUNCATED
+    assert rewriting.why(rewriting.into(on_wire(OTHER_PA))) is DropReason.FORGED_SOURCE
+    large = sent(payload=Raw(bytes(1390)), flags="DF", proto=17)
+    assert rewriting.out(large).verdict == ANSWER
+
+
+def test_what_is_rewritten_is_counted_alike(rewriting: Site) -> None:
+    before = rewriting.of.plane.counters()
+    for _ in range(10):
+        rewriting.out(sent())
+        rewriting.into(on_wire())
+    after = rewriting.of.plane.counters()
+    uplink = next(name for name in after if name.startswith("uplink:"))
+    for name, length in ((A, len(sent())), (uplink, len(on_wire()))):
+        assert after[name].received_packets - before[name].received_packets == 10
+        assert after[name].received_bytes - before[name].received_bytes == 10 * length
+        assert after[name].sent_packets - before[name].sent_packets == 10
+        assert after[name].sent_bytes - before[name].sent_bytes == 10 * length
+
+
+def test_rewrites_that_are_changed_by_hand_are_followed_within_milliseconds(rewriting: Site) -> None:
+    """And not at once, or else nothing would be remembered."""
+    rewrites = rewriting.of.maps["rewrites"]
+
+    def remembered() -> bool:
+        rewriting.of.plane.repair()
+        for _ in range(2):
+            rewriting.out(sent())
+            rewriting.into(on_wire())
+        for key, _ in list(rewrites.items()):
+            rewrites.delete(key)
+        records = rewriting.of.maps["records"]
+        for key, _ in list(records.items()):
+            records.delete(key)
+        return rewriting.out(sent()).verdict == TO_UNDERLAY and rewriting.into(on_wire()).verdict == TO_PORT
+
+    try:
+        eventually(remembered, "a packet that is treated as the one before it")
+        eventually(lambda: rewriting.out(sent()).verdict == DROP, "a drop")
+        eventually(lambda: rewriting.into(on_wire()).verdict != TO_PORT, "nobody's")
+    finally:
+        rewriting.of.plane.repair()
+    assert rewriting.out(sent()).verdict == TO_UNDERLAY
 
 
 def test_what_is_changed_by_hand_is_followed_within_milliseconds(site: Site) -> None:

@@ -210,7 +210,7 @@ INLINE int deliver(struct __sk_buff *skb, const struct packet *p, struct target 
 			clamp_mss(skb, p, limit - headers);
 	}
 	if (!local_pa)
-		return t->rule == RULE_REWRITE ? leave_to_rewrite(t) : to_underlay(skb, p, t, h, own, c, limit);
+		return t->rule == RULE_REWRITE ? leave_to_rewrite(t, limit) : to_underlay(skb, p, t, h, own, c, limit);
 	to = open_port(skb, p, t, &why);
 	return to ? into_port(skb, p, t, to, c) : drop(skb, c, why);
 }

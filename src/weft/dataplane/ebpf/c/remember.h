@@ -60,6 +60,26 @@ struct {
 	__type(value, struct remembered_in);
 } remembered_ins SEC(".maps");
 
+/* remembered_rewrite: of what comes from PA to PA to a port here. */
+struct remembered_rewrite {
+	struct addr source; /* PAs */
+	struct addr destination;
+	struct addr from; /* CAs */
+	struct addr to;
+	__u64 until_ns;
+	__u32 changes;
+	__u8 mac_from[6];
+	__u8 mac_to[6];
+	struct local_port port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REMEMBERED);
+	__type(key, __u32);
+	__type(value, struct remembered_rewrite);
+} remembered_rewrites SEC(".maps");
+
 INLINE __u32 changes_so_far(void)
 {
 	__u32 zero = 0, *count = bpf_map_lookup_elem(&changes, &zero);
@@ -97,6 +117,9 @@ INLINE struct remembered_out *recall_out(struct __sk_buff *skb, struct packet *p
 	struct remembered_out *r = bpf_map_lookup_elem(&remembered_outs, &place);
 
 	if (!r || r->changes != p->changes || !is_of_out(r, skb, p) || p->l3_length > r->limit || is_syn(skb, p))
+		return NULL;
+	/* The kernel's routes may tell apart what nothing is put around. */
+	if (r->rule == RULE_REWRITE && r->hop.protocol != p->protocol)
 		return NULL;
 	p->now_ns = bpf_ktime_get_coarse_ns();
 	return r->hop.until_ns > p->now_ns ? r : NULL;
@@ -194,4 +217,36 @@ static __noinline int remember_in(const struct packet *p, const struct outer *o,
 	r->port = *to;
 	r->rule = o->rule;
 	return 0;
+}
+
+INLINE bool is_of_rewrite(const struct remembered_rewrite *r, const struct packet *p)
+{
+	return addr_equal(&r->source, &p->source) && addr_equal(&r->destination, &p->destination);
+}
+
+/* What is known of packets between two PAs, whatever they carry; NULL: policy is to be asked. */
+INLINE struct remembered_rewrite *recall_rewrite(const struct packet *p)
+{
+	__u32 place = place_of(p);
+	struct remembered_rewrite *r = bpf_map_lookup_elem(&remembered_rewrites, &place);
+
+	if (!r || r->changes != p->changes || !is_of_rewrite(r, p))
+		return NULL;
+	return r->until_ns > bpf_ktime_get_coarse_ns() ? r : NULL;
+}
+
+/* NULL: another's place is left to it. */
+INLINE struct remembered_rewrite *room_for_rewrite(const struct packet *p)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	__u32 place = place_of(p);
+	struct remembered_rewrite *r = bpf_map_lookup_elem(&remembered_rewrites, &place);
+
+	if (!r || (r->changes == p->changes && r->until_ns > now && !is_of_rewrite(r, p)))
+		return NULL;
+	r->source = p->source;
+	r->destination = p->destination;
+	r->until_ns = now + NEXT_HOP_NS;
+	r->changes = p->changes;
+	return r;
 }

@@ -97,7 +97,7 @@ static __noinline int put_addresses(struct __sk_buff *skb, const struct packet *
 #define TO_REWRITE 0x7e11 /* what deliver() returns: weft_rewrite goes on */
 
 /* For a program of its own: there is no room left on the stack of this one. */
-INLINE int leave_to_rewrite(const struct target *t)
+INLINE int leave_to_rewrite(const struct target *t, __u32 limit)
 {
 	struct scratch *s = scratch_of_this_cpu();
 
@@ -105,9 +105,21 @@ INLINE int leave_to_rewrite(const struct target *t)
 		return TC_ACT_SHOT;
 	s->rewrite.source_vsid = t->source_vsid;
 	s->rewrite.routed = t->routed;
+	s->rewrite.limit = limit;
+	s->rewrite.of_flow = t->way != NULL;
 	__builtin_memcpy(s->rewrite.to, t->record->mac, 6);
 	__builtin_memcpy(s->rewrite.from, t->from, 6);
 	return TO_REWRITE;
+}
+
+/* From the PA to the PA that the next hop is of. c: where it is counted when that cannot be. */
+INLINE int leave_as(struct __sk_buff *skb, const struct packet *p, const struct next_hop *n, struct counters *c)
+{
+	if (put_addresses(skb, p, &n->source, &n->destination))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	skb->cb[0] = VERDICT_TO_UNDERLAY;
+	skb->cb[1] = n->ifindex;
+	return leave_counted(skb, n, packets_in(skb));
 }
 
 /* Out to the physical network, from PA to PA; the packet is as weft_from_port has read it. */
@@ -115,7 +127,7 @@ INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 {
 	struct scratch *s = scratch_of_this_cpu();
 	struct record to = {};
-	struct target t = { .record = &to };
+	struct target t = { .record = &to, .rule = RULE_REWRITE };
 	struct next_hop *n;
 	__u32 zero = 0;
 	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
@@ -134,11 +146,21 @@ INLINE int rewritten_to_underlay(struct __sk_buff *skb)
 
 		return own ? icmp_error(skb, p, own, ICMP_TOO_BIG(n->mtu), c) : drop(skb, c, DROP_UNKNOWN_VSID);
 	}
+	if (!s->rewrite.of_flow)
+		remember_out(skb, p, &t, n, s->rewrite.limit);
 	if (!rewrite(skb, p, &t))
 		return drop(skb, counters_of(sender_seat(skb)), DROP_TRUNCATED);
-	if (put_addresses(skb, p, &s->rewrite.source, &s->rewrite.destination))
-		return drop(skb, counters_of(sender_seat(skb)), DROP_ENCAP_FAILED);
-	skb->cb[0] = VERDICT_TO_UNDERLAY;
-	skb->cb[1] = n->ifindex;
-	return leave_counted(skb, n, packets_in(skb));
+	return leave_as(skb, p, n, counters_of(sender_seat(skb)));
+}
+
+/* As rewritten_to_underlay() does, with what is remembered. */
+INLINE int leave_rewritten_again(struct __sk_buff *skb, const struct packet *p, const struct remembered_out *r,
+				 struct counters *c)
+{
+	struct ethernet *eth = (void *)(long)skb->data;
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return drop(skb, c, DROP_TRUNCATED);
+	__builtin_memcpy(eth->destination, r->mac, 6);
+	return leave_as(skb, p, &r->hop, c);
 }

@@ -5,29 +5,30 @@
 #include "deliver.h"
 #include "rewrite.h"
 
-/* Whom the destination of a frame from the physical network stands for; NULL: nobody. */
-INLINE const struct record_key *rewritten_for(struct __sk_buff *skb)
+/* From whom to whom a frame from the physical network is; false: it does not say. */
+INLINE bool read_ends(struct __sk_buff *skb, struct packet *p)
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethernet *eth = (void *)(long)skb->data;
-	struct addr pa;
 
 	if (skb->protocol == ETHERTYPE_IPV4) {
 		struct ipv4 *ip = (void *)(eth + 1);
 
 		if ((void *)(ip + 1) > end || ip->version_ihl >> 4 != 4)
-			return NULL;
-		pa = addr_of4(ip->destination);
+			return false;
+		p->source = addr_of4(ip->source);
+		p->destination = addr_of4(ip->destination);
 	} else {
 		struct ipv6 *ip = (void *)(eth + 1);
 
 		if ((void *)(ip + 1) > end || bpf_ntohl(ip->version_class_flow) >> 28 != 6)
-			return NULL;
-		pa = ip->destination;
-		if (addr_is4(&pa))
-			return NULL;
+			return false;
+		p->source = ip->source;
+		p->destination = ip->destination;
+		if (addr_is4(&p->destination))
+			return false;
 	}
-	return bpf_map_lookup_elem(&rewrites, &pa);
+	return true;
 }
 
 INLINE bool same_domain(const struct subnet *a, const struct subnet *b)
@@ -193,21 +194,67 @@ static __noinline int put_router_error(struct __sk_buff *skb, const struct packe
 	return put_addresses(skb, p, &address, &place->ca);
 }
 
+/* What is for a guest and bears its own addresses again, with these MACs. packets: as they were counted at the uplink. */
+INLINE int hand_rewritten(struct __sk_buff *skb, const struct local_port *to, const __u8 *mac_to, const __u8 *mac_from,
+			  __u32 packets, struct counters *c)
+{
+	struct ethernet *eth = (void *)(long)skb->data;
+	struct counters *to_counters;
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return drop(skb, c, DROP_TRUNCATED);
+	__builtin_memcpy(eth->destination, mac_to, 6);
+	__builtin_memcpy(eth->source, mac_from, 6);
+	to_counters = counters_at(to->slot);
+	if (to_counters && !(to->flags & PORT_GUARDED)) {
+		to_counters->sent_packets += packets;
+		to_counters->sent_bytes += skb->len;
+	}
+	return to_local_port(skb, to, true);
+}
+
+/* A frame between two PAs of which all is remembered that policy says. */
+INLINE int take_rewritten_again(struct __sk_buff *skb, struct packet *p, const struct remembered_rewrite *r)
+{
+	struct counters *c = counters_of_uplink(skb->ifindex);
+	__u32 packets = count_received(skb, c);
+	enum drop_reason why = parse(skb, p, 0, skb->len);
+
+	if (why)
+		return drop(skb, c, why);
+	if (p->to[0] & 1)
+		return drop(skb, c, DROP_MULTICAST);
+	if ((r->port.flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
+	    !within_limit(skb, p, seat_of(r->port.ifindex, r->port.vlan), DIRECTION_TO_GUEST, 0))
+		return drop(skb, c, DROP_RATE_LIMIT);
+	if (put_addresses(skb, p, &r->from, &r->to))
+		return drop(skb, c, DROP_ENCAP_FAILED);
+	return hand_rewritten(skb, &r->port, r->mac_to, r->mac_from, packets, c);
+}
+
 /* docs/design/datapath.md, "IP rewrite", on the way in: a frame that no tunnel's header explains. */
 INLINE int take_rewritten(struct __sk_buff *skb)
 {
 	struct host *me = this_host();
-	const struct record_key *place = rewritten_for(skb), *from;
+	const struct record_key *place, *from;
 	const struct record *here, *theirs = NULL;
+	struct remembered_rewrite *r;
 	struct subnet *subnet;
 	struct local_port *to;
-	struct counters *c, *to_counters;
+	struct counters *c;
 	struct packet p = {};
-	struct ethernet *eth;
 	enum drop_reason why;
 	__u32 packets;
+	const __u8 *mac_from;
 
-	if (!me || !place)
+	p.changes = changes_so_far();
+	if (!me || !read_ends(skb, &p))
+		return to_stack(skb);
+	r = recall_rewrite(&p);
+	if (r)
+		return take_rewritten_again(skb, &p, r);
+	place = bpf_map_lookup_elem(&rewrites, &p.destination);
+	if (!place)
 		return to_stack(skb);
 	here = bpf_map_lookup_elem(&records, place);
 	if (!here || !may_be_here(me, here, place->vsid))
@@ -235,17 +282,18 @@ INLINE int take_rewritten(struct __sk_buff *skb)
 	if ((to->flags & (PORT_QOS | PORT_GUARDED)) == PORT_QOS &&
 	    !within_limit(skb, &p, seat_of(to->ifindex, to->vlan), DIRECTION_TO_GUEST, 0))
 		return drop(skb, c, DROP_RATE_LIMIT);
-	if (from && theirs && put_addresses(skb, &p, &from->ca, &place->ca))
-		return drop(skb, c, DROP_ENCAP_FAILED);
-	eth = (void *)(long)skb->data;
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return drop(skb, c, DROP_TRUNCATED);
-	__builtin_memcpy(eth->destination, here->mac, 6);
-	__builtin_memcpy(eth->source, from && theirs && from->vsid == place->vsid ? theirs->mac : subnet->router_mac, 6);
-	to_counters = counters_at(to->slot);
-	if (to_counters && !(to->flags & PORT_GUARDED)) {
-		to_counters->sent_packets += packets;
-		to_counters->sent_bytes += skb->len;
+	mac_from = from && theirs && from->vsid == place->vsid ? theirs->mac : subnet->router_mac;
+	if (from && theirs) {
+		r = room_for_rewrite(&p);
+		if (r) {
+			r->from = from->ca;
+			r->to = place->ca;
+			__builtin_memcpy(r->mac_from, mac_from, 6);
+			__builtin_memcpy(r->mac_to, here->mac, 6);
+			r->port = *to;
+		}
+		if (put_addresses(skb, &p, &from->ca, &place->ca))
+			return drop(skb, c, DROP_ENCAP_FAILED);
 	}
-	return to_local_port(skb, to, true);
+	return hand_rewritten(skb, to, here->mac, mac_from, packets, c);
 }

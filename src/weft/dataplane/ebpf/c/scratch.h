@@ -28,6 +28,8 @@ struct scratch {
 		__u8 to[6];
 		__u8 from[6];
 		__u32 routed;
+		__u32 limit; /* as policy has it; 0: none */
+		__u32 of_flow; /* which way it takes hangs on more than its addresses */
 	} rewrite;
 	/* What weft_ingress is to know: the port that it is for. */
 	struct {

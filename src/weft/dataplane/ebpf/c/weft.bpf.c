@@ -409,7 +409,9 @@ int weft_from_port(struct __sk_buff *skb)
 		count_received(skb, c);
 		if (r->guarded && !carries_on(skb, DIRECTION_FROM_GUEST, r->number))
 			refused = may_leave(skb);
-		return refused ? drop(skb, c, refused) : leave_again(skb, p, r, c);
+		if (refused)
+			return drop(skb, c, refused);
+		return r->rule == RULE_REWRITE ? leave_rewritten_again(skb, p, r, c) : leave_again(skb, p, r, c);
 	}
 	bpf_tail_call(skb, &programs, PROGRAM_PORT);
 	return drop(skb, counters_of(skb->ifindex), DROP_ENCAP_FAILED);
