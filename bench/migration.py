@@ -1,8 +1,8 @@
 """migration: a virtual machine goes from host to host while it answers pings and echoes a TCP stream.
 
-It has two NICs, one on Weft and one on a Linux bridge and VXLAN device of the same hosts, and is talked to by both at
-once: so both have the same pauses of the same machine, and what is compared is the network's part. What is counted is
-what the machine's peer sees: pings without an answer, and the longest time without one.
+It has two NICs, one on Weft and one on a Linux bridge and VXLAN device of the same hosts, and is talked to by one of
+them in each migration, in turn: what is compared is the network's part. What is counted is what the machine's peer
+sees: pings without an answer, and the longest time without one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,25 +306,19 @@ class Scene:
         shell.ip_batch([f"link delete {way.tap}" for way in WAYS], self._namespace(left))
         return done
 
-    def measured(self, talks: Mapping[Way, Talk], to: str) -> dict[Way, Seen]:
+    def measured(self, way: Way, talk: Talk, to: str) -> Seen:
         begun_s = time.time()
-        first = {way: talk.pings.latest + 1 for way, talk in talks.items()}
+        first = talk.pings.latest + 1
         with ExitStack() as left:
-            answers: dict[Way, Answers] = {}
-
-            def listen() -> None:
-                for way in WAYS:
-                    answers[way] = left.enter_context(Answers(self._namespace(to), way.tap))
-
-            done = self.migrate(to, listen)
+            answers: list[Answers] = []
+            done = self.migrate(to, lambda: answers.append(left.enter_context(Answers(self._namespace(to), way.tap))))
             deadline_s = time.monotonic() + PATIENCE_S
-            for talk in talks.values():
-                answered = talk.pings.answered
-                while talk.pings.answered < answered + SETTLE_S * PINGS_PER_S:
-                    assert time.monotonic() < deadline_s, "the machine answers no more"
-                    time.sleep(0.01)
-                assert talk.echo.fault is None, talk.echo.fault
-            return {way: talk.seen(first[way], begun_s, done, answers[way]) for way, talk in talks.items()}
+            answered = talk.pings.answered
+            while talk.pings.answered < answered + SETTLE_S * PINGS_PER_S:
+                assert time.monotonic() < deadline_s, "the machine answers no more"
+                time.sleep(0.01)
+            assert talk.echo.fault is None, talk.echo.fault
+            return talk.seen(first, begun_s, done, answers[0])
 
     def end(self) -> None:
         self._machine.end()
@@ -369,31 +363,31 @@ def _sweep() -> None:
             Lab.down(name)
 
 
-def migrations(name: str, count: int) -> list[dict[Way, Seen]]:
-    """There and back, so often."""
-    with scene(name) as one, ExitStack() as left:
-        talks = {
-            way: Talk(left.enter_context(Pings(one.peer, way.address)), left.enter_context(Echo(one.peer, way.address)))
-            for way in WAYS
-        }
-        for talk in talks.values():
-            while talk.pings.answered < PINGS_PER_S or talk.echo.bytes == 0:
-                assert talk.echo.fault is None, talk.echo.fault
-                time.sleep(0.01)
-        return [one.measured(talks, "h2" if one.host == "h1" else "h1") for _ in range(count)]
+def migrations(name: str, count: int, ways: Sequence[Way] = WAYS) -> dict[Way, list[Seen]]:
+    """There and back, so often by each way: one at a time, since what two say is twice the work for the machine."""
+    with scene(name) as one:
+        seen: dict[Way, list[Seen]] = {way: [] for way in ways}
+        for _ in range(count):
+            for way in ways:
+                with Pings(one.peer, way.address) as pings, Echo(one.peer, way.address) as echo:
+                    while pings.answered < PINGS_PER_S or echo.bytes == 0:
+                        assert echo.fault is None, echo.fault
+                        time.sleep(0.01)
+                    talk = Talk(pings, echo)
+                    seen[way].append(one.measured(way, talk, "h2" if one.host == "h1" else "h1"))
+        return seen
 
 
 def run(context: Context) -> list[Figure]:
     seen = migrations(f"{PREFIX}{os.getpid()}-migration", RUNS)
-    for number, each in enumerate(seen, 1):
-        context.progress(f"migration {number}: {each[WEFT]}; {each[BRIDGED]}")
-    return figures([each[WEFT] for each in seen], [each[BRIDGED] for each in seen])
+    for number, each in enumerate(zip(seen[WEFT], seen[BRIDGED], strict=True), 1):
+        context.progress(f"migration {number}: {each[0]}; {each[1]}")
+    return figures(seen[WEFT], seen[BRIDGED])
 
 
 def figures(ours: Sequence[Seen], theirs: Sequence[Seen]) -> list[Figure]:
-    """Of the same migrations by both ways. Parts of the gap are told of ours, with the others' beside them."""
+    """By both ways, in turn. Parts of the gap are told of ours, with the others' beside them."""
     gaps, others = sorted(each.gap_ms for each in ours), sorted(each.gap_ms for each in theirs)
-    ratios = [one.gap_ms / other.gap_ms for one, other in zip(ours, theirs, strict=True)]
     detail = f"{len(ours)} migrations; each: {_each(gaps)}"
     sent, lost = sum(each.sent for each in ours), sum(each.lost for each in ours)
 
@@ -402,16 +396,17 @@ def figures(ours: Sequence[Seen], theirs: Sequence[Seen]) -> list[Figure]:
         return Figure(f"migration_{name}", statistics.median(map(of, ours)), "ms", ReportOnly(said))
 
     return [
-        Figure("migration_gap", statistics.median(gaps), "ms", AtMost(99), detail),
+        Figure("migration_gap", statistics.median(gaps), "ms", AtMost(65), detail),
         Figure("migration_gap_worst", gaps[-1], "ms", AtMost(400), detail),
         Figure("migration_pings_lost", lost, "pings", AtMost(0), f"of {sent}"),
         Figure(
-            "migration_gap_vs_bridged", statistics.median(ratios), "ratio", AtMost(1),
-            f"of the same migrations, over the bridge and VXLAN: {_each(others)} ms",
+            "migration_gap_vs_bridged", statistics.median(gaps) / statistics.median(others), "ratio",
+            ReportOnly("the machine's own part is most of both"),
+            f"over the bridge and VXLAN, in turn: {_each(others)} ms",
         ),
         Figure(
             "migration_pings_lost_bridged", sum(each.lost for each in theirs), "pings",
-            ReportOnly("the same migrations, over the bridge and VXLAN"),
+            ReportOnly("as many migrations, over the bridge and VXLAN"),
         ),
         part("pause", "QEMU's: from where the machine stops until it runs on", lambda each: each.pause_ms),
         part("waking", "then, until it answers something new", lambda each: each.waking_ms),
