@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -19,9 +20,10 @@ from click.testing import CliRunner, Result
 
 from polling import eventually
 from weft.apps.cli import COMMANDS, main
-from weft.cli import status
-from weft.cli.session import EXIT_CODES, ExitCode
-from weft.client import Client, Item, moves
+from weft.cli import port, status
+from weft.cli.session import EXIT_CODES, ExitCode, Failed
+from weft.client import ApiError, Client, Item, moves
+from weft.kit.errors import Conflict
 
 Weft = Callable[..., Result]
 
@@ -439,6 +441,37 @@ def test_a_step_of_a_move_is_taken_also_where_the_port_is_changed_meanwhile(weft
         client.left = 1
         assert "destination" not in moves.cancel(client, name).spec
         client.patch(name, {"qos": None})
+    assert weft("port", "move", "blue/web-1", "h1", "--no-wait").stdout == "blue/web-1 is on h1\n"
+
+
+def test_a_step_of_a_move_is_not_anothers_that_goes_elsewhere(weft: Weft, url: str) -> None:
+    name = "tenants/blue/ports/web-1"
+    with Client(url) as client:
+        moves.begin(client, name, "hosts/h2")
+        for step in (moves.await_ready, moves.finish):
+            with pytest.raises(Conflict, match="is moving to hosts/h2 now, and not to hosts/h3"):
+                step(client, name, to="hosts/h3")  # type: ignore[operator]
+        assert moves.cancel(client, name, to="hosts/h3").spec["destination"] == "hosts/h2"
+        assert "destination" not in moves.cancel(client, name, to="hosts/h2").spec
+
+
+class Unanswered(Client):
+    """What is written is done, and the answer is that nobody knows."""
+
+    def patch(self, name: str, spec: Mapping[str, Any], *, if_match: int | None = None) -> Item:
+        super().patch(name, spec, if_match=if_match)
+        raise ApiError(504, "Gateway Timeout", "not known whether it was written")
+
+
+def test_a_step_of_a_move_that_is_not_answered_says_what_may_be_and_what_to_do(weft: Weft, url: str) -> None:
+    name = "tenants/blue/ports/web-1"
+    with Unanswered(url) as client:
+        with pytest.raises(Failed, match="may be on its way to h2, or not") as begun:
+            port._begun(client, name, "hosts/h2")
+        assert "weft port move blue/web-1 --cancel takes it back" in str(begun.value)
+        with pytest.raises(Failed, match="Both hosts hold the port until then") as ended:
+            port._finish(client, name, "hosts/h2")
+    assert begun.value.exit_code == ended.value.exit_code == ExitCode.UNREACHABLE
     assert weft("port", "move", "blue/web-1", "h1", "--no-wait").stdout == "blue/web-1 is on h1\n"
 
 

@@ -12,7 +12,7 @@ from weft.kit.errors import Rejected, Retry
 from weft.model.names import Kind
 
 if TYPE_CHECKING:
-    from weft.client import Client, Item
+    from weft.client import ApiError, Client, Item
 
 
 @click.group(cls=Commands)
@@ -67,17 +67,18 @@ def move(
             f"--{step} needs no host: the move knows it" if host else "to which host? weft port move blue/web-1 h2"
         )
     with session.controller(url) as client:
-        if host is not None:
-            _, ours = moves.begun(client, full, references.full(host, Kind.HOST))
+        to = None if host is None else references.full(host, Kind.HOST)
+        if to is not None:
+            ours = _begun(client, full, to)
             if wait:
-                _await_ready(client, full, timeout_s, patience_s, ours=ours)
+                _await_ready(client, full, to, timeout_s, patience_s, ours=ours)
         match step:
             case "begin":
                 item = client.get(full)
             case "cancel":
                 item = moves.cancel(client, full)
             case _:
-                item = _finish(client, full)
+                item = _finish(client, full, to)
                 if wait:
                     item = moves.await_arrived(client, full, timeout_s=timeout_s)
     _print(item, output)
@@ -101,13 +102,37 @@ def connections(name: str, output: Output, url: str) -> None:
     conntrack.print_listed(found, output)
 
 
-def _finish(client: Client, name: str) -> Item:
-    """Or it is said how things are: whoever was not answered does not know."""
-    from weft.client import moves
+def _unanswered(error: Retry | ApiError) -> bool:
+    """Whether what was asked for may have been done all the same, or would be when it is asked for again."""
+    return isinstance(error, Retry) or error.status >= 500
+
+
+def _begun(client: Client, name: str, to: str) -> bool:
+    """Whether the move was begun here. Or it is said how things are: whoever was not answered does not know."""
+    from weft.client import ApiError, moves
 
     try:
-        return moves.finish(client, name)
-    except Retry as error:
+        return moves.begun(client, name, to)[1]
+    except (Retry, ApiError) as error:
+        if not _unanswered(error):
+            raise
+        short = references.short(name)
+        raise Failed(
+            f"{error}. The port may be on its way to {references.short(to)}, or not: weft describe {short} says it; "
+            f"weft port move {short} --cancel takes it back",
+            ExitCode.UNREACHABLE,
+        ) from error
+
+
+def _finish(client: Client, name: str, to: str | None) -> Item:
+    """Or it is said how things are: whoever was not answered does not know."""
+    from weft.client import ApiError, moves
+
+    try:
+        return moves.finish(client, name, to=to)
+    except (Retry, ApiError) as error:
+        if not _unanswered(error):
+            raise
         short = references.short(name)
         again = f"weft port move {short} --finish says that it is not moving if the move has ended all the same"
         raise Failed(
@@ -115,21 +140,21 @@ def _finish(client: Client, name: str) -> Item:
         ) from error
 
 
-def _await_ready(client: Client, name: str, timeout_s: float, patience_s: float, *, ours: bool) -> None:
+def _await_ready(client: Client, name: str, to: str, timeout_s: float, patience_s: float, *, ours: bool) -> None:
     """Or nothing has happened. ours: it was begun by this command, and is its to take back."""
     from weft.client import ApiError, moves
 
     try:
         with session.busy("waiting for hosts") as say:
-            passed_over = moves.await_ready(client, name, timeout_s=timeout_s, patience_s=patience_s, say=say)
+            passed_over = moves.await_ready(client, name, to=to, timeout_s=timeout_s, patience_s=patience_s, say=say)
     except BaseException as error:
         short = references.short(name)
         try:
-            left = moves.cancel(client, name) if ours else client.get(name)
+            left = moves.cancel(client, name, to=to) if ours else client.get(name)
             after = f"The port is on {references.short(left.spec.get('host') or 'no host')}"
-            if (to := left.spec.get("destination")) is not None:
+            if (now := left.spec.get("destination")) is not None:
                 after += (
-                    f", and on its way to {references.short(to)} as before: that was begun by another command, whose "
+                    f", and on its way to {references.short(now)} as before: that was begun by another command, whose "
                     f"guest may be changing over; if not: weft port move {short} --cancel"
                 )
         except (Retry, Rejected, ApiError) as further:  # the first fault is the one to tell

@@ -48,9 +48,16 @@ def begun(client: Client, port: str, host: str) -> tuple[Item, bool]:
 
 
 def await_ready(
-    client: Client, port: str, *, timeout_s: float = 60.0, patience_s: float = 10.0, say: Say = _silent
+    client: Client,
+    port: str,
+    *,
+    to: str | None = None,
+    timeout_s: float = 60.0,
+    patience_s: float = 10.0,
+    say: Say = _silent,
 ) -> Sequence[str]:
-    """Until the guest may change over. Returns the hosts that were not waited for.
+    """Until the guest may change over. Returns the hosts that were not waited for. to: Conflict where the port moves to
+    another host than this by then, which somebody else has begun.
 
     A host without a connected agent is waited for no longer than patience_s: what it sends to the port is lost from the
     change-over until it hears of the move. Retry: it was not ready within timeout_s; Rejected: the destination says
@@ -60,6 +67,8 @@ def await_ready(
     failed_s: float | None = None  # since when its destination says so
     while True:
         move = _move(client, port)
+        if to is not None and move["destination"] not in ("", to):
+            raise Conflict(f"{port} is moving to {move['destination']} now, and not to {to}", "destination")
         if move["state"] != "failed":
             failed_s = None
         elif failed_s is None:
@@ -78,12 +87,14 @@ def await_ready(
         time.sleep(_POLL_S)
 
 
-def finish(client: Client, port: str) -> Item:
-    """The guest has changed over: the port is where it was moving to."""
+def finish(client: Client, port: str, *, to: str | None = None) -> Item:
+    """The guest has changed over: the port is where it was moving to; or there, and nowhere else: else Conflict."""
     item = client.get(port)
-    to = item.spec.get("destination")
+    wanted, to = to, item.spec.get("destination")
     if to is None:
         raise Rejected(f"{port} is not moving: it is on {item.spec.get('host', 'no host')}", "destination")
+    if wanted not in (None, to):
+        raise Conflict(f"{port} is moving to {to} now, and not to {wanted}", "destination")
     while item.spec.get("destination") == to:
         if (made := _patched(client, item, {"host": to, "destination": None})) is not None:
             return made
@@ -91,10 +102,13 @@ def finish(client: Client, port: str) -> Item:
     raise Conflict(f"{port} is not moving to {to} any more: somebody else has ended its move", "destination")
 
 
-def cancel(client: Client, port: str) -> Item:
-    """The guest stays where it is. A port that does not move is left alone, and so is one that begins to, elsewhere."""
+def cancel(client: Client, port: str, *, to: str | None = None) -> Item:
+    """The guest stays where it is. A port that does not move is left alone, and so is one that moves elsewhere than to
+    there: or, where that is not said, than where it is moving to now.
+    """
     item = client.get(port)
-    to = item.spec.get("destination")
+    if to is None:
+        to = item.spec.get("destination")
     while to is not None and item.spec.get("destination") == to:
         if (made := _patched(client, item, {"destination": None})) is not None:
             return made
