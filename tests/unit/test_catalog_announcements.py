@@ -158,6 +158,31 @@ def test_a_port_announces_so_many_addresses_and_no_more(catalog: Catalog) -> Non
     assert set(held(catalog, A)) == {(many[0], VIRTUAL_MAC), *((address, MAC_A) for address in many[1:])}
 
 
+def test_of_a_tenant_at_its_limit_what_would_be_more_is_not_heeded_and_what_is_not_more_is(catalog: Catalog) -> None:
+    hear(catalog, (A, VIP, MAC_A))
+    catalog.apply([drafts.Tenant("tenants/blue", limits={"records": 3, "macs": 3})])  # which is what it has, and a MAC
+    before = everything(catalog)
+    assert hear(catalog, (A, "10.0.1.77", MAC_A)) == [Unheeded.FULL]
+    assert everything(catalog) == before
+    assert hear(catalog, (B, "10.0.1.77", MAC_B), (B, VIP, MAC_B)) == [Unheeded.FULL]
+    assert (held(catalog, A), held(catalog, B)) == ([], [(VIP, MAC_B)]), "what only goes to another is no more"
+    assert hear(catalog, (A, VIP, VIRTUAL_MAC)) == [], "a third MAC"
+    catalog.apply([drafts.Tenant("tenants/blue", limits={"macs": 2})])
+    assert hear(catalog, (B, VIP, VIRTUAL_MAC)) == [], "it has more than its limit, and no more than before"
+
+
+def test_what_is_not_heeded_for_a_limit_takes_nothing_from_whom_it_would_have_come(catalog: Catalog) -> None:
+    hear(catalog, (A, VIP, MAC_A))
+    catalog.apply([drafts.Tenant("tenants/blue", limits={"macs": 2})])
+    before = everything(catalog)
+    found = catalog.hear([Announcement(Name("hosts/h2"), B, AnnouncedAddress(Ip(VIP), Mac(VIRTUAL_MAC)))])
+    assert (found.puts, found.taken) == ((), 0)
+    assert [(each.reason, each.why) for each in found.ignored] == [
+        (Unheeded.FULL, "tenants/blue would have 3 macs; its limit is 2")
+    ]
+    assert everything(catalog) == before
+
+
 def test_a_put_that_says_nothing_of_it_keeps_what_still_may_be(catalog: Catalog) -> None:
     hear(catalog, (A, VIP, VIRTUAL_MAC), (A, "10.0.1.77", MAC_A))
     catalog.apply([port("blue/a", "prod/web", host="h3", admin_state="down")])

@@ -107,6 +107,39 @@ def test_sub_ports_are_held_to_on_each_host_where_they_are_and_where_they_go(cat
     refused(catalog, [web("two", host="h2", destination="h1")], "puts[0].spec.trunk", "3 sub-ports on hosts/h1")
 
 
+def test_what_a_tenant_was_let_have_on_a_host_may_go_to_another_but_nothing_comes_to_it(catalog: Catalog) -> None:
+    catalog.apply([limited("blue")])
+    subports = [web(f"sub{n}", trunk=drafts.Trunk("one", n + 1)) for n in range(5)]
+    catalog.apply([web("one", host="h1", allowed_address_pairs=pairs(30)), *subports])
+    catalog.apply([limited("blue", subports=2, sources=3)])
+    more = web("sub5", trunk=drafts.Trunk("one", 6))
+    refused(
+        catalog, [web("one", host="h1", destination="h2", allowed_address_pairs=pairs(30)), more],
+        "puts[0].spec.trunk", "6 sub-ports on hosts/h",
+    )  # fmt: skip
+    refused(
+        catalog, [web("one", host="h2", allowed_address_pairs=pairs(31))], "puts[0].spec.allowed_address_pairs",
+        "sources .* on hosts/h2",
+    )  # fmt: skip
+    # As operators move it: both hosts have it, then the other alone; and at once.
+    catalog.apply([web("one", host="h1", destination="h2", allowed_address_pairs=pairs(30))])
+    refused(reloaded(catalog), [more], "puts[0].spec.trunk", "6 sub-ports on hosts/h")
+    catalog.apply([web("one", host="h2", allowed_address_pairs=pairs(30))])
+    catalog.apply([web("one", host="h1", allowed_address_pairs=pairs(30))])
+    has = catalog._ix.tally.has
+    assert [has(Share.SUBPORTS, BLUE, Name(f"hosts/h{n}")) for n in (1, 2)] == [5, 0]
+    assert [has(Share.SOURCES, BLUE, Name(f"hosts/h{n}")) for n in (1, 2)] == [16, 0]
+    refused(catalog, [more], "puts[0].spec.trunk", "6 sub-ports on hosts/h1")
+
+
+def test_a_sub_port_cannot_bring_others_along_that_are_new(catalog: Catalog) -> None:
+    catalog.apply([limited("blue")])
+    catalog.apply([web("one", host="h1"), *(web(f"sub{n}", trunk=drafts.Trunk("one", n + 1)) for n in range(5))])
+    catalog.apply([limited("blue", subports=2), web("two", host="h2")])
+    new = [web(f"new{n}", trunk=drafts.Trunk("two", n + 2)) for n in range(3)]
+    refused(catalog, [web("sub0", trunk=drafts.Trunk("two", 1)), *new], "puts[0].spec.trunk", "4 sub-ports on hosts/h2")
+
+
 def test_another_tenant_has_its_own(catalog: Catalog) -> None:
     catalog.apply([web("one"), web("two")])
     catalog.apply([web(f"p{number}", "red") for number in range(100)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 
 from unit.controller_world import UnsureStore, World, port, world
 from weft.client import ApiError
+from weft.controller.beside import Extra
+from weft.kit.errors import Conflict
+from weft.model.catalog import Change
 from weft.policy.rows import Record
 from weft.wire.api import MOST_ANNOUNCED, Announced
 
@@ -72,6 +76,45 @@ async def test_what_may_not_be_and_what_is_of_another_host_is_counted_and_change
         await it.client.announce("hosts/h1", [Announced("tenants/none/ports/none", MACS[P1], "10.0.1.50")])
         assert it.service.revision == before
         assert await outcomes(it) == {"taken": 0, "no_news": 0, "elsewhere": 2, "not_allowed": 1, "full": 0}
+
+
+async def two_owners(it: World) -> str:
+    """P1's tenant may have no more addresses than it has; another's guest is on the same host."""
+    await guests(it)
+    other = "tenants/red/ports/p1"
+    domain = "tenants/red/routing-domains/prod"
+    await it.client.apply([
+        ("tenants/red", {}),
+        (domain, {}),
+        (f"{domain}/virtual-subnets/web", {"prefixes": ["10.0.1.0/24"]}),
+        (other, {"virtual_subnet": "prod/web", "host": "h1", "mac": MACS[P1], "allowed_address_pairs": PAIRS}),
+    ])  # fmt: skip
+    return other
+
+
+async def test_a_tenant_at_its_limit_keeps_nobody_elses_guests_from_being_heard() -> None:
+    async with world() as it:
+        other = await two_owners(it)
+        await it.client.patch(P1.split("/ports/")[0], {"limits": {"records": 2}})
+        before = it.service.revision
+        await it.client.announce("hosts/h1", [*announced(P1, 50), Announced(other, MACS[P1], "10.0.1.51")])
+        assert (await shown(it, P1), await shown(it, other)) == ([], ["10.0.1.51"])
+        assert it.service.revision == before + 1
+        assert await outcomes(it) == {"taken": 1, "no_news": 0, "elsewhere": 0, "not_allowed": 0, "full": 1}
+
+
+async def test_whatever_is_refused_of_one_port_all_others_are_heard() -> None:
+    async with world() as it:
+        other = await two_owners(it)
+
+        def admit(changes: Sequence[Change], _extra: Extra) -> None:
+            if any(change.name == P1 for change in changes):
+                raise Conflict("not this one")
+
+        it.service.admit = admit
+        await it.client.announce("hosts/h1", [*announced(P1, 50, 52), Announced(other, MACS[P1], "10.0.1.51")])
+        assert (await shown(it, P1), await shown(it, other)) == ([], ["10.0.1.51"])
+        assert await outcomes(it) == {"taken": 1, "no_news": 0, "elsewhere": 0, "not_allowed": 2, "full": 0}
 
 
 async def test_more_than_one_request_takes_is_sent_in_parts() -> None:

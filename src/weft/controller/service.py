@@ -32,7 +32,7 @@ from weft.controller.questions import Passing, Questions
 from weft.controller.statuses import Statuses
 from weft.feed.log import FeedLog
 from weft.kit.errors import Missing, Rejected, Retry
-from weft.model.announcements import Announcement, Heard, Unheeded
+from weft.model.announcements import Announcement, Heard, Ignored, Unheeded
 from weft.model.catalog import Catalog, Change
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
@@ -418,7 +418,33 @@ class Service:
         return await self._write(lambda: (drafts(), ()))
 
     async def hear(self, announced: Sequence[Announcement]) -> Heard:
-        """Heed what guests say they have, as far as policy lets them have it. What is no news writes nothing."""
+        """Heed what guests say they have, as far as policy lets them have it. What is no news writes nothing.
+
+        Whatever is refused of one port keeps nothing of others from being heard.
+        """
+        try:
+            heard = await self._hear(announced)
+        except Rejected:
+            of_port: dict[str, list[Announcement]] = {}
+            for each in announced:
+                of_port.setdefault(each.port, []).append(each)
+            parts = [await self._hear_of_port(some) for some in of_port.values()]
+            heard = Heard(
+                tuple(put for part in parts for put in part.puts),
+                sum(part.taken for part in parts),
+                tuple(ignored for part in parts for ignored in part.ignored),
+            )
+        self.announcements["taken"] += heard.taken
+        self.announcements.update(ignored.reason.value for ignored in heard.ignored)
+        return heard
+
+    async def _hear_of_port(self, announced: Sequence[Announcement]) -> Heard:
+        try:
+            return await self._hear(announced)
+        except Rejected as fault:
+            return Heard((), 0, tuple(Ignored(each, Unheeded.NOT_ALLOWED, fault.message) for each in announced))
+
+    async def _hear(self, announced: Sequence[Announcement]) -> Heard:
         heard = Heard((), 0, ())
 
         def drafts() -> Sequence[Draft]:
@@ -427,8 +453,6 @@ class Service:
             return heard.puts
 
         await self.carry_on(drafts)
-        self.announcements["taken"] += heard.taken
-        self.announcements.update(ignored.reason.value for ignored in heard.ignored)
         return heard
 
     async def _write(

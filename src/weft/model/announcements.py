@@ -15,9 +15,10 @@ from typing import TypeAlias
 from weft.kit.errors import Conflict, Rejected
 from weft.model import drafts, taps, trunk, values
 from weft.model.indexes import Indexes, SubnetIndex
-from weft.model.names import Name
+from weft.model.names import Name, tenant_of
 from weft.model.objects import AnnouncedAddress, Port, VirtualSubnet
 from weft.model.puts import Put, read
+from weft.model.shares import USUAL_LIMITS, Share
 from weft.model.values import Ip, Mac, ip_version
 
 #: Of one port: what a router of a few networks has, and too few to fill anybody's tables with.
@@ -44,7 +45,7 @@ class Unheeded(StrEnum):
     NO_NEWS = "no_news"  # it is so already
     ELSEWHERE = "elsewhere"  # the port is not on the host where it was heard, or is no more
     NOT_ALLOWED = "not_allowed"
-    FULL = "full"  # the port has announced as much as one may
+    FULL = "full"  # the port has announced as much as one may, or its tenant has as much as it may
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +99,28 @@ def _hear(ix: Indexes, each: Announcement, changed: dict[Name, None]) -> tuple[U
     if len(kept) >= MOST:
         return Unheeded.FULL, f"{port.name} has announced {MOST} addresses already"
     behind: list[AnnouncedAddress] = []
+    tenant = tenant_of(port.name)
+    had_before = {share: ix.tally.has(share, tenant) for share in (Share.RECORDS, Share.MACS)}
+    losers: list[Port] = []
     virtual = said.mac != port.mac
     holders = {subnet.announced.get(said.address), subnet.announced_macs.get(said.mac) if virtual else None}
     for name in sorted(name for name in holders if name is not None and name != port.name):
         other = ix.ports[name]
         going = [had for had in other.announced_addresses if had.address == said.address or had.mac == said.mac]
         ix.announce(other, tuple(had for had in other.announced_addresses if had not in going))
-        changed[name] = None
+        losers.append(other)
         behind.extend(had for had in going if had.address != said.address)
     # A virtual MAC is in one place: what else was reached by it comes along, as far as it may.
     along = [had for had in behind if _stands(ix, port, had)]
     ix.announce(port, (*kept, said, *along)[:MOST])
-    changed[port.name] = None
+    limits = ix.limits.get(tenant, USUAL_LIMITS)
+    for share, before in had_before.items():
+        if before < (now := ix.tally.has(share, tenant)) > limits.of(share):
+            ix.announce(ix.ports[port.name], port.announced_addresses)
+            for other in losers:
+                ix.announce(ix.ports[other.name], other.announced_addresses)
+            return Unheeded.FULL, f"{tenant} would have {now:,} {share}; its limit is {limits.of(share):,}"
+    changed.update(dict.fromkeys((*(other.name for other in losers), port.name)))
     return None
 
 

@@ -6,7 +6,7 @@ and then what it did not touch is looked at where it may have lost its footing. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import assert_never
@@ -28,8 +28,8 @@ from weft.model import (
 from weft.model.announcements import Announcement, Heard
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable
-from weft.model.indexes import Indexes
-from weft.model.names import Kind, Name, domain_of, find_kind, parse_name_of
+from weft.model.indexes import Indexes, taken_on_host
+from weft.model.names import Kind, Name, domain_of, find_kind, parse_name_of, tenant_of
 from weft.model.objects import (
     KINDS,
     AddressGroup,
@@ -47,6 +47,7 @@ from weft.model.objects import (
 from weft.model.ordering import SortedNames
 from weft.model.puts import Put
 from weft.model.room import Room
+from weft.model.shares import Arrival
 from weft.model.values import Ip, Prefix, Rdid
 
 _RANK = {kind: rank for rank, kind in enumerate(Kind)}
@@ -407,7 +408,7 @@ class Catalog:
             Kind.CUSTOMER_ROUTE: ((put.name, put.field) for put in batch.customer_routes),
             Kind.PORT: ((put.name, put.field) for put in batch.ports),
         }
-        shares.check(ix.tally, ix.limits, placed)
+        shares.check(ix.tally, ix.limits, placed, lambda: self._arrivals(batch))
         # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
         blamed: dict[Name, str] = {}
         for subnet_put in batch.virtual_subnets:
@@ -424,6 +425,18 @@ class Catalog:
                     routes.check_of(ix, domain)
                 except Rejected as fault:
                     raise fault.at(place) from None
+
+    def _arrivals(self, batch: _Batch) -> Iterator[Arrival]:
+        """The ports of a batch that come to hosts where they were not."""
+        for put in batch.ports:
+            if put.old is None or not put.old.hosts:
+                continue
+            new, before = self._ix.ports[put.name], taken_on_host(put.old)
+            taken = {share: min(number, before.get(share, 0)) for share, number in taken_on_host(new).items()}
+            if taken:
+                for host in new.hosts:
+                    if host not in put.old.hosts:
+                        yield Arrival(tenant_of(put.name), host, tuple(put.old.hosts), taken)
 
     def _user_of(self, old: Object) -> Name | None:
         """Somebody who still refers to an object that is to go."""

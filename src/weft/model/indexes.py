@@ -7,6 +7,7 @@ a catalog that was loaded answers like one that grew. Every change is journaled,
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar, assert_never
 
@@ -387,7 +388,7 @@ class Indexes:
         add = self.tally.add
         add(Share.RECORDS, tenant, sign * len(port.addresses))
         add(Share.MACS, tenant, sign)
-        beyond = len(port.addresses) + len(port.allowed_address_pairs) - SOURCES_OF_PORT
+        on_host = taken_on_host(port)
         for host in port.hosts:
             at = port.virtual_subnet, host
             has = self.members.get(at, 0)
@@ -397,10 +398,8 @@ class Indexes:
                 self._journal.drop(self.members, at)
             if has + min(sign, 0) == 0:  # the first comes, or the last goes
                 add(Share.MEMBERS, tenant, sign)
-            if port.trunk is not None:
-                add(Share.SUBPORTS, tenant, sign, host)
-            if beyond > 0:
-                add(Share.SOURCES, tenant, sign * beyond, host)
+            for share, number in on_host.items():
+                add(share, tenant, sign * number, host)
 
     def _place_groups(self, port: Port) -> None:
         self._stale.sets[port.groups] = None
@@ -683,3 +682,13 @@ class Indexes:
                     pool.give_back(number)
         elif (index := self.subnets.get(subnet)) is not None and (net := index.net_of(address, number)) is not None:
             net.free.give_back(number)
+
+
+def taken_on_host(port: Port) -> Mapping[Share, int]:
+    """What a port takes of the shares that are counted on each of its hosts."""
+    taken: dict[Share, int] = {}
+    if port.trunk is not None:
+        taken[Share.SUBPORTS] = 1
+    if (beyond := len(port.addresses) + len(port.allowed_address_pairs) - SOURCES_OF_PORT) > 0:
+        taken[Share.SOURCES] = beyond
+    return taken

@@ -7,7 +7,7 @@ there before is let be. Docs: model.md, Shares of tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TypeAlias
@@ -128,24 +128,59 @@ class Tally:
     def has(self, share: Share, tenant: Name, host: Name | None = None) -> int:
         return self._counts.get((share, tenant, host), 0)
 
+    def had(self, share: Share, tenant: Name, host: Name | None = None) -> int:
+        """At the last settle."""
+        key = share, tenant, host
+        return self._before.get(key, self._counts.get(key, 0))
 
-def check(tally: Tally, limits: Mapping[Name, Limits], puts: Mapping[Kind, Iterable[tuple[Name, str]]]) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A port that was there comes to another host. taken: of each share as much as before, or less."""
+
+    tenant: Name
+    host: Name
+    former: tuple[Name, ...]
+    taken: Mapping[Share, int]
+
+
+def check(
+    tally: Tally,
+    limits: Mapping[Name, Limits],
+    puts: Mapping[Kind, Iterable[tuple[Name, str]]],
+    arrivals: Callable[[], Iterable[Arrival]],
+) -> None:
     """That no tenant takes more than it may. limits: of the tenants that have their own; puts: names and where each is
-    in the request.
+    in the request; arrivals: asked for where a limit does not do.
     """
     for (share, tenant, host), now in tally.grown:
         most = limits.get(tenant, USUAL_LIMITS).of(share)
-        if now <= most:
+        if now <= most or (host is not None and _only_moved(tally, share, tenant, host, arrivals())):
             continue
         about, below = _ABOUT[share], f"{tenant}/"
         mine = ((name, place) for kind in about.kinds for name, place in puts[kind] if name.startswith(below))
-        name, place = next(mine)
+        # Where what has grown it is not put itself, the whole batch is to blame.
+        name, place = next(mine, (None, None))
+        blamed = "" if name is None else f"with {name} "
         there = "" if host is None else f" on {host}"
         raise Conflict(
-            f"with {name} {tenant} would have {now:,} {about.what}{there}; {most:,} are the most of a tenant's: "
+            f"{blamed}{tenant} would have {now:,} {about.what}{there}; {most:,} are the most of a tenant's: "
             f"{about.helps}, or an operator sets limits.{share} of {tenant}",
-            f"{place}.{about.field}",
+            "" if place is None else f"{place}.{about.field}",
         )
+
+
+def _only_moved(tally: Tally, share: Share, tenant: Name, host: Name, arrivals: Iterable[Arrival]) -> bool:
+    """Whether all that a host has more of comes from another, and the tenant had as much there: as it was let be there,
+    it may go elsewhere.
+    """
+    arrived, most = 0, 0
+    for each in arrivals:
+        if (each.tenant, each.host) == (tenant, host) and (number := each.taken.get(share, 0)):
+            arrived += number
+            most = max(most, *(tally.had(share, tenant, former) for former in each.former))
+    now = tally.has(share, tenant, host)
+    return now <= most and now - tally.had(share, tenant, host) <= arrived
 
 
 def parse(given: Mapping[str, int | None]) -> Limits:
