@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import socketserver
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from weft.agent.conntrack import MOST_WAITING, Filter, Heard, Missed, check, parse, shown, shown_event
+from unit.test_agent_handover import asker, plane, talk
+from weft.agent.conntrack import (
+    MOST_WAITING,
+    PROTOCOLS,
+    Conntrack,
+    Filter,
+    Heard,
+    Missed,
+    check,
+    parse,
+    shown,
+    shown_event,
+)
+from weft.agent.rule_log import RuleLog
 from weft.apps.agent import parse_tracking
+from weft.apps.cli import main
 from weft.contracts.connections import Connection, ConnectionEvent
+from weft.kit.clock import MonotonicClock
 from weft.kit.errors import Missing, Rejected
 from weft.policy.connections import State
+from weft.wire.listed import MOST_OF_HOST
 
 WEB = Connection(
     b"", "tenants/blue/ports/web-1", 6, "10.0.1.4", "10.0.1.5", 40000, 80, State.ESTABLISHED, True, 7, False,
@@ -124,3 +146,41 @@ def test_a_connection_is_shown_with_words_for_numbers() -> None:
     assert (found["rule"], found["rule_name"]) == (7, rule)
     assert shown(WEB, {})["rule_name"] == "", "the rule is gone"
     assert Filter() == parse({})
+
+
+async def test_of_more_than_are_listed_all_are_counted(tmp_path: Path) -> None:
+    here = plane()
+    talk(here)
+    (one,) = (of for _, of in here.carried(WEB.port) if of.protocol == 17)
+    there = [one._replace(remote_port=1000 + number) for number in range(MOST_OF_HOST + 2)]
+    assert here.take(WEB.port, there) == len(there)
+    clock = MonotonicClock()
+    tracked = Conntrack(None, asker(here), clock, RuleLog(tmp_path / "log", clock, lambda: 0, PROTOCOLS))
+    wanted = parse({"protocol": "udp", "port": WEB.port})
+    some, total = await tracked.count(wanted, 10)
+    assert (len(some), total) == (10, MOST_OF_HOST + 3)
+    assert len(await tracked.list(wanted)) == MOST_OF_HOST
+    assert (await tracked.count(parse({"protocol": "icmp"}), 10)) == ([], 0)
+
+
+@pytest.mark.parametrize("count", [MOST_OF_HOST - 1, MOST_OF_HOST])
+def test_a_listing_that_may_leave_some_out_says_so_on_stderr(tmp_path: Path, count: int) -> None:
+    content = json.dumps([shown(WEB, {})] * count).encode()
+
+    class Agent(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def address_string(self) -> str:
+            return "a socket"
+
+    path = str(tmp_path / "s")
+    with socketserver.UnixStreamServer(path, Agent) as agent:
+        threading.Thread(target=agent.handle_request, daemon=True).start()
+        done = CliRunner().invoke(main, ["conntrack", "list", "--agent", path, "-o", "json"])
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)) == count
+    assert ("no more than 10000 are listed" in done.stderr) is (count == MOST_OF_HOST)

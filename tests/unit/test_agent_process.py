@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import logging
 import os
 import signal
 import socket
@@ -18,6 +19,9 @@ from pathlib import Path
 import pytest
 
 from polling import PATIENCE_S
+from unit.certificates import authority, files_of
+from weft.tls import files
+from weft.tls.identity import Identity, Role
 
 
 class _Connection(http.client.HTTPConnection):
@@ -34,7 +38,8 @@ class _Connection(http.client.HTTPConnection):
 class Process:
     """One agent with the reference data plane, over directories that outlive it."""
 
-    def __init__(self, directory: Path, host: str = "hosts/h1", **environment: str) -> None:
+    def __init__(self, directory: Path, host: str = "hosts/h1", plane: str = "", **environment: str) -> None:
+        """plane: what makes the data plane, in Python, in place of the reference."""
         self.directory = directory
         script = textwrap.dedent(f"""
             import sys
@@ -46,7 +51,7 @@ class Process:
             here = Path({str(directory)!r})
             try:
                 serve({host!r}, f"unix://{{here}}/controller.sock", here / "state", here / "run",
-                      lambda: ReferenceDataPlane({host!r}))
+                      lambda: {plane or f"ReferenceDataPlane({host!r})"})
             except Rejected as refusal:
                 sys.exit(f"refused: {{refusal}}")
         """)
@@ -123,11 +128,43 @@ def test_a_state_directory_is_one_hosts_for_good(directory: Path, processes: lis
     processes.append(second := Process(directory, "hosts/h2"))
     code, refusal = second.wait()
     assert code == 1
-    assert f"{directory}/state is that of hosts/h1, not of hosts/h2: give hosts/h2 a --state directory of its own" in (
+    mine = f"{directory}/state"
+    assert f"{mine} is that of hosts/h1, not of hosts/h2, as {mine}/owner says: give hosts/h2 a --state directory" in (
         refusal
     )
     processes.append(third := Process(directory))
     assert third.ask("GET", "/healthz")[0] == 200
+
+
+def test_a_start_that_comes_to_nothing_makes_no_directory_a_hosts(directory: Path, processes: list[Process]) -> None:
+    """Such as that of a host's name mistyped: the right one starts after it."""
+    processes.append(mistyped := Process(directory, "hosts/h2", plane='sys.exit("no data plane")'))
+    assert mistyped.wait() == (1, "no data plane\n")
+    processes.append(right := Process(directory))
+    assert right.ask("GET", "/healthz")[0] == 200
+
+
+def test_what_a_lock_said_before_tells_nothing_of_whose_a_directory_is(
+    directory: Path, processes: list[Process]
+) -> None:
+    """Releases before wrote there whoever was started last, whatever became of it."""
+    (directory / "state").mkdir()
+    (directory / "state" / "lock").write_text("the agent of hosts/h2, process 4711\n")
+    processes.append(right := Process(directory))
+    assert right.ask("GET", "/healthz")[0] == 200
+
+
+def test_a_certificate_tells_whose_a_directory_is(tmp_path: Path, directory: Path, processes: list[Process]) -> None:
+    issued = files_of(authority(tmp_path), Identity(Role.HOST, "h1")).certificate
+    assert issued is not None
+    files.write(directory / "state" / "tls" / "host.pem", issued.read_bytes(), secret=True)
+    processes.append(second := Process(directory, "hosts/h2"))
+    code, refusal = second.wait()
+    assert code == 1
+    assert f"that of hosts/h1, not of hosts/h2, as {directory}/state/tls/host.pem says" in refusal
+    processes.append(first := Process(directory))
+    assert first.ask("GET", "/healthz")[0] == 200
+    assert (directory / "state" / "owner").read_text() == "hosts/h1\n"
 
 
 def test_an_agent_logs_lines_of_json_where_no_terminal_is(directory: Path, processes: list[Process]) -> None:
@@ -143,4 +180,16 @@ def test_an_agent_logs_lines_of_json_where_no_terminal_is(directory: Path, proce
 
 def test_a_level_of_logs_that_is_none_is_refused(directory: Path, processes: list[Process]) -> None:
     processes.append(process := Process(directory, WEFT_LOG="loud"))
-    assert process.wait() == (1, "refused: 'loud' is no level of logs; DEBUG, INFO, WARNING, ERROR are\n")
+    assert process.wait() == (
+        1, "refused: 'loud' is no level of logs; NOTSET, DEBUG, INFO, WARN, WARNING, ERROR, CRITICAL, FATAL are\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("level", [*logging.getLevelNamesMapping(), "warn", "Info"])
+def test_every_level_that_python_has_is_one_of_logs(level: str) -> None:
+    script = "import logging; from weft.apps import logs; logs.configure(); print(logging.getLogger().level)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "WEFT_LOG": level},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{logging.getLevelNamesMapping()[level.upper()]}\n", "")

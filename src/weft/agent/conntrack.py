@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -15,15 +16,15 @@ from weft.agent.exporter import Ask
 from weft.agent.rule_log import RuleLog
 from weft.contracts.clock import Clock
 from weft.contracts.connections import Connection, ConnectionEvent, Logged
+from weft.contracts.dataplane import DataPlane
 from weft.kit.errors import Missing, Rejected
 from weft.kit.waiting import readable
 from weft.policy.connections import State
+from weft.wire.listed import MOST_OF_HOST
 
 SWEEP_S = 5.0
 #: What a watcher has not read yet, at most; what comes beyond that it misses.
 MOST_WAITING = 4096
-#: Of a listing; whoever wants more narrows it.
-MOST_LISTED = 10_000
 #: Names that an error lists of those that there are.
 _MOST_NAMED = 5
 
@@ -206,12 +207,22 @@ class Conntrack:
         await self._log.write(logged)
 
     async def list(self, wanted: Filter) -> list[Connection]:
-        """Those that have not expired; MOST_LISTED at most."""
-        return await self._ask(lambda plane: _some(wanted, plane.connections()))
+        """Those that have not expired; MOST_OF_HOST at most. Whoever wants others narrows it."""
+        return await self._ask(lambda plane: list(islice(_living(wanted, plane.connections()), MOST_OF_HOST)))
+
+    async def count(self, wanted: Filter, most: int) -> tuple[Sequence[Connection], int]:
+        """The first of them, and how many there are, of which no more are kept meanwhile."""
+
+        def counted(plane: DataPlane) -> tuple[list[Connection], int]:
+            found = _living(wanted, plane.connections())
+            some = list(islice(found, most))
+            return some, len(some) + sum(1 for _ in found)
+
+        return await self._ask(counted)
 
     async def flush(self, wanted: Filter) -> int:
         """Forget them; how many there were. What goes on of them is held against the rules as if it were new."""
-        keys = [found.key for found in await self._ask(lambda plane: _all(wanted, plane.connections()))]
+        keys = [found.key for found in await self._ask(lambda plane: list(_living(wanted, plane.connections())))]
         return await self._ask(lambda plane: plane.forget(keys))
 
     @asynccontextmanager
@@ -240,15 +251,5 @@ class Conntrack:
                     yield event
 
 
-def _all(wanted: Filter, found: Iterable[Connection]) -> list[Connection]:
-    return [each for each in found if wanted.matches(each) and each.expires_s > 0]
-
-
-def _some(wanted: Filter, found: Iterable[Connection]) -> list[Connection]:
-    some: list[Connection] = []
-    for each in found:
-        if wanted.matches(each) and each.expires_s > 0:
-            some.append(each)
-            if len(some) == MOST_LISTED:
-                break
-    return some
+def _living(wanted: Filter, found: Iterable[Connection]) -> Iterator[Connection]:
+    return (each for each in found if wanted.matches(each) and each.expires_s > 0)

@@ -19,6 +19,7 @@ from weft.kit.errors import Rejected, Retry
 from weft.tls import files
 from weft.tls.certificates import Certificate, key_pem, make_key, make_request
 from weft.tls.contexts import Files
+from weft.tls.identity import Role
 from weft.wire.access import Issued
 
 _log = structlog.get_logger("weft.agent")
@@ -43,6 +44,16 @@ def joined(host: str, directory: Path) -> Files:
         token = f"--join (WEFT_JOIN) and a token, as `weft host token {host.rpartition('/')[2]}` prints one"
         raise Rejected(f"{host} has no certificate in {directory} and no token to get one by: give it {token}", "join")
     return kept
+
+
+def holder(directory: Path) -> tuple[str | None, Path]:
+    """The host whose certificate is there, if one is and can be read, and the file."""
+    path = directory / _HOST
+    try:
+        found = Certificate.of_pem(path.read_bytes()).identity
+    except (OSError, Rejected):
+        return None, path
+    return (f"hosts/{found.label}" if found is not None and found.role is Role.HOST else None), path
 
 
 def join(host: str, url: str, token: str, directory: Path) -> Files:

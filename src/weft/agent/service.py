@@ -239,9 +239,10 @@ class Agent:
 
     async def _list(self, body: bytes) -> bytes:
         """The controller asks for the connections of one port. Raises Rejected."""
-        found = await self.conntrack.list(conntrack.asked(body))
-        some = [conntrack.shown(each, self.rules) for each in found[:MOST_LISTED]]
-        return msgspec.json.encode({"connections": some, "total": len(found)})
+        found, total = await self.conntrack.count(conntrack.asked(body), MOST_LISTED)
+        return msgspec.json.encode(
+            {"connections": [conntrack.shown(each, self.rules) for each in found], "total": total}
+        )
 
     def _to_report(self) -> StatusReport | None:
         # With no feed there is nobody to tell; whoever comes back is told everything.

@@ -19,7 +19,7 @@ from weft.agent import joining
 from weft.agent.interest import Interest
 from weft.agent.links import NetlinkLinks
 from weft.agent.paths import Paths
-from weft.agent.process import alone, live, locked
+from weft.agent.process import alone, live, locked, own
 from weft.agent.service import Agent
 from weft.apps import logs
 from weft.client.client import AsyncClient
@@ -98,6 +98,7 @@ def serve(
             credentials = Credentials(joining.joined(host, renewed_in))
         plane = make_plane()
         try:
+            own(state, host)
             asyncio.run(_main(host, controller, state, run / "agent.sock", plane, credentials, renewed_in))
         finally:
             plane.close()

@@ -10,14 +10,15 @@ import structlog
 
 from weft.kit.errors import Rejected
 
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
 
 def configure() -> None:
     """People read lines, machines read JSON: by whether stderr is a terminal. WEFT_LOG: from which level on."""
     level = os.environ.get("WEFT_LOG") or "INFO"
-    if level.upper() not in _LEVELS:
-        raise Rejected(f"{level!r} is no level of logs; {', '.join(_LEVELS)} are", "WEFT_LOG")
+    levels = logging.getLevelNamesMapping()
+    if level.upper() not in levels:
+        raise Rejected(
+            f"{level!r} is no level of logs; {', '.join(sorted(levels, key=levels.__getitem__))} are", "WEFT_LOG"
+        )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,

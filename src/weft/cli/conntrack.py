@@ -56,8 +56,14 @@ def conntrack() -> None:
 @agent_socket.with_agent
 def list_(output: Output, agent: str, **filters: str | None) -> None:
     """Show connections: who talks to whom, in which state, how much, and by which rule."""
+    from weft.wire.listed import MOST_OF_HOST
+
     found: list[dict[str, Any]] = agent_socket.ask(agent, "GET", f"/connections{_query(**filters)}") or []
     _print(found, output)
+    if len(found) >= MOST_OF_HOST:
+        click.echo(
+            f"no more than {MOST_OF_HOST} are listed: there may be others; --port, --address... narrow it", err=True
+        )
 
 
 def print_listed(listed: Connections, output: Output) -> None:

@@ -8,6 +8,8 @@ import msgspec
 
 #: In one answer; beyond it there is a number.
 MOST_LISTED = 1000
+#: In an answer of the agent to whoever is on its host.
+MOST_OF_HOST = 10_000
 
 _Text = Annotated[str, msgspec.Meta(max_length=300)]
 _Number = Annotated[int, msgspec.Meta(ge=0)]
