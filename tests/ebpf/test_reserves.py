@@ -160,6 +160,49 @@ def _guard(plane: EbpfDataPlane, of: str) -> int:
 
 
 @pytest.mark.root
+def test_a_fresh_agent_takes_nothing_away_of_what_is_there_whoever_comes_first(
+    plane: EbpfDataPlane, weft_object: Path, pins: Path
+) -> None:
+    plane.bind(BINDINGS)
+    take_all(plane)
+    before, rows = there(plane), set(plane.read())
+    plane.close()
+    fresh = EbpfDataPlane(pins, SIZES, source=weft_object)
+    try:
+        more = (
+            *NEW_ROWS,
+            *(Record(NEW_VSID, ca(each), "192.0.2.2", mac(each)) for each in range(256, 1024)),
+            *(MacRecord(NEW_VSID, mac(each), "192.0.2.2") for each in range(256, 1024)),
+            *(Member(NEW_VSID, f"203.0.113.{each}") for each in range(250)),
+            *(Route(NEW_RDID, f"10.{each}.0.0/16", NEW_VSID) for each in range(250)),
+        )
+        greedy = greed()
+        ports = [row for row in greedy if isinstance(row, Port)]
+        wanted = [*more, *(row for row in reversed(greedy) if row not in ports), *ports, *POLICY]
+        kinds = list(dict.fromkeys(type(row) for row in wanted))
+        wanted.sort(key=lambda row: kinds.index(type(row)))
+        fresh.bind(BINDINGS)
+        failed = {failure.key for failure in fresh.update(wanted)}
+        assert not failed & {row.key for row in rows if not isinstance(row, Port)}
+        assert not failed & {row.key for row in NEW_ROWS}
+        fresh.prune({row.key for row in wanted})
+        fresh.repair()
+        assert fresh.repair() == 0
+        after = there(fresh)
+        assert {name: len(keys - after[name]) for name, keys in before.items()} == dict.fromkeys(before, 0)
+        answered(fresh, A, "peer0", ARP_A)
+        answered(fresh, NEW, "peer2", NEW_ARP)
+    finally:
+        fresh.close()
+
+
+def there(plane: EbpfDataPlane) -> dict[str, set[bytes]]:
+    """Keys of all that has reserves and is filled by rows."""
+    tables = (plane._subnets, plane._records, plane._macs, plane._members.table, plane._routes, plane._sources)
+    return {table.map.name: {key for key, _ in table.entries()} for table in tables}
+
+
+@pytest.mark.root
 def test_what_a_tenant_gives_back_others_may_have(plane: EbpfDataPlane) -> None:
     plane.bind(BINDINGS)
     take_all(plane)
@@ -207,6 +250,15 @@ def test_who_has_no_more_than_its_own_always_gets_it_and_all_together_never_more
     reserve.give(sorted(there))
     alone = [vsids[0] + layout.NUMBER.pack(number) for number in range(most + 5)]
     assert len(reserve.take(alone)) == 5
+
+
+def test_what_is_ones_own_is_there_though_more_is_held_of_the_rest_than_there_is() -> None:
+    reserve = Reserve(a_map(4 + 2 * 2), 4, 2, lambda key: key[:1])
+    reserve.hold([b"a" + bytes([each]) for each in range(6)])
+    assert reserve.take([b"a6"]) == [b"a6"]
+    assert reserve.take([b"b0", b"b1", b"b2"]) == [b"b2"]
+    reserve.give([b"a" + bytes([each]) for each in range(4)])
+    assert reserve.take([b"b2", b"b3", b"b4"]) == [b"b4"]
 
 
 def test_a_vsid_that_goes_over_to_another_domain_takes_its_entries_along() -> None:

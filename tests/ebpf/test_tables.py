@@ -1,4 +1,4 @@
-"""What is told of a map is what the kernel has, whatever it has refused."""
+"""What is told of a map is what the kernel has, whatever it has refused, and whatever a former process has left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from weft.dataplane.ebpf import libbpf
+from weft.dataplane.ebpf import layout, libbpf
+from weft.dataplane.ebpf.places import Places
+from weft.dataplane.ebpf.reserves import Reserve
 from weft.dataplane.ebpf.tables import Table
 from weft.policy.rows import AddressGroup
 
@@ -83,3 +85,115 @@ def test_what_is_told_last_in_one_call_is_told_though_the_first_found_no_room(ta
     assert "few: full at 4 entries" in why
     assert table.told == dict(table.entries())
     assert table.told[key(1)] == key(11)
+
+
+def test_what_a_former_process_has_left_and_the_kernel_does_not_overwrite_is_told_as_it_is(stubborn: Table) -> None:
+    assert put_rows(stubborn, (1, 10), (2, 20)) == []
+    fresh = Table(stubborn.map, lambda: None)
+    assert put_rows(fresh, (1, 10), (2, 21)) == ["few: the kernel refused the entry: File exists"]
+    assert fresh.told == {key(1): key(10), key(2): key(20)}
+    assert fresh.repair(prune=True) == 0
+    assert dict(fresh.entries()) == {key(1): key(10), key(2): key(20)}
+
+
+# With reserves, after a restart. Two holders have a part of two each, and one alone has four.
+
+OWN, MOST = 2, 4
+
+
+@pytest.fixture
+def shared() -> Iterator[libbpf.Map]:
+    fd = libbpf._bpf(libbpf.Command.MAP_CREATE, libbpf._MapCreate(libbpf.MapType.HASH, 8, 4, MOST + 2 * OWN))
+    made = libbpf.Map.of("few", fd)
+    yield made
+    made.close()
+
+
+def reserved(of: libbpf.Map) -> Table:
+    """As a process that starts has it."""
+    return Table(of, lambda: None, Reserve(of, MOST, 2, lambda place: place[:4]))
+
+
+def some(holder: int, *numbers: int, value: int = 1) -> dict[bytes, bytes]:
+    return {layout.PLACE.pack(holder, number): key(value) for number in numbers}
+
+
+def test_after_a_restart_nobody_is_given_the_room_of_what_is_there(shared: libbpf.Map) -> None:
+    assert reserved(shared).put(some(1, 0, 1, 2, 3) | some(2, 0)) == []
+    table = reserved(shared)
+    assert table.refused(some(2, 0, 1, 2, value=2)).keys() == some(2, 2).keys()
+    assert table.put(some(3, 0, 1)) == [], "what is its own"
+    assert table.refused(some(1, 4, 3, 2, 1, 0, value=2)).keys() == some(1, 4).keys()
+    assert table.repair(prune=True) == 0
+    assert dict(table.entries()) == some(1, 0, 1, 2, 3, value=2) | some(2, 0, 1, value=2) | some(3, 0, 1)
+
+
+@pytest.mark.parametrize("how", ["drop", "prune", "repair"])
+def test_what_a_former_process_has_left_and_goes_untold_leaves_its_room_to_others(shared: libbpf.Map, how: str) -> None:
+    assert reserved(shared).put(some(1, 0, 1, 2, 3)) == []
+    table = reserved(shared)
+    assert table.put(some(1, 0, 1)) == []
+    if how == "drop":
+        table.drop(some(1, 2, 3, 4))
+    elif how == "prune":
+        table.prune({("few", number) for number in (0, 1)}, keys_of)
+    else:
+        assert table.repair(prune=True) == 2
+    assert table.refused(some(2, 0, 1, 2, 3, 4)).keys() == some(2, 4).keys()
+    assert table.put(some(1, 0, 1, value=2)) == []
+    assert table.refused(some(1, 2)).keys() == some(1, 2).keys()
+    assert table.repair(prune=True) == 0
+    assert dict(table.entries()) == some(1, 0, 1, value=2) | some(2, 0, 1, 2, 3)
+
+
+def keys_of(keys: bytes) -> list[tuple[str, int]]:
+    return [("few", number) for _, number in layout.PLACE.iter_unpack(keys)]
+
+
+def places(of: libbpf.Map) -> Places:
+    return Places(reserved(of), lambda value: value)
+
+
+def listed(table: Table, group: int) -> list[int]:
+    """Values of a group as a walk finds them."""
+    there = dict(table.entries())
+    found: list[int] = []
+    while (value := there.get(layout.PLACE.pack(group, len(found)))) is not None:
+        found.append(int.from_bytes(value, "little"))
+    return found
+
+
+def members(group: int, *who: int) -> dict[tuple[int, bytes], bytes]:
+    return {(group, key(each)): key(each) for each in who}
+
+
+def test_after_a_restart_a_list_is_as_long_as_before_though_others_come_first(shared: libbpf.Map) -> None:
+    assert places(shared).put(members(1, 11, 12, 13, 14) | members(2, 21)) == {}
+    fresh = places(shared)
+    assert fresh.put(members(2, 22, 23, 24, 21)).keys() == members(2, 23, 24).keys()
+    assert fresh.put(members(1, 15, 14, 13, 12, 11)).keys() == members(1, 15).keys()
+    assert fresh.table.repair(prune=True) == 0
+    assert (listed(fresh.table, 1), listed(fresh.table, 2)) == ([11, 12, 13, 14], [21, 22])
+
+
+def test_a_place_that_a_former_process_has_left_is_emptied_though_there_is_no_room(shared: libbpf.Map) -> None:
+    assert places(shared).put(members(1, 11, 12, 13, 14)) == {}
+    fresh = places(shared)
+    assert fresh.put(members(2, 21, 22, 23)).keys() == members(2, 23).keys()
+    fresh.drop(members(1, 12))
+    assert listed(fresh.table, 1) == [11, 0, 13, 14]
+    assert fresh.put(members(1, 14, 13, 11)) == {}
+    assert fresh.table.repair(prune=True) == 0
+    assert listed(fresh.table, 1) == [11, 0, 13, 14]
+
+
+def test_a_gap_that_a_former_process_has_left_is_closed_though_there_is_no_room(shared: libbpf.Map) -> None:
+    former = places(shared)
+    assert former.put(members(1, 11, 12, 13)) == {}
+    former.table.drop(some(1, 1))
+    assert former.put(members(2, 21, 22, 23, 24)) == {}
+    fresh = places(shared)
+    assert listed(fresh.table, 1) == [11, 0, 13]
+    assert fresh.put(members(3, 31)) == {}, "what is its own"
+    assert fresh.put(members(1, 12)) == {}
+    assert listed(fresh.table, 1) == [11, 12, 13]

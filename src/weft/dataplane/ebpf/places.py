@@ -39,7 +39,7 @@ class Places:
                 place = group, self._who(value)
                 if value == self._empty or place in self._numbers:
                     self._free.setdefault(group, set()).add(number)
-                    self.table.put({layout.PLACE.pack(group, number): self._empty})
+                    self._clear(group, number)
                 else:
                     self._numbers[place] = number
 
@@ -75,7 +75,11 @@ class Places:
             if place in self._numbers:
                 number = self._give_back(place)
                 if number < self._ends.get(place[0], 0):
-                    self.table.put({layout.PLACE.pack(place[0], number): self._empty})
+                    self._clear(place[0], number)
+
+    def _clear(self, group: int, number: int) -> None:
+        """Room or no room: a walk ends where one is absent."""
+        self.table.put({layout.PLACE.pack(group, number): self._empty}, anyway=True)
 
     def _take(self, place: Place) -> int:
         group = place[0]

@@ -2,13 +2,13 @@
 
 The door holds tenants to their shares (docs/design/model.md, Shares of tables). This holds also where it could not
 know: in maps that are smaller than what tenants may have, of objects that are older than the limits, while much changes
-at once. What is there is never taken away for another.
+at once. What is there is never taken away for another, be it that a former agent has put it there.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from weft.dataplane.ebpf import libbpf
 
@@ -68,19 +68,23 @@ class Reserve:
         if not keys:
             return ()
         more = Counter(map(self._part, keys))
-        if self._beyond + self._over(more) <= self._shared:
+        if self._fits(more):
             self._add(more)
             return ()
         refused: list[bytes] = []
         for key in keys:
             one = {self._part(key): 1}
-            if self._beyond + self._over(one) <= self._shared:
+            if self._fits(one):
                 self._add(one)
             else:
                 refused.append(key)
         return refused
 
-    def give(self, keys: Sequence[bytes]) -> None:
+    def hold(self, keys: Iterable[bytes]) -> None:
+        """Keys that are there, or have to be, room or no room: they count."""
+        self._add(Counter(map(self._part, keys)))
+
+    def give(self, keys: Iterable[bytes]) -> None:
         """Keys that counted, and are not there any more."""
         self._add({part: -number for part, number in Counter(map(self._part, keys)).items()})
 
@@ -88,6 +92,11 @@ class Reserve:
         """It is another's from here on, who may have more than there is room for then."""
         if number := self._parts[part]:
             self._count({former: -number, holder: number})
+
+    def _fits(self, more: Mapping[bytes, int]) -> bool:
+        """What is somebody's own does, though of the rest more may be held than there is."""
+        over = self._over(more)
+        return not over or self._beyond + over <= self._shared
 
     def _held(self, more: Mapping[bytes, int]) -> Counter[bytes]:
         held: Counter[bytes] = Counter()

@@ -2,6 +2,8 @@
 
 ``told`` holds what the kernel has taken from this process: what an update may skip, and what repair() compares with.
 An entry that the kernel keeps as it was, since it has refused another value of it, is told as it was.
+
+What a former process has left counts in the reserve before anything is told, so nobody is given its room meanwhile.
 """
 
 from __future__ import annotations
@@ -35,10 +37,14 @@ class Table:
         self._reserve = reserve
         self.most = of.max_entries if reserve is None else reserve.most
         self._changed = changed
-        self.told: dict[bytes, bytes] = {}
-        self._clean: bytes | None = None  # digest of the last dump that was as told; None: told something since
         self._keys = struct.Struct(f"{of.key_bytes}s")
         self._values = struct.Struct(f"{of.value_bytes}s")
+        self.told: dict[bytes, bytes] = {}
+        self._left: set[bytes] = set()  # by a former process, and counted; nothing was told of them yet
+        if reserve is not None:
+            self._left.update(key for key, _ in self.entries())
+            reserve.hold(self._left)
+        self._clean: bytes | None = None  # digest of the last dump that was as told; None: told something since
 
     def put_rows(self, rows: Iterable[R], encode: Callable[[R], tuple[bytes, bytes]]) -> list[Failure]:
         """Rows as entries; a failure for each row that cannot be one or that the kernel refused."""
@@ -68,17 +74,17 @@ class Table:
         failures += (Failure(origins[at].key, why) for at, why in self._write(keys, values, former))
         return failures
 
-    def put(self, entries: Mapping[bytes, bytes]) -> list[str]:
-        """Entries; why the kernel refused some."""
-        return list(self.refused(entries).values())
+    def put(self, entries: Mapping[bytes, bytes], *, anyway: bool = False) -> list[str]:
+        """Entries; why the kernel refused some. anyway: whatever the reserve has room for."""
+        return list(self.refused(entries, anyway=anyway).values())
 
-    def refused(self, entries: Mapping[bytes, bytes]) -> dict[bytes, str]:
+    def refused(self, entries: Mapping[bytes, bytes], *, anyway: bool = False) -> dict[bytes, str]:
         """Puts entries; those that the kernel refused, and why."""
         fresh = {key: value for key, value in entries.items() if self.told.get(key) != value}
         former = [self.told.get(key) for key in fresh]
         self.told.update(fresh)
         keys = list(fresh)
-        return {keys[at]: why for at, why in self._write(keys, list(fresh.values()), former)}
+        return {keys[at]: why for at, why in self._write(keys, list(fresh.values()), former, anyway=anyway)}
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Entries; absent is success."""
@@ -144,14 +150,16 @@ class Table:
             digest.update(values)
         return digest.digest()
 
-    def _write(self, keys: list[bytes], values: list[bytes], former: list[bytes | None]) -> list[tuple[int, str]]:
+    def _write(
+        self, keys: list[bytes], values: list[bytes], former: list[bytes | None], *, anyway: bool = False
+    ) -> list[tuple[int, str]]:
         """(place, reason) of those that the kernel refused. former: what was told of each, and is again then; None:
         nothing.
         """
         refused: list[tuple[int, str]] = []
         places: Sequence[int] = range(len(keys))
         fresh = [key for key, was in zip(keys, former, strict=True) if was is None]
-        if self._reserve is not None and (no_room := set(self._reserve.take(fresh))):
+        if self._reserve is not None and (no_room := set(self._take(self._reserve, fresh, anyway=anyway))):
             refused = [(at, self._reason(errno.ENOSPC)) for at, key in enumerate(keys) if key in no_room]
             for key in no_room:
                 self.told.pop(key, None)
@@ -167,14 +175,28 @@ class Table:
             result = self.map.update_batch(b"".join(keys[at:end]), b"".join(values[at:end]), end - at)
             at += result.done
             if result.errno:
-                was = stayed.setdefault(keys[at], former[at])
+                if keys[at] not in stayed:
+                    # What a former process has left of that key stays as well.
+                    stayed[keys[at]] = self.map.lookup(keys[at]) if former[at] is None else former[at]
+                was = stayed[keys[at]]
                 if self.told.get(keys[at]) == values[at]:
                     self._tell(keys[at], was)
-                refused.append((places[at], self._reason(result.errno)))
+                if was != values[at]:
+                    refused.append((places[at], self._reason(result.errno)))
                 at += 1  # a batch stops at the first refusal; what follows may still fit
         if keys:
             self._changed()
         return refused
+
+    def _take(self, reserve: Reserve, fresh: list[bytes], *, anyway: bool) -> Collection[bytes]:
+        """Of keys that are told from here on: those for which there is no room."""
+        if here := self._left.intersection(fresh):  # counted already
+            self._left -= here
+            fresh = [key for key in fresh if key not in here]
+        if anyway:
+            reserve.hold(fresh)
+            return ()
+        return reserve.take(fresh)
 
     def _tell(self, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -189,6 +211,9 @@ class Table:
         if not keys:
             return
         self._clean = None
+        if self._reserve is not None and (gone := self._left.intersection(keys)):
+            self._left -= gone
+            self._reserve.give(gone)
         try:
             while at < len(keys):
                 end = min(at + _BATCH, len(keys))
