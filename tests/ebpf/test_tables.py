@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -89,11 +90,27 @@ def test_what_is_told_last_in_one_call_is_told_though_the_first_found_no_room(ta
 
 def test_what_a_former_process_has_left_and_the_kernel_does_not_overwrite_is_told_as_it_is(stubborn: Table) -> None:
     assert put_rows(stubborn, (1, 10), (2, 20)) == []
-    fresh = Table(stubborn.map, lambda: None)
+    fresh = Table(stubborn.map, lambda: None, Reserve(stubborn.map, ROOM, 1, bytes))
     assert put_rows(fresh, (1, 10), (2, 21)) == ["few: the kernel refused the entry: File exists"]
     assert fresh.told == {key(1): key(10), key(2): key(20)}
     assert fresh.repair(prune=True) == 0
     assert dict(fresh.entries()) == {key(1): key(10), key(2): key(20)}
+
+
+def test_what_finds_no_room_in_a_trie_is_not_told_as_what_covers_it() -> None:
+    no_prealloc = 1
+    of = libbpf._MapCreate(libbpf.MapType.LPM_TRIE, 8, 4, 2, no_prealloc)
+    trie = libbpf.Map.of("few", libbpf._bpf(libbpf.Command.MAP_CREATE, of))
+    wide, narrow, other = (layout.PLACE.pack(bits, 10) for bits in (8, 32, 16))
+    try:
+        assert Table(trie, lambda: None).put({wide: key(1), other: key(2)}) == []
+        for reserve in (None, Reserve(replace(trie, max_entries=9), 9, 1, bytes)):
+            table = Table(trie, lambda: None, reserve)
+            assert table.refused({narrow: key(2), wide: key(1)}).keys() == {narrow}
+            assert table.told == {wide: key(1)}
+            assert trie.lookup(narrow) == key(2), "of what covers it"
+    finally:
+        trie.close()
 
 
 # With reserves, after a restart. Two holders have a part of two each, and one alone has four.

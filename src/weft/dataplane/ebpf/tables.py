@@ -159,6 +159,7 @@ class Table:
         refused: list[tuple[int, str]] = []
         places: Sequence[int] = range(len(keys))
         fresh = [key for key, was in zip(keys, former, strict=True) if was is None]
+        left = self._left.intersection(fresh)
         if self._reserve is not None and (no_room := set(self._take(self._reserve, fresh, anyway=anyway))):
             refused = [(at, self._reason(errno.ENOSPC)) for at, key in enumerate(keys) if key in no_room]
             for key in no_room:
@@ -176,8 +177,8 @@ class Table:
             at += result.done
             if result.errno:
                 if keys[at] not in stayed:
-                    # What a former process has left of that key stays as well.
-                    stayed[keys[at]] = self.map.lookup(keys[at]) if former[at] is None else former[at]
+                    # Of a key that is not there, a trie would find what covers it.
+                    stayed[keys[at]] = self.map.lookup(keys[at]) if keys[at] in left else former[at]
                 was = stayed[keys[at]]
                 if self.told.get(keys[at]) == values[at]:
                     self._tell(keys[at], was)
