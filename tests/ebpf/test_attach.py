@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -161,6 +162,26 @@ def test_a_port_whose_interface_takes_no_program_has_no_entries_and_is_tried_aga
         assert set(site.running(plane)) == {f"{ifindex}/INGRESS", f"{ifindex}/EGRESS"}
     finally:
         plane.close()
+
+
+class Failing(libbpf.Map):
+    """The kernel has no memory."""
+
+    def update_batch(self, keys: bytes | bytearray, values: bytes | bytearray, count: int) -> libbpf.BatchResult:
+        raise OSError(errno.ENOMEM, "no memory")
+
+
+def test_what_a_port_was_given_before_the_rest_failed_is_taken_back(site: Site) -> None:
+    with site.plane() as plane:
+        ifindex, whole = site.netns.ifindex("port0"), plane._ports.map
+        assert plane.update(POLICY) == []
+        plane._ports.map = Failing.of("ports", whole.fd)
+        assert [failure.key for failure in plane.bind({A: "port0"})] == [("ports", A)]
+        assert not any(entries_of(plane, ifindex).values())
+        assert not plane._sources.told
+        plane._ports.map = whole
+        assert plane.bind({A: "port0"}) == []
+        assert all(entries_of(plane, ifindex).values())
 
 
 def test_an_interface_that_leaves_the_bindings_is_let_go(site: Site) -> None:

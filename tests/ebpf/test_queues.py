@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +16,11 @@ import pytest
 
 from ebpf.harness import SMALL, Netns
 from ebpf.rows import POLICY, PORT_A, PORT_B, A, B
+from weft.dataplane.ebpf import plane as plane_module
 from weft.dataplane.ebpf import waiting
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.dataplane.ebpf.waiting import FRESH_S, MOST, Waiting
+from weft.kit import rtnetlink
 from weft.policy.rows import Host
 
 pytestmark = pytest.mark.root
@@ -69,14 +71,14 @@ def tap(netns: Callable[[], Netns]) -> Iterator[Tap]:
 
 
 @contextmanager
-def _tap(place: Netns) -> Iterator[Tap]:
+def _tap(place: Netns, name: str = "tapq") -> Iterator[Tap]:
     with place.enter():
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", b"tapq", _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR))
-        place.ip("link set tapq txqueuelen 700 up")
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR))
+        place.ip(f"link set {name} txqueuelen 700 up")
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as wire:
             wire.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-            wire.bind(("tapq", 0))
+            wire.bind((name, 0))
             try:
                 yield Tap(fd, wire, place)
             finally:
@@ -188,6 +190,70 @@ def test_more_than_can_be_kept_new_is_let_go_and_what_comes_next_is_kept(tap: Ta
         tap.send(*range(9000, 9020))
         assert it.freshen(BEGAN_S)
         assert tap.numbers()[-20:] == list(range(9000, 9020))
+
+
+def test_of_more_than_the_queue_holds_the_newest_is_kept(tap: Tap) -> None:
+    with _waiting() as it:
+        for some in (range(600), range(600, 1000)):
+            tap.send(*some)
+            assert it.freshen(BEGAN_S)
+        assert tap.numbers()[-600:] == list(range(400, 1000))
+
+
+def test_of_more_bytes_than_a_tap_may_have_kept_the_newest_are(tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "MOST_BYTES", 30 * 1000)
+    with _waiting() as it:
+        tap.send(*range(100), body=bytes(970))  # 1000 bytes, with its headers
+        assert it.freshen(BEGAN_S)
+        assert tap.numbers() == [0, 1, 2, *range(70, 100)]
+
+
+def test_a_round_in_which_nothing_came_and_nothing_is_old_tells_nobody_of_a_change(tap: Tap) -> None:
+    with _waiting() as it, rtnetlink.subscribe() as heard:
+
+        def told() -> int:
+            count = 0
+            with suppress(BlockingIOError):
+                while True:
+                    count += len(list(rtnetlink.link_messages(heard.recv(rtnetlink.RECEIVE_BYTES))))
+            return count
+
+        tap.send(*range(10))
+        assert it.freshen(BEGAN_S)
+        assert told() > 0
+        assert it.freshen(BEGAN_S)
+        assert told() == 0
+        assert it.freshen(time.time() + 2 * FRESH_S)  # they are old by now
+        assert told() > 0
+        assert it.freshen(time.time() + 2 * FRESH_S)
+        assert told() == 0
+        assert tap.numbers() == [0, 1, 2]
+
+
+def test_an_interface_may_have_a_name_of_any_letters(tap: Tap) -> None:
+    tap.place.ip("link add büro0 type veth peer name büro1")
+    with _waiting() as it:
+        tap.send(7)
+        assert it.freshen(BEGAN_S)
+        assert tap.numbers()[-1:] == [7]
+
+
+def test_taps_that_a_round_had_no_time_for_come_first_in_the_next(
+    tap: Tap, weft_object: Path, pins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plane_module, "ROUND_S", 0.0)  # one tap of each
+    with _tap(tap.place, "tapr"):
+        plane = EbpfDataPlane(pins, SMALL, source=weft_object)
+        try:
+            plane.bind({A: "tapq", B: "tapr"})
+            plane.freshen([A, B])
+            assert plane._looked_after == list(plane._waiting) == [A]
+            for first, last in ((A, B), (B, A), (A, B)):
+                plane.freshen([A, B])
+                assert plane._looked_after == [first, last]
+                assert set(plane._waiting) == {A, B}
+        finally:
+            plane.close()
 
 
 def test_a_tap_that_goes_is_said(tap: Tap) -> None:

@@ -214,6 +214,15 @@ def test_what_a_tenant_gives_back_others_may_have(plane: EbpfDataPlane) -> None:
     assert plane.repair() == 0
 
 
+@pytest.mark.root
+def test_a_subnet_that_is_left_over_is_of_no_domain_any_more(plane: EbpfDataPlane) -> None:
+    assert plane.update(NEW_ROWS) == []
+    (packed,) = (layout.map_key(row.key) for row in NEW_ROWS if isinstance(row, Subnet))
+    assert plane._domains.of(packed) != packed
+    assert plane.prune([row.key for row in POLICY]) == []
+    assert plane._domains.of(packed) == packed
+
+
 # By themselves
 
 

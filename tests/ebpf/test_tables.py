@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -31,6 +32,14 @@ class Stubborn(libbpf.Map):
         return libbpf.BatchResult(count, 0)
 
 
+class Clinging(libbpf.Map):
+    """The kernel lets go of one entry of a batch and no more."""
+
+    def delete_batch(self, keys: bytes | bytearray, count: int) -> libbpf.BatchResult:
+        done = super().delete_batch(keys[: self.key_bytes], 1)
+        return done if count == 1 else libbpf.BatchResult(done.done, done.errno or errno.EBUSY)
+
+
 def encode(row: AddressGroup) -> tuple[bytes, bytes]:
     """Of two numbers; any row that is one entry would do."""
     return key(row.number), key(int(row.name))
@@ -55,6 +64,11 @@ def table() -> Iterator[Table]:
 @pytest.fixture
 def stubborn() -> Iterator[Table]:
     yield from hash_map(Stubborn)
+
+
+@pytest.fixture
+def clinging() -> Iterator[Table]:
+    yield from hash_map(Clinging)
 
 
 def put_rows(table: Table, *rows: tuple[int, int]) -> list[str]:
@@ -86,6 +100,16 @@ def test_what_is_told_last_in_one_call_is_told_though_the_first_found_no_room(ta
     assert "few: full at 4 entries" in why
     assert table.told == dict(table.entries())
     assert table.told[key(1)] == key(11)
+
+
+def test_what_the_kernel_does_not_let_go_of_stays_told(clinging: Table) -> None:
+    assert put_rows(clinging, (1, 10), (2, 20), (3, 30)) == []
+    with pytest.raises(OSError, match="few: an entry cannot be deleted"):
+        clinging.drop([key(1), key(2)])
+    assert clinging.told == dict(clinging.entries()) == {key(2): key(20), key(3): key(30)}
+    clinging.drop([key(2)])
+    clinging.drop([key(2)])
+    assert clinging.told == dict(clinging.entries()) == {key(3): key(30)}
 
 
 def test_what_a_former_process_has_left_and_the_kernel_does_not_overwrite_is_told_as_it_is(stubborn: Table) -> None:

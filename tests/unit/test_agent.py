@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,6 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as HttpRoute
 
 from polling import PATIENCE_S
+from weft.agent import reconcile
 from weft.agent.links import Link
 from weft.agent.process import live, locked
 from weft.agent.service import Agent
@@ -118,6 +120,7 @@ class Watched(ReferenceDataPlane):
         self.deleted: list[Key] = []
         self.bindings: dict[str, str] = {}
         self.busy = 0
+        self.breaking: set[str] = set()  # calls that the kernel refuses something in the midst of, once
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
 
     @property
@@ -135,6 +138,7 @@ class Watched(ReferenceDataPlane):
     def update(self, rows):  # type: ignore[no-untyped-def]
         rows = list(rows)
         self.told.append("update")
+        self.breaks("update")
         self.put += rows
         failures = [self.failing[row.key] for row in rows if row.key in self.failing]
         some = [row for row in rows if row.key not in self.failing]
@@ -143,19 +147,32 @@ class Watched(ReferenceDataPlane):
     def delete(self, keys):  # type: ignore[no-untyped-def]
         keys = list(keys)
         self.told.append("delete")
+        self.breaks("delete")
         self.deleted += keys
         return [*super().delete(keys), *self.aside.values()]
 
     def prune(self, desired):  # type: ignore[no-untyped-def]
         self.told.append("prune")
+        self.breaks("prune")
         if self.told.count("prune") <= self.busy:
             raise Retry("the data plane is busy")
         return super().prune(desired)
 
     def bind(self, bindings):  # type: ignore[no-untyped-def]
         self.told.append("bind")
+        self.breaks("bind")
         self.bindings = dict(bindings)
         return super().bind(bindings)
+
+    def repair(self) -> int:
+        self.told.append("repair")
+        self.breaks("repair")
+        return super().repair()
+
+    def breaks(self, call: str) -> None:
+        if call in self.breaking:
+            self.breaking.remove(call)
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     def close(self) -> None:
         self.told.append("close")
@@ -466,6 +483,24 @@ async def test_a_prune_that_is_refused_for_now_is_done_later(scene: Callable[[],
         await until(lambda: agent.reconciler.progress.synced)
         assert here.plane.told.count("prune") == 3
         assert here.programmed()
+
+
+@pytest.mark.parametrize("call", ["update", "delete", "prune", "bind", "repair"])
+async def test_what_the_kernel_refuses_in_the_midst_of_a_call_is_tried_again(
+    scene: Callable[[], Awaitable[Scene]], call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "REPAIR_S", 0.1)
+    here = await scene()
+    here.plane.breaking = {call}
+    here.controller.put(record(2), record(3), port(WEB, 5))
+    async with here.controller.serving(), here.agent() as agent:
+        await agent.attach(WEB, "eth7")
+        await until(lambda: agent.reconciler.progress.synced)
+        here.controller.put(deletes=(record(3).key,))
+        await until(lambda: not here.plane.breaking and here.plane.told.count(call) > 1)
+        await until(lambda: here.programmed() and here.plane.bindings == {WEB: "eth7"})
+        await until(lambda: not agent.reconciler.progress.troubles)
+        assert not agent.reconciler.progress.binding_failures
 
 
 async def test_a_controller_that_returns_is_resumed_from(scene: Callable[[], Awaitable[Scene]]) -> None:

@@ -41,6 +41,9 @@ PENDING_ROWS = 100_000
 
 _RANK = {kind: ORDER[table] for table, kind in TABLES.items()}
 
+#: What ends a call to the data plane and may go by: also what the kernel refuses in its midst, of memory or a file.
+_FOR_NOW = (Retry, OSError)
+
 _T = TypeVar("_T")
 
 
@@ -312,7 +315,7 @@ class Reconciler:
         while (part := tuple(islice(remaining, CALL_ROWS))) and not self._stopping:
             try:
                 failures = self._plane.update(part)
-            except Retry as fault:
+            except _FOR_NOW as fault:
                 failures = [Failure(row.key, str(fault)) for row in part]
             failed = {failure.key: failure for failure in failures}
             asked = {row.key: row for row in part} if failed else {}
@@ -326,7 +329,7 @@ class Reconciler:
         while (part := tuple(islice(remaining, CALL_ROWS))) and not self._stopping:
             try:
                 failures = self._plane.delete(part)
-            except Retry as fault:
+            except _FOR_NOW as fault:
                 failures = [Failure(key, str(fault)) for key in part]
             self._settle(part, {failure.key: failure for failure in failures}, dict.fromkeys(part, Todo.DELETE))
             self.progress.ports.difference_update(str(key[1]) for key in part if key[0] == "ports")
@@ -344,7 +347,7 @@ class Reconciler:
     def _prune(self, desired: Collection[Key]) -> None:
         try:
             failures = self._plane.prune(desired)
-        except Retry as fault:
+        except _FOR_NOW as fault:
             _log.warning("what is left over stays for now", reason=str(fault))
             self.progress.prune_due = True
             return
@@ -355,7 +358,7 @@ class Reconciler:
     def _bind(self, bindings: Mapping[str, str]) -> None:
         try:
             failures = self._plane.bind(bindings)
-        except Retry as fault:
+        except _FOR_NOW as fault:
             failures = [Failure(("ports", port), str(fault)) for port in bindings]
         # What rules say of records, which have nothing to do with where ports are.
         others = {failure.key: failure for failure in failures if failure.key[0] not in ("ports", "hosts")}
@@ -372,7 +375,7 @@ class Reconciler:
     def _lead(self, ways: Mapping[str, Sequence[Way]]) -> None:
         try:
             failures = self._plane.paths(ways)
-        except Retry as fault:
+        except _FOR_NOW as fault:
             failures = [Failure(("peers", "", pa), str(fault)) for pa in ways]
         for failure in failures:
             _log.warning("ways to a peer are not programmed", peer=failure.key[-1], reason=failure.reason)
@@ -382,7 +385,7 @@ class Reconciler:
     def _repair(self) -> None:
         try:
             mended = self._plane.repair()
-        except Retry as fault:
+        except _FOR_NOW as fault:
             _log.warning("not looked for drift", reason=str(fault))
         else:
             self.progress.mended += mended

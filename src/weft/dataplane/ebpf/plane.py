@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ from weft.dataplane.ebpf.paths import Paths
 from weft.dataplane.ebpf.places import Place, Places
 from weft.dataplane.ebpf.reserves import Domains, Further, Reserve
 from weft.dataplane.ebpf.tables import Table
-from weft.dataplane.ebpf.waiting import MOST_TAPS, Waiting
+from weft.dataplane.ebpf.waiting import MOST_TAPS, ROUND_S, Waiting
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.features import ABILITIES, DataPlaneKind
 from weft.policy.connections import Expected
@@ -246,6 +247,7 @@ class EbpfDataPlane:
         self._seated: dict[layout.Seat, str] = {}  # sub-ports
         self._uplinks: dict[str, Interface] = {}
         self._waiting: dict[str, Waiting | None] = {}  # ports that arrive; None: the guest is there
+        self._looked_after: list[str] = []  # and taps that would not; the latest is last
         self._closed = False
 
     @property
@@ -558,6 +560,7 @@ class EbpfDataPlane:
         self._pas.drop([place for place, _ in self._pas.entries() if place not in standing])
         for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
             del self._known.subnets[packed]
+            self._domains.forget(packed)
         self._ways.prune(wanted)
         failures += self._join_groups()
         self._write_host()
@@ -780,6 +783,9 @@ class EbpfDataPlane:
         if (granted := self._further_macs.grant(port, further)) < further:
             entries = replace(entries, local=dict(list(entries.local.items())[: 1 + granted]))
             refused.append(f"local: no room for {further - granted} MACs beside its own: raise the data plane's ports")
+        former = bound.entries
+        if former is None:
+            bound.entries = entries  # also where what follows ends half-way: whoever closes the port knows of it
         refused += self._sources.put(entries.sources)
         refused += self._sampling.put(entries.sampling)
         if entries.qos:
@@ -790,7 +796,7 @@ class EbpfDataPlane:
         refused += self._local.put(entries.local)
         if copies:
             refused += self._receivers.put(entries.receivers).values()
-        former, bound.entries = bound.entries, entries
+        bound.entries = entries
         if former is not None and former != entries:
             self._local.drop(self._mine(former.local.keys() - entries.local.keys(), bound.seat))
             self._sources.drop(key for key in former.sources if key not in entries.sources)
@@ -1397,7 +1403,11 @@ class EbpfDataPlane:
     def freshen(self, arriving: Collection[str]) -> None:
         for port in self._waiting.keys() - set(arriving):
             self._stop_waiting(port)
-        for port in arriving:
+        # First those that are new, then those whose last round was longest ago.
+        self._looked_after = [port for port in self._looked_after if port in arriving]
+        rank = {port: at for at, port in enumerate(self._looked_after)}
+        ends_s = time.monotonic() + ROUND_S
+        for port in sorted(arriving, key=lambda port: rank.get(port, -1)):
             bound = self._bound.get(port)
             if bound is None or bound.interface.kind != "tun":
                 self._stop_waiting(port)
@@ -1411,8 +1421,13 @@ class EbpfDataPlane:
                 if waiting is not None and not waiting.freshen(time.time()):
                     waiting.close()
                     self._waiting[port] = None
-            except OSError:  # the tap has gone, and whoever binds says so
+            except (OSError, ValueError, IndexError, struct.error):  # best effort: mostly a tap that has gone
                 self._stop_waiting(port)
+            if port in rank:
+                self._looked_after.remove(port)
+            self._looked_after.append(port)
+            if time.monotonic() >= ends_s:
+                return
 
     def _stop_waiting(self, port: str) -> None:
         waiting = self._waiting.pop(port, None)

@@ -87,12 +87,8 @@ class Table:
         return {keys[at]: why for at, why in self._write(keys, list(fresh.values()), former, anyway=anyway)}
 
     def drop(self, keys: Iterable[bytes]) -> None:
-        """Entries; absent is success."""
-        gone = list(keys)
-        told = [key for key in gone if self.told.pop(key, None) is not None]
-        if self._reserve is not None:
-            self._reserve.give(told)
-        self._delete(gone)
+        """Entries; absent is success. What the kernel does not let go of stays told; raises OSError then."""
+        self._delete(list(keys))
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """What the kernel has."""
@@ -212,21 +208,26 @@ class Table:
         if not keys:
             return
         self._clean = None
-        if self._reserve is not None and (gone := self._left.intersection(keys)):
-            self._left -= gone
-            self._reserve.give(gone)
         try:
             while at < len(keys):
                 end = min(at + _BATCH, len(keys))
                 result = self.map.delete_batch(b"".join(keys[at:end]), end - at)
-                at += result.done
-                if result.errno == errno.ENOENT:
-                    at += 1
-                elif result.errno:
+                begin, at = at, at + result.done + (result.errno == errno.ENOENT)
+                self._let_go(keys[begin:at])
+                if result.errno not in (0, errno.ENOENT):
                     words = f"{self.map.name}: an entry cannot be deleted: {os.strerror(result.errno)}"
                     raise OSError(result.errno, words)
         finally:
             self._changed()
+
+    def _let_go(self, keys: list[bytes]) -> None:
+        """They are not there any more."""
+        told = [key for key in keys if self.told.pop(key, None) is not None]
+        if self._reserve is not None:
+            left = self._left.intersection(keys)
+            self._left -= left
+            self._reserve.give(told)
+            self._reserve.give(left)
 
     def _reason(self, number: int) -> str:
         if number in _FULL:

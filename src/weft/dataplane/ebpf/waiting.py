@@ -1,14 +1,16 @@
 """The queue of a tap whose port is arriving: nobody reads it before the guest runs here, and it keeps what came first.
 
 A virtual machine that migrates would be given the first 1000 frames of its migration, and none of its own pause. So
-each round empties the queue, and puts what is no older than ``FRESH_S`` into it again: in it is what the machine
-missed, and little more. Never touches the queue of a guest that is there: that has spoken, or reads.
+each round in which something came, or has become old, empties the queue, and puts what is no older than ``FRESH_S``
+into it again, of all the newest that it holds: in it is what the machine missed, and little more. Never touches the
+queue of a guest that is there: that has spoken, or reads.
 Docs: datapath.md, Moving.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 from collections import deque
@@ -19,8 +21,12 @@ from pathlib import Path
 FRESH_S = 0.1
 #: Frames of a round. Where more come the queue is full before the next one, and is only emptied.
 MOST = 1024
+#: And bytes of those that are kept, of each tap.
+MOST_BYTES = 4 << 20
 #: Taps whose queues are looked after at once: each takes a fraction of a millisecond a round. Others are as they were.
 MOST_TAPS = 16
+#: A round of all taps begins with no further one after so long: whoever else asks the data plane waits for it.
+ROUND_S = 0.005
 
 _MARK = 0x57454654  # WEFT_MARK: policy has let them pass, and they have been counted
 #: Of a queue that is being emptied; a process that was killed in that moment leaves it. Nobody else makes one so long.
@@ -38,8 +44,11 @@ class Waiting:
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
+        self._name = os.fsencode(interface)
         self._frames: deque[tuple[float, bytes]] = deque()
-        self._read = _frames_read(interface)
+        self._bytes = 0  # of these
+        self._settled = False  # the queue holds what is kept, and what is left of an emptying
+        self._read = _frames_read(self._name)
         self._spoken = False
         if self._length() == _EMPTYING:
             self._set_length(_USUAL)
@@ -51,21 +60,29 @@ class Waiting:
     def freshen(self, now_s: float) -> bool:
         """One round; False: the guest is there, and this is over. now_s: of the wall clock, as the kernel's stamps."""
         whole = self._take()
-        if self._spoken or _frames_read(self._interface) != self._read:
+        if self._spoken or _frames_read(self._name) != self._read:
             return False
+        oldest_s = now_s - FRESH_S
+        if self._settled and not (self._frames and self._frames[0][0] < oldest_s):
+            return True  # each change of a queue's length is told to all who listen to the host's links
         length = self._length()
+        before = len(self._frames)
         self._set_length(_EMPTYING)
         self._set_length(length)
         whole = self._take() and whole
+        late = len(self._frames) - before  # they are in the queue already
         if not whole:  # too many
             self._wire.close()
             self._wire = self._opened()
             self._frames.clear()
-        while self._frames and self._frames[0][0] < now_s - FRESH_S:
-            self._frames.popleft()
+            self._bytes = 0
+        room = max(length - _EMPTYING - late, 0)
+        while self._frames and (len(self._frames) > room or self._bytes > MOST_BYTES or self._frames[0][0] < oldest_s):
+            self._bytes -= len(self._frames.popleft()[1])
         for _, frame in self._frames:  # also where the guest has spoken meanwhile: it may not have read them before
             with suppress(OSError):  # there is no room for it
                 self._wire.send(frame)
+        self._settled = True
         return not self._spoken
 
     def _opened(self) -> socket.socket:
@@ -93,22 +110,24 @@ class Waiting:
                 continue
             seconds, nanoseconds = _STAMP.unpack(told[0][2])
             self._frames.append((seconds + nanoseconds / 1e9, frame))
+            self._bytes += len(frame)
+            self._settled = False
         return False
 
     def _length(self) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
-            answer = fcntl.ioctl(any_, _SIOCGIFTXQLEN, _REQUEST.pack(self._interface.encode(), 0))
+            answer = fcntl.ioctl(any_, _SIOCGIFTXQLEN, _REQUEST.pack(self._name, 0))
         return int(_REQUEST.unpack(answer)[1])
 
     def _set_length(self, frames: int) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
-            fcntl.ioctl(any_, _SIOCSIFTXQLEN, _REQUEST.pack(self._interface.encode(), frames))
+            fcntl.ioctl(any_, _SIOCSIFTXQLEN, _REQUEST.pack(self._name, frames))
 
 
-def _frames_read(interface: str) -> int:
+def _frames_read(interface: bytes) -> int:
     """By whoever holds the tap: so the kernel counts what a tap has sent."""
-    for line in Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines():
-        name, colon, counted = line.partition(":")
+    for line in Path("/proc/thread-self/net/dev").read_bytes().splitlines():
+        name, colon, counted = line.partition(b":")
         if colon and name.strip() == interface:
             return int(counted.split()[9])
     return 0
