@@ -79,7 +79,7 @@ class Places:
 
     def _clear(self, group: int, number: int) -> None:
         """Room or no room: a walk ends where one is absent."""
-        self.table.put({layout.PLACE.pack(group, number): self._empty}, anyway=True)
+        self.table.put_anyway(layout.PLACE.pack(group, number), self._empty)
 
     def _take(self, place: Place) -> int:
         group = place[0]

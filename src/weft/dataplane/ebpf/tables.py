@@ -74,17 +74,24 @@ class Table:
         failures += (Failure(origins[at].key, why) for at, why in self._write(keys, values, former))
         return failures
 
-    def put(self, entries: Mapping[bytes, bytes], *, anyway: bool = False) -> list[str]:
-        """Entries; why the kernel refused some. anyway: whatever the reserve has room for."""
-        return list(self.refused(entries, anyway=anyway).values())
+    def put(self, entries: Mapping[bytes, bytes]) -> list[str]:
+        """Entries; why the kernel refused some."""
+        return list(self.refused(entries).values())
 
-    def refused(self, entries: Mapping[bytes, bytes], *, anyway: bool = False) -> dict[bytes, str]:
+    def put_anyway(self, key: bytes, value: bytes) -> None:
+        """An entry that has to be, whatever the reserve has room for."""
+        former = self.told.get(key)
+        if former != value:
+            self.told[key] = value
+            self._write([key], [value], [former], anyway=True)
+
+    def refused(self, entries: Mapping[bytes, bytes]) -> dict[bytes, str]:
         """Puts entries; those that the kernel refused, and why."""
         fresh = {key: value for key, value in entries.items() if self.told.get(key) != value}
         former = [self.told.get(key) for key in fresh]
         self.told.update(fresh)
         keys = list(fresh)
-        return {keys[at]: why for at, why in self._write(keys, list(fresh.values()), former, anyway=anyway)}
+        return {keys[at]: why for at, why in self._write(keys, list(fresh.values()), former)}
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Entries; absent is success. What the kernel does not let go of stays told; raises OSError then."""
