@@ -220,6 +220,12 @@ def test_icmp_about_what_a_host_has_sent_harms_nobody_when_it_is_forged(lab: Lab
         sent = whole.__class__(bytes(whole)[:48])
     told = IP(src="203.0.113.7", dst=source) / ICMP(type=3, code=4, nexthopmtu=600) / bytes(sent)
     outer_frame = Ether(outer(lab, "h1", target, WEB, b""))
+
+    def size_is_known() -> bool:
+        found = lab.ask_agent("h1", "GET", "/status")["ways"]
+        return any(each["destination"] == target and each["mtu_bytes"] for each in found)
+
+    eventually(size_is_known, "probes have found what the path takes")
     with fabric_wire(lab, "h1") as wire:
         guest, size = "blue/web-1", str(lab.guest("blue/web-1").mtu_bytes - 28)
         for _ in range(15):
