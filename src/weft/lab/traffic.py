@@ -157,8 +157,8 @@ def _heard(asker: socket.socket) -> str | None:
 
 
 def crowded_out() -> int:
-    """Packets dropped since the machine started, as a queue was full that all network namespaces share: each CPU has one
-    of net.core.netdev_max_backlog packets, for whatever crosses from namespace to namespace.
+    """Packets dropped since the machine started, as a queue was full that all network namespaces share: each CPU has
+    one of net.core.netdev_max_backlog packets, for whatever crosses from namespace to namespace.
     """
     lines = Path("/proc/net/softnet_stat").read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1], 16) for line in lines)
