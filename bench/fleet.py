@@ -8,7 +8,6 @@ import asyncio
 import json
 import random
 import resource
-import socket
 import ssl
 import subprocess
 import time
@@ -25,6 +24,7 @@ from bench import processes
 from bench.context import Context
 from bench.controller import Connection, SecuredConnection, body, hosts
 from bench.domain import Counting
+from bench.free_ports import free_port, free_ports
 from bench.pairs import percentile
 from bench.report import AtMost, Figure, ReportOnly
 from weft.feed.reflector import BACKOFF_FIRST_S, BACKOFF_MOST_S
@@ -199,8 +199,7 @@ class Way:
     @classmethod
     def free(cls, authority: Authority | None = None) -> Way:
         """To a TCP port that nobody has."""
-        with socket.create_server(("127.0.0.1", 0)) as bound:
-            return cls(int(bound.getsockname()[1]), authority)
+        return cls(free_port(), authority)
 
     def words(self) -> list[str]:
         """Of the controller's command line."""
@@ -348,10 +347,7 @@ def put(connection: Connection, name: str, spec: Mapping[str, Any]) -> tuple[int
 @contextmanager
 def etcd(at: Path, size: int = 3) -> Iterator[str]:
     """A cluster on the loopback, on the disk; the store's URL."""
-    bound = [socket.create_server(("127.0.0.1", 0)) for _ in range(2 * size)]
-    numbers = [each.getsockname()[1] for each in bound]
-    for each in bound:
-        each.close()
+    numbers = free_ports(2 * size)
     clients = [f"http://127.0.0.1:{number}" for number in numbers[:size]]
     peers = [f"http://127.0.0.1:{number}" for number in numbers[size:]]
     members = ",".join(f"e{number}={peer}" for number, peer in enumerate(peers))

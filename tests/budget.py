@@ -8,6 +8,13 @@ from hypothesis import settings
 _WHOLE = 100
 
 
-def examples(count: int, **more: int) -> settings:
-    """So many in a whole run; in a quick one (``--hypothesis-profile quick``: ``make check``) a part of them."""
-    return settings(max_examples=max(1, count * settings.default.max_examples // _WHOLE), **more)  # type: ignore[arg-type, union-attr]
+def examples(count: int, steps: int | None = None) -> settings:
+    """So many in a whole run; in a quick one (``--hypothesis-profile quick``: ``make check``) a part of them. steps: of
+    each, where it is a state machine's.
+    """
+    profile = settings.default
+    assert profile is not None
+    return settings(
+        max_examples=max(1, count * profile.max_examples // _WHOLE),
+        stateful_step_count=profile.stateful_step_count if steps is None else steps,
+    )

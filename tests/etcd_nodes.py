@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+from bench.free_ports import free_ports
 
-from free_ports import free_ports
 from polling import eventually
 
 

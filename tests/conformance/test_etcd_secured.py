@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from bench.free_ports import free_ports
 
 from conformance.store_suite import Closing, take
 from etcd_nodes import Cluster, Node, memory_directory
-from free_ports import free_ports
 from polling import PATIENCE_S, eventually
 from unit.certificates import files_of, now
 from weft.kit.errors import Rejected, Retry

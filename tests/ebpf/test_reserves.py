@@ -59,11 +59,10 @@ def ca(number: int) -> str:
     return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
 
-def port(name: str, number: int, **more: object) -> Port:
+def port(name: str, number: int) -> Port:
     further = tuple(mac(each, 16 + number) for each in range(64))
     pairs = tuple(Pair(mac(number), f"172.16.{each}.0/24") for each in range(200))
-    row = Port(name, GREEDY_VSID, mac(number), (ca(number),), pairs, macs=further, groups=(1,))
-    return replace(row, **more)  # type: ignore[arg-type]
+    return Port(name, GREEDY_VSID, mac(number), (ca(number),), pairs, macs=further, groups=(1,))
 
 
 def greed() -> list[Row]:
@@ -79,7 +78,7 @@ def greed() -> list[Row]:
         *(Route(GREEDY_RDID, f"10.{each}.0.0/16", GREEDY_VSID) for each in range(250)),
         group(1, "greedy"),
         port(GREEDY, 0),
-        *(port(f"tenants/greedy/ports/sub-{vlan}", vlan, parent=GREEDY, vlan=vlan) for vlan in range(1, 100)),
+        *(replace(port(f"tenants/greedy/ports/sub-{vlan}", vlan), parent=GREEDY, vlan=vlan) for vlan in range(1, 100)),
     ]
 
 

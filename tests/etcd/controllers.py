@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.free_ports import free_ports
+
 from etcd_nodes import Cluster
-from free_ports import free_ports
 from polling import eventually
 from weft.tls.contexts import Files
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from bench.free_ports import free_ports
 
 from etcd_nodes import Node, memory_directory
-from free_ports import free_ports
 from polling import eventually
 from unit.certificates import ADMIN, authority, credentials_of, files_of, now
 from unit.controller_world import BASE, port

@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from bench.free_ports import free_ports
 from click.testing import CliRunner
 
 from etcd.controllers import Controller, etcd_url
 from etcd_nodes import Cluster, cluster
-from free_ports import free_ports
 from polling import PATIENCE_S, eventually
 from recorded import stores as recorded
 from unit.controller_world import BASE, port

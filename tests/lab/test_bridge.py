@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_guests_of_two_hosts_meet_through_the_switch(site: Site) -> None:
     a, b = site.lab.guest("blue/a"), site.lab.guest("blue/b")
     for version in (4, 6):
         to = address(b, version)
-        eventually(lambda to=to: site.ping("blue/a", to), f"{to} answers")  # type: ignore[misc]
+        eventually(partial(site.ping, "blue/a", to), f"{to} answers")
         size = 1500 - (28 if version == 4 else 48)
         assert site.ping("blue/a", to, "-M", "do", "-s", str(size)), "the whole MTU is the guests'"
     seen = site.switch.known

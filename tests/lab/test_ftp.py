@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -55,7 +56,7 @@ def files(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 )
             )
         for version in (4, 6):
-            eventually(lambda version=version: _listens(lab, version), "the server listens")  # type: ignore[misc]
+            eventually(partial(_listens, lab, version), "the server listens")
         yield there
     finally:
         for each in running:

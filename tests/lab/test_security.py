@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +194,8 @@ def test_a_large_datagram_crosses_in_fragments_and_so_does_its_answer(secured: L
 
         for _ in range(3):
             sent = os.urandom(9000)
-            eventually(lambda: crosses(sent, ours, theirs), "the datagram crosses")  # noqa: B023
-            eventually(lambda: crosses(sent[::-1], theirs, ours), "its answer crosses")  # noqa: B023
+            eventually(partial(crosses, sent, ours, theirs), "the datagram crosses")
+            eventually(partial(crosses, sent[::-1], theirs, ours), "its answer crosses")
 
 
 def test_bytes_by_the_million_pass_both_windows(secured: Lab) -> None:
@@ -481,11 +482,15 @@ def test_a_host_that_cannot_be_asked_is_named(secured: Lab) -> None:
         secured.mend()
 
 
+def has_applied(client: Client, host: str, revision: int) -> bool:
+    return bool(client.get(host).status["applied_revision"] >= revision)
+
+
 def followed(client: Client) -> None:
     """Every host does what was last written."""
     revision = client.health()["revision"]
     for host in ("hosts/h1", "hosts/h2"):
-        eventually(lambda host=host: client.get(host).status["applied_revision"] >= revision)  # type: ignore[misc]
+        eventually(partial(has_applied, client, host, revision))
 
 
 def test_a_connection_outlives_the_agent(secured: Lab) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -108,6 +109,10 @@ class Watch:
 
     def await_note(self, text: str) -> None:
         eventually(lambda: any(text in each for each in self.notes), f"{text!r} among {self.notes}", within_s=30)
+
+    def has_told(self, wanted: list[Told]) -> bool:
+        """These, in order, and no others."""
+        return self.events == wanted
 
     def told(self, event: str, **facts: object) -> list[Told]:
         """Those with these facts."""
@@ -283,7 +288,7 @@ def test_a_watch_tells_what_becomes_of_what_was_asked_for_and_of_nothing_else(se
         for asked, watch in watched.items():
             wanted = [each for each in whole.events if FILTERS[asked](each)]
             assert wanted
-            eventually(lambda: watch.events == wanted, f"{asked}: {watch.events}\n{wanted}", within_s=PATIENCE_S)  # noqa: B023
+            eventually(partial(watch.has_told, wanted), f"{asked}: {wanted}")
     assert {each.code for each in (whole, *watched.values())} == {ExitCode.INTERRUPTED}
 
 

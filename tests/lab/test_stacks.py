@@ -157,12 +157,16 @@ def test_both_ends_open_at_once(lab: Lab, client: Guest, server: Guest) -> None:
                 [seen] = listed(lab, host, "protocol=tcp")
                 assert (seen["state"], seen["begun_by"]) == ("syn_sent", "guest")
         for each in (ours, theirs):  # each says it again, in a second or three
-            eventually(lambda each=each: _is_connected(each), "both are connected")  # type: ignore[misc]  # binds the loop's value
+            eventually(partial(_is_connected, each), "both are connected")
             each.settimeout(PATIENCE_S)
         talks(ours, theirs)
         for host in ("h1", "h2"):
             [seen] = listed(lab, host, "protocol=tcp")
             assert (seen["state"], seen["local_port"], seen["remote_port"]) == ("established", BOTH_WAYS, BOTH_WAYS)
+
+
+def is_swept(lab: Lab, host: str) -> bool:
+    return not listed(lab, host, "protocol=tcp")
 
 
 def _is_connected(each: socket.socket) -> bool:
@@ -326,7 +330,7 @@ def test_what_nobody_answers_is_half_open_and_then_forgotten(lab: Lab, client: G
         assert [each["state"] for each in listed(lab, "h1", "protocol=tcp")] == ["syn_sent"]
         ours.close()
         for host in ("h1", "h2"):
-            eventually(lambda host=host: not listed(lab, host, "protocol=tcp"), "it is swept")  # type: ignore[misc]  # binds the loop's value
+            eventually(partial(is_swept, lab, host), "it is swept")
 
 
 # SCTP

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
+from bench.free_ports import free_port
 
-from free_ports import free_port
 from polling import PATIENCE_S, eventually
 
 PYTHON = Path(__file__).parents[2] / "build" / "issuer" / "bin" / "python"

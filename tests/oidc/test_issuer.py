@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import yaml
+from bench.free_ports import free_port
 
-from free_ports import free_port
 from oidc.issuer import issuer
 from polling import eventually
 from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of

@@ -645,4 +645,4 @@ def assert_unique(things: Iterable[Any]) -> None:
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = examples(60, stateful_step_count=20)
+TestMachine.settings = examples(60, steps=20)

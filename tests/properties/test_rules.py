@@ -75,4 +75,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = examples(60, stateful_step_count=20)
+TestMachine.settings = examples(60, steps=20)

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from bench.free_ports import free_port
 from click.testing import CliRunner, Result
 
-from free_ports import free_port
 from polling import eventually
 from unit.certificates import ADMIN, CONTROLLER, authority, files_of
 from unit.test_cli_commands import INTENT

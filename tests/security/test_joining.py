@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from bench.free_ports import free_port
 
-from free_ports import free_port
 from polling import PATIENCE_S, eventually
 from unit.certificates import ADMIN, credentials_of
 from unit.controller_world import BASE, port

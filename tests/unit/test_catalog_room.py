@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from strategies.intents import ABLE, everything, port, reloaded, tenant, two_tenants
+from strategies.intents import ABLE, port, reloaded, tenant, two_tenants
 from strategies.intents import domain as a_domain
 from strategies.intents import subnet as a_subnet
+from unit.catalogs import refused
 from weft.apps.agent import parse_sizes
 from weft.dataplane.ebpf.maps import Sizes
-from weft.kit.errors import Conflict
 from weft.model import drafts, room
 from weft.model.catalog import Catalog
 from weft.model.names import Name
@@ -60,15 +60,6 @@ def catalog() -> Catalog:
         catalog.apply(many(f"blue/{label}", RULES_LAST, **WIDE))
     catalog.apply([web("blue/one", "a", "b")])
     return catalog
-
-
-def refused(catalog: Catalog, puts: Iterable[drafts.Draft], field: str, words: str) -> str:
-    before = everything(catalog)
-    with pytest.raises(Conflict, match=words) as why:
-        catalog.apply(puts)
-    assert why.value.field == field
-    assert everything(catalog) == before
-    return why.value.message
 
 
 def test_a_port_that_takes_one_more_group_is_refused_with_what_it_would_take(catalog: Catalog) -> None:

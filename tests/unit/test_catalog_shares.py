@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from strategies.intents import ABLE, domain, everything, host, network, port, reloaded, route, said, subnet, tenant
-from weft.kit.errors import Conflict, Rejected
+from strategies.intents import ABLE, domain, host, network, port, reloaded, route, said, subnet, tenant
+from unit.catalogs import refused
+from weft.kit.errors import Rejected
 from weft.model import drafts, shares
 from weft.model.catalog import Catalog
 from weft.model.names import Name
@@ -33,15 +33,6 @@ def catalog() -> Catalog:
         *(subnet(f"{owner}/prod/web", "10.0.1.0/24", "fd00:1::/64") for owner in ("blue", "red")),
     ])  # fmt: skip
     return catalog
-
-
-def refused(catalog: Catalog, puts: Iterable[drafts.Draft], field: str, words: str) -> str:
-    before = everything(catalog)
-    with pytest.raises(Conflict, match=words) as why:
-        catalog.apply(puts)
-    assert why.value.field == field
-    assert everything(catalog) == before
-    return why.value.message
 
 
 def web(name: str, owner: str = "blue", **more: Any) -> drafts.Port:

@@ -10,9 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from bench.free_ports import free_port
 from click.testing import CliRunner, Result
 
-from free_ports import free_port
 from polling import eventually
 from unit.certificates import now
 from weft.apps.cli import main

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench.free_ports import free_port
 
-from free_ports import free_port
 from polling import PATIENCE_S, eventually
 from recorded import stores as recorded
 from unit.controller_world import BASE, port

@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from bench.free_ports import free_port
 
-from free_ports import free_port
 from polling import PATIENCE_S
 from unit.certificates import ADMIN, CONTROLLER, authority, credentials_of, files_of, now
 from unit.controller_world import BASE

@@ -162,9 +162,8 @@ def _take(named: socket.socket) -> bool:
 
 
 def _answer(named: socket.socket) -> None:
-    """Whoever connects knows who has the name, and needs no more. Those who have gone again would wait here for ever,
-
-    and keep others from being told.
+    """Whoever connects knows who has the name, and needs no more. One that is not accepted would wait here for ever,
+    though it has gone again, and in the end keep others from being told.
     """
     while True:
         try:

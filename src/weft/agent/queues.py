@@ -36,7 +36,11 @@ class Queues:
         while True:
             await self._stirred.wait()
             self._stirred.clear()
-            while arriving := self._arriving:
-                await self._ask(lambda plane, arriving=arriving: plane.freshen(arriving))  # type: ignore[misc]  # binds the loop's value
+            while self._arriving:
+                await self._freshen()
                 await self._clock.sleep(AGAIN_S)
-            await self._ask(lambda plane: plane.freshen(()))
+            await self._freshen()
+
+    async def _freshen(self) -> None:
+        arriving = self._arriving
+        await self._ask(lambda plane: plane.freshen(arriving))

@@ -50,9 +50,13 @@ class Waiting:
         self._settled = False  # the queue holds what is kept, and what is left of an emptying
         self._read = _frames_read(self._name)
         self._spoken = False
-        if self._length() == _EMPTYING:
-            self._set_length(_USUAL)
         self._wire = self._opened()
+        try:
+            if self._length() == _EMPTYING:
+                self._set_length(_USUAL)
+        except BaseException:
+            self._wire.close()
+            raise
 
     def close(self) -> None:
         self._wire.close()
@@ -115,13 +119,10 @@ class Waiting:
         return False
 
     def _length(self) -> int:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
-            answer = fcntl.ioctl(any_, _SIOCGIFTXQLEN, _REQUEST.pack(self._name, 0))
-        return int(_REQUEST.unpack(answer)[1])
+        return int(_REQUEST.unpack(fcntl.ioctl(self._wire, _SIOCGIFTXQLEN, _REQUEST.pack(self._name, 0)))[1])
 
     def _set_length(self, frames: int) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
-            fcntl.ioctl(any_, _SIOCSIFTXQLEN, _REQUEST.pack(self._name, frames))
+        fcntl.ioctl(self._wire, _SIOCSIFTXQLEN, _REQUEST.pack(self._name, frames))
 
 
 def _frames_read(interface: bytes) -> int:

@@ -371,8 +371,6 @@ static __noinline int hold_against(struct flow *f, const struct guard *g, struct
 	if (!f || !g || !c)
 		return 0;
 	former = *(volatile __u32 *)&c->epoch;
-	if (former == f->epoch)
-		return 0;
 	if (!(g->flags & GUARD_KEEP) || c->flags & REFUSED || former == EPOCH_TAKEN)
 		return ask_again(f, g, c);
 	/* Unless somebody else has been here: what has come from another host meanwhile is to be asked of. */
@@ -527,17 +525,13 @@ static __noinline int wait_for_answer(struct connection *c, const struct flow *f
 	return 0;
 }
 
-/* Whether what an error tells of was of a connection, which is known, and that rules let be: it went the other way. */
-static __noinline int is_of_connection(struct flow *f)
+/* Whether what an error tells of was of a connection that rules let be: it went the other way. */
+static __noinline int is_of_connection(const struct flow *f, struct connection *c)
 {
-	struct connection *c;
 	struct half *sender, *receiver;
 	__u32 side, reach;
 
-	if (!f || !f->quoted)
-		return 0;
-	c = bpf_map_lookup_elem(&connections, &f->key);
-	if (!c || c->flags & REFUSED)
+	if (!f || !c || c->flags & REFUSED)
 		return 0;
 	if (f->key.protocol != IPPROTO_TCP && f->key.protocol != IPPROTO_SCTP_)
 		return 1;
@@ -593,10 +587,11 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		if (!c)
 			return DROP_CONNECTION_TABLE_FULL;
 	}
-	hold_against(f, g, c);
+	if (*(volatile __u32 *)&c->epoch != f->epoch)
+		hold_against(f, g, c);
 	if (f->kind == FLOW_ERROR) {
 		f->protocol = addr_is4(&f->key.remote) ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-		return is_of_connection(f) ? 0 : DROP_CONNECTION_INVALID;
+		return is_of_connection(f, c) ? 0 : DROP_CONNECTION_INVALID;
 	}
 	step = advance(c, f, t);
 	f->speaks = step >> STEP_SPEAKS;

@@ -1,4 +1,4 @@
-"""Ports of the loopback on which a test's servers may listen."""
+"""Ports of the loopback on which the servers of a bench or a test may listen."""
 
 from __future__ import annotations
 
