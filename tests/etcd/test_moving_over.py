@@ -144,7 +144,7 @@ def test_each_controller_knows_what_hosts_say_to_the_others(nodes: Cluster, tmp_
                 "hosts/h1", StatusReport(revision=1, ports={"tenants/blue/ports/p1": PortReport(state="active")})
             )
             eventually(lambda: other.get("tenants/blue/ports/p1").status["state"] == "active")
-            assert other.get("hosts/h1").status["state"] == "connected"
+            eventually(lambda: other.get("hosts/h1").status["state"] == "connected")
             a.kill()
             eventually(lambda: other.get("hosts/h1").status["state"] == "absent")
             feed.close()
@@ -160,6 +160,7 @@ def test_controllers_tell_each_other_what_hosts_say_over_tls(nodes: Cluster, tmp
         Client(f"{a.url},{b.url}", credentials=host) as agent,
     ):
         one.apply([*BASE, port(1)])
+        eventually(lambda: other.health()["revision"] == one.health()["revision"])
         feed = agent.feed("hosts/h1")
         next(feed)
         said = {"tenants/blue/ports/p1": PortReport(state="active")}

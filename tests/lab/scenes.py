@@ -13,7 +13,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import GRE, Ether
 from scapy.packet import Packet
 
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.lab import plan, shell
 from weft.lab.capture import Wire
 from weft.lab.lab import Lab
@@ -138,11 +138,11 @@ class connected:  # noqa: N801  # reads as a verb, as contextlib's do
         self._to = to
 
     def __enter__(self) -> tuple[socket.socket, socket.socket]:
-        self._listener.settimeout(10)
-        self._client.settimeout(10)
+        self._listener.settimeout(PATIENCE_S)
+        self._client.settimeout(PATIENCE_S)
         self._client.connect((self._to, self._listener.getsockname()[1]))
         self._server, _ = self._listener.accept()
-        self._server.settimeout(10)
+        self._server.settimeout(PATIENCE_S)
         return self._client, self._server
 
     def __exit__(self, *_: object) -> None:

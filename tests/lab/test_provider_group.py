@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.scenes import address, drops, fabric_wire, set_rule
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.lab import capture, plan, shell
 from weft.lab.lab import Lab
 from weft.lab.plan import Guest
@@ -58,7 +58,7 @@ def ear(guest: Guest) -> socket.socket:
     def make() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind(("", PORT))
-        made.settimeout(5)
+        made.settimeout(PATIENCE_S)
         return made
 
     return shell.within(guest.namespace, make)

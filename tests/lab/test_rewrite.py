@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.scenes import RULES, connected, fabric_wire, set_rule
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.lab import capture, plan
 from weft.lab.lab import Lab
 from weft.lab.traffic import Stream, udp
@@ -115,7 +115,7 @@ def datagrams(lab: Lab, together: bytes, size: int) -> bytes:
     version = 6 if ":" in only_address(lab, "t/a") else 4
     a, b = lab.guest("t/a"), lab.guest("t/b")
     with udp(b.namespace, version, 7012) as listener, udp(a.namespace, version) as sender:
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE_S)
         sender.setblocking(True)
         sender.connect((only_address(lab, "t/b"), 7012))
         sender.send(bytes(4000))

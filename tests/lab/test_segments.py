@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab.scenes import RULES, UPLINK, address, dropped, fabric_wire, set_rule
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.dataplane.ebpf import libbpf
 from weft.lab import plan, shell
 from weft.lab.capture import Wire
@@ -91,12 +91,12 @@ def lengths_seen(wire: Wire, source: str, target: str, to: str) -> list[int]:
     client = shell.within(source, lambda: socket.socket(family, socket.SOCK_STREAM))
     got = bytearray()
     with listener, client:
-        listener.settimeout(10)
-        client.settimeout(10)
+        listener.settimeout(PATIENCE_S)
+        client.settimeout(PATIENCE_S)
         client.connect((to, port))
         server, _ = listener.accept()
         with server:
-            server.settimeout(10)
+            server.settimeout(PATIENCE_S)
 
             def receive() -> None:
                 while piece := server.recv(1 << 18):
@@ -263,7 +263,7 @@ def test_udp_datagrams_that_the_sender_handed_over_together_arrive_each(routed: 
     source, target = routed.guest("t/client"), routed.guest(f"t/{name}")
     datagrams = [bytes([number]) * 1000 for number in range(30)]
     with udp(target.namespace, version, 7011) as listener, udp(source.namespace, version) as sender:
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE_S)
         sender.connect((address(target, version), 7011))
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
         sender.send(b"".join(datagrams))

@@ -14,7 +14,7 @@ import pytest
 
 from lab.scenes import address, drops, gateway
 from lab.switch import Switch
-from polling import eventually
+from polling import PATIENCE_S, eventually
 from weft.client import moves
 from weft.lab import plan, shell
 from weft.lab.lab import Lab
@@ -96,7 +96,7 @@ def test_the_same_address_by_two_tags_is_two_machines(site: Site) -> None:
     def bound() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind(("", PORT))
-        made.settimeout(5)
+        made.settimeout(PATIENCE_S)
         return made
 
     with ExitStack() as stack:

@@ -321,7 +321,7 @@ class Lab:
     def attach(self, guest: Guest) -> None:
         self.ask_agent(guest.host, "POST", "/attach", {"port": guest.port, "interface": guest.interface})
 
-    def move(self, short: str, host: str, timeout_s: float = 20.0) -> Guest:
+    def move(self, short: str, host: str, timeout_s: float = 60.0) -> Guest:
         """To another host, as a live migration: whatever is sent to it meanwhile reaches both hosts."""
         deadline = time.monotonic() + timeout_s
         old = self.guest(short)
