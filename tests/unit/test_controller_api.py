@@ -196,7 +196,7 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
         422,
         "port",
     ),
-    ("POST", "/v1/trace", {"from": "tenants/blue/ports/p9", "to": "10.0.1.1"}, 422, "from"),
+    ("POST", "/v1/trace", {"from": "tenants/blue/ports/p9", "to": "10.0.1.1"}, 404, "from"),
     ("POST", "/v1/trace", {"from": "tenants/blue/ports/nowhere", "to": "10.0.1.1"}, 422, "from"),
     ("POST", "/v1/trace", {"from": "blue", "to": "10.0.1.1"}, 422, "from"),
 ]  # fmt: skip

@@ -43,7 +43,13 @@ def begun(client: Client, port: str, host: str) -> tuple[Item, bool]:
             raise Rejected(f"{port} is on {host} already", "host")
         if to == host:
             return item, False
-        if (made := _patched(client, item, {"destination": host})) is not None:
+        try:
+            made = _patched(client, item, {"destination": host})
+        except ApiError as error:
+            if error.status == 422:
+                client.get(host)  # where there is no such host, that is what is to be said: 404
+            raise
+        if made is not None:
             return made, True
 
 

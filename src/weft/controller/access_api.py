@@ -20,7 +20,7 @@ from weft.controller.kinds import RESOURCES
 from weft.controller.requests import json_answer
 from weft.controller.service import Service
 from weft.controller.signing import Signer
-from weft.kit.errors import Missing
+from weft.kit.errors import Conflict
 from weft.model.names import Kind
 from weft.tls.identity import parse_holder
 from weft.wire import access as wire
@@ -148,7 +148,9 @@ class AccessApi:
 
     def _signs(self) -> Signer:
         if self._signer is None:
-            raise Missing("this controller has no key to sign hosts with (--issuer-certificate, --issuer-key)")
+            raise Conflict(
+                "this controller has no key to sign hosts with: start it with --issuer-certificate and --issuer-key"
+            )
         return self._signer
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, assert_never
 
 from weft.controller.service import Service
-from weft.kit.errors import Rejected
+from weft.kit.errors import Missing, Rejected
 from weft.model.names import Kind, parse_name_of
 from weft.model.objects import Port
 from weft.reference import trace
@@ -22,7 +22,7 @@ async def run(service: Service, request: TraceRequest) -> Traced:
         raise Rejected(error.message, "from") from error
     held = service.find(name)
     if held is None or not isinstance(held.value, Port):
-        raise Rejected(f"there is no {name}", "from")
+        raise Missing(f"there is no {name}", "from")
     host = held.value.host
     if host is None:
         raise Rejected(f"{name} is on no host, so nothing can be sent from it", "from")

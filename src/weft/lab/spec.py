@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from weft.cli import manifests
 from weft.cli.manifests import Manifest
-from weft.kit.errors import Rejected
+from weft.kit.errors import Missing, Rejected
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -86,7 +86,7 @@ class LabSpec:
             if host.name == name:
                 return host
         known = ", ".join(host.name for host in self.hosts)
-        raise Rejected(f"{name!r} is no host of the lab {self.name}; it has {known}")
+        raise Missing(f"{name!r} is no host of the lab {self.name}; it has {known}")
 
 
 def parse(text: str, source: str, include: Callable[[str], str], name: str | None = None) -> LabSpec:
