@@ -572,6 +572,10 @@ def assert_valid(catalog: Catalog) -> None:
             assert parent.trunk is None
             assert tenant_of(parent.name) == tenant_of(found.name)
             assert parent.hosts == found.hosts, "a sub-port is where its parent is"
+        if found.mirror is not None and found.mirror.port is not None:
+            watcher = catalog.ports[found.mirror.port]
+            assert watcher.trunk is None, "copies need an interface"
+            assert tenant_of(watcher.name) == tenant_of(found.name)
         if net.segment is not None:
             assert all(net.segment[0] in catalog.hosts[host].networks for host in found.hosts)
         assert found.destination is None or found.destination != found.host is not None

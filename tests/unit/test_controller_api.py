@@ -432,6 +432,31 @@ async def test_what_a_host_said_of_a_port_is_void_once_the_port_has_left_it() ->
         await feed.aclose()
 
 
+async def test_a_mirror_that_copies_nothing_says_why() -> None:
+    async with world() as it:
+        await it.client.apply([port(1), port(2)])
+        watched, watcher = "tenants/blue/ports/p1", "tenants/blue/ports/p2"
+
+        async def said() -> object:
+            return (await it.client.get(watched)).status.get("mirror")
+
+        await it.client.patch(watched, {"mirror": {"port": "p2"}})
+        assert await said() is None
+        await it.client.patch(watcher, {"host": "h2"})
+        assert await said() == f"nothing is copied: {watcher} is on hosts/h2, and copies stay on hosts/h1"
+        await it.client.patch(watcher, {"destination": "h1"})
+        assert await said() is None  # where both are, on its way
+        await it.client.patch(watcher, {"host": None, "destination": None})
+        assert await said() == f"nothing is copied: {watcher} is on no host"
+        await it.client.patch(watcher, {"host": "h1"})
+        feed = it.service.follow(await _name(it, "hosts/h1"), None)
+        await anext(feed)
+        down = StatusReport(revision=9, ports={watcher: PortReport("down", "its interface is down")})
+        await it.client.report("hosts/h1", down)
+        assert await said() == f"nothing is copied: {watcher} is down: its interface is down"
+        await feed.aclose()
+
+
 async def test_a_trace_follows_a_packet_across_two_hosts_and_says_where_it_ends() -> None:
     async with world() as it:
         await it.client.apply([port(1), port(2, "h2")])

@@ -14,7 +14,7 @@ from weft.model import drafts
 from weft.model.catalog import Catalog
 from weft.model.drafts import Draft
 from weft.model.features import ABILITIES, AbilityTable, Feature, MirrorProtocol, SamplingProtocol
-from weft.model.names import Name
+from weft.model.names import Kind, Name
 from weft.model.objects import Mirror, Sampling
 from weft.model.values import Ip
 from weft.policy import rows
@@ -30,7 +30,9 @@ ABLE: AbilityTable = {
 
 @pytest.fixture
 def catalog() -> Catalog:
-    return two_tenants(ABLE)
+    catalog = two_tenants(ABLE)
+    catalog.apply([port("blue/b", "prod/web", host="h1")])
+    return catalog
 
 
 def sampled(*given: object) -> drafts.Host:
@@ -81,6 +83,7 @@ def test_a_host_is_told_of_both(catalog: Catalog) -> None:
         (mirrored(port="a"), "mirror.port", "cannot be its own mirror"),
         (mirrored(port="tenants/red/ports/a"), "mirror.port", "another tenant's"),
         (mirrored(port="B"), "mirror.port", "'B' does not name a port"),
+        (mirrored(port="nowhere"), "mirror.port", "tenants/blue/ports/nowhere does not exist; a mirror goes to a port"),
         (mirrored(address="127.0.0.1"), "mirror.address", "loopback"),
         (mirrored(address="192.0.2.9", protocol="gre4"), "mirror.protocol", "'gre' and 'erspan' are"),
         (mirrored(address="192.0.2.9", session=1024), "mirror.session", "session 1024 is outside 0..1023"),
@@ -91,6 +94,41 @@ def test_what_cannot_be_is_refused_at_its_field(catalog: Catalog, given: Draft, 
     with pytest.raises(Rejected, match=saying) as refused:
         catalog.apply([given])
     assert refused.value.field == f"puts[0].spec.{field}"
+
+
+def test_a_mirror_and_the_port_that_it_is_to_come_and_go_in_any_order(catalog: Catalog) -> None:
+    watcher = Name("tenants/blue/ports/watcher")
+    catalog.apply([mirrored(port="watcher"), port("blue/watcher", "prod/web", host="h1")])
+    with pytest.raises(Conflict, match=r"blue/ports/watcher cannot go: tenants/blue/ports/a refers to it"):
+        catalog.apply([], [watcher])
+    went = catalog.apply([mirrored(address="192.0.2.9")], [watcher])
+    with pytest.raises(Rejected, match="watcher does not exist"):
+        catalog.apply([mirrored(port="watcher")])
+    catalog.revert(went)
+    catalog.apply([], [watcher, A])
+    assert A not in catalog.ports
+
+
+def test_a_mirror_is_to_a_port_with_an_interface(catalog: Catalog) -> None:
+    child = port("blue/child", "prod/db", trunk=drafts.Trunk("b", 7))
+    catalog.apply([child])
+    with pytest.raises(Rejected, match=r"child is a sub-port, .* its parent tenants/blue/ports/b has one") as refused:
+        catalog.apply([mirrored(port="child")])
+    assert refused.value.field == "puts[0].spec.mirror.port"
+    catalog.apply([port("blue/c", "prod/web", host="h1"), mirrored(port="c")])
+    with pytest.raises(Conflict, match=r"the mirror of tenants/blue/ports/a goes to tenants/blue/ports/c") as refused:
+        catalog.apply([port("blue/c", "prod/web", trunk=drafts.Trunk("b", 8))])
+    assert refused.value.field == "puts[0].spec.trunk"
+
+
+def test_a_mirror_to_nothing_that_an_older_store_has_is_let_be(catalog: Catalog) -> None:
+    catalog.apply([port("blue/watcher", "prod/web"), mirrored(port="watcher")])
+    older = Catalog(ABLE)
+    older.load(each for kind in Kind for each in catalog.objects(kind).values() if not each.name.endswith("/watcher"))
+    older.apply([replace(mirrored(port="watcher"), admin_state="down")])
+    older.apply([], [A])
+    with pytest.raises(Rejected, match="watcher does not exist"):
+        older.apply([mirrored(port="watcher")])
 
 
 @pytest.mark.parametrize(

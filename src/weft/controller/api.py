@@ -23,6 +23,7 @@ from weft.controller import (
     authorisation,
     cuts,
     merge,
+    mirrors,
     moves,
     openapi,
     questions,
@@ -361,11 +362,14 @@ class Api:
 
     def _status(self, name: Name, held: Held) -> _Status:
         match held.value:
-            case Port(host=host, destination=None):
-                return self._service.statuses.port(name, host)
-            case Port(host=host, destination=str() as destination) as port:
-                here = self._service.statuses.port(name, host)
-                return msgspec.structs.replace(here, move=moves.status(self._service, held, port, destination))
+            case Port() as port:
+                status = self._service.statuses.port(name, port.host)
+                if port.destination is not None:
+                    move = moves.status(self._service, held, port, port.destination)
+                    status = msgspec.structs.replace(status, move=move)
+                if (why := mirrors.why_idle(self._service, port)) is not None:
+                    status = msgspec.structs.replace(status, mirror=why)
+                return status
             case Host():
                 return self._service.statuses.host(name)
             case VirtualSubnet() as subnet:

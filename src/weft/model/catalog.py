@@ -22,6 +22,7 @@ from weft.model import (
     security,
     shares,
     subnets,
+    taps,
     trunk,
     underlay,
 )
@@ -397,6 +398,7 @@ class Catalog:
                 raise Conflict(why, f"deletes[{rank}]")
             if (user := self._user_of(old)) is not None:
                 raise Conflict(f"{old.name} cannot go: {user} refers to it", f"deletes[{rank}]")
+        taps.check_mirrors(ix, batch.ports)
         for put in batch.hosts:
             underlay.check_ports_of(ix, put, self._abilities)
         underlay.check_families(ix, batch.hosts, batch.ports)
@@ -443,7 +445,9 @@ class Catalog:
         ix = self._ix
         match old:
             case Port():
-                return next(iter(ix.trunks.get(old.name, {}).values()), None)
+                return next(iter(ix.trunks.get(old.name, {}).values()), None) or next(
+                    iter(ix.watched.get(old.name, ())), None
+                )
             case CustomerRoute() | SecurityGroupRule():
                 return None
             case SecurityGroup() | AddressGroup():

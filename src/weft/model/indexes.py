@@ -179,6 +179,7 @@ class Indexes:
         self.virtual_subnets: dict[Name, VirtualSubnet] = {}
         self.ports: dict[Name, Port] = {}
         self.trunks: dict[Name, dict[int, Name]] = {}  # by parent: the sub-ports by VLAN
+        self.watched: dict[Name, dict[Name, None]] = {}  # by the port that mirrors go to: those of whom they are
         self.customer_routes: dict[Name, CustomerRoute] = {}
         self.address_groups: dict[Name, AddressGroup] = {}
         self.security_groups: dict[Name, SecurityGroup] = {}
@@ -365,6 +366,12 @@ class Indexes:
                 subports = {}
                 put(self.trunks, port.trunk.parent, subports)
             put(subports, port.trunk.vlan, port.name)
+        if port.mirror is not None and port.mirror.port is not None:
+            watched = self.watched.get(port.mirror.port)
+            if watched is None:
+                watched = {}
+                put(self.watched, port.mirror.port, watched)
+            put(watched, port.name, None)
         hosts = subnet.domain.hosts
         for host in port.hosts:
             put(self.ports_on[host], port.name, None)
@@ -540,6 +547,10 @@ class Indexes:
                     drop(self.trunks[thing.trunk.parent], thing.trunk.vlan)
                     if not self.trunks[thing.trunk.parent]:
                         drop(self.trunks, thing.trunk.parent)
+                if thing.mirror is not None and thing.mirror.port is not None:
+                    drop(self.watched[thing.mirror.port], thing.name)
+                    if not self.watched[thing.mirror.port]:
+                        drop(self.watched, thing.mirror.port)
                 subnet = self.subnets[thing.virtual_subnet]
                 drop(subnet.ports, thing.name)
                 self._forget_announced(thing, subnet)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from weft.kit.errors import Rejected
+from collections.abc import Iterable
+
+from weft.kit.errors import Conflict, Rejected
 from weft.model import drafts, values
 from weft.model.features import AbilityTable, Feature, MirrorProtocol, SamplingProtocol
+from weft.model.indexes import Indexes
 from weft.model.names import Kind, Name, resolve, tenant_of
-from weft.model.objects import Host, Mirror, Sampling
-from weft.model.puts import read
+from weft.model.objects import Host, Mirror, Port, Sampling
+from weft.model.puts import Put, read
 
 RATE_LAST = 1 << 24
 HEADER_FIRST, HEADER_BYTES, HEADER_LAST = 14, 128, 256
@@ -61,6 +64,29 @@ def mirror(draft: drafts.Mirror, of: Name) -> Mirror:
             raise Rejected(f"{to} cannot be its own mirror", "port")
     address = None if draft.address is None else read("address", _unicast, draft.address)
     return Mirror(to, address, protocol, session, *directions)
+
+
+def check_mirrors(ix: Indexes, puts: Iterable[Put[drafts.Port, Port]]) -> None:
+    """A mirror that a batch gives is to a port that is there at the batch's end, at an interface of its own. What was
+    there before mirrors were looked at is let be.
+    """
+    for put in puts:
+        port, old = ix.ports[put.name], put.old
+        if port.mirror is not None and (to := port.mirror.port) is not None:
+            before = None if old is None or old.mirror is None else old.mirror.port
+            if to != before and (why := _why_not_to(ix.ports.get(to), to)) is not None:
+                raise Rejected(why, f"{put.field}.spec.mirror.port")
+        if port.trunk is not None and old is not None and old.trunk is None and (of := ix.watched.get(put.name)):
+            why = f"the mirror of {next(iter(of))} goes to {put.name}: as a sub-port it has no interface to copy to"
+            raise Conflict(why, f"{put.field}.spec.trunk")
+
+
+def _why_not_to(port: Port | None, name: Name) -> str | None:
+    if port is None:
+        return f"{name} does not exist; a mirror goes to a port of the same tenant that is there, or to an address"
+    if port.trunk is not None:
+        return f"{name} is a sub-port, with no interface of its own; its parent {port.trunk.parent} has one"
+    return None
 
 
 def mirror_draft(of: Mirror | None) -> drafts.Mirror | None:

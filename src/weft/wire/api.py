@@ -209,12 +209,16 @@ class Announcements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PortStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Status of a port. host: who said so, or should; None for a port that is nowhere. move: while it moves."""
+    """Status of a port. host: who said so, or should; None for a port that is nowhere. move: while it moves.
+
+    mirror: why its mirror copies nothing, while it does not.
+    """
 
     state: Literal["active", "down", "failed", "unknown"]
     reason: str = ""
     host: str | None = None
     move: MoveStatus | msgspec.UnsetType = msgspec.UNSET
+    mirror: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class SubnetStatus(msgspec.Struct, frozen=True, kw_only=True):
