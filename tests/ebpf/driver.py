@@ -39,7 +39,7 @@ TC_ACT_REDIRECT = 7
 ON_LINK = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8:f::/64"))
 #: Every upcall comes up, and who was heard has just been heard, however slow the machine is.
 TIMES = Times(upcall_interval_ns=0, learned_ns=3600 * 10**9, loop_ns=3600 * 10**9)
-SIZES = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512)
+SIZES = Sizes(subnets=64, records=512, macs=512, routes=128, ports=64, sources=512, connections=1 << 17)
 
 
 class Told(Protocol):

@@ -105,7 +105,7 @@ def emptied(pins: Path, source: Path, attacher: attach.Attacher | None = None) -
         for name in layout.LAYOUTS:
             one = of._loaded.maps[name]
             for key, value in list(one.items()):
-                if name in ("connections", "quotas", "datagrams", "hits", "denials"):
+                if name in ("connections", "quotas", "tenants", "datagrams", "hits", "denials"):
                     one.delete(key)
                 elif name in ("counters", "tracking", "tracked", "peers"):
                     if any(value):

@@ -153,15 +153,15 @@ def test_a_count_that_is_in_use_or_of_a_port_that_is_known_stays(driver: EbpfDri
     plane = driver.plane
     number = layout.port_number(WEB1_PORT)
     for _ in range(3):  # of no port that is known, but with connections
-        plane._leftovers.sweep(0, ())
+        plane._leftovers.sweep(0, {})
     assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST, NUMBER_OF_SECOND}
     plane.forget([found.key for found in plane.connections()])
-    for known in (None, None, [number], [number], [number]):
+    for known in (None, None, *3 * [{number: layout.tenant_number(WEB1_PORT)}]):
         plane._leftovers.sweep(0, known)
     assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST}
-    plane._leftovers.sweep(0, ())
+    plane._leftovers.sweep(0, {})
     assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST}  # a packet may be under way
-    plane._leftovers.sweep(0, ())
+    plane._leftovers.sweep(0, {})
     assert counted(driver, "quotas") == {}
 
 
@@ -328,6 +328,15 @@ def test_no_flood_of_one_guest_takes_another_guests_connections(driver: EbpfDriv
     assert counted.count(WEB2_PORT) == 2  # what the flood did not get out with did not get in
     for exchange in opened(FIRST, SECOND)[3:]:
         assert getattr(driver.inject(exchange.interface, exchange.frame), "reason", None) is None
+
+
+def test_what_is_each_ports_own_in_the_table_is_beside_what_all_share(driver: EbpfDriver) -> None:
+    """Also where an operator lets all have more than the table was made for."""
+    table = driver.plane._loaded.maps["connections"]
+    own = 2 * driver.plane._tracking.settings.own_of_port * SIZES.ports
+    assert table.max_entries == SIZES.connections + own
+    assert own
+    assert driver.plane._tracking.settings.most == SIZES.connections < conntrack.Settings().most
 
 
 def test_data_connections_that_ftp_expects_are_seen_swept_and_forgotten(driver: EbpfDriver) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 from collections.abc import Collection, Iterator
 from ipaddress import ip_address
 from itertools import pairwise
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from packets import conversations, ftp
-from packets.conversations import ADMITTED, GUEST, OTHER, Conversation
+from packets.conversations import ADMITTED, GUEST, OTHER, RED, Conversation
 from weft.dataplane.ebpf import build, conntrack, layout, libbpf, security
 from weft.policy.connections import Expected, State
 from weft.policy.drop import DropReason
@@ -30,7 +29,7 @@ SECOND_NS = 10**9
 CONVERSATIONS = (*conversations.CONVERSATIONS, *ftp.conversations())
 SOURCE = Path(__file__).with_name("conntrack.bpf.c")
 LOOPBACK = 1
-PORTS = ("a", "b", "c")
+PORTS = ("a", "b", "c", *RED)
 
 
 def groups(
@@ -54,7 +53,7 @@ def groups(
 
 
 class Asking:
-    """The compiled tracker, with ports a, b and c that have one security group."""
+    """The compiled tracker, with ports that have one security group."""
 
     def __init__(self, source: Path) -> None:
         with libbpf.Object(source) as opened:
@@ -70,7 +69,7 @@ class Asking:
         self.fast = False  # the last packet went the fast way
 
     def begin(self, settings: conntrack.Settings, *, keep: bool) -> None:
-        for name in ("connections", "quotas", "expectations", "expecting", "lines"):
+        for name in ("connections", "quotas", "tenants", "expectations", "expecting", "lines"):
             for key, _ in list(self.maps[name].items()):
                 self.maps[name].delete(key)
         self.maps["tracked"].update(layout.NUMBER.pack(0), bytes(layout.TRACKED.size))
@@ -305,10 +304,10 @@ def test_what_is_handed_over_is_charged_to_those_who_began_it(asking: Asking) ->
     by_others = value[:5] + b"\1" + value[6:]
     assert asking.connections.take(entry(0, (0, 0, 0), later_ns) | {key: by_others}) == 2
     number = layout.port_number("a") & ~1
-    counts = {of: int.from_bytes(count, sys.byteorder) for of, count in asking.maps["quotas"].items()}
+    counts = {of: layout.QUOTA.unpack(count)[0] for of, count in asking.maps["quotas"].items()}
     assert counts == {layout.COUNT.pack(number): 1, layout.COUNT.pack(number | 1): 1}
     assert asking.connections.forget([key]) == 1
-    assert layout.COUNT.unpack(asking.maps["quotas"].lookup(layout.COUNT.pack(number | 1)) or b"") == (0,)
+    assert layout.QUOTA.unpack(asking.maps["quotas"].lookup(layout.COUNT.pack(number | 1)) or b"") == (0, 0)
 
 
 @pytest.mark.root
@@ -607,8 +606,9 @@ def test_whatever_a_control_connection_says_is_heard_as_the_reference_hears_it(
 def test_whatever_is_said_the_programs_track_it_as_the_reference_does(asking: Asking, seed: int) -> None:
     random = Random(seed)  # noqa: S311 -- no secret: made-up talk
     talks, most = Talks(random), random.choice((3, 100))
-    asking.begin(conntrack.Settings(most_of_port=most, most=2 * most), keep=random.random() < 0.2)
-    tracker = Tracker(Limits(most_of_port=most, most=2 * most))
+    bounds = {"most_of_port": most, "most": 2 * most, "own_of_port": random.choice((0, 1, 96))}
+    asking.begin(conntrack.Settings(**bounds), keep=random.random() < 0.2)
+    tracker = Tracker(Limits(**bounds))
     now_ns, admitted = asking.start_ns, ADMITTED_FTP
     asking.arriving = random.random() < 0.5
     asking.admit(groups(admitted, open_out=True))

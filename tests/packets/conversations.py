@@ -38,6 +38,8 @@ from scapy.packet import Packet, Raw
 from weft.policy.drop import DropReason
 
 GUEST, OTHER = 0, 1
+#: Ports of one tenant; all others are of one of their own each.
+RED = ("tenants/red/ports/1", "tenants/red/ports/2")
 LOCAL = {4: "10.0.1.4", 6: "2001:db8:1::4"}
 REMOTE = {4: "10.0.1.5", 6: "2001:db8:1::5"}
 ROUTER = {4: "10.0.9.1", 6: "2001:db8:9::1"}
@@ -1112,14 +1114,37 @@ def bounds() -> Iterator[Conversation]:
         limits={"most_of_port": 4},
     )
     yield Conversation(
-        "bounds: nor has the host",
+        "bounds: nor has the host; of what it has a tenant leaves a part to others, and each port has its own",
         (
-            *(syn(n) for n in range(4)),
-            *(syn(n, of="b") for n in range(4)),
-            syn(9, of="c", dropped=FULL),
+            *(syn(n) for n in range(7)),
+            syn(9, dropped=LIMIT),
+            *(syn(n, of="b") for n in range(3)),
+            syn(9, of="b", dropped=FULL),
+            syn(9, dropped=FULL),
             *Talk(ports=(2, 80)).opened()[1:],
+            syn(1, of="c"),
+            syn(9, of="c", dropped=FULL),
+            enters(1, of="c"),
+            enters(9, of="c", dropped=FULL),
+            enters(1, of="b"),
+            # With what they had beyond their own the others go, and all is as it was.
+            *(syn(n, of="c", after_s=30 if n == 2 else 0) for n in range(2, 8)),
+            syn(9, of="c"),
+            syn(10, of="c", dropped=LIMIT),
         ),
-        limits={"most_of_port": 5, "most": 8},
+        limits={"most_of_port": 9, "most": 8, "own_of_port": 1},
+    )
+    yield Conversation(
+        "bounds: a tenant has no more of it with several ports than with one, nor what is another port's own",
+        (
+            *(syn(n, of=RED[n % 2]) for n in range(8)),
+            *(syn(9, of=red, dropped=LIMIT) for red in RED),
+            *(enters(n, of=red) for n, red in enumerate(RED)),
+            *(enters(9, of=red, dropped=LIMIT) for red in RED),
+            *(syn(n) for n in range(3)),
+            syn(9, dropped=FULL),
+        ),
+        limits={"most_of_port": 9, "most": 8, "own_of_port": 1},
     )
     yield Conversation(
         "bounds: what has expired makes room",

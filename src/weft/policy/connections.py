@@ -55,6 +55,12 @@ class Expected(IntEnum):
 #: ports: whatever one port expects, another finds its own.
 EXPECTED_OF_PORT = 64
 
+#: Connections that a port is sure of, whatever others have: so many that its guest begins, and as many that others do.
+OWN_OF_PORT = 96
+
+#: Of what is no port's own, ports of one tenant have at most so many times what they leave to others.
+TENANT_LEAVES = 3
+
 #: How long a connection is remembered after its last sign of life, in seconds.
 TIMEOUTS_S: dict[State, int] = {
     State.SYN_SENT: 30,

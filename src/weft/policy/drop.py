@@ -53,9 +53,9 @@ class DropReason(IntEnum):
 
     SECURITY_GROUP = 39  #: no rule of the port's security groups lets it pass
     CONNECTION_INVALID = 40  #: of no connection, or not as its connection goes on (state, sequence numbers, tags)
-    CONNECTION_LIMIT = 41  #: the port has as many connections as it may
+    CONNECTION_LIMIT = 41  #: the port, its tenant or its other end has as many connections as it may
     FRAGMENT_OVERLAP = 42  #: a fragment over another of its datagram, or with more gaps than are kept
-    CONNECTION_TABLE_FULL = 43  #: the host has as many connections as it can keep
+    CONNECTION_TABLE_FULL = 43  #: the host has as many connections as it can keep beyond what is its ports' own
     UNKNOWN_FRAGMENT = 44  #: a later fragment, and the first of its datagram has not passed
     MOVING = 45  #: for a port that is moving, and of no connection as this host knows it: the other one may know better
 

@@ -11,7 +11,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
-from weft.policy.connections import ESTABLISHED_STATES, EXPECTED_OF_PORT, TIMEOUTS_S, Expected, State
+from weft.policy.connections import (
+    ESTABLISHED_STATES,
+    EXPECTED_OF_PORT,
+    OWN_OF_PORT,
+    TENANT_LEAVES,
+    TIMEOUTS_S,
+    Expected,
+    State,
+)
 from weft.policy.drop import DropReason
 from weft.reference import flows, fragments, ftp, tcp
 from weft.reference.flows import Chunk, Flow, Kind, Piece
@@ -133,9 +141,10 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """most: connections in all; most_of_port: that one port's guest has begun, and that one other end has begun with
-    whichever ports are here; all others of one port twice as many; timeouts_s: by state; ftp_port: of FTP servers, 0:
-    none is listened to; most_expected: data connections that a port may expect.
+    """most: connections in all beyond ports' own; own_of_port: that each port is sure of, of those that its guest
+    begins and of those that others do; most_of_port: that one port's guest has begun, and that one other end has begun
+    with whichever ports are here; all others of one port twice as many; timeouts_s: by state; ftp_port: of FTP servers,
+    0: none is listened to; most_expected: data connections that a port may expect.
     """
 
     most: int = 1 << 18
@@ -143,6 +152,7 @@ class Limits:
     timeouts_s: Mapping[State, int] = field(default_factory=lambda: TIMEOUTS_S)
     ftp_port: int = 21
     most_expected: int = EXPECTED_OF_PORT
+    own_of_port: int = OWN_OF_PORT
 
 
 class Event(NamedTuple):
@@ -190,6 +200,7 @@ class Tracker:
     _table: dict[Key, Connection] = field(default_factory=dict)
     _of_port: Counter[tuple[str, int]] = field(default_factory=Counter)
     _of_peer: Counter[Hashable] = field(default_factory=Counter)
+    _of_tenant: Counter[str] = field(default_factory=Counter)  # beyond its ports' own
     expectations: dict[Key, Expectation] = field(default_factory=dict)
     expected: Counter[Expected] = field(default_factory=Counter)
     _expecting: Counter[str] = field(default_factory=Counter)  # by port
@@ -373,7 +384,10 @@ class Tracker:
         return Decision(None, "a new connection" if related is None else "a data connection that FTP expects", rule)
 
     def _charge(self, port: str, of: Connection, places: int) -> None:
+        held = self._of_port[port, of.charged]
         self._of_port[port, of.charged] += places
+        own = self.limits.own_of_port
+        self._of_tenant[_tenant(port)] += max(held + places - own, 0) - max(held - own, 0)
         if of.peer is not None:
             self._of_peer[of.peer] += places
 
@@ -391,7 +405,12 @@ class Tracker:
             return DropReason.CONNECTION_LIMIT
         if peer is not None and self._of_peer[peer] >= self.limits.most_of_port:
             return DropReason.CONNECTION_LIMIT
-        return DropReason.CONNECTION_TABLE_FULL if len(self._table) >= self.limits.most else None
+        if self._of_port[port, side] < self.limits.own_of_port:
+            return None
+        left = self.limits.most - self._of_tenant.total()
+        if left <= 0:
+            return DropReason.CONNECTION_TABLE_FULL
+        return DropReason.CONNECTION_LIMIT if self._of_tenant[_tenant(port)] >= TENANT_LEAVES * left else None
 
     def _step(self, found: Connection, side: int, flow: Flow) -> tcp.Step:
         if found.tcp is not None and flow.segment is not None:
@@ -671,6 +690,10 @@ def _key(port: str, side: int, flow: Flow) -> Key:
     if side == 0:
         return Key(port, flow.protocol, flow.source, flow.destination, *flow.ports, False)
     return Key(port, flow.protocol, flow.destination, flow.source, flow.ports[1], flow.ports[0], False)
+
+
+def _tenant(port: str) -> str:
+    return port.partition("/ports/")[0]
 
 
 def _awaited(control: Key, opener: int, port: int) -> Key:

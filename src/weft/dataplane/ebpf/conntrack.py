@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from weft.contracts.connections import Awaited, Carried, Connection, ConnectionEvent, Half, Logged, Mark
 from weft.dataplane.ebpf import layout, libbpf
 from weft.kit.errors import Rejected
-from weft.policy.connections import CARRIED_FLAGS, EXPECTED_OF_PORT, TIMEOUTS_S, Expected, State
+from weft.policy.connections import CARRIED_FLAGS, EXPECTED_OF_PORT, OWN_OF_PORT, TIMEOUTS_S, Expected, State
 from weft.policy.rows import Direction
 
 SECOND_NS = 10**9
-_WORDS = struct.Struct("=14xII")
+_WORDS = struct.Struct("=14xIII")
 _EXPIRED, _FORGET, _INSERT, _TAKE, _EXPECT = 0, 1, 2, 3, 4  # ASKED_*
 _PENDING, _MOVED = 32, 16384
 _TAKEN = 0  # EPOCH_TAKEN
@@ -45,9 +45,10 @@ _LOG = 4
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """most: connections in all; most_of_port: that one port's guest has begun, others twice as many; timeouts_s: by
-    state, those that are not as by default; ftp_port: of FTP servers, whose control connections are listened to,
-    0: none; most_expected: FTP data connections that a port may expect, EXPECTED_OF_PORT or fewer.
+    """most: connections in all beyond ports' own; most_of_port: that one port's guest has begun, others twice as many;
+    timeouts_s: by state, those that are not as by default; ftp_port: of FTP servers, whose control connections are
+    listened to, 0: none; most_expected: FTP data connections that a port may expect, EXPECTED_OF_PORT or fewer;
+    own_of_port: that each port is sure of: the map has room for them.
     """
 
     most: int = 1 << 18
@@ -55,6 +56,7 @@ class Settings:
     timeouts_s: Mapping[State, int] = field(default_factory=dict)
     ftp_port: int = 21
     most_expected: int = EXPECTED_OF_PORT
+    own_of_port: int = OWN_OF_PORT
 
 
 def tracking(settings: Settings, epoch: int, *, events: bool = False, clock_ns: int = 0) -> bytes:
@@ -70,6 +72,7 @@ def tracking(settings: Settings, epoch: int, *, events: bool = False, clock_ns: 
         _EVENTS if events else 0,
         settings.most_expected,
         settings.ftp_port.to_bytes(2, "big"),
+        settings.own_of_port,
     )
 
 
@@ -293,43 +296,62 @@ class Connections:
     def forget(self, keys: Iterable[bytes]) -> int:
         return self._ask(_FORGET, list(keys))
 
-    def take(self, entries: Mapping[bytes, bytes], awaited: Iterable[tuple[bytes, bytes]] = ()) -> int:
+    def take(
+        self, entries: Mapping[bytes, bytes], awaited: Iterable[tuple[bytes, bytes]] = (), *, tenant: int = 0
+    ) -> int:
         """Also in place of those of a port that is on its way here, and whose guest has not spoken in them here.
         awaited: what they have spoken of: in place of what is older, as long as they are moved.
         """
-        done = self._ask(_TAKE, [key + value for key, value in entries.items()])
+        done = self._ask(_TAKE, [key + value for key, value in entries.items()], tenant)
         self._ask(_EXPECT, [key + value for key, value in awaited])
         return done
 
-    def insert(self, entries: Mapping[bytes, bytes]) -> int:
-        """Where there is none yet; how many there was room for. Each is held against the rules with its next packet."""
-        return self._ask(_INSERT, [key + value for key, value in entries.items()])
+    def insert(self, entries: Mapping[bytes, bytes], tenants: Mapping[int, int] | None = None) -> int:
+        """Where there is none yet; how many there was room for. Each is held against the rules with its next packet.
+        tenants: whose a port is, by numbers.
+        """
+        by_tenant: dict[int, list[bytes]] = {}
+        for key, value in entries.items():
+            (port,) = _PORT.unpack_from(key)
+            by_tenant.setdefault((tenants or {}).get(port, 0), []).append(key + value)
+        return sum(self._ask(_INSERT, items, tenant) for tenant, items in by_tenant.items())
 
     def forget_ports(self, ports: Container[int]) -> None:
         """All that is of these ports: connections, and what those have spoken of."""
         keys = (key for table in (self.table, self.expectations) for key, _ in entries(table))
         self._ask(_FORGET, [key for key in keys if _PORT.unpack_from(key)[0] in ports])
 
-    def _ask(self, what: int, items: list[bytes]) -> int:
+    def _ask(self, what: int, items: list[bytes], tenant: int = 0) -> int:
         done = 0
         for at in range(0, len(items), _MOST):
             some = items[at : at + _MOST]
-            done += self._run(_WORDS.pack(what, len(some)) + b"".join(some), 1).retval
+            done += self._run(_WORDS.pack(what, len(some), tenant) + b"".join(some), 1).retval
         return done
 
 
-class Leftovers:
-    """What programs keep of ports beside connections, and never drop. counts: of how much a port has, by its number."""
+def _number(count: bytes) -> int:
+    """How many, as each map of counts begins with it."""
+    number: int = layout.COUNT.unpack_from(count)[0]
+    return number
 
-    def __init__(self, counts: Iterable[libbpf.Map], datagrams: libbpf.Map, lines: libbpf.Map) -> None:
-        self._idle: dict[libbpf.Map, frozenset[bytes]] = dict.fromkeys(counts, frozenset())
+
+class Leftovers:
+    """What programs keep of ports beside connections, and never drop. counts: of how much a port has, by its number;
+    tenants: and how much of what is shared all ports of a tenant have.
+    """
+
+    def __init__(
+        self, counts: Iterable[libbpf.Map], tenants: libbpf.Map, datagrams: libbpf.Map, lines: libbpf.Map
+    ) -> None:
+        self._counts, self._tenants = tuple(counts), tenants
+        self._idle: dict[libbpf.Map, frozenset[bytes]] = dict.fromkeys((*self._counts, tenants), frozenset())
         self._places = ((datagrams, layout.DATAGRAM_PLACES // 2), (lines, layout.LINE_PLACES // 2))
         self._expiring = ((datagrams, _DATAGRAM_EXPIRES), (lines, _LINE_EXPIRES))
 
     def counts(self, port: int) -> bool:
         """Whether a port has, or others have with it, any of what is counted."""
         keys = (layout.COUNT.pack(number) for number in (port & ~1, port | 1))
-        return any(any(counts.lookup(key) or b"") for key in keys for counts in self._idle)
+        return any(_number(counts.lookup(key) or bytes(8)) for key in keys for counts in self._counts)
 
     def forget(self, port: int) -> None:
         """What is under way of a port."""
@@ -338,13 +360,15 @@ class Leftovers:
                 for place in range(places):
                     table.delete(layout.DATAGRAM_KEY.pack(port, side, place))
 
-    def sweep(self, now_ns: int, ports: Iterable[int] | None = None) -> None:
-        """Drop datagrams and lines that have expired, and what is of no port of these (None: whatever port).
+    def sweep(self, now_ns: int, ports: Mapping[int, int] | None = None) -> None:
+        """Drop datagrams and lines that have expired, and what is of no port of these (None: whatever port), and of
+        none of their tenants, which it says by number.
 
         A count that went while a program counts in it would be wrong ever after. So one goes only when it is 0, and was
         at the last sweep: no packet that found its port is under way any more.
         """
         known = None if ports is None else {number | 1 for number in ports}
+        tenants = None if ports is None else {layout.NUMBER.pack(tenant) for tenant in ports.values()}
 
         def gone(key: bytes) -> bool:
             # The lowest bit of a quota's number says something else.
@@ -353,8 +377,11 @@ class Leftovers:
         def over(key: bytes, value: bytes, expires: struct.Struct) -> bool:
             return expires.unpack_from(value)[0] <= now_ns or gone(key)
 
+        def of_nobody(counts: libbpf.Map, key: bytes) -> bool:
+            return tenants is not None and key not in tenants if counts is self._tenants else gone(key)
+
         for counts, before in self._idle.items():
-            idle = {key for key, value in counts.items() if not any(value) and gone(key)}
+            idle = {key for key, value in counts.items() if not _number(value) and of_nobody(counts, key)}
             for key in idle & before:
                 counts.delete(key)
             self._idle[counts] = frozenset(idle - before)

@@ -101,18 +101,20 @@ SAMPLING = struct.Struct("=IIII")
 SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
 MIRROR = struct.Struct("=16sIHBB")
 COUNT = struct.Struct("=Q")
+QUOTA = struct.Struct("=QI4x")  # how many, whose
+TENANT = struct.Struct("=Q")
 HIT = struct.Struct("=QQ")
 DENIAL = struct.Struct("=QII")  # a port's number, a rule's
 SEGMENT = struct.Struct("=IHH")
 LEARNED = struct.Struct("=QII")  # when it was heard last, ifindex
 HEARING = struct.Struct("=QQ")  # how many were learned, how often there was no room
-GUARD = struct.Struct("=Q4III")
+GUARD = struct.Struct("=Q4IIII4x")
 CLASS_KEY = struct.Struct("=II16s")
 RULE_KEY = struct.Struct("=IIIBB2s")
 _POLICY = struct.Struct("=4xI")  # of both
 RULING = struct.Struct("=IiI")
 STATES = 32
-TRACKING = struct.Struct(f"={STATES}QQIIIII2s2x")
+TRACKING = struct.Struct(f"={STATES}QQIIIII2s2xI4x")
 EXPECTED_KINDS = 8
 TRACKED = struct.Struct(f"=QQQ{EXPECTED_KINDS}Q40x")
 CONNECTION_KEY = struct.Struct("=Q16s16s2s2sBBH")
@@ -169,7 +171,8 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "denials": (DENIAL, COUNT),
     "tracking": (NUMBER, TRACKING),
     "tracked": (NUMBER, TRACKED),
-    "quotas": (COUNT, COUNT),
+    "quotas": (COUNT, QUOTA),
+    "tenants": (NUMBER, TENANT),
     "peers": (NUMBER, NUMBER),
     "connections": (CONNECTION_KEY, CONNECTION),
     "expectations": (CONNECTION_KEY, EXPECTATION),
@@ -476,6 +479,11 @@ class PortEntries:
 def port_number(port: str) -> int:
     """The same on every host, and while the port has its name; of 64 bits, no two are the same by chance."""
     return int.from_bytes(hashlib.sha256(port.encode()).digest()[:8], "big")
+
+
+def tenant_number(port: str) -> int:
+    """Of whose it is; never 0. Two that fall together share a share, and nothing else."""
+    return int.from_bytes(hashlib.sha256(port.partition("/ports/")[0].encode()).digest()[:4], "big") or 1
 
 
 def port(row: Port, ifindex: int, *, peer: bool, slot: int = 0, sampled: Sampling | None = None) -> PortEntries:

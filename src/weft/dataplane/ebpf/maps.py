@@ -16,7 +16,7 @@ from pathlib import Path
 from weft.dataplane.ebpf import bpffs, layout, libbpf
 from weft.dataplane.ebpf.btf import Btf
 from weft.kit.errors import Rejected
-from weft.policy.connections import EXPECTED_OF_PORT
+from weft.policy.connections import EXPECTED_OF_PORT, OWN_OF_PORT
 
 _DIGITS = 16
 _MOST = 1 << 28  # entries of a map
@@ -36,7 +36,7 @@ PROGRAMS = (
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How many entries each map has room for; of what tenants share, beside what each routing domain, or port, is sure
-    of (reserves.py). Memory is taken as entries come.
+    of (reserves.py; connections: the programs). Memory is taken as entries come.
     """
 
     subnets: int = 3 << 13
@@ -116,7 +116,9 @@ class Sizes:
             "hits": max(rules // 2, 1),  # one for each rule that there is room for
             "rules": rules,
             "classes": rules,
-            "connections": self.connections,
+            # And each port's own, of those that its guest begins and of those that others do.
+            "connections": min(self.connections + 2 * OWN_OF_PORT * self.ports, _MOST),
+            "tenants": 2 * self.ports,
             "quotas": 8 * self.ports,  # of ports that are gone, too, while their connections are there
             "expecting": 4 * self.ports,
             # What every port may expect, and as many that have just gone.

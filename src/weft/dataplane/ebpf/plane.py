@@ -233,12 +233,16 @@ class EbpfDataPlane:
             domain_of=self._domains.of,
         )
         self._further_macs, self._most_subports = Further(sizes.further_macs), sizes.subports
-        self._tracking = conntrack.Tracking(of["tracking"], tracking or conntrack.Settings())
+        settings = tracking or conntrack.Settings()
+        most = min(settings.most, sizes.connections)  # what is ports' own in the map nobody else gets
+        self._tracking = conntrack.Tracking(of["tracking"], replace(settings, most=most))
         self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
         self._connections = conntrack.Connections(
             of["connections"], of["expectations"], of["tracked"], self._loaded.programs["weft_conntrack"]
         )
-        self._leftovers = conntrack.Leftovers((of["quotas"], of["expecting"]), of["datagrams"], of["lines"])
+        self._leftovers = conntrack.Leftovers(
+            (of["quotas"], of["expecting"]), of["tenants"], of["datagrams"], of["lines"]
+        )
         self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
@@ -1142,7 +1146,7 @@ class EbpfDataPlane:
         """
         former = maps.former(generation / "connections", self._connections.table)
         if former is not None:
-            self._connections.insert(dict(conntrack.entries(former)))
+            self._connections.insert(dict(conntrack.entries(former)), _tenants(self._numbered().values()))
             former.close()
 
     def _take_denials_over(self, generation: Path) -> None:
@@ -1471,13 +1475,14 @@ class EbpfDataPlane:
         settings = self._tracking.settings
         taken = [conntrack.taken(number, of, now_ns, settings) for of in connections]
         awaited = [spoken_of for *_, spoken_of in taken if spoken_of is not None]
-        return self._connections.take({key: value for key, value, _ in taken}, awaited)
+        entries = {key: value for key, value, _ in taken}
+        return self._connections.take(entries, awaited, tenant=layout.tenant_number(port))
 
     def sweep(self, keep: Collection[str] = ()) -> int:
         names = self._numbered()
         self.hits(), self.denials()  # of what is gone, they forget it
         # Of ports that are not known (yet) nothing can be told from those that are gone.
-        known = names.keys() | {layout.port_number(port) for port in keep}
+        known = _tenants((*names.values(), *keep))
         gone = known if self._known.all_ports else None
         now_ns = time.monotonic_ns()
         swept = self._connections.sweep(now_ns, gone)
@@ -1545,6 +1550,11 @@ _KEYS: Mapping[str, Callable[[bytes], list[Key]]] = {
     "macs": layout.mac_record_keys,
     "routes": layout.route_keys,
 }
+
+
+def _tenants(ports: Iterable[str]) -> dict[int, int]:
+    """Whose each is, by numbers."""
+    return {layout.port_number(port): layout.tenant_number(port) for port in ports}
 
 
 def _attachments_of(uplink: Uplink, ifindex: int) -> list[Attachment]:

@@ -34,18 +34,19 @@ class Flag(IntFlag):
 
 def guard(port: str, vsid: int, policies: Mapping[tuple[Direction, int], int], flags: Flag) -> bytes:
     """Value of the map guards. policies: their numbers, by direction and version."""
-    return layout.GUARD.pack(layout.port_number(port), *(policies[look] for look in LOOKS), flags, vsid)
+    numbers = (policies[look] for look in LOOKS)
+    return layout.GUARD.pack(layout.port_number(port), *numbers, flags, vsid, layout.tenant_number(port))
 
 
 def partial(guard: bytes, *, partial: bool) -> bytes:
     """The same rules; whether there are records of which nothing says whose they are."""
-    *before, flags, vsid = layout.GUARD.unpack(guard)
-    return layout.GUARD.pack(*before, flags & ~Flag.PARTIAL | (Flag.PARTIAL if partial else 0), vsid)
+    *before, flags, vsid, tenant = layout.GUARD.unpack(guard)
+    return layout.GUARD.pack(*before, flags & ~Flag.PARTIAL | (Flag.PARTIAL if partial else 0), vsid, tenant)
 
 
 def policies_of(guard: bytes) -> tuple[int, ...]:
     """The numbers of those that a guard names."""
-    _, *numbers, _, _ = layout.GUARD.unpack(guard)
+    _, *numbers, _, _, _ = layout.GUARD.unpack(guard)
     return tuple(numbers)
 
 

@@ -8,6 +8,7 @@
 #include "ftp.h"
 
 #define SWEEP_NS 1000000000ULL /* where nobody sweeps, a full table is swept as a connection begins, once in so long */
+#define TENANT_LEAVES 3 /* of what is no port's own a tenant has at most so many times what is left */
 #define DATAGRAM_LIFE_NS 30000000000ULL
 
 /* What became of a connection, for whoever listens. A reader that does not keep up misses some. */
@@ -87,50 +88,85 @@ static __noinline __u32 peer_of(struct flow *f)
 /* One connection of a port less. charged: as in struct connection. */
 static __noinline int give_room(__u64 port, __u32 charged)
 {
+	struct tracking *limits = tracking_of_host();
 	struct tracked *t = tracked_of_host();
-	__u64 quota = quota_of(port, charged), *used = bpf_map_lookup_elem(&quotas, &quota);
-	__u32 place = charged & (PEER_PLACES - 1), *of_peer = bpf_map_lookup_elem(&peers, &place);
+	__u64 key = quota_of(port, charged);
+	struct quota *quota = bpf_map_lookup_elem(&quotas, &key);
+	__u32 number = charged & (PEER_PLACES - 1), *of_peer = bpf_map_lookup_elem(&peers, &number);
+	struct tenant *tenant;
 
-	if (place && of_peer)
+	if (number && of_peer)
 		__sync_fetch_and_add(of_peer, -1);
-	if (used)
-		__sync_fetch_and_add(used, -1);
-	if (t)
-		__sync_fetch_and_add(&t->used, -1);
+	if (!limits || !t || !quota)
+		return 0;
+	number = quota->tenant;
+	if (__sync_fetch_and_add(&quota->used, -1) <= limits->own_of_port)
+		return 0;
+	__sync_fetch_and_add(&t->beyond, -1);
+	tenant = bpf_map_lookup_elem(&tenants, &number);
+	if (tenant)
+		__sync_fetch_and_add(&tenant->beyond, -1);
 	return 0;
 }
 
-/* One more, if there is room: 0, or why not. */
-static __noinline int take_room(__u64 port, __u32 charged)
+/* Of what is nobody's own, one more for a tenant: 0, or why not. It has at most so many times what it leaves to others. */
+static __noinline int take_beyond(__u32 of)
 {
 	struct tracking *limits = tracking_of_host();
 	struct tracked *t = tracked_of_host();
-	__u64 quota = quota_of(port, charged), *used = bpf_map_lookup_elem(&quotas, &quota), none = 0;
-	__u32 place = charged & (PEER_PLACES - 1), *of_peer = bpf_map_lookup_elem(&peers, &place);
+	struct tenant *tenant = bpf_map_lookup_elem(&tenants, &of), none = {};
+	__u64 beyond, has;
 
 	if (!limits || !t)
 		return DROP_CONNECTION_TABLE_FULL;
-	if (!used) {
-		bpf_map_update_elem(&quotas, &quota, &none, BPF_NOEXIST);
-		used = bpf_map_lookup_elem(&quotas, &quota);
-		if (!used)
+	if (!tenant) {
+		bpf_map_update_elem(&tenants, &of, &none, BPF_NOEXIST);
+		tenant = bpf_map_lookup_elem(&tenants, &of);
+	}
+	/* Both, also where there is no room: who gives takes both back. */
+	beyond = __sync_fetch_and_add(&t->beyond, 1);
+	if (!tenant)
+		return DROP_CONNECTION_TABLE_FULL;
+	has = __sync_fetch_and_add(&tenant->beyond, 1);
+	if (beyond >= limits->most)
+		return DROP_CONNECTION_TABLE_FULL;
+	return has < TENANT_LEAVES * (limits->most - beyond) ? 0 : DROP_CONNECTION_LIMIT;
+}
+
+/* One more, of who is in f->fresh.charged, if there is room: 0, or why not. */
+static __noinline int take_room(struct flow *f)
+{
+	struct tracking *limits = tracking_of_host();
+	struct quota *quota, none = {};
+	__u32 place, *of_peer, of_other = 0;
+	__u64 key, used;
+	int why = 0;
+
+	if (!f || !limits)
+		return DROP_CONNECTION_TABLE_FULL;
+	key = quota_of(f->key.port, f->fresh.charged);
+	quota = bpf_map_lookup_elem(&quotas, &key);
+	if (!quota) {
+		none.tenant = f->tenant;
+		bpf_map_update_elem(&quotas, &key, &none, BPF_NOEXIST);
+		quota = bpf_map_lookup_elem(&quotas, &key);
+		if (!quota)
 			return DROP_CONNECTION_TABLE_FULL;
 	}
+	place = f->fresh.charged & (PEER_PLACES - 1);
+	of_peer = bpf_map_lookup_elem(&peers, &place);
+	if (place && of_peer)
+		of_other = __sync_fetch_and_add(of_peer, 1);
+	used = __sync_fetch_and_add(&quota->used, 1);
+	if (used >= limits->own_of_port)
+		why = take_beyond(quota->tenant);
 	/* Twice as many of others: whatever one guest begins, with however many ports here, each has room for others'. */
-	if (__sync_fetch_and_add(used, 1) >= (__u64)limits->most_of_port << (charged & CHARGED_TO_OTHERS ? 1 : 0)) {
-		__sync_fetch_and_add(used, -1);
-		return DROP_CONNECTION_LIMIT;
-	}
-	if (place && of_peer && __sync_fetch_and_add(of_peer, 1) >= limits->most_of_port) {
-		__sync_fetch_and_add(of_peer, -1);
-		__sync_fetch_and_add(used, -1);
-		return DROP_CONNECTION_LIMIT;
-	}
-	if (__sync_fetch_and_add(&t->used, 1) >= limits->most) {
-		give_room(port, charged);
-		return DROP_CONNECTION_TABLE_FULL;
-	}
-	return 0;
+	if (used >= (__u64)limits->most_of_port << (f->fresh.charged & CHARGED_TO_OTHERS ? 1 : 0) ||
+	    (place && of_other >= limits->most_of_port))
+		why = DROP_CONNECTION_LIMIT;
+	if (why)
+		give_room(f->key.port, f->fresh.charged);
+	return why;
 }
 
 /* Out of the table, if it is (still) there. */
@@ -304,9 +340,9 @@ static __noinline int insert(struct flow *f, struct connection *c)
 	}
 	if (f->side & 1)
 		f->fresh.charged = CHARGED_TO_OTHERS | peer_of(f);
-	why = take_room(f->key.port, f->fresh.charged);
+	why = take_room(f);
 	if (why && sweep(f))
-		why = take_room(f->key.port, f->fresh.charged);
+		why = take_room(f);
 	if (why)
 		return why;
 	if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST)) {
@@ -789,6 +825,7 @@ INLINE int track(struct __sk_buff *skb, const struct packet *p, struct flow *f, 
 	f->side = direction & 1;
 	f->vsid = g->vsid;
 	f->key.port = g->port;
+	f->tenant = g->tenant;
 	f->arriving = g->flags & GUARD_ARRIVING;
 	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
 	f->ftp_port = t->ftp_port;
@@ -852,6 +889,7 @@ struct asking {
 	struct __sk_buff *skb;
 	__u32 what; /* ASKED_* */
 	__u32 count;
+	__u32 tenant; /* as in struct guard: whose ports' they are that are inserted or taken */
 	__u32 at; /* of the next, in the packet */
 	__u32 done;
 };
@@ -895,10 +933,11 @@ static long do_next_asked(__u32 i, struct asking *a)
 			a->done += 1;
 			return 0;
 		}
+		f->tenant = a->tenant;
 		/* A place of another host's says nothing here. */
 		if (a->what == ASKED_TAKE)
 			f->fresh.charged = f->fresh.opener ? CHARGED_TO_OTHERS : 0;
-		if (take_room(f->key.port, f->fresh.charged))
+		if (take_room(f))
 			return 0;
 		if (bpf_map_update_elem(&connections, &f->key, &f->fresh, BPF_NOEXIST))
 			give_room(f->key.port, f->fresh.charged);
@@ -919,9 +958,9 @@ static __noinline int do_asked(struct __sk_buff *skb)
 {
 	struct flow *f = flow_of_agent();
 	struct tracking *t = tracking_of_host();
-	struct asking a = { .skb = skb, .at = ETHERNET_BYTES + 8 };
+	struct asking a = { .skb = skb, .at = ETHERNET_BYTES + 12 };
 
-	if (!f || !t || bpf_skb_load_bytes(skb, ETHERNET_BYTES, &a.what, 8))
+	if (!f || !t || bpf_skb_load_bytes(skb, ETHERNET_BYTES, &a.what, 12))
 		return -1;
 	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
 	bpf_loop(ASKED_MOST, do_next_asked, &a, 0);

@@ -79,6 +79,7 @@ struct flow {
 	__u64 now_ns;
 	struct addr remote; /* that rules are asked about */
 	__u32 vsid;
+	__u32 tenant;
 	__u32 epoch;
 	/* What rules say. */
 	__u32 rule;

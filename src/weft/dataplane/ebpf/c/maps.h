@@ -670,6 +670,8 @@ struct guard {
 	__u32 policies[2][2]; /* by DIRECTION_*, and by version: IPv4, IPv6 */
 	__u32 flags;
 	__u32 vsid; /* of the port */
+	__u32 tenant; /* a hash of whose port it is: a key of tenants */
+	__u32 pad;
 };
 
 struct {
@@ -779,12 +781,14 @@ struct tracking {
 	__u64 timeouts_ns[STATES]; /* by enum connection_state */
 	__u64 clock_ns; /* of a test; 0: the kernel's */
 	__u32 epoch; /* of the rules, never 0: a connection of another is held against them anew */
-	__u32 most; /* connections in all */
+	__u32 most; /* connections in all, beyond ports' own */
 	__u32 most_of_port;
 	__u32 flags;
 	__u32 most_expected; /* data connections that a port may expect */
 	__be16 ftp_port; /* of servers; 0: no control connection is listened to */
 	__u16 pad;
+	__u32 own_of_port; /* connections that each port is sure of, of those that its guest begins, and as many that others do */
+	__u32 padding;
 };
 
 struct {
@@ -795,13 +799,13 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } tracking SEC(".maps");
 
-/* tracked: the programs' own: how many connections there are, when they were last swept, and what became of what FTP's
- * control connections say.
+/* tracked: the programs' own: how many connections there are beyond ports' own, when they were last swept, and what became of
+ * what FTP's control connections say.
  */
 #define EXPECTED_KINDS 8
 #define PEER_KEYS 5
 struct tracked {
-	__u64 used;
+	__u64 beyond;
 	__u64 swept_ns;
 	__u64 swept_expected_ns;
 	__u64 expected[EXPECTED_KINDS]; /* by enum expected */
@@ -819,14 +823,34 @@ struct {
 /* quotas: the programs' own: how many connections a port has, by its number, its lowest bit DIRECTION_* of who began them; the
  * agent drops those of ports that are gone.
  */
+struct quota {
+	__u64 used;
+	__u32 tenant; /* as in struct guard; 0: not known */
+	__u32 pad;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 32768);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
-	__type(value, __u64);
+	__type(value, struct quota);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } quotas SEC(".maps");
+
+/* tenants: the programs' own: what each has of what all share; the agent drops those that have nothing, and no port here. */
+struct tenant {
+	__u64 beyond; /* connections of its ports beyond their own */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct tenant);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tenants SEC(".maps");
 
 /* peers: the programs' own: how many connections each other end has begun here, with whichever ports; each at a place that its
  * port's VSID and MAC, or its address, fall upon by the keys in tracked. 0: nobody's.
