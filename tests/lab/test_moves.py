@@ -74,7 +74,7 @@ def test_a_move_between_hosts_in_different_subnets_loses_nothing_and_connections
                 lab.move("blue/web-2", host)
                 client.sendall(bytes([number]) * 5000)
                 server.sendall(bytes([number]) * 5000)
-                assert (received(server, 5000), received(client, 5000)) == (bytes([number]) * 5000,) * 2
+                assert (received(lab, server, 5000), received(lab, client, 5000)) == (bytes([number]) * 5000,) * 2
     finally:
         if lab.guest("blue/web-2").host != home:
             lab.move("blue/web-2", home)
@@ -138,10 +138,16 @@ def test_a_move_to_a_host_that_cannot_take_it_ends_at_once_with_the_hosts_reason
     assert who_answers(asked) == [blue.port, red.port]
 
 
-def received(end: socket.socket, count: int) -> bytes:
+def received(lab: Lab, end: socket.socket, count: int) -> bytes:
+    """So many bytes; where they do not come, with what both ends' stacks and the hosts know of it."""
     found = b""
     while len(found) < count:
-        found += end.recv(count - len(found))
+        try:
+            found += end.recv(count - len(found))
+        except TimeoutError as error:
+            ends = [lab.exec(name, "ss", "-tinoem").stdout for name in ("blue/db-1", "blue/web-2")]
+            counters = {host.name: lab.ask_agent(host.name, "GET", "/counters") for host in lab.spec.hosts}
+            raise AssertionError(f"{len(found)} of {count} bytes have come: {ends}, {counters}") from error
     return found
 
 

@@ -17,6 +17,7 @@ from packets.policy import Policy
 from polling import PATIENCE_S
 from weft.agent import handover
 from weft.agent.conntrack import PROTOCOLS, Conntrack
+from weft.agent.memory import Memory
 from weft.agent.rule_log import RuleLog
 from weft.client.client import ApiError
 from weft.contracts.connections import Carried, ConnectionEvent, Mark
@@ -28,7 +29,7 @@ from weft.reference.plane import ReferenceDataPlane
 from weft.wire import carried
 
 NOW_NS = 10**12
-H2 = "hosts/h2"
+H1, H2 = "hosts/h1", "hosts/h2"
 
 
 class Hurried:
@@ -74,9 +75,19 @@ class Between:
     giver: handover.Giver
     conntrack: Conntrack
     taker: handover.Taker
+    state: Path
     fails: list[Exception] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     formers: list[str] = field(default_factory=list)
+
+    def start_giver(self) -> None:
+        """Anew: it knows what is on its disk, and nothing else."""
+        memory: Memory[list[str]] = Memory(self.state / "left.json", [])
+        self.giver = handover.Giver(H1, asker(self.here), self.conntrack, Hurried(), memory)
+
+    def start_taker(self) -> None:
+        memory = Memory(self.state / "coming.json", handover.Coming())
+        self.taker = handover.Taker(H2, self, asker(self.there), Hurried(), memory)
 
     async def carried(self, host: str, port: str, after: int, former: str = "") -> bytes:
         assert host == H2
@@ -102,12 +113,12 @@ async def between(tmp_path: Path, policy: Policy = GUARDED) -> AsyncIterator[Bet
     there.from_port("tapweb1", opened(FIRST, SECOND)[0].frame, NOW_NS)  # so that it is as late there
     there.forget([of.key for of in there.connections()])
     conntrack = Conntrack(None, asker(here), clock, RuleLog(tmp_path / "log", clock, lambda: 0, PROTOCOLS))
-    giver = handover.Giver("hosts/h1", asker(here), conntrack, clock)
-    found = Between(here, there, giver, conntrack, None)  # type: ignore[arg-type]
-    found.taker = handover.Taker(H2, found, asker(there), clock)
-    giver.follow([leaving()])
+    found = Between(here, there, None, conntrack, None, tmp_path)  # type: ignore[arg-type]
+    found.start_giver()
+    found.start_taker()
+    found.giver.follow([leaving()])
     yield found
-    giver.follow([])
+    found.giver.stop()
     await found.taker.stop()
 
 
@@ -116,7 +127,11 @@ def leaving() -> Port:
 
 
 def arriving(**changed: Any) -> dict[str, Port]:
-    return {WEB1_PORT: replace(leaving(), leaving=False, arriving=True, **changed)}
+    return {WEB1_PORT: replace(leaving(), leaving=False, arriving=True, comes_from=H1, **changed)}
+
+
+def arrived() -> dict[str, Port]:
+    return {WEB1_PORT: replace(leaving(), leaving=False)}
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -183,13 +198,12 @@ async def test_what_the_guest_begins_as_it_changes_over_is_asked_for_once_more(t
         begun = dns(FIRST, SECOND, port=54)
         it.here.from_port(begun.interface, begun.frame, NOW_NS)
         assert (17, 54) not in it.of_port()
-        here_now = replace(arriving()[WEB1_PORT], arriving=False)
         for who in (told_first, "source", "destination"):
             if who == "source":
                 it.giver.follow([])
                 assert set(it.giver.lingering()) == {WEB1_PORT}
             else:
-                it.taker.follow({WEB1_PORT: here_now}, anew=True)
+                it.taker.follow(arrived(), anew=True)
         await until(lambda: (17, 54) in it.of_port())
         await until(lambda: not it.taker._ending)
         assert it.formers[-1] == "hosts/h1"
@@ -222,20 +236,139 @@ async def test_what_was_lost_on_the_way_as_the_port_arrived_comes_with_the_last(
         assert began(await ask(0, last=True)) == {(6, 80), (17, 53), (17, 54), (17, 55)}
 
 
-async def test_who_has_left_is_told_of_for_a_while_and_not_when_it_is_back(tmp_path: Path) -> None:
+async def test_who_has_left_is_told_of_until_it_was_and_a_while_longer_and_not_when_it_is_back(tmp_path: Path) -> None:
     async with between(tmp_path) as it:
         talk(it.here)
         last = json.dumps({"port": WEB1_PORT, "after": 0, "last": True}).encode()
         it.giver.follow([])
         assert carried.decode(await it.giver.answer(last)).connections
+        assert carried.decode(await it.giver.answer(last)).connections  # the answer was lost
         it.giver.follow([replace(leaving(), leaving=False)])
         with pytest.raises(Missing):
             await it.giver.answer(last)
         it.giver.follow([leaving()])
         it.giver.follow([])
-        await until(lambda: not it.giver.lingering())
+        assert it.giver._left[WEB1_PORT].until_s - it.giver._left[WEB1_PORT].since_s == handover.LINGER_S
+        assert carried.decode(await it.giver.answer(last)).connections
+        await until(lambda: not it.giver.lingering())  # TOLD_S
         with pytest.raises(Missing):
             await it.giver.answer(last)
+
+
+async def test_an_agent_that_is_killed_when_a_port_has_left_goes_on_telling_of_it(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        it.taker.follow(arriving(), anew=True)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        begun = dns(FIRST, SECOND, port=54)
+        it.here.from_port(begun.interface, begun.frame, NOW_NS)
+        it.giver.follow([])
+        it.giver.stop()
+        it.start_giver()
+        it.giver.follow([])  # what it reads from its disk does not have the port
+        assert set(it.giver.lingering()) == {WEB1_PORT}  # so nothing of it is swept away
+        it.taker.follow(arrived(), anew=True)
+        await until(lambda: (17, 54) in it.of_port())
+
+
+async def test_an_agent_that_is_killed_before_it_hears_that_a_port_has_left_tells_of_it_then(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        it.giver.stop()
+        it.start_giver()
+        it.giver.follow([leaving()])  # from its disk
+        it.giver.follow([])  # from the controller
+        assert set(it.giver.lingering()) == {WEB1_PORT}
+
+
+async def test_an_agent_that_is_killed_when_a_port_has_arrived_asks_for_its_last_connections(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        it.taker.follow(arriving(), anew=True)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        it.giver.follow([])
+        it.fails = [Retry("hosts/h1 is not connected")]
+        it.taker.follow(arrived(), anew=True)
+        await until(lambda: not it.fails)
+        await it.taker.stop()
+        begun = dns(FIRST, SECOND, port=54)
+        it.here.from_port(begun.interface, begun.frame, NOW_NS)
+        it.start_taker()
+        it.taker.follow(arrived(), anew=False)  # from its disk
+        await until(lambda: (17, 54) in it.of_port())
+        await until(lambda: not it.taker._ending)
+        await it.taker.stop()
+        # And the next one has nothing left to ask for.
+        it.start_taker()
+        it.taker.follow(arrived(), anew=False)
+        assert it.taker._ending == {}
+
+
+async def test_what_never_came_while_a_port_was_arriving_is_asked_for_when_it_has_arrived(tmp_path: Path) -> None:
+    """Its former host was not heard at all; where that is policy says."""
+    async with between(tmp_path) as it:
+        talk(it.here)
+        it.fails = [Retry("hosts/h1 is not connected")] * 10_000
+        it.taker.follow(arriving(), anew=True)
+        await until(lambda: it.taker.note(WEB1_PORT))
+        it.giver.follow([])
+        it.taker.follow(arrived(), anew=True)
+        await until(lambda: H1 in it.formers)
+        it.fails = []
+        await until(lambda: it.of_port() == {(6, 80), (17, 53)})
+
+
+async def test_the_last_that_is_asked_for_in_vain_is_given_up_and_forgotten(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        it.fails = [Retry("hosts/h1 is not connected")] * 10_000
+        it.taker.follow(arriving(), anew=True)
+        it.taker.follow(arrived(), anew=True)
+        assert it.taker._memory.value.last == {WEB1_PORT: H1}
+        await until(lambda: not it.taker._ending)
+        assert 0 < len(it.formers) < 3 * handover.LAST_S / handover.AGAIN_LAST_S  # ever more seldom
+        assert it.taker._memory.value.last == {}
+
+
+async def test_a_port_that_goes_is_asked_for_no_more(tmp_path: Path) -> None:
+    async with between(tmp_path) as it:
+        it.fails = [Retry("hosts/h1 is not connected")] * 10_000
+        it.taker.follow(arriving(), anew=True)
+        it.taker.follow(arrived(), anew=True)
+        it.taker.follow({}, anew=True)
+        assert (it.taker._ending, it.taker._memory.value.last) == ({}, {})
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"begun": 5}', b"[7]"])
+async def test_an_agent_starts_whatever_is_in_the_files_of_a_former_one(tmp_path: Path, text: bytes) -> None:
+    for name in ("left.json", "coming.json"):
+        (tmp_path / name).write_bytes(text)
+    async with between(tmp_path) as it:
+        talk(it.here)
+        it.taker.follow(arriving(), anew=True)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        assert it.of_port() == {(6, 80), (17, 53)}
+
+
+async def test_what_is_left_over_of_a_former_stay_goes_also_when_an_agent_was_killed_before_that(
+    tmp_path: Path,
+) -> None:
+    async with between(tmp_path) as it:
+        talk(it.here)
+        left_over = dns(FIRST, SECOND, port=99)
+        it.there.from_port(left_over.interface, left_over.frame, NOW_NS)
+        it.taker.follow({}, anew=True)
+        it.taker.follow(arriving(), anew=True)
+        await it.taker.stop()  # nothing was asked of the data plane yet
+        it.start_taker()
+        it.taker.follow(arriving(), anew=False)
+        await until(lambda: it.of_port() == {(6, 80), (17, 53)})
+        # But what has begun since does not go once more.
+        await it.taker.stop()
+        it.there.from_port(left_over.interface, left_over.frame, NOW_NS)
+        it.start_taker()
+        it.taker.follow(arriving(), anew=False)
+        await until(lambda: not it.taker.why_waiting(WEB1_PORT))
+        assert it.of_port() == {(6, 80), (17, 53), (17, 99)}
 
 
 async def test_however_many_ports_leave_the_table_is_walked_as_often_as_for_one(

@@ -18,6 +18,7 @@ from typing import Any
 
 from weft.agent import answers, handover
 from weft.agent.conntrack import PROTOCOLS, Conntrack
+from weft.agent.memory import Memory
 from weft.agent.rule_log import RuleLog
 from weft.client.client import ApiError
 from weft.controller.authorisation import Action, Caller, Role
@@ -141,7 +142,10 @@ def asker(of: ReferenceDataPlane) -> Callable[[Any], Any]:
 
 def ports(host: int, number: int) -> dict[str, Port]:
     names = [f"tenants/blue/ports/h{host}-{n}" for n in range(number)]
-    return {name: Port(name, 5001, "02:00:00:00:01:04", ("10.0.1.4",), groups=(1,), arriving=True) for name in names}
+    return {
+        name: Port(name, 5001, "02:00:00:00:01:04", ("10.0.1.4",), groups=(1,), arriving=True, comes_from=H1)
+        for name in names
+    }
 
 
 @dataclass
@@ -167,17 +171,19 @@ async def moving(tmp_path: Path, *, hosts: int, each: int) -> AsyncIterator[Movi
     clock = Idle()
     between, here = Between(clock), ReferenceDataPlane(H1, reachable=lambda _: True)
     log = RuleLog(tmp_path / "log", clock, lambda: 0, PROTOCOLS)
-    giver = handover.Giver(H1, asker(here), Conntrack(None, asker(here), clock, log), clock)
+    conntrack = Conntrack(None, asker(here), clock, log)
+    giver = handover.Giver(H1, asker(here), conntrack, clock, Memory(tmp_path / "left.json", list[str]()))
     between.answerer = answers.Answerer(H1, between, {"connections": giver.answer}, clock)
     own = [ports(host, each) for host in range(hosts)]
     giver.follow([replace(port, arriving=False, leaving=True) for some in own for port in some.values()])
     takers = []
     for host, some in enumerate(own):
         there = ReferenceDataPlane(f"hosts/t{host}", reachable=lambda _: True)
-        takers.append(handover.Taker(f"hosts/t{host}", between, asker(there), clock))
+        memory = Memory(tmp_path / f"coming-{host}.json", handover.Coming())
+        takers.append(handover.Taker(f"hosts/t{host}", between, asker(there), clock, memory))
         takers[-1].follow(some, anew=True)
     yield Moving(clock, between, giver, takers, own)
-    giver.follow([])
+    giver.stop()
     for taker in takers:
         await taker.stop()
     await between.answerer.stop()
@@ -197,6 +203,33 @@ async def test_three_hundred_ports_come_to_one_host_within_its_share(tmp_path: P
         before = it.between.calls["hosts/t0"]
         await it.clock.pass_s(10)
         assert it.between.calls["hosts/t0"] - before <= 10 * (handover.PER_S + 1)
+
+
+async def test_seven_hundred_ports_that_arrive_at_once_all_get_their_last_connections(tmp_path: Path) -> None:
+    """Also those whose turn comes long after, and with the former host's agent started anew in the midst of it."""
+    async with moving(tmp_path, hosts=1, each=700) as it:
+        await it.clock.pass_s(40)
+        assert it.unready() == []
+        it.giver.follow([])
+        walks = [0]
+        walk = it.giver._walk_once
+
+        async def counted() -> None:
+            walks[0] += 1
+            await walk()
+
+        it.giver._walk_once = counted  # type: ignore[method-assign]
+        (taker,) = it.takers
+        taker.follow({name: replace(port, arriving=False) for name, port in it.ports[0].items()}, anew=True)
+        await it.clock.pass_s(20)
+        assert len(it.giver.lingering()) == 700
+        assert 0 < len(taker._ending) < 700
+        assert walks[0] == 1  # all have left before it
+        await it.clock.pass_s(20)
+        assert taker._ending == {}
+        assert it.between.refused == []
+        await it.clock.pass_s(handover.TOLD_S)
+        assert it.giver.lingering() == ()
 
 
 async def test_who_gives_to_many_hosts_tells_no_more_than_its_share(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_port_that_is_moving_is_held_by_both_hosts_and_found_at_both(world: Wo
     (here,), (there,) = (world.table(host, "ports").values() for host in (H1, H2))
     assert isinstance(here, rows.Port)
     assert (here.leaving, here.arriving) == (True, False)
-    assert there == replace(here, leaving=False, arriving=True)
+    assert there == replace(here, leaving=False, arriving=True, comes_from="hosts/h1")
     peer, *records = begun.scopes[world.blue].puts
     assert peer == rows.Peer(rdid, "192.0.2.2", ("192.0.2.2",), ("provider-networks/fabric",))
     assert records == [

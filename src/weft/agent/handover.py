@@ -1,7 +1,8 @@
 """Connections of ports that move: given to the host that a port is moving to, taken from the one that it leaves.
 
 The two agents do not know each other: pieces go through the controller, which asks this host in its feed. A move never
-waits for them for long: what has not come in time is said, and goes on being asked for until the port has arrived.
+waits for them for long: what has not come in time is said, and goes on being asked for until the port has arrived, and
+once more then. Either agent may be killed at any moment: what the next one is to go on with is in two files.
 Docs: conntrack.md, Moving.
 """
 
@@ -19,6 +20,7 @@ import structlog
 
 from weft.agent.conntrack import Conntrack, Filter
 from weft.agent.exporter import Ask
+from weft.agent.memory import Memory
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
 from weft.contracts.connections import Carried, ConnectionEvent, Mark
@@ -45,10 +47,13 @@ LONGEST_S = 4.0
 GATHER_S = 0.02
 #: What events have missed, and what only the table says, is looked for as often as that.
 LOOK_AGAIN_S = 5.0
-#: A port that has left is still told of for so long: what it had last, to the host that it is on now.
-LINGER_S = 15.0
-#: And that host asks for that no longer than so long.
-LAST_S = 10.0
+#: Who asks for the last of a port, and does not hear it, goes on asking for so long: that host's agent may be started.
+LAST_S = 120.0
+#: A port that has left is told of until it was, and then for so long: the answer may be lost on the way.
+TOLD_S = 60.0
+#: And no longer than so long where nobody asks. A host asks ``PER_S`` times a second, however many ports have come to
+#: it at once: some 9,000 have their turn, and go on asking for ``LAST_S``.
+LINGER_S = 600.0
 #: Who has not asked for so long has begun anew, or does not want to know any more.
 FORGET_S = 120.0
 #: Whoever is told so has another piece than is known of here: only then what it has is void.
@@ -107,19 +112,30 @@ class _Giving:
             self.waiting[key] = None
 
 
+@dataclass(slots=True)
+class _Left:
+    """A port that has left. since_s: as far as is known; until_s: it is told of."""
+
+    since_s: float
+    until_s: float
+
+
 class Giver:
     """Answers the controller's questions for connections of ports that are leaving, or have just left.
 
     The table is walked once for all of them, and events are followed once, however many are under way.
     """
 
-    def __init__(self, host: str, ask: Ask, conntrack: Conntrack, clock: Clock) -> None:
+    def __init__(self, host: str, ask: Ask, conntrack: Conntrack, clock: Clock, memory: Memory[list[str]]) -> None:
+        """memory: ports that have left, of which not all was told."""
         self._host = host
         self._ask = ask
         self._conntrack = conntrack
         self._clock = clock
+        self._memory = memory
         self._ports: frozenset[str] = frozenset()
-        self._left: dict[str, float] = {}  # when
+        now_s = clock.now_s()
+        self._left = {port: _Left(now_s, now_s + LINGER_S) for port in memory.value}
         self._giving: dict[str, _Giving] = {}
         self._follower: asyncio.Task[None] | None = None
         self._answering = 0
@@ -129,13 +145,18 @@ class Giver:
     def follow(self, ports: Iterable[Port]) -> None:
         """All ports of this host, as they are now."""
         here = {port.port: port.leaving for port in ports}
-        leaving = frozenset(port for port, leaves in here.items() if leaves)
         now_s = self._clock.now_s()
-        self._left |= dict.fromkeys(self._ports - here.keys(), now_s)
+        for port in self._ports - here.keys():
+            self._left[port] = _Left(now_s, now_s + LINGER_S)
         for port in here.keys() & self._left.keys():
             del self._left[port]  # it is back
-        self._ports = leaving
+        self._ports = frozenset(port for port, leaves in here.items() if leaves)
         self._forget(now_s)
+
+    def stop(self) -> None:
+        """Nobody is answered any more. What is under way is the next agent's."""
+        self._giving.clear()
+        self._follow_nothing()
 
     def lingering(self) -> Collection[str]:
         """Ports that have just left: the last that they had is still to be asked for."""
@@ -143,11 +164,17 @@ class Giver:
         return tuple(self._left)
 
     def _forget(self, now_s: float) -> None:
-        self._left = {port: left_s for port, left_s in self._left.items() if now_s - left_s <= LINGER_S}
+        self._left = {port: left for port, left in self._left.items() if now_s <= left.until_s}
+        # Before the rows say that they are gone: those are written later.
+        self._memory.keep(sorted(self._left))
         for port, giving in list(self._giving.items()):
             if (port not in self._ports and port not in self._left) or now_s - giving.asked_s > FORGET_S:
                 del self._giving[port]
-        if not self._giving and self._follower is not None:
+        if not self._giving:
+            self._follow_nothing()
+
+    def _follow_nothing(self) -> None:
+        if self._follower is not None:
             self._follower.cancel()
             self._follower = None
 
@@ -183,8 +210,13 @@ class Giver:
                 giving.again(giving.its_keys)
             elif question.after != giving.rank:
                 giving.again(list(giving.told))
-            await self._walk()
-            return await self._piece(question.port, giving)
+            left = self._left.get(question.port)
+            if left is None or giving.looked_s is None or giving.looked_s <= left.since_s:
+                await self._walk()  # else it was behind its last moments: however many have left, one walk is for all
+            piece = await self._piece(question.port, giving)
+            if left is not None and not giving.more:
+                left.until_s = min(left.until_s, self._clock.now_s() + TOLD_S)
+            return piece
 
     async def _news(self, question: _Question, giving: _Giving) -> bytes:
         if giving.looked_s is None:
@@ -224,10 +256,10 @@ class Giver:
         return await self._ask(lambda plane: list(plane.carried(port, keys)))
 
     async def _begin(self, port: str) -> _Giving:
-        """Of all that leave: the others will be asked for, too."""
+        """Of all that leave, or have left: the others will be asked for, too."""
         now_s = self._clock.now_s()
         self._giving[port] = _Giving(asked_s=now_s)
-        for other in self._ports - self._giving.keys():
+        for other in (self._ports | self._left.keys()) - self._giving.keys():
             self._giving[other] = _Giving(asked_s=now_s)
         if self._follower is None:
             watched = self._conntrack.watch(Filter())
@@ -330,18 +362,34 @@ class _Taking:
     @property
     def again_s(self) -> float:
         """When to try again. A controller that has too much to do is not helped by being asked more often."""
-        longest_s = AGAIN_LAST_S if self.whole or self.given_up else 2 * AGAIN_S
-        return min(AGAIN_S * (1 << min(self.failures - 1, 8)), longest_s)
+        return min(self.last_again_s, AGAIN_LAST_S if self.whole or self.given_up else 2 * AGAIN_S)
+
+    @property
+    def last_again_s(self) -> float:
+        """The same, for who waits for nothing but what was last."""
+        return min(AGAIN_S * (1 << min(self.failures - 1, 8)), AGAIN_LAST_S)
+
+
+class Coming(msgspec.Struct, frozen=True):
+    """What the next agent is to know. begun: ports that are arriving, of which nothing is left of a former stay; last:
+    those that have arrived, of which the last was not heard yet, and the hosts that they come from.
+    """
+
+    begun: list[str] = []
+    last: dict[str, str] = {}
 
 
 class Taker:
     """Fetches connections of ports that are arriving. ``changed``: called when a port need wait no longer."""
 
-    def __init__(self, host: str, controller: Controller, ask: Ask, clock: Clock) -> None:
+    def __init__(self, host: str, controller: Controller, ask: Ask, clock: Clock, memory: Memory[Coming]) -> None:
         self._host = host
         self._controller = controller
         self._ask = ask
         self._clock = clock
+        self._memory = memory
+        self._begun = set(memory.value.begun)
+        self._lasts = dict(memory.value.last)
         self._taking: dict[str, _Taking] = {}
         self._first = asyncio.Semaphore(MOST_AT_ONCE)
         self._then = asyncio.Semaphore(MOST_AT_ONCE)
@@ -353,18 +401,37 @@ class Taker:
         self.changed: Callable[[], None] = lambda: None
 
     def follow(self, ports: Mapping[str, Port], *, anew: bool) -> None:
-        """All ports of this host, as they are now. anew: not as this host had them before the agent started."""
+        """All ports of this host, as they are now. anew: not as this host had them before the agent started, of whose
+        beginnings only what was kept is known.
+        """
         arriving = {name for name, port in ports.items() if port.arriving and (port.groups or port.port_security)}
+        arrived = {name for name, port in ports.items() if not port.arriving}
         for name in self._taking.keys() - arriving:
             taking = self._end(name)
-            if name in ports and taking.source:
-                ending = asyncio.create_task(self._take_last(name, taking), name=f"last connections of {name}")
-                self._ending[name] = ending
-        for name in self._ending.keys() - (ports.keys() - arriving):
-            self._ending.pop(name).cancel()
+            if name in arrived and taking.source:
+                self._lasts[name] = taking.source
+                self._begin_last(name, taking)
+        for name in self._lasts.keys() - arrived:
+            del self._lasts[name]
+            if (ending := self._ending.pop(name, None)) is not None:
+                ending.cancel()
+        for name in self._lasts.keys() - self._ending.keys():  # a former agent has not heard it
+            self._begin_last(name, _Taking(source=self._lasts[name]))
+        self._begun &= arriving
+        if not anew and not self._memory.found:
+            self._begun |= arriving  # that agent was older, and kept nothing
         for name in arriving - self._taking.keys():
-            taking = self._taking[name] = _Taking()
-            taking.task = asyncio.create_task(self._take_all(name, taking, anew), name=f"connections of {name}")
+            taking = self._taking[name] = _Taking(source=ports[name].comes_from)
+            taking.task = asyncio.create_task(self._take_all(name, taking), name=f"connections of {name}")
+        self._keep()
+
+    def _begin_last(self, port: str, taking: _Taking) -> None:
+        ending = asyncio.create_task(self._take_last(port, taking), name=f"last connections of {port}")
+        self._ending[port] = ending
+
+    def _keep(self) -> None:
+        """Before the rows that it follows from: those are written later."""
+        self._memory.keep(Coming(sorted(self._begun), dict(sorted(self._lasts.items()))))
 
     def why_waiting(self, port: str) -> str:
         """Why a port is not active here yet; empty: nothing keeps it."""
@@ -399,34 +466,41 @@ class Taker:
         """What the former host had not told of when the guest changed over."""
         if taking.task is not None:
             await asyncio.wait([taking.task])
-        late_s, taken = self._clock.now_s() + LAST_S, 0
+        taking.failures, late_s, taken = 0, 0.0, 0
         while True:
             try:
-                async with self._last:
+                # Whose host does not answer are in nobody's way, and that they wait for their turn is no fault of it.
+                async with self._late if taking.failures else self._last:
                     await self._turn(self._pieces)
+                    late_s = late_s or self._clock.now_s() + LAST_S
                     answer = await self._controller.carried(self._host, port, taking.rank, taking.source)
                     piece = carried.decode(answer)
                     if piece.connections:
                         taken += await self._take(port, piece.connections)
-                taking.rank = piece.rank
+                taking.rank, taking.failures = piece.rank, 0
                 if not piece.more:
                     _log.info("a port has arrived with its last connections", port=port, connections=taken)
                     break
             except (ApiError, Retry, Rejected) as fault:
+                taking.failed(fault)
                 if self._clock.now_s() > late_s or (isinstance(fault, ApiError) and fault.status in (405, 422)):
                     _log.warning("a port has arrived without its last connections", port=port, reason=str(fault))
                     break
-                await self._clock.sleep(AGAIN_S)
+                await self._clock.sleep(taking.last_again_s)
         if self._ending.get(port) is asyncio.current_task():
             del self._ending[port]
+            del self._lasts[port]
+            self._keep()
 
-    async def _take_all(self, port: str, taking: _Taking, anew: bool) -> None:
+    async def _take_all(self, port: str, taking: _Taking) -> None:
         """Until it has arrived, or does not come any more: then it is cancelled."""
         limit: asyncio.Task[None] | None = None
         try:
-            if anew:
+            if port not in self._begun:
                 # Left over of a former stay; what comes in from now on is begun anew.
                 await self._ask(lambda plane: plane.forget([key for key, _ in plane.carried(port)]))
+                self._begun.add(port)
+                self._keep()
             while True:
                 try:
                     async with self._place(taking):
@@ -436,7 +510,7 @@ class Taker:
                         piece = carried.decode(await self._controller.carried(self._host, port, taking.rank))
                         if piece.connections:
                             taking.taken += await self._take(port, piece.connections)
-                    taking.rank, taking.source, taking.failures = piece.rank, piece.host, 0
+                    taking.rank, taking.source, taking.failures = piece.rank, piece.host or taking.source, 0
                     if not piece.more and not taking.whole:
                         taking.whole, taking.fault = True, ""
                         _log.info("connections of a port that arrives are here", port=port, connections=taking.taken)

@@ -27,6 +27,7 @@ from weft.agent.exchange import Exchange
 from weft.agent.exporter import Exporter
 from weft.agent.interest import Interest
 from weft.agent.links import Links
+from weft.agent.memory import Memory
 from weft.agent.paths import Paths
 from weft.agent.probes import Prober
 from weft.agent.queues import Queues
@@ -135,9 +136,11 @@ class Agent:
         self.exporter = Exporter(plane.sample_fd, self.reconciler.ask, clock, _now_ms)
         self.rule_log = RuleLog(state / "rules.log", clock, _now_ms, conntrack.PROTOCOLS)
         self.conntrack = conntrack.Conntrack(plane.connection_fd, self.reconciler.ask, clock, self.rule_log)
-        self._giver = handover.Giver(host, self.reconciler.ask, self.conntrack, clock)
+        left: Memory[list[str]] = Memory(state / "left.json", [])
+        self._giver = handover.Giver(host, self.reconciler.ask, self.conntrack, clock, left)
         self.conntrack.keep = self._giver.lingering
-        self._taker = handover.Taker(host, controller, self.reconciler.ask, clock)
+        coming = Memory(state / "coming.json", handover.Coming())
+        self._taker = handover.Taker(host, controller, self.reconciler.ask, clock, coming)
         self._taker.changed = self._reporter.changed
         self._queues = Queues(self.reconciler.ask, clock)
         self._cuts = cuts.Cuts(host, self.reconciler.ask, lambda: self._reflector.tables, clock)
@@ -189,7 +192,7 @@ class Agent:
             gc.enable()
             await self._answerer.stop()
             await self._taker.stop()
-            self._giver.follow(())
+            self._giver.stop()
             await self.reconciler.stop()
             self._cache.close()
 

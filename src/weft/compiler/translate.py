@@ -133,6 +133,7 @@ def port_row(
         port_security=port.port_security,
         arriving=there,
         leaving=port.destination is not None and not there,
+        comes_from=port.host if there and port.host is not None else "",
     )
 
 

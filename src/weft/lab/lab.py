@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,6 +86,17 @@ class State:
 
     spec: LabSpec
     guests: dict[str, Guest]
+
+
+class Stage(Enum):
+    """How far a guest's move is."""
+
+    PREPARED = "its new wire is there"
+    BEGUN = "both hosts are to hold its port"
+    READY = "both do, and everybody sends to both"
+    CHANGED_OVER = "the guest speaks at its new host"
+    FINISHED = "its port is to be there only"
+    ARRIVED = "it is"
 
 
 @dataclass(slots=True)
@@ -321,8 +333,12 @@ class Lab:
     def attach(self, guest: Guest) -> None:
         self.ask_agent(guest.host, "POST", "/attach", {"port": guest.port, "interface": guest.interface})
 
-    def move(self, short: str, host: str, timeout_s: float = 60.0) -> Guest:
-        """To another host, as a live migration: whatever is sent to it meanwhile reaches both hosts."""
+    def move(
+        self, short: str, host: str, timeout_s: float = 60.0, reached: Callable[[Stage], None] = lambda _stage: None
+    ) -> Guest:
+        """To another host, as a live migration: whatever is sent to it meanwhile reaches both hosts. reached: called at
+        each stage, which the move waits for.
+        """
         deadline = time.monotonic() + timeout_s
         old = self.guest(short)
         if old.host == host:
@@ -333,10 +349,13 @@ class Lab:
         shell.run(plan.arrival_steps(self.spec.name, new))
         with self.client() as client:
             try:
+                reached(Stage.PREPARED)
                 moves.begin(client, new.port, f"hosts/{host}")
+                reached(Stage.BEGUN)
                 if new.explicit:
                     self.attach(new)
                 moves.await_ready(client, new.port, timeout_s=deadline - time.monotonic())
+                reached(Stage.READY)
             except BaseException:
                 moves.cancel(client, new.port)
                 shell.run([plan.DeleteLink(new.namespace, plan.ARRIVING)])
@@ -345,13 +364,15 @@ class Lab:
                 shell.run(plan.welcome_steps(new))
                 shell.await_addresses(new.namespace, plan.ARRIVING, new.addresses)
                 shell.run(plan.change_over_steps(new))
-                moves.finish(client, new.port)
-                moves.await_arrived(client, new.port, timeout_s=deadline - time.monotonic())
-                shell.run(plan.settling_steps(new))
             else:
                 shell.run(plan.handover_steps(new))
-                moves.finish(client, new.port)
-                moves.await_arrived(client, new.port, timeout_s=deadline - time.monotonic())
+            reached(Stage.CHANGED_OVER)
+            moves.finish(client, new.port)
+            reached(Stage.FINISHED)
+            moves.await_arrived(client, new.port, timeout_s=deadline - time.monotonic())
+            reached(Stage.ARRIVED)
+            if shell.renames_live():
+                shell.run(plan.settling_steps(new))
         if old.explicit:
             self.ask_agent(old.host, "POST", "/detach", {"port": old.port})
         self._remember({**self.guests, new.port: new})

@@ -301,6 +301,7 @@ class Port:
     port_security: bool = False
     arriving: bool = False  # it is on its way here, from a host that has it, too
     leaving: bool = False  # it is on its way from here
+    comes_from: str = ""  # while it is arriving, that host: hosts/h1
 
     @property
     def key(self) -> PortKey:

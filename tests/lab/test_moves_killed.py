@@ -1,0 +1,165 @@
+"""Agents that are killed while a port moves, at either host and at each stage: nothing is lost, and connections go on.
+
+The guest that moves may begin connections, and nobody may to it: so of what its peer says in one that it has begun its
+new host can only have heard from the former one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from lab.scenes import address
+from lab.test_moves import streams
+from polling import PATIENCE_S, eventually
+from weft.lab import shell
+from weft.lab.lab import Lab, Stage
+
+PORT = 8000
+ROAMING, RESTING = "t/roaming", "t/resting"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    name = f"moving-{os.getpid()}"
+    try:
+        yield Lab.up(Path(__file__).parent / "moving.yaml", name=name)
+    finally:
+        Lab.down(name)
+
+
+@pytest.fixture(autouse=True)
+def _mended(lab: Lab) -> Iterator[None]:
+    yield
+    lab.mend(PATIENCE_S)
+
+
+@dataclass
+class Calls:
+    """Connections that the roaming guest has begun, by both ends."""
+
+    lab: Lab
+    ends: list[tuple[socket.socket, socket.socket]] = field(default_factory=list)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _number: int = 0
+
+    def __enter__(self) -> Self:
+        listening = self._made(RESTING)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address(self.lab.guest(RESTING)), PORT))
+        listening.listen()
+        self._listening = listening
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _made(self, guest: str) -> socket.socket:
+        namespace = self.lab.guest(guest).namespace
+        found = shell.within(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        found.settimeout(PATIENCE_S)
+        return self._stack.enter_context(found)
+
+    def begin(self) -> None:
+        """One more."""
+        caller = self._made(ROAMING)
+        caller.connect((address(self.lab.guest(RESTING)), PORT))
+        called, _ = self._listening.accept()
+        called.settimeout(PATIENCE_S)
+        self.ends.append((caller, self._stack.enter_context(called)))
+
+    def go_on(self) -> None:
+        """In each the end that has not moved speaks first."""
+        for caller, called in self.ends:
+            for speaks, hears in ((called, caller), (caller, called)):
+                self._number += 1
+                said = f"{self._number:08}".encode()
+                speaks.sendall(said)
+                assert hears.recv(len(said), socket.MSG_WAITALL) == said
+
+
+def moves(lab: Lab, reached: Callable[[Stage, str, str], None]) -> None:
+    """The roaming guest, from the one of two hosts to the other. reached: with the former one and the new one."""
+    source = lab.guest(ROAMING).host
+    destination = "h3" if source == "h1" else "h1"
+    lab.move(ROAMING, destination, PATIENCE_S, lambda stage: reached(stage, source, destination))
+
+
+@pytest.mark.parametrize("stage", Stage, ids=lambda stage: stage.name.lower())
+@pytest.mark.parametrize("whose", ["source", "destination"])
+def test_an_agent_that_is_killed_at_any_stage_of_a_move_costs_no_packet_and_no_connection(
+    lab: Lab, whose: str, stage: Stage
+) -> None:
+    def reached(now: Stage, source: str, destination: str) -> None:
+        if now is Stage.READY:
+            calls.begin()  # among the last things that the guest does there
+        if now is stage:
+            host = source if whose == "source" else destination
+            lab.kill(f"agent:{host}", signal.SIGKILL)
+            lab.start_agent(host)
+
+    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
+        calls.begin()
+        moves(lab, reached)
+        calls.go_on()
+
+
+def test_a_former_host_whose_agent_is_killed_when_the_port_has_left_tells_what_the_guest_began_last(lab: Lab) -> None:
+    """Its new host has not heard of that, and the agent that is started does not find the port in its policy."""
+
+    def reached(now: Stage, source: str, destination: str) -> None:
+        if now is Stage.READY:
+            lab.kill(f"agent:{destination}", signal.SIGSTOP)
+            calls.begin()
+        elif now is Stage.FINISHED:
+            port = lab.guest(ROAMING).port
+            eventually(lambda: port not in lab.ask_agent(source, "GET", "/status")["ports"])
+            lab.kill(f"agent:{source}", signal.SIGKILL)
+            lab.start_agent(source)
+            lab.kill(f"agent:{destination}", signal.SIGCONT)
+
+    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
+        calls.begin()
+        moves(lab, reached)
+        calls.go_on()
+
+
+def test_a_new_host_whose_agent_is_killed_when_the_port_has_arrived_asks_for_what_the_guest_began_last(
+    lab: Lab,
+) -> None:
+    """Its former host has said nothing by then: its agent has stopped."""
+
+    def reached(now: Stage, source: str, destination: str) -> None:
+        if now is Stage.READY:
+            lab.kill(f"agent:{source}", signal.SIGSTOP)
+            calls.begin()
+        elif now is Stage.ARRIVED:
+            lab.kill(f"agent:{destination}", signal.SIGKILL)
+            lab.start_agent(destination)
+            lab.kill(f"agent:{source}", signal.SIGCONT)
+
+    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
+        calls.begin()
+        moves(lab, reached)
+        calls.go_on()
+
+
+def test_a_former_host_without_an_agent_until_the_port_has_long_arrived_is_still_asked(lab: Lab) -> None:
+    def reached(now: Stage, source: str, _destination: str) -> None:
+        if now is Stage.READY:
+            lab.kill(f"agent:{source}", signal.SIGKILL)
+            calls.begin()
+
+    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
+        calls.begin()
+        moves(lab, reached)
+        lab.mend(PATIENCE_S)
+        calls.go_on()
