@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -20,6 +20,7 @@ import pytest
 from lab.scenes import address
 from lab.test_moves import streams
 from polling import PATIENCE_S, eventually
+from weft.kit.errors import Missing
 from weft.lab import shell
 from weft.lab.lab import Lab, Stage
 
@@ -39,6 +40,9 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(autouse=True)
 def _mended(lab: Lab) -> Iterator[None]:
     yield
+    for host in lab.spec.hosts:
+        with suppress(Missing):
+            lab.kill(f"agent:{host.name}", signal.SIGCONT)
     lab.mend(PATIENCE_S)
 
 
@@ -120,8 +124,7 @@ def test_a_former_host_whose_agent_is_killed_when_the_port_has_left_tells_what_t
             lab.kill(f"agent:{destination}", signal.SIGSTOP)
             calls.begin()
         elif now is Stage.FINISHED:
-            port = lab.guest(ROAMING).port
-            eventually(lambda: port not in lab.ask_agent(source, "GET", "/status")["ports"])
+            eventually(lambda: lab.ask_agent(source, "GET", "/status")["usage"]["ports"]["used"] == 0)
             lab.kill(f"agent:{source}", signal.SIGKILL)
             lab.start_agent(source)
             lab.kill(f"agent:{destination}", signal.SIGCONT)

@@ -238,6 +238,31 @@ async def test_a_host_that_says_nothing_is_said_to() -> None:
         await agent.aclose()
 
 
+async def test_who_asks_an_agent_that_goes_hears_at_once_and_one_that_is_started_anew_is_asked() -> None:
+    async with moving() as it:
+        agent = it.service.follow(H1, None, answers=True)
+        await anext(agent)
+        wanted = asyncio.create_task(it.client.carried(H2, P1, 0))
+        assert "ask" in json.loads(await anext(agent))
+        await agent.aclose()
+        with pytest.raises(ApiError, match="hosts/h1 is not connected any more") as refused:
+            await wanted
+        assert refused.value.status == 503
+        # The former one is not known to have gone.
+        former = [it.service.follow(H1, None, answers=True) for _ in range(5)]
+        for each in former:
+            await anext(each)
+        agent = it.service.follow(H1, None, answers=True)
+        await anext(agent)
+        wanted = asyncio.create_task(it.client.carried(H2, P1, 0))
+        asked = json.loads(await anext(agent))["ask"]
+        for each in former:
+            await each.aclose()
+        await it.client.answer(H1, asked["id"], b"unread")
+        assert await wanted == b"unread"
+        await agent.aclose()
+
+
 async def test_a_ports_connections_are_listed_by_its_host_and_no_others() -> None:
     async with moving() as it:
         agent = it.service.follow(H1, None, answers=True)

@@ -285,9 +285,9 @@ async def test_only_an_agent_that_answers_is_asked_and_so_much_at_once() -> None
     await anext(silent)
     await anext(answering)
     question = wire.encode_ask("1", "connections", {})
-    assert [feed.log.ask(f"hosts/h{n}", question) for n in (1, 2, 3)] == [False, True, False]
+    assert [feed.log.ask(f"hosts/h{n}", question) is not None for n in (1, 2, 3)] == [False, True, False]
     assert await anext(answering) == question
-    assert [feed.log.ask("hosts/h2", question) for _ in range(3)] == [True, True, False]
+    assert [feed.log.ask("hosts/h2", question) is not None for _ in range(3)] == [True, True, False]
     assert await anext(answering) == question * 2
     feed.rows[BIG] = [record(2)]
     feed.log.publish(2, ScopedDelta({BIG: Delta((record(2),), ())}, (), ()))

@@ -40,13 +40,22 @@ class Passing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """For an answer. stream: that the question went by."""
+
+    host: str
+    stream: object
+    answer: asyncio.Future[bytes]
+
+
 @dataclass(slots=True)
 class Questions:
     """Those under way. elsewhere: the controller that a host is connected to, when it is not this one."""
 
     feed: FeedLog
     elsewhere: Callable[[str], Passing | None] = lambda _host: None
-    _waiting: dict[str, tuple[str, asyncio.Future[bytes]]] = field(default_factory=dict)
+    _waiting: dict[str, _Waiting] = field(default_factory=dict)
 
     async def ask(self, host: str, what: str, body: object, *, timeout_s: float) -> bytes:
         """A host's answer, wherever it is connected. Raises Unanswered, also for an agent that is too old."""
@@ -67,12 +76,13 @@ class Questions:
         frame = wire.encode_ask(id_, what, body)
         if len(frame) > MOST_QUESTION_BYTES:
             raise Unanswered(f"what {host} would have to be told is more than {MOST_QUESTION_BYTES} bytes")
-        if not self.feed.ask(host, frame):
+        stream = self.feed.ask(host, frame)
+        if stream is None:
             if not self.feed.listening(host):
                 raise NotConnected(f"{host} is not connected")
             raise Unanswered(f"{host} does not answer questions: its agent is older")
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[id_] = (host, answer)
+        self._waiting[id_] = _Waiting(host, stream, answer)
         try:
             async with asyncio.timeout(timeout_s):
                 return await answer
@@ -83,10 +93,16 @@ class Questions:
 
     def answer(self, host: str, id_: str, body: bytes, refused: str = "") -> None:
         """By a host. Raises Missing where it was not asked, or nobody waits any more. refused: why it says nothing."""
-        asked, answer = self._waiting.get(id_, ("", None))
-        if answer is None or asked != host or answer.done():
+        waiting = self._waiting.get(id_)
+        if waiting is None or waiting.host != host or waiting.answer.done():
             raise Missing(f"nobody waits for an answer {id_[:40]} of {host}", "answer")
         if refused:
-            answer.set_exception(Unanswered(f"{host}: {refused[:500]}"))
+            waiting.answer.set_exception(Unanswered(f"{host}: {refused[:500]}"))
         else:
-            answer.set_result(body)
+            waiting.answer.set_result(body)
+
+    def ended(self, stream: object) -> None:
+        """Whoever was asked by it is gone, and so is what it would have said: nobody waits for that any longer."""
+        for each in self._waiting.values():
+            if each.stream is stream and not each.answer.done():
+                each.answer.set_exception(NotConnected(f"{each.host} is not connected any more"))

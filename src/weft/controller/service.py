@@ -166,6 +166,7 @@ class Service:
         self.others: dict[str, Passing] = {}
         self.questions = Questions(self.feed, self._elsewhere)
         self.feed.on_listening = self.statuses.connection
+        self.feed.on_ended = self.questions.ended
         self.timings = Timings()
         #: What became of guests' announcements: "taken", or why not.
         self.announcements: Counter[str] = Counter(taken=0, **{reason.value: 0 for reason in Unheeded})

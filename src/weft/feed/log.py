@@ -92,9 +92,12 @@ class FeedLog:
         self._merged: OrderedDict[tuple[Scope, int, int], tuple[bytes, ...]] = OrderedDict()
         self._by_scope: dict[Scope, set[_Listener]] = {}
         self._by_host: dict[str, set[_Listener]] = {}
+        self._opened = 0
         self.counters = Counters()
         #: Told when a host's first stream opens, and when its last one ends.
         self.on_listening: Callable[[str, bool], None] = lambda _host, _open: None
+        #: Told when a stream ends, by what ``ask`` has said of it.
+        self.on_ended: Callable[[object], None] = lambda _stream: None
 
     @property
     def revision(self) -> int:
@@ -129,16 +132,22 @@ class FeedLog:
         self._history_rows = 0
         self._floor = revision
 
-    def ask(self, host: str, frame: bytes) -> bool:
-        """Send a host a question, between two bookmarks. False: no agent of it that answers is connected, or it does
-        not keep up.
+    def ask(self, host: str, frame: bytes) -> object | None:
+        """Send a host a question, between two bookmarks; the stream that it goes by. None: no agent of it that answers
+        is connected, or it does not keep up. Of several streams the last that was opened: an agent that was started
+        anew may be here before its predecessor's is known to have ended.
         """
-        for listener in self._by_host.get(host, ()):
-            if listener.answers and not listener.cut_off and len(listener.asks) < self._limits.asks:
-                listener.asks.append(frame)
-                listener.wake()
-                return True
-        return False
+        able = [
+            each
+            for each in self._by_host.get(host, ())
+            if each.answers and not each.cut_off and len(each.asks) < self._limits.asks
+        ]
+        if not able:
+            return None
+        listener = max(able, key=lambda each: each.rank)
+        listener.asks.append(frame)
+        listener.wake()
+        return listener
 
     async def stream(
         self,
@@ -208,7 +217,8 @@ class FeedLog:
                 then |= change.left.get(host, frozenset())
             self.counters.streams_resumed += 1
             frames = _after(wire.encode_resume(revision), self._difference(frozenset(then), now, since, name))
-        listener = _Listener(host, name, set(now), now)
+        self._opened += 1
+        listener = _Listener(host, name, set(now), now, self._opened)
         first = host not in self._by_host
         self._by_host.setdefault(host, set()).add(listener)
         for scope in now:
@@ -225,6 +235,7 @@ class FeedLog:
             _discard(self._by_scope, scope, listener)
         if listener.host not in self._by_host:
             self.on_listening(listener.host, False)
+        self.on_ended(listener)
 
     def _move_members(self, change: _Change) -> None:
         for host, scopes in change.left.items():
@@ -399,12 +410,15 @@ class _Snapshot:
 
 @dataclass(slots=True, eq=False)
 class _Listener:
-    """One open stream. scopes: what the host has now; sent: what it had when it was last told. name: of its history."""
+    """One open stream. scopes: what the host has now; sent: what it had when it was last told. name: of its history;
+    rank: how many were opened before, and it.
+    """
 
     host: str
     name: str
     scopes: set[Scope]
     sent: frozenset[Scope]
+    rank: int
     left: set[Scope] = field(default_factory=set)  #: since then, whether or not they were entered again
     owed: list[_Change] = field(default_factory=list)
     owed_rows: int = 0
