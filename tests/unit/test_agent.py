@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -91,9 +92,17 @@ class Interfaces:
         self._links = {name: Link(name, 10 + number, up=True) for number, name in enumerate(names)}
         self._links["lo"] = Link("lo", 1, up=True, loopback=True)
         self._changed = asyncio.Event()
+        self._addresses: dict[str, list[str]] = {}
 
     def by_name(self) -> dict[str, Link]:
         return dict(self._links)
+
+    def addresses(self) -> dict[str, list[str]]:
+        return self._addresses
+
+    def give(self, name: str, *addresses: str) -> None:
+        self._addresses = {**self._addresses, name: list(addresses)}
+        self._changed.set()
 
     async def changed(self) -> None:
         await self._changed.wait()
@@ -391,6 +400,34 @@ async def test_an_interface_that_may_be_of_two_ports_is_bound_to_none_and_report
         assert here.plane.bindings == {}
         await here.ask("POST", "/attach", {"port": one, "interface": "eth7"})
         await until(lambda: here.plane.bindings == {one: "eth7", other: "tapapplication"})
+
+
+async def test_a_pa_that_the_host_does_not_have_is_said_everywhere_until_it_has_it(
+    scene: Callable[[], Awaitable[Scene]],
+) -> None:
+    here = await scene()
+    here.links.give("eth7", "192.0.2.77")
+    here.links.give("uplink0", "192.0.2.9", "2001:db8::9")
+    pas = ("192.0.2.1", "192.0.2.77")
+    here.controller.put(replace(HOST_ROW, uplinks=(Uplink("uplink0", 1500, pas=pas),)))
+    async with here.controller.serving(), here.agent() as agent:
+        await until(lambda: here.controller.reports[-1:] and here.controller.reports[-1].failures)
+        (failure,) = here.controller.reports[-1].failures
+        assert failure.key == ["hosts", HOST]
+        assert failure.reason == (
+            "this host does not have its PA 192.0.2.1, so what other hosts send there is lost: give it to uplink0 "
+            f"(ip address add 192.0.2.1/LENGTH dev uplink0), or put into the pas of {HOST} an address that uplink0 has "
+            "(192.0.2.9, 2001:db8::9)"
+        )
+        (said,) = (await here.ask("GET", "/status"))[1]["failures"]  # type: ignore[misc]
+        assert said["reason"] == failure.reason
+        assert list(agent.pas_missing) == ["192.0.2.1"]
+        here.links.give("uplink0", "192.0.2.1")
+        await until(lambda: not here.controller.reports[-1].failures)
+        assert not agent.pas_missing
+        here.links.give("uplink0")
+        await until(lambda: here.controller.reports[-1].failures)
+        assert here.controller.reports[-1].failures[0].reason.endswith("an address that uplink0 has (none)")
 
 
 async def test_an_interface_found_by_name_stays_closed_when_its_port_goes_also_after_a_restart(

@@ -39,6 +39,18 @@ async def watch() -> None:
         assert set(links.by_name()) == {"lo"}
         ip("link", "add", "tapweb-1", "type", "veth", "peer", "name", "guest")
         made = await until("tapweb-1", False)
+        async with asyncio.timeout(PATIENCE_S):
+            for words, addresses in (
+                (("add", "192.0.2.1/24"), ["192.0.2.1"]),
+                (("add", "2001:db8::1/64", "nodad"), ["192.0.2.1", "2001:db8::1"]),
+                (("add", "fe80::7/64", "nodad"), ["192.0.2.1", "2001:db8::1"]),  # every interface has such
+                (("delete", "192.0.2.1/24"), ["2001:db8::1"]),
+            ):
+                ip("address", *words, "dev", "tapweb-1")
+                while links.addresses().get("tapweb-1") != addresses:
+                    await links.changed()
+            with contextlib.closing(NetlinkLinks()) as later:
+                assert later.addresses() == {"tapweb-1": ["2001:db8::1"]}
         ip("link", "set", "guest", "up")
         ip("link", "set", "tapweb-1", "up")
         up = await until("tapweb-1", True)

@@ -1,10 +1,10 @@
-"""The network interfaces of this host, and word of their changes. Never changes one."""
+"""The network interfaces of this host, their addresses, and word of their changes. Never changes one."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,10 @@ class Links(Protocol):
 
     def by_name(self) -> Mapping[str, Link]: ...
 
+    def addresses(self) -> Mapping[str, Collection[str]]:
+        """The IP addresses of this host by interface, but for IPv6 link-local ones."""
+        ...
+
     async def changed(self) -> None:
         """Returns when something has changed since the last call."""
         ...
@@ -50,11 +54,19 @@ class NetlinkLinks:
         self._changed = asyncio.Event()
         self._socket = rtnetlink.subscribe()
         self._links = _all()  # after the subscription: no change falls in between
+        self._addresses = set(rtnetlink.dump_addresses())
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
 
     def by_name(self) -> Mapping[str, Link]:
         return {link.name: link for link in self._links.values()}
+
+    def addresses(self) -> Mapping[str, Collection[str]]:
+        found: dict[str, list[str]] = {}
+        for index, address in sorted(self._addresses):
+            if index in self._links:
+                found.setdefault(self._links[index].name, []).append(address)
+        return found
 
     async def changed(self) -> None:
         await self._changed.wait()
@@ -65,7 +77,7 @@ class NetlinkLinks:
         self._socket.close()
 
     def _read(self) -> None:
-        before = dict(self._links)
+        before = dict(self._links), set(self._addresses)
         while True:
             try:
                 data = self._socket.recv(rtnetlink.RECEIVE_BYTES)
@@ -74,14 +86,18 @@ class NetlinkLinks:
             except OSError as fault:
                 if fault.errno != errno.ENOBUFS:
                     raise
-                self._links = _all()  # more happened than the socket could hold: ask for all of it
+                # More happened than the socket could hold: ask for all of it.
+                self._links, self._addresses = _all(), set(rtnetlink.dump_addresses())
                 continue
             for message in rtnetlink.link_messages(data):
                 if message.deleted:
                     self._links.pop(message.index, None)
                 else:
                     self._links[message.index] = Link.of(message)
-        if self._links != before:
+            for each in rtnetlink.address_messages(data):
+                change = self._addresses.discard if each.deleted else self._addresses.add
+                change((each.index, each.address))
+        if (self._links, self._addresses) != before:
             self._changed.set()
 
 

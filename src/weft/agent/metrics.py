@@ -40,6 +40,7 @@ class _Figures(Collector):
         unlearned: int,
         rules: Rules,
         expected: Mapping[Expected, int],
+        pas_missing: int,
     ) -> None:
         self._progress = progress
         self._connected = connected
@@ -52,6 +53,7 @@ class _Figures(Collector):
         self._unlearned = unlearned
         self._rules = rules
         self._expected = expected
+        self._pas_missing = pas_missing
 
     def collect(self) -> Iterator[Metric]:
         progress = self._progress
@@ -71,6 +73,11 @@ class _Figures(Collector):
             "weft_agent_failures", "Rows and bindings that could not be carried out.",
             value=len(progress.troubles) + len(progress.binding_failures),
         )  # fmt: skip
+        yield GaugeMetricFamily(
+            "weft_agent_missing_provider_addresses",
+            "PAs that policy gives this host and that are no addresses of it: what is sent there is lost.",
+            value=self._pas_missing,
+        )
         yield CounterMetricFamily("weft_agent_failed_rows", "Rows that failed, each time counted.", progress.failed)
         yield CounterMetricFamily(
             "weft_agent_mended_entries", "Entries found changed or gone, mended.", progress.mended
@@ -169,6 +176,7 @@ def render(
     unlearned: int = 0,
     rules: Rules | None = None,
     expected: Mapping[Expected, int] | None = None,
+    pas_missing: int = 0,
 ) -> bytes:
     registry = CollectorRegistry()
     registry.register(
@@ -184,6 +192,7 @@ def render(
             unlearned,
             rules or Rules(),
             expected or {},
+            pas_missing,
         )
     )
     return generate_latest(registry)

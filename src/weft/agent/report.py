@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -21,7 +21,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.dataplane import Traffic
 from weft.kit.errors import Retry
 from weft.policy.drop import DropReason
-from weft.policy.rows import Port
+from weft.policy.rows import Host, Port
 from weft.wire.api import FailureReport, PortReport, StatusReport
 
 _log = structlog.get_logger("weft.agent")
@@ -79,12 +79,33 @@ def states(
     return {port.port: state_of(port, progress, plan, explicit, links) for port in ports}
 
 
-def failures(progress: Progress) -> list[FailureReport]:
-    """The first of what could not be carried out."""
+def failures(progress: Progress, host: str = "", missing: Mapping[str, str] | None = None) -> list[FailureReport]:
+    """The first of what could not be carried out. missing: the PAs that the host lacks, as ``pas_missing``."""
+    lacking = [FailureReport(["hosts", host], why) for why in (missing or {}).values()]
     # Copied in one step: the worker may add to it in the middle of a loop.
     rows = [trouble.failure for trouble in list(progress.troubles.values())]
     found = [*progress.binding_failures.values(), *rows]
-    return [FailureReport(list(failure.key), failure.reason) for failure in found[:MOST_FAILURES]]
+    return [*lacking, *(FailureReport(list(failure.key), failure.reason) for failure in found[:MOST_FAILURES])]
+
+
+def pas_missing(host: Host | None, addresses: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """The PAs that policy gives this host and no interface of it has; by each, why that matters, and what to do.
+    addresses: by interface.
+    """
+    if host is None:
+        return {}
+    present = {address for each in addresses.values() for address in each}
+    found: dict[str, str] = {}
+    for uplink in host.uplinks:
+        for pa in uplink.pas:
+            if pa not in present:
+                has = ", ".join(addresses.get(uplink.interface, ())) or "none"
+                found[pa] = (
+                    f"this host does not have its PA {pa}, so what other hosts send there is lost: give it to "
+                    f"{uplink.interface} (ip address add {pa}/LENGTH dev {uplink.interface}), or put into the pas of "
+                    f"{host.host} an address that {uplink.interface} has ({has})"
+                )
+    return found
 
 
 def drops(counters: Mapping[str, Traffic]) -> dict[str, int]:

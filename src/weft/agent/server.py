@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from weft.agent import conntrack, metrics, report
+from weft.agent import conntrack, metrics
 from weft.agent.service import Agent
 from weft.contracts.dataplane import DataPlane, Traffic
 from weft.kit.errors import Conflict, Missing, Rejected
@@ -74,7 +74,7 @@ class Api:
                 },
                 "ports": {name: self._port(name) for name in sorted(agent.known)},
                 "ambiguous": agent.plan.ambiguous,
-                "failures": report.failures(progress),
+                "failures": agent.failures(),
                 "usage": {table: {"used": used, "capacity": capacity} for table, (used, capacity) in usage.items()},
                 "ways": _ways(agent),
                 "cache": {"fault": agent.cache_fault},
@@ -147,6 +147,7 @@ class Api:
             rules=rules,
             expected=expected,
             active_ports=active,
+            pas_missing=len(agent.pas_missing),
             answers=agent.responder.figures,
             announcements=agent.announcer.figures,
             certificate_ends=agent.certificate_ends(),

@@ -41,7 +41,7 @@ from weft.feed.log import Gone
 from weft.feed.reflector import Asked, Batch, Connected, Lost, Piece, Reflector, Tables, follow
 from weft.kit.errors import Retry
 from weft.policy.rows import Host, Key, MacRecord, Member, Peer, Port, Row, SecurityGroup, Subnet
-from weft.wire.api import PortReport, StatusReport
+from weft.wire.api import FailureReport, PortReport, StatusReport
 from weft.wire.listed import MOST_LISTED
 
 _log = structlog.get_logger("weft.agent")
@@ -116,6 +116,7 @@ class Agent:
         self._peers: dict[Key, Peer] = {}
         self._security_groups: dict[Key, SecurityGroup] = {}
         self._drops: dict[str, int] = {}  # as last counted
+        self._pas_missing: Mapping[str, str] = {}  # why each matters
         self._elsewhere = False  # who is where in the underlay has changed, and the prober was not told yet
         self._loaded = asyncio.Event()
         self._known = False  # policy was read, from the disk or the controller: what is not in it need not be bound
@@ -224,10 +225,18 @@ class Agent:
         return StatusReport(
             revision=progress.revision,
             ports={name: self.state_of(port) for name, port in self._ports.items()},
-            failures=report.failures(progress),
+            failures=self.failures(),
             drops=self._drops,
             complete=True,
         )
+
+    def failures(self) -> list[FailureReport]:
+        return report.failures(self.reconciler.progress, self.host, self._pas_missing)
+
+    @property
+    def pas_missing(self) -> Mapping[str, str]:
+        """The PAs that this host should have and has not, and why each matters."""
+        return self._pas_missing
 
     def state_of(self, port: Port) -> PortReport:
         """One port, as it is here."""
@@ -413,6 +422,7 @@ class Agent:
             elif type(row) is Host:
                 self._uplinks = frozenset(uplink.interface for uplink in row.uplinks)
                 self._host_row, self._elsewhere = row, True
+                self._look_at_addresses()
                 self.exporter.follow(row)
             elif type(row) is Peer:
                 self._peers[row.key] = row
@@ -481,6 +491,13 @@ class Agent:
             self.prober.follow(self._host_row, self._peers.values())
             self._look_at_uplinks()
 
+    def _look_at_addresses(self) -> None:
+        former, self._pas_missing = self._pas_missing, report.pas_missing(self._host_row, self.links.addresses())
+        for pa in self._pas_missing.keys() - former.keys():
+            _log.warning("a PA is no address of this host", pa=pa, reason=self._pas_missing[pa])
+        for pa in former.keys() - self._pas_missing.keys():
+            _log.info("a PA is missing no more", pa=pa)
+
     def _look_at_uplinks(self) -> None:
         if self.prober is not None:
             links = self.links.by_name()
@@ -490,6 +507,7 @@ class Agent:
         while True:
             await self.links.changed()
             self._look_at_uplinks()
+            self._look_at_addresses()
             self._bind()
             self._reporter.changed()
 

@@ -1,4 +1,4 @@
-"""Reads the kernel's list of network interfaces, word of their changes, and routes (rtnetlink). Changes none.
+"""Reads the kernel's list of network interfaces and addresses, word of their changes, and routes. Changes none.
 
 By hand, and not through pyroute2: a look at 4,096 interfaces takes 50 ms so, and 2 s otherwise; and a socket that is
 read as it is fits any event loop.
@@ -6,6 +6,7 @@ read as it is fits any event loop.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import struct
@@ -29,7 +30,10 @@ _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, lengths of destina
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, and not what has been learnt of a path
 _RTA_DST, _RTA_SRC, _RTA_METRICS = 1, 2, 8
 _RTAX_LOCK, _RTAX_MTU = 1, 2
-_LINK_GROUP = 1  # RTMGRP_LINK
+_NEWADDRESS, _DELADDRESS, _GETADDRESS = 20, 21, 22
+_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, length of the prefix, flags, scope, index
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2  # of a point-to-point link the former is the other end's
+_GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _EXT_MASK, _SKIP_STATS = 29, 8
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _TRIES = 5
@@ -50,11 +54,22 @@ class LinkMessage:
         return attributes(self.packed)
 
 
+@dataclass(frozen=True, slots=True)
+class AddressMessage:
+    """What the kernel says of one IP address of an interface; address: as ``ipaddress`` writes it."""
+
+    deleted: bool
+    index: int
+    address: str
+
+
 def subscribe() -> socket.socket:
-    """A socket that hears of every change, read without blocking; ``link_messages`` reads what it receives."""
+    """A socket that hears of every change, read without blocking; ``link_messages`` and ``address_messages`` read what
+    it receives.
+    """
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     try:
-        opened.bind((0, _LINK_GROUP))
+        opened.bind((0, _GROUPS))
         opened.setblocking(False)
     except BaseException:
         opened.close()
@@ -67,12 +82,26 @@ def dump_links() -> dict[int, LinkMessage]:
 
     A list that a change interrupted is asked for again: before Linux 6.11 the kernel loses its place in it.
     """
+    request = _LINK.pack(0, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, _EXT_MASK) + _NUMBER.pack(_SKIP_STATS)
     found: dict[int, LinkMessage] = {}
     for _ in range(_TRIES):
-        listed, whole = _list()
+        listed, whole = _list(_GETLINK, request)
+        links = {message.index: message for data in listed for message in link_messages(data)}
         if whole:
-            return listed
-        found |= listed
+            return links
+        found |= links
+    return found
+
+
+def dump_addresses() -> frozenset[tuple[int, str]]:
+    """Every IP address of this thread's network namespace, with the interface's index; as ``dump_links``."""
+    found: frozenset[tuple[int, str]] = frozenset()
+    for _ in range(_TRIES):
+        listed, whole = _list(_GETADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0))
+        addresses = frozenset((each.index, each.address) for data in listed for each in address_messages(data))
+        if whole:
+            return addresses
+        found |= addresses
     return found
 
 
@@ -123,6 +152,17 @@ def link_messages(data: bytes) -> Iterator[LinkMessage]:
                 yield LinkMessage(kind == _DELLINK, index, flags, body[_LINK.size :])
 
 
+def address_messages(data: bytes) -> Iterator[AddressMessage]:
+    """As ``link_messages``. None of IPv6 link-local addresses: each interface that comes up has one."""
+    for kind, _, body in _messages(data):
+        if kind in (_NEWADDRESS, _DELADDRESS):
+            *_, index = _ADDRESS.unpack_from(body)
+            found = dict(attributes(body[_ADDRESS.size :]))
+            packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
+            if packed is not None and not (address := ipaddress.ip_address(packed)).is_link_local:
+                yield AddressMessage(kind == _DELADDRESS, index, str(address))
+
+
 def attributes(packed: bytes) -> Iterator[tuple[int, bytes]]:
     """Type and value of each, also of those nested in another's value."""
     at = 0
@@ -139,16 +179,15 @@ def text(value: bytes) -> str:
     return os.fsdecode(value.rstrip(b"\0"))
 
 
-def _list() -> tuple[dict[int, LinkMessage], bool]:
-    """And whether it is whole: nothing changed meanwhile."""
-    request = _LINK.pack(0, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, _EXT_MASK) + _NUMBER.pack(_SKIP_STATS)
-    found: dict[int, LinkMessage] = {}
+def _list(what: int, request: bytes) -> tuple[list[bytes], bool]:
+    """What is received of a list, and whether it is whole: nothing changed meanwhile."""
+    found: list[bytes] = []
     whole = True
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
-        netlink.send(_HEADER.pack(_HEADER.size + len(request), _GETLINK, _REQUEST_DUMP, 1, 0) + request)
+        netlink.send(_HEADER.pack(_HEADER.size + len(request), what, _REQUEST_DUMP, 1, 0) + request)
         while True:
             data = netlink.recv(RECEIVE_BYTES)
-            found.update((message.index, message) for message in link_messages(data))
+            found.append(data)
             for kind, flags, _ in _messages(data):
                 whole &= not flags & _INTERRUPTED
                 if kind == _DONE:
