@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from packets import conversations, ftp
+from packets import conversations, edges, ftp
 from packets.conversations import ADMITTED, GUEST, OTHER, RED, Conversation
 from weft.dataplane.ebpf import build, conntrack, layout, libbpf, security
 from weft.policy.connections import Expected, State
@@ -26,7 +26,7 @@ from weft.reference.conntrack import Limits, Question, Ruling, Tracker
 from weft.reference.qos import Direction as GuestDirection
 
 SECOND_NS = 10**9
-CONVERSATIONS = (*conversations.CONVERSATIONS, *ftp.conversations())
+CONVERSATIONS = (*conversations.CONVERSATIONS, *edges.conversations(), *ftp.conversations())
 SOURCE = Path(__file__).with_name("conntrack.bpf.c")
 LOOPBACK = 1
 PORTS = ("a", "b", "c", *RED)

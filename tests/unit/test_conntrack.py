@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from packets import conversations, ftp
+from packets import conversations, edges, ftp
 from packets.conversations import ADMITTED, Conversation
 from weft.reference import packet
 from weft.reference.conntrack import Limits, Question, Ruling, Tracker
@@ -12,7 +12,7 @@ from weft.reference.packet import Ip
 from weft.reference.qos import Direction
 
 SECOND_NS = 10**9
-CONVERSATIONS = (*conversations.CONVERSATIONS, *ftp.conversations())
+CONVERSATIONS = (*conversations.CONVERSATIONS, *edges.conversations(), *ftp.conversations())
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
