@@ -151,6 +151,10 @@ class Harness:
     def maps(self) -> Mapping[str, libbpf.Map]:
         return self.plane._loaded.maps
 
+    @property
+    def programs(self) -> Mapping[str, libbpf.Program]:
+        return self.plane._loaded.programs
+
     def run(self, program: str, frame: bytes, ifindex: int, *, mark: int = 0, gso_size: int = 0) -> Outcome:
         """``weft_from_port``, ``weft_from_uplink`` or ``weft_to_port`` on a frame of at least 14 bytes. ``ifindex``: an
         interface of the harness's namespace, which this thread is in (inside ``with harness(...)``).

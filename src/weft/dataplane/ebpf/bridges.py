@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,12 +29,12 @@ _MARKS = "promiscuous"
 
 
 class Bridges:
-    """One host's. learned_ns: how long who was heard is remembered. changed: called after each change to the maps."""
+    """One host's. learned_ns: how long who was heard is remembered."""
 
     def __init__(
-        self, maps: Mapping[str, libbpf.Map], pins: Path, learned_ns: int, changed: Callable[[], None]
+        self, maps: Mapping[str, libbpf.Map], segments: Table, vsids: Table, pins: Path, learned_ns: int
     ) -> None:
-        self._segments, self._vsids = Table(maps["segments"], changed), Table(maps["segment_vsids"], changed)
+        self._segments, self._vsids = segments, vsids
         self._learned, self._hearing = maps["learned"], maps["hearing"]
         self._pins, self._learned_ns = pins, learned_ns
         self._present: Mapping[str, Interface] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from weft.contracts.connections import Awaited, Carried, Connection, ConnectionEvent, Half, Logged, Mark
@@ -23,8 +24,8 @@ _EXPIRED, _FORGET, _INSERT, _TAKE, _EXPECT = 0, 1, 2, 3, 4  # ASKED_*
 _PENDING, _MOVED = 32, 16384
 _TAKEN = 0  # EPOCH_TAKEN
 #: Where in a value the port is of the control connection that a data connection is related to.
-_CONTROL, _CONTROL_AT = struct.Struct("=2s"), layout.CONNECTION.size - 4
-_EXPECTED_AT = layout.CONNECTION.size - 6  # and that of the port that a control connection has spoken of
+_CONTROL, _CONTROL_AT = struct.Struct("=2s"), layout.CONNECTION_TAG_AT - 4
+_EXPECTED_AT = layout.CONNECTION_TAG_AT - 6  # and that of the port that a control connection has spoken of
 _NOTHING = bytes(2)
 _MAPPED = bytes(10) + b"\xff\xff"
 _MOST = 20  # ASKED_MOST
@@ -302,7 +303,7 @@ class Connections:
         """Also in place of those of a port that is on its way here, and whose guest has not spoken in them here.
         awaited: what they have spoken of: in place of what is older, as long as they are moved.
         """
-        done = self._ask(_TAKE, [key + value for key, value in entries.items()], tenant)
+        done = self._ask(_TAKE, [_untagged(key, value) for key, value in entries.items()], tenant)
         self._ask(_EXPECT, [key + value for key, value in awaited])
         return done
 
@@ -313,7 +314,7 @@ class Connections:
         by_tenant: dict[int, list[bytes]] = {}
         for key, value in entries.items():
             (port,) = _PORT.unpack_from(key)
-            by_tenant.setdefault((tenants or {}).get(port, 0), []).append(key + value)
+            by_tenant.setdefault((tenants or {}).get(port, 0), []).append(_untagged(key, value))
         return sum(self._ask(_INSERT, items, tenant) for tenant, items in by_tenant.items())
 
     def forget_ports(self, ports: Container[int]) -> None:
@@ -333,6 +334,10 @@ def _number(count: bytes) -> int:
     """How many, as each map of counts begins with it."""
     number: int = layout.COUNT.unpack_from(count)[0]
     return number
+
+
+def _untagged(key: bytes, value: bytes) -> bytes:
+    return key + value[: layout.CONNECTION_TAG_AT]
 
 
 class Leftovers:
@@ -358,7 +363,7 @@ class Leftovers:
         for table, places in self._places:
             for side in (0, 1):
                 for place in range(places):
-                    table.delete(layout.DATAGRAM_KEY.pack(port, side, place))
+                    _let_go(table, layout.DATAGRAM_KEY.pack(port, side, place))
 
     def sweep(self, now_ns: int, ports: Mapping[int, int] | None = None) -> None:
         """Drop datagrams and lines that have expired, and what is of no port of these (None: whatever port), and of
@@ -389,4 +394,12 @@ class Leftovers:
             for key in [key for key, value in table.items() if over(key, value, expires)]:
                 now = table.lookup(key)  # its place may be another's since
                 if now is not None and over(key, now, expires):
-                    table.delete(key)
+                    _let_go(table, key)
+
+
+def _let_go(table: libbpf.Map, key: bytes) -> None:
+    """It is nobody's before its element can be another's: what has found it sees that behind its lock."""
+    if table.name == "datagrams":
+        with suppress(FileNotFoundError):
+            table.update(key, bytes(table.value_bytes), libbpf.EXIST_LOCKED)
+    table.delete(key)

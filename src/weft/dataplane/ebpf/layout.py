@@ -118,11 +118,12 @@ TRACKING = struct.Struct(f"={STATES}QQIIIII2s2xI4x")
 EXPECTED_KINDS = 8
 TRACKED = struct.Struct(f"=QQQ{EXPECTED_KINDS}Q40x")
 CONNECTION_KEY = struct.Struct("=Q16s16s2s2sBBH")
-CONNECTION = struct.Struct("=4xBBHQQ2Q2Q8IIIIHBB2B6x")
+CONNECTION = struct.Struct("=4xBBHQQ2Q2Q8IIIIHBB2B6x24x")
+CONNECTION_TAG_AT = CONNECTION.size - 24  # what the programs put there themselves
 EXPECTATION = struct.Struct("=QQ48sIB3x")
 DATAGRAM_PLACES = 2 * 64  # of a port, in both directions
 DATAGRAM_KEY = struct.Struct("=QII")
-DATAGRAM = struct.Struct("=4xI16s16sQI2s2sHBB32sB3x")
+DATAGRAM = struct.Struct("=4xI16s16sQI2s2sHBB32sB3xI4xQ")
 LINE_PLACES = 2 * 16  # of a port, of both sides
 LINE_KEY = struct.Struct("=QII")
 LINE = struct.Struct("=48sQ14IBB6x8s16sQQ")
@@ -180,6 +181,34 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "datagrams": (DATAGRAM_KEY, DATAGRAM),
     "lines": (LINE_KEY, LINE),
 }
+
+#: What can be written over while programs read it, by number: enum overwritten in c/overwrite.h.
+OVERWRITTEN = {
+    name: number
+    for number, name in enumerate((
+        "aliases", "guards", "identities", "local", "macs", "members", "moving", "pas", "paths", "ports",
+        "provider_groups", "qos", "receivers", "records", "segment_vsids", "segments", "subnets", "vlans", "wanted",
+    ))
+}  # fmt: skip
+
+
+def identity(name: str, value: bytes) -> bytes:
+    """What of a value says who has its key: where that changes, half of it beside half of the former is nobody's."""
+    match name:
+        case "guards":
+            return value[:8] + value[-4:]  # the port's number and its VSID
+        case "local":
+            return value[8:16]
+        case "ports":
+            return value[:18]  # and its MAC
+        case "subnets":
+            return value[:16]  # the routing domain
+        case _:
+            return b""
+
+
+#: Those whose values have one.
+IDENTIFIED = frozenset({"guards", "local", "ports", "subnets"})
 
 #: Ring buffers have neither keys nor values; what is in this one is UPCALL, then the frame.
 UPCALLS = "upcalls"

@@ -34,6 +34,7 @@ _LOG_BYTES = 1 << 24  # the verifier's own limit; pages that it does not touch c
 
 ANY = 0
 NOEXIST = 1  # BPF_NOEXIST: only when absent
+EXIST_LOCKED = 2 | 4  # BPF_EXIST | BPF_F_LOCK: only when there, in place, behind the value's lock
 
 
 class Command(IntEnum):

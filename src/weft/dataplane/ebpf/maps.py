@@ -29,7 +29,7 @@ _MAPS, _PROGRAMS = "maps-", "programs-"
 PROGRAMS = (
     "weft_from_port", "weft_port", "weft_flood", "weft_rewrite", "weft_bridge", "weft_to_port", "weft_from_uplink",
     "weft_rewritten", "weft_from_wire", "weft_to_uplink", "weft_ingress", "weft_ingress_copy",
-    "weft_conntrack",
+    "weft_conntrack", "weft_overwrite",
 )  # fmt: skip
 
 

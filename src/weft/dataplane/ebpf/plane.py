@@ -42,6 +42,7 @@ from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf,
 from weft.dataplane.ebpf.bridges import Bridges, quieten
 from weft.dataplane.ebpf.changes import Changes
 from weft.dataplane.ebpf.counters import Counters
+from weft.dataplane.ebpf.elements import Elements
 from weft.dataplane.ebpf.groups import Groups
 from weft.dataplane.ebpf.guards import Guards, is_guarded
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
@@ -180,55 +181,59 @@ class EbpfDataPlane:
         of = self._loaded.maps
         self._changes = Changes(of["changes"])
         changed = self._changes.made
+        self._elements = Elements(self._loaded.programs["weft_overwrite"])
         self._domains = Domains()
+
+        def table(name: str, reserve: Reserve | None = None) -> Table:
+            return Table(of[name], changed, reserve, self._elements)
 
         def shared(name: str, most: int) -> Table:
             """Whose keys begin with a VSID."""
-            return Table(of[name], changed, self._domains.reserve(of[name], most, sizes.ports))
+            return table(name, self._domains.reserve(of[name], most, sizes.ports))
 
         self._subnets, self._records, self._macs = (
             shared("subnets", sizes.subnets),
             shared("records", sizes.records),
             shared("macs", sizes.macs),
         )
-        self._moving = Table(of["moving"], changed)
-        self._rewrites, self._pas = Table(of["rewrites"], changed), Table(of["pas"], changed)
+        self._moving = table("moving")
+        self._rewrites, self._pas = table("rewrites"), table("pas")
         self._pas_asked: tuple[frozenset[str], frozenset[tuple[str, int]], bool] | None = None
         self._routes, self._ports, self._local = (
-            Table(of["routes"], changed, Reserve(of["routes"], sizes.routes, sizes.ports, layout.domain_of_route)),
-            Table(of["ports"], changed),
-            Table(of["local"], changed),
+            table("routes", Reserve(of["routes"], sizes.routes, sizes.ports, layout.domain_of_route)),
+            table("ports"),
+            table("local"),
         )
         self._sources, self._qos, self._sampling = (
-            Table(of["sources"], changed, Reserve(of["sources"], sizes.sources, sizes.ports, layout.place_of_source)),
-            Table(of["qos"], changed),
-            Table(of["sampling"], changed),
+            table("sources", Reserve(of["sources"], sizes.sources, sizes.ports, layout.place_of_source)),
+            table("qos"),
+            table("sampling"),
         )
-        self._vlans = Table(of["vlans"], changed)
+        self._vlans = table("vlans")
         self._came: list[MacRecord] = []
-        self._bridges = Bridges(of, pins, times.learned_ns, changed)
+        self._bridges = Bridges(of, table("segments"), table("segment_vsids"), pins, times.learned_ns)
         self._groups = Groups(
-            Table(of["provider_groups"], changed),
-            Table(of["groups"], changed),
-            Table(of["group_uplinks"], changed),
+            table("provider_groups"),
+            table("groups"),
+            table("group_uplinks"),
             pins,
         )
-        self._ways = Paths(Table(of["aliases"], changed), Table(of["paths"], changed))
+        self._ways = Paths(table("aliases"), table("paths"))
         self._host, self._buckets = of["host"], of["buckets"]
         self._counters = Counters(of["counter_slots"], of["counters"])
-        self._listeners = Table(of["listeners"], changed)
+        self._listeners = table("listeners")
         self._wanted = shared("wanted", sizes.wanted)
         self._heard: dict[tuple[int, str], frozenset[bytes]] | None = None  # None: whatever a former process has told
         self._members = Places(shared("members", sizes.members), layout.member_pa)
-        self._receivers = Places(Table(of["receivers"], changed), layout.receiver_seat)
+        self._receivers = Places(table("receivers"), layout.receiver_seat)
         self._ring = libbpf.Ring(of[layout.UPCALLS])
-        self._mirrors = Table(of["mirrors"], changed)
+        self._mirrors = table("mirrors")
         self._hits, self._denials = of["hits"], of["denials"]
         self._guards = Guards(
-            Table(of["guards"], changed),
+            table("guards"),
             shared("identities", sizes.identities),
-            Table(of["classes"], changed),
-            Table(of["rules"], changed),
+            table("classes"),
+            table("rules"),
             outlast=self._outlast,
             domain_of=self._domains.of,
         )
@@ -311,7 +316,7 @@ class EbpfDataPlane:
     def _outlast(self) -> None:
         """Until runs that were under way have ended; what rules cut does not wait for that."""
         self._renew()
-        libbpf.outlast_runs()
+        self._elements.outlast()
 
     def _update_records(self, rows: list[Record]) -> list[Failure]:
         """Whose they are first: at no moment is one there of whom rules do not know it."""

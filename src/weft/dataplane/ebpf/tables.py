@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from weft.contracts.dataplane import Failure
 from weft.dataplane.ebpf import libbpf
+from weft.dataplane.ebpf.elements import Elements
 from weft.dataplane.ebpf.reserves import Reserve
 from weft.kit.errors import Rejected
 from weft.policy.rows import Key, Row
@@ -29,11 +30,18 @@ _FULL = (errno.E2BIG, errno.ENOSPC)
 
 class Table:
     """Puts, drops and mends the entries of one map, in batches. changed: called after each change to it; reserve: who
-    may have how many.
+    may have how many; elements: of all maps of the process.
     """
 
-    def __init__(self, of: libbpf.Map, changed: Callable[[], None], reserve: Reserve | None = None) -> None:
+    def __init__(
+        self,
+        of: libbpf.Map,
+        changed: Callable[[], None],
+        reserve: Reserve | None = None,
+        elements: Elements | None = None,
+    ) -> None:
         self.map = of
+        self._elements = elements or Elements()
         self._reserve = reserve
         self.most = of.max_entries if reserve is None else reserve.most
         self._changed = changed
@@ -41,8 +49,9 @@ class Table:
         self._values = struct.Struct(f"{of.value_bytes}s")
         self.told: dict[bytes, bytes] = {}
         self._left: set[bytes] = set()  # by a former process, and counted; nothing was told of them yet
-        if reserve is not None:
+        if reserve is not None or of.type == libbpf.MapType.HASH:
             self._left.update(key for key, _ in self.entries())
+        if reserve is not None:
             reserve.hold(self._left)
         self._clean: bytes | None = None  # digest of the last dump that was as told; None: told something since
 
@@ -163,20 +172,23 @@ class Table:
         places: Sequence[int] = range(len(keys))
         fresh = [key for key, was in zip(keys, former, strict=True) if was is None]
         left = self._left.intersection(fresh)
+        there = [was is not None or key in left for key, was in zip(keys, former, strict=True)]
+        if self._reserve is None:
+            self._left -= left
         if self._reserve is not None and (no_room := set(self._take(self._reserve, fresh, anyway=anyway))):
             refused = [(at, self._reason(errno.ENOSPC)) for at, key in enumerate(keys) if key in no_room]
             for key in no_room:
                 self.told.pop(key, None)
             places = [at for at, key in enumerate(keys) if key not in no_room]
             keys, values = [keys[at] for at in places], [values[at] for at in places]
-            former = [former[at] for at in places]
+            former, there = [former[at] for at in places], [there[at] for at in places]
         stayed: dict[bytes, bytes | None] = {}  # also where a batch has several values of a key
         at = 0
         if keys:
             self._clean = None
         while at < len(keys):
             end = min(at + _BATCH, len(keys))
-            result = self.map.update_batch(b"".join(keys[at:end]), b"".join(values[at:end]), end - at)
+            result = self._elements.put(self.map, keys[at:end], values[at:end], there[at:end])
             at += result.done
             if result.errno:
                 if keys[at] not in stayed:
@@ -218,7 +230,7 @@ class Table:
         try:
             while at < len(keys):
                 end = min(at + _BATCH, len(keys))
-                result = self.map.delete_batch(b"".join(keys[at:end]), end - at)
+                result = self._elements.delete(self.map, keys[at:end])
                 begin, at = at, at + result.done + (result.errno == errno.ENOENT)
                 self._let_go(keys[begin:at])
                 if result.errno not in (0, errno.ENOENT):
@@ -230,9 +242,9 @@ class Table:
     def _let_go(self, keys: list[bytes]) -> None:
         """They are not there any more."""
         told = [key for key in keys if self.told.pop(key, None) is not None]
+        left = self._left.intersection(keys)
+        self._left -= left
         if self._reserve is not None:
-            left = self._left.intersection(keys)
-            self._left -= left
             self._reserve.give(told)
             self._reserve.give(left)
 

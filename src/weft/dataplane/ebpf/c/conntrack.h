@@ -169,21 +169,28 @@ static __noinline int take_room(struct flow *f)
 	return why;
 }
 
-/* Out of the table, if it is (still) there. */
+/* Out of the table, if it is (still) there. It is nobody's before its element can be another's, so that runs that have found it
+ * do neither believe what they read there then, nor write to it.
+ */
 static __noinline int forget(struct flow *f, const struct connection_key *key)
 {
 	struct connection *c;
-	__u32 charged;
+	__u32 charged, is_there;
 
 	if (!f || !key)
 		return 0;
 	c = bpf_map_lookup_elem(&connections, key);
 	if (!c)
 		return 0;
-	charged = c->charged;
 	unexpect(f, key, c);
 	tell(f, key, c, EVENT_DESTROYED);
-	if (bpf_map_delete_elem(&connections, key))
+	bpf_spin_lock(&c->lock);
+	is_there = is_of(&c->tag, key);
+	charged = c->charged;
+	if (is_there)
+		*(volatile __u64 *)&c->tag.port = 0;
+	bpf_spin_unlock(&c->lock);
+	if (!is_there || bpf_map_delete_elem(&connections, key))
 		return 0;
 	give_room(key->port, charged);
 	return 1;
@@ -261,6 +268,7 @@ static __noinline int make_fresh(struct flow *f)
 		return 0;
 	side = f->side & 1;
 	__builtin_memset(&f->fresh, 0, sizeof(f->fresh));
+	put_owner(&f->fresh.tag, &f->key);
 	f->fresh.state = first_state(f->kind);
 	f->fresh.opener = side;
 	f->fresh.flags = f->related;
@@ -292,12 +300,16 @@ static __noinline int make_fresh(struct flow *f)
 	return 0;
 }
 
-/* In place of one that is over. */
+/* In place of one that is over: 1; or 0: its element is another's. */
 static __noinline int renew(struct connection *c, const struct flow *f)
 {
 	if (!c || !f)
 		return 0;
 	bpf_spin_lock(&c->lock);
+	if (!is_of(&c->tag, &f->key)) {
+		bpf_spin_unlock(&c->lock);
+		return 0;
+	}
 	c->state = f->fresh.state;
 	c->opener = f->fresh.opener;
 	c->flags = f->fresh.flags;
@@ -320,7 +332,7 @@ static __noinline int renew(struct connection *c, const struct flow *f)
 	c->pending_window = f->fresh.pending_window;
 	c->pending_scale = f->fresh.pending_scale;
 	bpf_spin_unlock(&c->lock);
-	return 0;
+	return 1;
 }
 
 /* A connection that rules let begin; c: one with its key that is over, or NULL. 0, or why there is none. */
@@ -334,9 +346,10 @@ static __noinline int insert(struct flow *f, struct connection *c)
 	if (c) {
 		unexpect(f, &f->key, c);
 		tell(f, &f->key, c, EVENT_DESTROYED);
-		renew(c, f);
-		tell(f, &f->key, c, EVENT_NEW);
-		return 0;
+		if (renew(c, f)) {
+			tell(f, &f->key, c, EVENT_NEW);
+			return 0;
+		}
 	}
 	if (f->side & 1)
 		f->fresh.charged = CHARGED_TO_OTHERS | peer_of(f);
@@ -388,13 +401,15 @@ static __noinline int ask_again(struct flow *f, const struct guard *g, struct co
 	f->number = number;
 	f->numbered = numbered;
 	bpf_spin_lock(&c->lock);
-	c->rule = f->rule;
-	if (allows)
-		c->flags &= ~REFUSED;
-	else
-		c->flags |= REFUSED;
-	/* Last: the fast way, which takes no lock, looks at flags once the epoch is that of the rules. */
-	__sync_lock_test_and_set(&c->epoch, f->epoch);
+	if (is_of(&c->tag, &f->key)) {
+		c->rule = f->rule;
+		if (allows)
+			c->flags &= ~REFUSED;
+		else
+			c->flags |= REFUSED;
+		/* Last: the fast way, which takes no lock, looks at flags once the epoch is that of the rules. */
+		__sync_lock_test_and_set(&c->epoch, f->epoch);
+	}
 	bpf_spin_unlock(&c->lock);
 	return 0;
 }
@@ -410,7 +425,10 @@ static __noinline int hold_against(struct flow *f, const struct guard *g, struct
 	if (!(g->flags & GUARD_KEEP) || c->flags & REFUSED || former == EPOCH_TAKEN)
 		return ask_again(f, g, c);
 	/* Unless somebody else has been here: what has come from another host meanwhile is to be asked of. */
-	__sync_val_compare_and_swap(&c->epoch, former, f->epoch);
+	bpf_spin_lock(&c->lock);
+	if (is_of(&c->tag, &f->key) && c->epoch == former)
+		c->epoch = f->epoch;
+	bpf_spin_unlock(&c->lock);
 	return 0;
 }
 
@@ -514,7 +532,9 @@ static __noinline int advance(struct connection *c, const struct flow *f, const 
 		return STEP_INVALID;
 	side = f->side & 1;
 	bpf_spin_lock(&c->lock);
-	if (c->flags & REFUSED) {
+	if (!is_of(&c->tag, &f->key)) {
+		step = STEP_INVALID; /* it has just been forgotten */
+	} else if (c->flags & REFUSED) {
 		step = STEP_REFUSED;
 	} else {
 		end = c->halves[side].end;
@@ -545,6 +565,10 @@ static __noinline int wait_for_answer(struct connection *c, const struct flow *f
 		return 0;
 	side = f->side & 1;
 	bpf_spin_lock(&c->lock);
+	if (!is_of(&c->tag, &f->key)) {
+		bpf_spin_unlock(&c->lock);
+		return 0;
+	}
 	if (f->kind == FLOW_SCTP) {
 		c->halves[side].edge = f->initiate;
 		c->halves[!side].edge = 0;
@@ -627,7 +651,9 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		hold_against(f, g, c);
 	if (f->kind == FLOW_ERROR) {
 		f->protocol = addr_is4(&f->key.remote) ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-		return is_of_connection(f, c) ? 0 : DROP_CONNECTION_INVALID;
+		step = is_of_connection(f, c);
+		in_order();
+		return step && is_of(&c->tag, &f->key) ? 0 : DROP_CONNECTION_INVALID;
 	}
 	step = advance(c, f, t);
 	f->speaks = step >> STEP_SPEAKS;
@@ -652,6 +678,13 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 	return 0;
 }
 
+INLINE bool is_datagram(const struct datagram *d, const struct flow *f, const struct packet *p)
+{
+	return f->now_ns < d->expires_ns && d->identity == f->identity && d->protocol == f->carries &&
+	       d->port == f->key.port && d->side == f->side && addr_equal(&d->source, &p->source) &&
+	       addr_equal(&d->destination, &p->destination);
+}
+
 /* The place of a fragment's datagram; NULL: it is another's, or nobody's. */
 static __noinline struct datagram *datagram_of(struct flow *f, const struct packet *p)
 {
@@ -665,10 +698,7 @@ static __noinline struct datagram *datagram_of(struct flow *f, const struct pack
 	f->place.side = f->side;
 	f->place.slot = (i ^ i >> 8 ^ i >> 16 ^ i >> 24) & (DATAGRAM_SLOTS - 1);
 	d = bpf_map_lookup_elem(&datagrams, &f->place);
-	if (!d || f->now_ns >= d->expires_ns || d->identity != f->identity || d->protocol != f->carries ||
-	    !addr_equal(&d->source, &p->source) || !addr_equal(&d->destination, &p->destination))
-		return NULL;
-	return d;
+	return d && is_datagram(d, f, p) ? d : NULL;
 }
 
 /* Of numbers below 2^16, as 0 or 1, and without a branch: eight pieces would be too many ways for the verifier. */
@@ -750,47 +780,87 @@ INLINE int put_piece(struct datagram *d, __u32 begin, __u32 end, bool last)
 }
 
 /* A later fragment: what became of its first becomes of it. */
-static __noinline int follow(struct flow *f, struct datagram *d)
+static __noinline int follow(struct flow *f, const struct packet *p, struct datagram *d)
 {
 	struct connection *c;
-	int fate;
+	__be16 source_port, destination_port;
+	__u32 number;
+	__u8 transport;
+	int fate = PIECE_UNKNOWN;
 
-	if (!f || !d)
+	if (!f || !p || !d)
 		return DROP_UNKNOWN_FRAGMENT;
 	bpf_spin_lock(&d->lock);
-	fate = put_piece(d, f->begin, f->end, f->last);
+	if (is_datagram(d, f, p))
+		fate = put_piece(d, f->begin, f->end, f->last);
+	source_port = d->source_port;
+	destination_port = d->destination_port;
+	transport = d->transport;
+	number = d->number;
 	bpf_spin_unlock(&d->lock);
 	if (fate)
 		return fate == PIECE_OVERLAPS ? DROP_FRAGMENT_OVERLAP : DROP_UNKNOWN_FRAGMENT;
 	if (f->side == DIRECTION_FROM_GUEST) {
-		f->key.local_port = d->source_port;
-		f->key.remote_port = d->destination_port;
+		f->key.local_port = source_port;
+		f->key.remote_port = destination_port;
 	} else {
-		f->key.local_port = d->destination_port;
-		f->key.remote_port = d->source_port;
+		f->key.local_port = destination_port;
+		f->key.remote_port = source_port;
 	}
-	f->key.protocol = d->transport;
+	f->key.protocol = transport;
 	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (c) {
-		__u32 side = f->side & 1, end = d->number + f->end;
+		__u32 side = f->side & 1, end = number + f->end;
 
 		bpf_spin_lock(&c->lock);
-		c->packets[side] += 1;
-		c->bytes[side] += f->length;
-		if (f->key.protocol == IPPROTO_TCP)
-			tcp_stretch(c, side, end);
+		if (is_of(&c->tag, &f->key)) {
+			c->packets[side] += 1;
+			c->bytes[side] += f->length;
+			if (f->key.protocol == IPPROTO_TCP)
+				tcp_stretch(c, side, end);
+		}
 		bpf_spin_unlock(&c->lock);
 	}
 	return 0;
 }
 
-/* A first fragment has passed. */
+INLINE void put_datagram(struct datagram *to, const struct datagram *d)
+{
+	to->identity = d->identity;
+	to->source = d->source;
+	to->destination = d->destination;
+	to->expires_ns = d->expires_ns;
+	to->number = d->number;
+	to->source_port = d->source_port;
+	to->destination_port = d->destination_port;
+	to->total = d->total;
+	to->protocol = d->protocol;
+	to->spoilt = 0;
+	__builtin_memcpy(to->pieces, d->pieces, sizeof(to->pieces));
+	to->transport = d->transport;
+}
+
+/* Another first fragment of one that is not whole: nobody's are put together from here on. */
+static __noinline int spoil(struct flow *f, const struct packet *p, struct datagram *d)
+{
+	if (!f || !p || !d)
+		return 0;
+	bpf_spin_lock(&d->lock);
+	if (is_datagram(d, f, p))
+		d->spoilt = 1;
+	bpf_spin_unlock(&d->lock);
+	return 0;
+}
+
+/* A first fragment has passed. Its place stays where it is: what the kernel would free here might be another port's at once. */
 static __noinline int remember_first(struct flow *f, const struct packet *p)
 {
-	struct datagram d = {};
+	struct datagram d = {}, *there;
 
 	if (!f || !p)
 		return 0;
+	d.port = f->key.port;
+	d.side = f->side;
 	d.identity = f->identity;
 	d.source = p->source;
 	d.destination = p->destination;
@@ -803,7 +873,15 @@ static __noinline int remember_first(struct flow *f, const struct packet *p)
 	d.total = f->last ? f->end : 0;
 	d.pieces[0].begin = 0;
 	d.pieces[0].end = f->end;
-	bpf_map_update_elem(&datagrams, &f->place, &d, BPF_ANY);
+	there = bpf_map_lookup_elem(&datagrams, &f->place);
+	if (!there) {
+		bpf_map_update_elem(&datagrams, &f->place, &d, BPF_NOEXIST);
+		return 0;
+	}
+	bpf_spin_lock(&there->lock);
+	if (there->port == d.port && there->side == d.side)
+		put_datagram(there, &d);
+	bpf_spin_unlock(&there->lock);
 	return 0;
 }
 
@@ -837,9 +915,9 @@ INLINE int track(struct __sk_buff *skb, const struct packet *p, struct flow *f, 
 	if (f->piece) {
 		d = datagram_of(f, p);
 		if (f->kind == FLOW_LATER)
-			return follow(f, d);
+			return follow(f, p, d);
 		if (d && !is_whole(d)) {
-			d->spoilt = 1;
+			spoil(f, p, d);
 			return DROP_FRAGMENT_OVERLAP;
 		}
 	}
@@ -880,7 +958,7 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, seat at, __u32
 /* What the agent asks of the table, in the packet of a test run: it cannot count as the programs do. */
 #define ASKED_EXPIRED 0 /* forget those that have expired */
 #define ASKED_FORGET 1 /* forget them */
-#define ASKED_INSERT 2 /* each with its value behind it, where there is none */
+#define ASKED_INSERT 2 /* each with its value, but for its tag, behind it, where there is none */
 #define ASKED_TAKE 3 /* as to insert; or in place of one that is moved and in which the guest has not spoken here */
 #define ASKED_EXPECT 4 /* what control connections that are moved have spoken of, each with its value behind it */
 #define ASKED_MOST 20
@@ -914,10 +992,11 @@ static long do_next_asked(__u32 i, struct asking *a)
 	}
 	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (a->what >= ASKED_INSERT) {
-		if (bpf_skb_load_bytes(a->skb, a->at, &f->fresh, sizeof(f->fresh)))
+		if (bpf_skb_load_bytes(a->skb, a->at, &f->fresh, offsetof(struct fresh, tag)))
 			return 1;
-		a->at += sizeof(f->fresh);
+		a->at += offsetof(struct fresh, tag);
 		f->fresh.lock = 0;
+		put_owner(&f->fresh.tag, &f->key);
 		/* Held against the rules of here with its next packet; what this host's own programs had is as it was, if it is kept. */
 		if (a->what == ASKED_TAKE || f->fresh.epoch == EPOCH_TAKEN)
 			f->fresh.epoch = EPOCH_TAKEN;
@@ -929,8 +1008,7 @@ static long do_next_asked(__u32 i, struct asking *a)
 			/* What it has spoken of here is known here. */
 			f->fresh.expected = c->expected;
 			f->fresh.flags |= c->flags & EXPECTED_SIDE;
-			renew(c, f);
-			a->done += 1;
+			a->done += renew(c, f);
 			return 0;
 		}
 		f->tenant = a->tenant;

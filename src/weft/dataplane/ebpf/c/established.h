@@ -71,6 +71,10 @@ __noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
 		return 0;
 	if (p->protocol == IPPROTO_TCP ? !tcp_flows(c, side, &s) : !others_flow(c, side))
 		return 0;
+	/* What has been looked at was this connection's: whoever takes its element away says so first. */
+	in_order();
+	if (!is_of(&c->tag, &key))
+		return 0;
 	c->packets[side] += 1;
 	c->bytes[side] += skb->len;
 	return 1;

@@ -201,6 +201,26 @@ __noinline int behind_extensions(struct __sk_buff *skb, __u32 protocol, __u32 at
 	return is_extension(protocol) ? -1 : (int)(at << 8 | (protocol & 255));
 }
 
+INLINE __u64 addresses_of(const struct connection_key *key)
+{
+	const __u64 *word = (const void *)&key->local;
+
+	return word[0] * 0x9E3779B97F4A7C15ull ^ word[1] * 0xC2B2AE3D27D4EB4Full ^ word[2] * 0x165667B19E3779F9ull ^ word[3];
+}
+
+INLINE void put_owner(struct connection_tag *tag, const struct connection_key *key)
+{
+	tag->port = key->port;
+	tag->ends = *(const __u64 *)&key->local_port;
+	tag->addresses = addresses_of(key);
+}
+
+/* Whether it is, still, the key's connection. */
+INLINE bool is_of(const struct connection_tag *tag, const struct connection_key *key)
+{
+	return !((tag->port ^ key->port) | (tag->ends ^ *(const __u64 *)&key->local_port) | (tag->addresses ^ addresses_of(key)));
+}
+
 /* Whether it may be a control connection of FTP. ftp_port: of servers; 0: nobody listens. */
 INLINE bool is_control(const struct connection_key *key, __be16 ftp_port)
 {

@@ -192,7 +192,7 @@ static __noinline int is_expected(struct flow *f, const struct guard *g)
 {
 	struct expectation *e;
 	struct connection *c;
-	__u32 opener;
+	__u32 opener, same_rules;
 	__u16 number;
 	int allows;
 
@@ -207,12 +207,20 @@ static __noinline int is_expected(struct flow *f, const struct guard *g)
 	if (!e || f->now_ns >= e->expires_ns)
 		return 0;
 	f->control = e->control;
+	/* Its element may be another's meanwhile. */
+	if (f->control.port != f->key.port || !addr_equal(&f->control.local, &f->key.local) ||
+	    !addr_equal(&f->control.remote, &f->key.remote))
+		return 0;
 	c = bpf_map_lookup_elem(&connections, &f->control);
 	if (!c || f->now_ns >= c->expires_ns || c->flags & REFUSED || !may_speak(c->state))
 		return 0;
 	opener = c->opener & 1;
 	f->rule = c->rule;
-	if (c->epoch != f->epoch || g->flags & GUARD_KEEP) {
+	same_rules = c->epoch == f->epoch;
+	in_order();
+	if (!is_of(&c->tag, &f->control))
+		return 0;
+	if (!same_rules || g->flags & GUARD_KEEP) {
 		number = f->number;
 		f->number = bpf_ntohs(server_port(&f->control, opener));
 		allows = rules_say(f, g, opener);
@@ -261,11 +269,13 @@ static __noinline int await(struct flow *f, struct connection *c, __u32 sweeps)
 		}
 	}
 	bpf_spin_lock(&c->lock);
-	c->expected = number;
-	if (opener)
-		c->flags |= EXPECTED_SIDE;
-	else
-		c->flags &= ~EXPECTED_SIDE;
+	if (is_of(&c->tag, &f->expectation.control)) {
+		c->expected = number;
+		if (opener)
+			c->flags |= EXPECTED_SIDE;
+		else
+			c->flags &= ~EXPECTED_SIDE;
+	}
 	bpf_spin_unlock(&c->lock);
 	return 1;
 }
@@ -587,10 +597,13 @@ static __noinline int recall_line(struct flow *f)
 		return 1;
 	}
 	l = bpf_map_lookup_elem(&lines, &f->line);
-	if (!l || l->next != f->segment.seq || f->now_ns >= l->expires_ns || !keys_equal(&l->key, &f->key))
+	if (!l)
 		return 0;
 	s->line = *l;
-	return 1;
+	in_order();
+	/* Of what has been read, and still: another's may be in its element meanwhile. */
+	return s->line.next == f->segment.seq && f->now_ns < s->line.expires_ns && keys_equal(&s->line.key, &f->key) &&
+	       keys_equal(&l->key, &f->key);
 }
 
 /* What is not whole yet waits in its place, in which there may be another's: that one says nothing then. */

@@ -877,6 +877,13 @@ struct connection_key {
 	__u16 pad;
 };
 
+/* Whose connection it is, in half the room that a key takes: no other port's has the same, nor one of other ports and protocol. */
+struct connection_tag {
+	__u64 port; /* 0: nobody's any more */
+	__u64 ends; /* what a key has from its local_port on */
+	__u64 addresses; /* both, in one word */
+};
+
 /* A side of a connection: the guest, or the other end. */
 struct half {
 	__u32 end; /* of TCP: what it has sent; of SCTP: the tag that it is to be written to with */
@@ -921,9 +928,13 @@ struct half {
 	__u8 scale[2]; \
 	__be16 expected; /* of a control connection: the port that it has spoken of last */ \
 	__be16 control; /* of a related one: the server's port of its control connection */ \
-	__u16 charged; /* by whom it took its place: CHARGED_TO_OTHERS, and a place in peers; 0: the port's guest */
+	__u16 charged; /* by whom it took its place: CHARGED_TO_OTHERS, and a place in peers; 0: the port's guest */ \
+	struct connection_tag tag;
 
-/* All of it is read and written behind the lock, but for its packets, which a reader may see half counted, and for what
+/* Its element may be given to another connection in the midst of a run that has found it: whoever has decided by it, or writes
+ * to it, looks at its tag, and behind the lock nobody can take it away (forget() in conntrack.h).
+ *
+ * All of it is read and written behind the lock, but for its packets, which a reader may see half counted, and for what
  * established.h writes.
  */
 struct connection {
@@ -1044,6 +1055,8 @@ struct datagram {
 	__u8 spoilt;
 	struct datagram_piece pieces[DATAGRAM_PIECES];
 	__u8 transport; /* what its first has behind extension headers; else protocol */
+	__u32 side;
+	__u64 port; /* and side: of the key, which a run that has found the element looks at behind the lock; 0: nobody's */
 };
 
 struct {

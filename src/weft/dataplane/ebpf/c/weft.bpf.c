@@ -18,6 +18,7 @@
 #include "established.h"
 #include "flood.h"
 #include "neighbour.h"
+#include "overwrite.h"
 #include "rewritten.h"
 #include "sample.h"
 #include "trunk.h"
@@ -187,6 +188,13 @@ SEC("tc")
 int weft_conntrack(struct __sk_buff *skb)
 {
 	return do_asked(skb);
+}
+
+/* Run by the agent on what it writes over entries that are there. */
+SEC("tc")
+int weft_overwrite(struct __sk_buff *skb)
+{
+	return overwrite(skb);
 }
 
 SEC("tc")
