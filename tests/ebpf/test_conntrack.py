@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
@@ -268,8 +269,40 @@ def entry(flags: int, pending: tuple[int, int, int], expires_ns: int, number: in
     )}  # fmt: skip
 
 
-MOVED, PENDING = 16384, 32
+MOVED, PENDING, REFUSED, TOLD = 16384, 32, 128, 256
 SYN, RST, ACK = 2, 4, 16
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("flags", [ACK, ACK | RST], ids=["goes on", "ends it"])
+def test_a_packet_is_never_of_the_connection_that_has_its_ones_element(asking: Asking, flags: int) -> None:
+    """One of port a that is refused, and one of port b that is as the packet would have it, are there by turns, as fast
+    as a CPU can, while another CPU has the packet.
+    """
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.admit(groups(ADMITTED, open_out=True))
+    asking.at(asking.start_ns)
+    ends = (40000).to_bytes(2, "big"), (80).to_bytes(2, "big")
+    addresses = (bytes(10) + b"\xff\xff" + of for of in (LOCAL4, REMOTE4))
+    place = layout.CONNECTION_KEY.pack(0, *addresses, *ends, 6, 0, 0)
+    expires_ns = asking.start_ns + conntrack.TIMEOUTS_S[State.ESTABLISHED] * SECOND_NS
+    halves = (1001, 60000, 1000, 1001, 5001, 60000, 1000, 5001)
+    both = b"".join(
+        layout.COUNT.pack(layout.port_number(port))
+        + place[8:]
+        + layout.CONNECTION.pack(
+            State.ESTABLISHED, 0, TOLD | 3 | refused, expires_ns, 0, 1, 1, 60, 60, *halves, asking.epoch, 1, *bytes(6)
+        )[: layout.CONNECTION_TAG_AT]
+        for port, refused in (("a", REFUSED), ("b", 0))
+    )
+    turns = libbpf.TestRun(asking.programs["take_turns"])
+    passed = 0
+    with ThreadPoolExecutor(1) as thread:
+        turning = thread.submit(turns, bytes(14) + both, LOOPBACK)
+        while not turning.done():
+            ran = asking._run(_tcp(0, flags, 1001, 5001), LOOPBACK, mark=0, repeat=10_000)
+            passed += ran.context.cb[1]
+    assert (passed, turning.result().retval) == (0, 0)
 
 
 @pytest.mark.root

@@ -116,7 +116,7 @@ RULING = struct.Struct("=IiI")
 STATES = 32
 TRACKING = struct.Struct(f"={STATES}QQIIIII2s2xI4x")
 EXPECTED_KINDS = 8
-TRACKED = struct.Struct(f"=QQQ{EXPECTED_KINDS}Q40x")
+TRACKED = struct.Struct(f"=QQQ{EXPECTED_KINDS}Q48x")
 CONNECTION_KEY = struct.Struct("=Q16s16s2s2sBBH")
 CONNECTION = struct.Struct("=4xBBHQQ2Q2Q8IIIIHBB2B6x24x")
 CONNECTION_TAG_AT = CONNECTION.size - 24  # what the programs put there themselves
@@ -187,7 +187,8 @@ OVERWRITTEN = {
     name: number
     for number, name in enumerate((
         "aliases", "guards", "identities", "local", "macs", "members", "moving", "pas", "paths", "ports",
-        "provider_groups", "qos", "receivers", "records", "segment_vsids", "segments", "subnets", "vlans", "wanted",
+        "provider_groups", "qos", "receivers", "records", "sampling", "segment_vsids", "segments",
+        "subnets", "vlans", "wanted",
     ))
 }  # fmt: skip
 
@@ -196,7 +197,7 @@ def identity(name: str, value: bytes) -> bytes:
     """What of a value says who has its key: where that changes, half of it beside half of the former is nobody's."""
     match name:
         case "guards":
-            return value[:8] + value[-4:]  # the port's number and its VSID
+            return value[:8] + value[28:]  # the port's number, its VSID and tenant
         case "local":
             return value[8:16]
         case "ports":

@@ -375,10 +375,12 @@ static __noinline int ask_again(struct flow *f, const struct guard *g, struct co
 	__u16 number;
 	__u8 numbered;
 	__u32 opener;
+	__u64 first;
 	int allows;
 
 	if (!f || !g || !c)
 		return 0;
+	first = first_look(c);
 	number = f->number;
 	numbered = f->numbered;
 	opener = c->opener & 1;
@@ -401,7 +403,7 @@ static __noinline int ask_again(struct flow *f, const struct guard *g, struct co
 	f->number = number;
 	f->numbered = numbered;
 	bpf_spin_lock(&c->lock);
-	if (is_of(&c->tag, &f->key)) {
+	if (c->tag.ends == first && is_of(&c->tag, &f->key)) {
 		c->rule = f->rule;
 		if (allows)
 			c->flags &= ~REFUSED;
@@ -622,6 +624,7 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 {
 	struct tracking *t = tracking_of_host();
 	struct connection *c;
+	__u64 first;
 	int step;
 
 	if (!f || !g || !t)
@@ -651,9 +654,9 @@ static __noinline int judge(struct flow *f, const struct guard *g)
 		hold_against(f, g, c);
 	if (f->kind == FLOW_ERROR) {
 		f->protocol = addr_is4(&f->key.remote) ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+		first = first_look(c);
 		step = is_of_connection(f, c);
-		in_order();
-		return step && is_of(&c->tag, &f->key) ? 0 : DROP_CONNECTION_INVALID;
+		return was_of(c, &f->key, first) && step ? 0 : DROP_CONNECTION_INVALID;
 	}
 	step = advance(c, f, t);
 	f->speaks = step >> STEP_SPEAKS;
@@ -734,7 +737,7 @@ INLINE __u32 is_whole(const struct datagram *d)
 #define PIECE_UNKNOWN 1
 #define PIECE_OVERLAPS 2
 
-/* Behind the lock: where a piece goes, joined with those that it touches. */
+/* Behind the lock: where a piece goes, joined with those that it touches. The loops stay loops: the stack has no room for all pieces. */
 INLINE int put_piece(struct datagram *d, __u32 begin, __u32 end, bool last)
 {
 	__u32 joined_begin = begin, joined_end = end, overlaps = 0, room = 0, placed = 0;
@@ -744,7 +747,7 @@ INLINE int put_piece(struct datagram *d, __u32 begin, __u32 end, bool last)
 		return PIECE_UNKNOWN;
 	if (d->spoilt)
 		return PIECE_OVERLAPS;
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (i = 0; i < DATAGRAM_PIECES; i++) {
 		__u32 from = d->pieces[i].begin, to = d->pieces[i].end, there = is_less(0, to);
 
@@ -757,7 +760,7 @@ INLINE int put_piece(struct datagram *d, __u32 begin, __u32 end, bool last)
 	}
 	if (last)
 		d->total = end;
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (i = 0; i < DATAGRAM_PIECES; i++) {
 		__u32 from = d->pieces[i].begin, to = d->pieces[i].end, there = is_less(0, to);
 		__u32 before = there & is_equal(to, begin), behind = there & is_equal(from, end);
@@ -768,7 +771,7 @@ INLINE int put_piece(struct datagram *d, __u32 begin, __u32 end, bool last)
 		d->pieces[i].begin = from * stays;
 		d->pieces[i].end = to * stays;
 	}
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (i = 0; i < DATAGRAM_PIECES; i++) {
 		__u32 from = d->pieces[i].begin, to = d->pieces[i].end, here = (1 - is_less(0, to)) & (1 - placed);
 
@@ -779,38 +782,39 @@ INLINE int put_piece(struct datagram *d, __u32 begin, __u32 end, bool last)
 	return PIECE_FITS;
 }
 
-/* A later fragment: what became of its first becomes of it. */
-static __noinline int follow(struct flow *f, const struct packet *p, struct datagram *d)
+/* A later fragment: what became of its first becomes of it, whose connection is in f->key then, and its sequence number in
+ * f->segment: 0, or why it does not pass.
+ */
+static __noinline int join(struct flow *f, const struct packet *p, struct datagram *d)
 {
-	struct connection *c;
-	__be16 source_port, destination_port;
-	__u32 number;
-	__u8 transport;
 	int fate = PIECE_UNKNOWN;
 
 	if (!f || !p || !d)
 		return DROP_UNKNOWN_FRAGMENT;
 	bpf_spin_lock(&d->lock);
-	if (is_datagram(d, f, p))
+	if (is_datagram(d, f, p)) {
 		fate = put_piece(d, f->begin, f->end, f->last);
-	source_port = d->source_port;
-	destination_port = d->destination_port;
-	transport = d->transport;
-	number = d->number;
+		f->key.local_port = f->side == DIRECTION_FROM_GUEST ? d->source_port : d->destination_port;
+		f->key.remote_port = f->side == DIRECTION_FROM_GUEST ? d->destination_port : d->source_port;
+		f->key.protocol = d->transport;
+		f->segment.seq = d->number;
+	}
 	bpf_spin_unlock(&d->lock);
 	if (fate)
 		return fate == PIECE_OVERLAPS ? DROP_FRAGMENT_OVERLAP : DROP_UNKNOWN_FRAGMENT;
-	if (f->side == DIRECTION_FROM_GUEST) {
-		f->key.local_port = source_port;
-		f->key.remote_port = destination_port;
-	} else {
-		f->key.local_port = destination_port;
-		f->key.remote_port = source_port;
-	}
-	f->key.protocol = transport;
+	return 0;
+}
+
+/* It has passed. */
+static __noinline int follow(struct flow *f)
+{
+	struct connection *c;
+
+	if (!f)
+		return 0;
 	c = bpf_map_lookup_elem(&connections, &f->key);
 	if (c) {
-		__u32 side = f->side & 1, end = number + f->end;
+		__u32 side = f->side & 1, end = f->segment.seq + f->end;
 
 		bpf_spin_lock(&c->lock);
 		if (is_of(&c->tag, &f->key)) {
@@ -914,8 +918,10 @@ INLINE int track(struct __sk_buff *skb, const struct packet *p, struct flow *f, 
 		return DROP_CONNECTION_INVALID;
 	if (f->piece) {
 		d = datagram_of(f, p);
-		if (f->kind == FLOW_LATER)
-			return follow(f, p, d);
+		if (f->kind == FLOW_LATER) {
+			why = join(f, p, d);
+			return why ? why : follow(f);
+		}
 		if (d && !is_whole(d)) {
 			spoil(f, p, d);
 			return DROP_FRAGMENT_OVERLAP;

@@ -49,7 +49,7 @@ __noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
 	struct connection_key key = { .port = port };
 	struct tcp_segment s = {};
 	struct connection *c;
-	__u64 now_ns;
+	__u64 now_ns, serial;
 	__be16 ports[2];
 
 	if (!p || !t || !p->l4_word || p->ip_length < p->l4_offset + UDP_BYTES)
@@ -60,7 +60,10 @@ __noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
 	if (p->protocol == IPPROTO_TCP && (read_plain_segment(skb, p, &s) || (s.data_bytes && is_control(&key, t->ftp_port))))
 		return 0;
 	c = bpf_map_lookup_elem(&connections, &key);
-	if (!c || *(volatile __u32 *)&c->epoch != t->epoch)
+	if (!c)
+		return 0;
+	serial = *(volatile __u64 *)&c->tag.ends;
+	if (*(volatile __u32 *)&c->epoch != t->epoch)
 		return 0;
 	in_order();
 	/* What puts off its end writes behind the lock: here it is the same moment of the coarse clock still. */
@@ -72,8 +75,7 @@ __noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
 	if (p->protocol == IPPROTO_TCP ? !tcp_flows(c, side, &s) : !others_flow(c, side))
 		return 0;
 	/* What has been looked at was this connection's: whoever takes its element away says so first. */
-	in_order();
-	if (!is_of(&c->tag, &key))
+	if (!was_of(c, &key, serial))
 		return 0;
 	c->packets[side] += 1;
 	c->bytes[side] += skb->len;

@@ -208,17 +208,38 @@ INLINE __u64 addresses_of(const struct connection_key *key)
 	return word[0] * 0x9E3779B97F4A7C15ull ^ word[1] * 0xC2B2AE3D27D4EB4Full ^ word[2] * 0x165667B19E3779F9ull ^ word[3];
 }
 
+#define TAG_SERIAL bpf_cpu_to_be64(0xffff)
+
 INLINE void put_owner(struct connection_tag *tag, const struct connection_key *key)
 {
+	struct tracked *t = tracked_of_host();
+	__u64 made = t ? __sync_fetch_and_add(&t->made, 1) : 0;
+
 	tag->port = key->port;
-	tag->ends = *(const __u64 *)&key->local_port;
+	tag->ends = *(const __u64 *)&key->local_port | (bpf_cpu_to_be64(made) & TAG_SERIAL);
 	tag->addresses = addresses_of(key);
 }
 
-/* Whether it is, still, the key's connection. */
+/* Whether it is the key's connection. */
 INLINE bool is_of(const struct connection_tag *tag, const struct connection_key *key)
 {
-	return !((tag->port ^ key->port) | (tag->ends ^ *(const __u64 *)&key->local_port) | (tag->addresses ^ addresses_of(key)));
+	return !((tag->port ^ key->port) | ((tag->ends ^ *(const __u64 *)&key->local_port) & ~TAG_SERIAL) |
+		 (tag->addresses ^ addresses_of(key)));
+}
+
+/* Of one that is read without its lock, before what is read of it, and behind: whether it was the key's all the while. */
+INLINE __u64 first_look(const struct connection *c)
+{
+	__u64 ends = *(const volatile __u64 *)&c->tag.ends;
+
+	in_order();
+	return ends;
+}
+
+INLINE bool was_of(const struct connection *c, const struct connection_key *key, __u64 first)
+{
+	in_order();
+	return *(const volatile __u64 *)&c->tag.ends == first && is_of(&c->tag, key);
 }
 
 /* Whether it may be a control connection of FTP. ftp_port: of servers; 0: nobody listens. */

@@ -193,6 +193,7 @@ static __noinline int is_expected(struct flow *f, const struct guard *g)
 	struct expectation *e;
 	struct connection *c;
 	__u32 opener, same_rules;
+	__u64 first;
 	__u16 number;
 	int allows;
 
@@ -212,13 +213,15 @@ static __noinline int is_expected(struct flow *f, const struct guard *g)
 	    !addr_equal(&f->control.remote, &f->key.remote))
 		return 0;
 	c = bpf_map_lookup_elem(&connections, &f->control);
-	if (!c || f->now_ns >= c->expires_ns || c->flags & REFUSED || !may_speak(c->state))
+	if (!c)
+		return 0;
+	first = first_look(c);
+	if (f->now_ns >= c->expires_ns || c->flags & REFUSED || !may_speak(c->state))
 		return 0;
 	opener = c->opener & 1;
 	f->rule = c->rule;
 	same_rules = c->epoch == f->epoch;
-	in_order();
-	if (!is_of(&c->tag, &f->control))
+	if (!was_of(c, &f->control, first))
 		return 0;
 	if (!same_rules || g->flags & GUARD_KEEP) {
 		number = f->number;

@@ -810,6 +810,7 @@ struct tracked {
 	__u64 swept_expected_ns;
 	__u64 expected[EXPECTED_KINDS]; /* by enum expected */
 	__u64 keys[PEER_KEYS]; /* of peers: by chance, so that nobody can choose whom he shares a place with */
+	__u64 made; /* connections */
 };
 
 struct {
@@ -880,7 +881,7 @@ struct connection_key {
 /* Whose connection it is, in half the room that a key takes: no other port's has the same, nor one of other ports and protocol. */
 struct connection_tag {
 	__u64 port; /* 0: nobody's any more */
-	__u64 ends; /* what a key has from its local_port on */
+	__u64 ends; /* what a key has from its local_port on, and in the place of its pad a serial: of two that have the element in turn */
 	__u64 addresses; /* both, in one word */
 };
 

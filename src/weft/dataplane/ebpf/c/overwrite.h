@@ -25,6 +25,7 @@ enum overwritten {
 	OVERWRITTEN_QOS,
 	OVERWRITTEN_RECEIVERS,
 	OVERWRITTEN_RECORDS,
+	OVERWRITTEN_SAMPLING,
 	OVERWRITTEN_SEGMENT_VSIDS,
 	OVERWRITTEN_SEGMENTS,
 	OVERWRITTEN_SUBNETS,
@@ -91,6 +92,7 @@ __noinline int overwrite_one(struct __sk_buff *skb, __u32 which, __u32 at)
 		OVERWRITE(OVERWRITTEN_QOS, qos, seat, struct qos);
 		OVERWRITE(OVERWRITTEN_RECEIVERS, receivers, struct place, struct receiver);
 		OVERWRITE(OVERWRITTEN_RECORDS, records, struct record_key, struct record);
+		OVERWRITE(OVERWRITTEN_SAMPLING, sampling, __u32, struct sampling);
 		OVERWRITE(OVERWRITTEN_SEGMENT_VSIDS, segment_vsids, seat, __u32);
 		OVERWRITE(OVERWRITTEN_SEGMENTS, segments, __u32, struct segment);
 		OVERWRITE(OVERWRITTEN_SUBNETS, subnets, __u32, struct subnet);
