@@ -207,10 +207,15 @@ BENCHES: dict[str, Bench] = {
             "Debian's cloud kernel goes from host to host, by `destination`, QEMU's own migration, and `host`. It has "
             "two NICs: one on Weft, and one on a Linux bridge with a VXLAN device on the same hosts. A guest on the "
             "third host pings it 100 times a second, and has 100,000 bytes a second echoed over a TCP connection: "
-            "by Weft and by the bridge in turn, a migration each. By the clock of the machine's own events the time "
-            "without an answer is told apart: the pause; the emulated CPU's first steps, with an empty translation "
-            "cache, and through what waits on its new tap; the way of the first new answer to the peer. Up to 10 ms "
-            "besides are the time between two pings.",
+            "by Weft and by the bridge in turn, a migration each. Once the machine has answered and echoed on its new "
+            "host the move is ended and the QEMU that it left taken away, by both ways: that is work for every host, "
+            "and here three hosts, a controller and the machine share two cores (ended at once, it takes the emulated "
+            "CPU from the machine, and a gap is some 20 ms longer). The gap is the longest time from answer to answer, "
+            "so some 20 ms without any migration (gap_calm), the longest of a hundred. By the clock of the machine's "
+            "own events it is told apart: from the last answer until the machine stops; the pause; the emulated CPU's "
+            "first steps, which must translate some 3000 blocks of the guest's kernel before its first answer, and "
+            "what waits on its new tap, by Weft some 20 frames of just before the pause; the way of the first new "
+            "answer to the peer.",
             migration.run,
         ),
     )
@@ -260,9 +265,9 @@ MISSED: dict[str, str] = {
     "api_to_programmed_by_name_p50": _ATTACH,
     "api_to_programmed_by_name_p99": _ATTACH,
     "migration_gap": (
-        "nearly all of it is the machine's own: QEMU's pause, and an emulated CPU that begins with an empty "
-        "translation cache, over the bridge as well; the network's part is less than 0.1 ms. It would take a CPU that "
-        "is not emulated."
+        "nearly all of it is the machine's own: QEMU's pause (6 ms), and an emulated CPU that begins with an empty "
+        "translation cache (25 ms of its own time until the first answer, more where something else takes the core), "
+        "over the bridge as well; the network's part is less than 0.1 ms. It would take a CPU that is not emulated."
     ),
     "scale_pps_spread": (
         "no cache holds the next packet's record: some 0.6 us in the kernel's hash, for a bucket and an entry in "
