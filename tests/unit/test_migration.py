@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from click.testing import CliRunner
@@ -27,6 +27,7 @@ from weft.client import ApiError
 from weft.contracts.store import SCHEMA, Snapshot, Store
 from weft.controller.beside import is_intent
 from weft.kit.errors import Rejected
+from weft.model import shares
 from weft.model.names import PATTERNS, Name
 from weft.store import backup, release_1
 from weft.store.memory import MemoryStore
@@ -190,6 +191,27 @@ async def test_two_releases_serve_one_store_and_what_the_older_cannot_read_waits
         await asyncio.gather(following, return_exceptions=True)
     async with world(store, base=False) as later:
         assert (await later.client.get("tenants/blue/ports/moving")).spec["rewrites"][1]["destination"] is True
+
+
+async def test_an_upgrade_stops_no_tenant_that_has_more_than_is_usual_until_more_can_be_allowed() -> None:
+    def trunk(vlan: int, **more: str) -> tuple[str, dict[str, Any]]:
+        spec = {"virtual_subnet": "prod/web", "trunk": {"parent": "p1", "vlan": vlan}, **more}
+        return f"tenants/blue/ports/sub-{vlan}", spec
+
+    store = MemoryStore(shared=True, schema=1)
+    async with world(store) as it:
+        await it.client.apply([(WEB, {"prefixes": ["10.0.0.0/16"]}), port(1)])
+        most = shares.USUAL[shares.Share.SUBPORTS]
+        await it.client.apply([trunk(vlan) for vlan in range(1, most + 2)])
+        await it.client.apply([trunk(most + 2)])
+        await migrate(store, SCHEMA)
+        following = asyncio.ensure_future(it.service.run())
+        await it.client.apply([trunk(1, admin_state="down")])  # what is there may change
+        with pytest.raises(ApiError, match=r"1,027 sub-ports on hosts/h1; 1,024 are the most.*limits\.subports"):
+            await it.client.apply([trunk(most + 3)])
+        await it.client.apply([("tenants/blue", {"limits": {"subports": most + 3}}), trunk(most + 3)])
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_going_back_names_what_would_be_lost_and_drops_it_only_when_told() -> None:

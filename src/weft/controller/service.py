@@ -58,6 +58,8 @@ _TRIES = 20
 # A reader who has seen more than this controller has waits this long for it to catch up.
 _REACH_S = 2.0
 
+#: The schema version of stores from which on a tenant's limits can be said.
+_LIMITS_SINCE = 2
 _RETRY_S = 0.5
 
 # Specs decoded or encoded in one go in the event loop (a few milliseconds); more of them go to a thread.
@@ -186,7 +188,7 @@ class Service:
             for name, stored in snapshot.objects.items()
             if is_intent(name)
         }
-        catalog = Catalog(abilities)
+        catalog = Catalog(abilities, limits_can_be_said=lambda: versioned.stored_as >= _LIMITS_SINCE)
         catalog.load(each.value for each in held.values())
         history = f"{snapshot.identity}.{EDITION}"
         beside = Beside(snapshot.objects)

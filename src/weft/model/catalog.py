@@ -6,7 +6,7 @@ and then what it did not touch is looked at where it may have lost its footing. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import assert_never
@@ -85,8 +85,12 @@ class _Batch:
 class Catalog:
     """Objects by name, with the questions that a compiler and a controller ask of them. One caller at a time."""
 
-    def __init__(self, abilities: AbilityTable = ABILITIES) -> None:
+    def __init__(
+        self, abilities: AbilityTable = ABILITIES, *, limits_can_be_said: Callable[[], bool] = lambda: True
+    ) -> None:
+        """limits_can_be_said: else no tenant is held to those that are usual, since nobody could allow it more."""
         self._abilities = abilities
+        self._limits_can_be_said = limits_can_be_said
         self._ix = Indexes()
         self._room = Room(self._ix)
         self._sorted = {kind: SortedNames() for kind in Kind}
@@ -410,7 +414,8 @@ class Catalog:
             Kind.CUSTOMER_ROUTE: ((put.name, put.field) for put in batch.customer_routes),
             Kind.PORT: ((put.name, put.field) for put in batch.ports),
         }
-        shares.check(ix.tally, ix.limits, placed, lambda: self._arrivals(batch))
+        if self._limits_can_be_said():
+            shares.check(ix.tally, ix.limits, placed, lambda: self._arrivals(batch))
         # The routes of each domain are looked at once, and the first of its subnets that changed is blamed.
         blamed: dict[Name, str] = {}
         for subnet_put in batch.virtual_subnets:
