@@ -288,10 +288,52 @@ def test_a_vsid_that_goes_over_to_another_domain_takes_its_entries_along() -> No
 
 def test_a_tenant_has_a_third_of_what_ports_have_further_and_each_port_keeps_what_it_had() -> None:
     further = Further(9)
-    assert [further.grant(f"tenants/a/ports/{each}", 2) for each in range(3)] == [2, 1, 0]
-    assert further.grant("tenants/b/ports/0", 5) == 3
-    assert further.grant("tenants/a/ports/0", 2) == 2
-    assert further.grant("tenants/a/ports/0", 0) == 0
-    assert further.grant("tenants/a/ports/2", 5) == 2
-    assert further.grant("tenants/c/ports/0", 5) == 3
-    assert further.grant("tenants/d/ports/0", 1) == 0
+    assert [further.grant(("a", each), "a", 2) for each in range(3)] == [2, 1, 0]
+    assert further.grant(("b", 0), "b", 5) == 3
+    assert further.grant(("a", 0), "a", 2) == 2
+    assert further.grant(("a", 0), "a", 0) == 0
+    assert further.grant(("a", 2), "a", 5) == 2
+    assert further.grant(("c", 0), "c", 5) == 3
+    assert further.grant(("d", 0), "d", 1) == 0
+
+
+def test_what_ports_that_are_not_told_of_yet_have_further_counts_until_they_are_or_have_gone() -> None:
+    further = Further(9, {("a", 0): ("a", 2), ("a", 1): ("a", 1), ("b", 0): ("b", 3), ("c", 0): ("c", 0)})
+    assert [further.grant(("a", 2), "a", 1), further.grant(("c", 0), "c", 4), further.grant(("d", 0), "d", 1)] == [
+        0,
+        3,
+        0,
+    ]
+    assert [further.grant(("a", 0), "a", 2), further.grant(("a", 1), "a", 5)] == [2, 1]
+    further.keep({("a", 0), ("c", 0)})
+    assert [further.grant(("a", 2), "a", 5), further.grant(("d", 0), "d", 4)] == [1, 3]
+
+
+@pytest.mark.root
+def test_a_fresh_agent_counts_sub_ports_and_further_macs_that_are_there_whoever_comes_first(
+    plane: EbpfDataPlane, weft_object: Path, pins: Path
+) -> None:
+    def sub_port(parent: str, vlan: int, macs: int = 0) -> Port:
+        of = parent.split("/")[1]
+        further = tuple(mac(each, 32 + vlan) for each in range(macs))
+        vsid, own = (GREEDY_VSID, mac(vlan)) if parent == GREEDY else (NEW_VSID, mac(200 + vlan))
+        return Port(f"tenants/{of}/ports/s{vlan}", vsid, own, (), macs=further, parent=parent, vlan=vlan)
+
+    most = SIZES.subports
+    theirs = [sub_port(NEW, vlan, 2) for vlan in range(1, 4)]
+    mine = [sub_port(GREEDY, vlan) for vlan in range(1, most - len(theirs) + 1)]
+    parents = [replace(port(GREEDY, 0), macs=(), groups=()), *NEW_ROWS[-1:]]
+    assert plane.bind(BINDINGS) == []
+    assert not {failure.key for failure in plane.update([*greed()[:1], *NEW_ROWS, *parents, *theirs, *mine])}
+    plane.close()
+    fresh = EbpfDataPlane(pins, SIZES, source=weft_object)
+    try:
+        assert fresh._further_macs._of_tenant == {layout.tenant_number(NEW): 2 * len(theirs) + 1}
+        fresh.bind(BINDINGS)
+        more = [sub_port(GREEDY, vlan) for vlan in range(100, 110)]  # before all that there was is told
+        rows = [*greed()[:1], *NEW_ROWS, *parents, *more, *mine, *theirs]
+        assert {failure.key for failure in fresh.update(rows)} == {row.key for row in more}
+        fresh.prune({row.key for row in rows} - {row.key for row in mine[:2]})
+        assert {failure.key for failure in fresh.update(more[:2])} == set()
+    finally:
+        fresh.close()

@@ -15,6 +15,8 @@ from scapy.layers.l2 import ARP, Ether
 from ebpf.harness import SMALL, eventually, netns, send
 from ebpf.rows import MAC_A, MAC_B, POLICY, PORT_B, A, B
 from weft.contracts.dataplane import Announcement
+from weft.dataplane.ebpf import layout
+from weft.dataplane.ebpf.maps import Times
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.kit.errors import Missing
 from weft.policy.drop import DropReason
@@ -73,6 +75,34 @@ def test_a_flood_of_announcements_is_bounded_and_takes_nothing_from_a_neighbour(
     most = BURST + 2 + PER_SECOND * (time.monotonic() - began)
     assert BURST <= heard.count(Announcement(A, MAC_A, "10.0.0.2")) <= most
     assert heard[-1] == Announcement(B, MAC_B, "10.0.0.3")
+
+
+def test_no_tenant_fills_the_ring_whatever_its_ports_hand_up(pins: Path, weft_object: Path) -> None:
+    """It has no more of it than it leaves, until the agent has read that."""
+    red = replace(PORT_B, port="tenants/red/ports/b", enabled=True)
+    with netns("up-") as there:
+        there.veth("port0", "peer0")
+        there.veth("port1", "peer1")
+        there.veth("up0", "wire0")
+        with there.enter():
+            plane = EbpfDataPlane(pins, SMALL, source=weft_object, times=Times(upcall_interval_ns=0))
+            assert plane.update((*POLICY, red)) == []
+            assert plane.bind({A: "port0", red.port: "port1"}) == []
+            room = (1 << 20) // (layout.UPCALL.size + 8 + 4 & ~7)  # with what is before each, at a multiple of 8
+            for _ in range(2):
+                sent = dropped(plane, A), dropped(plane, red.port)
+                send("peer1", announcement(MAC_B, "10.0.0.3"), count=room + 100)
+                send("peer0", announcement(MAC_A, "10.0.0.2"))
+                eventually(
+                    lambda sent=sent: (
+                        (dropped(plane, A), dropped(plane, red.port)) == (sent[0] + 1, sent[1] + room + 100)
+                    ),
+                    "all are counted",
+                )
+                heard = plane.upcalls()
+                assert heard[-1] == Announcement(A, MAC_A, "10.0.0.2")
+                assert abs(len(heard) - 1 - room // 2) <= 1
+            plane.close()
 
 
 def test_what_is_announced_while_no_agent_runs_is_heard_by_the_next(

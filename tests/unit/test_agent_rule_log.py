@@ -49,16 +49,20 @@ async def test_each_is_a_line_in_the_file_and_in_the_journal(tmp_path: Path) -> 
     assert [(each["event"], each["rule"]) for each in journal] == [("rule", SSH.rule)] * 2
 
 
-async def test_what_is_beyond_the_hosts_bound_is_counted_and_said(tmp_path: Path) -> None:
+async def test_what_is_beyond_the_bound_is_counted_and_said_and_no_tenant_takes_all_of_it(tmp_path: Path) -> None:
     clock = StandingClock()
     log = RuleLog(tmp_path / "rules.log", clock, lambda: 0, PROTOCOLS)
-    await log.write([SSH] * (rule_log.AT_ONCE + 7))
+    most = rule_log.AT_ONCE // 2 + 1  # what it leaves is as much, but for one
+    await log.write([replace(SSH, port=f"tenants/blue/ports/{rank}") for rank in range(most + 7)])
+    assert log.lost == 7
+    await log.write([replace(SSH, port="tenants/red/ports/a")])
     assert log.lost == 7
     clock.time_s += 1
-    await log.write([SSH])
-    lines = (tmp_path / "rules.log").read_text().splitlines()
-    assert len(lines) == rule_log.AT_ONCE + 1
-    assert json.loads(lines[-1])["lost"] == 7
+    await log.write([SSH] * (rule_log.PER_S // 2))  # what time has given back of both
+    lines = [json.loads(line) for line in (tmp_path / "rules.log").read_text().splitlines()]
+    assert len(lines) == most + 1 + rule_log.PER_S // 2
+    assert lines[most]["port"] == "tenants/red/ports/a"
+    assert (lines[most]["lost"], "lost" in lines[-1]) == (7, False)
 
 
 def test_a_file_that_is_full_makes_room_for_another(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
+from weft.agent.turns import tenant_of
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import Announcement
@@ -21,7 +22,8 @@ from weft.wire.api import MOST_ANNOUNCED, Announced
 
 _log = structlog.get_logger("weft.agent")
 
-#: What waits to be told, in all and of one port. Beyond it the oldest is forgotten.
+#: What waits to be told, in all and of one port; of a tenant no more than it leaves. Beyond it the oldest of the port,
+#: or of the tenant, is forgotten.
 MOST = 4096
 MOST_OF_PORT = 128
 
@@ -80,6 +82,7 @@ class Announcer:
         self._clock = clock
         self._waiting: dict[_Key, Announcement] = {}  # the oldest first
         self._of_port: dict[str, dict[_Key, None]] = {}
+        self._of_tenant: dict[str, dict[_Key, None]] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._news = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -145,7 +148,7 @@ class Announcer:
     def _return(self, some: Iterable[Announcement]) -> None:
         """What was not told waits on, ahead of what came after it, unless something newer was said."""
         later = list(self._waiting.items())
-        self._waiting, self._of_port = {}, {}
+        self._waiting, self._of_port, self._of_tenant = {}, {}, {}
         newer = {key for key, _ in later}
         for each in some:
             if (key := (each.port, each.address)) not in newer:
@@ -159,10 +162,11 @@ class Announcer:
         of_port = self._of_port.setdefault(key[0], {})
         if len(of_port) >= MOST_OF_PORT:
             self._forget(next(iter(of_port)))
-        elif len(self._waiting) >= MOST:
-            self._forget(next(iter(self._waiting)))
+        elif len(of_tenant := self._of_tenant.get(tenant_of(key[0]), {})) >= MOST - len(self._waiting):
+            self._forget(next(iter(of_tenant or max(self._of_tenant.values(), key=len))))
         self._waiting[key] = announcement
         self._of_port.setdefault(key[0], {})[key] = None
+        self._of_tenant.setdefault(tenant_of(key[0]), {})[key] = None
 
     def _forget(self, key: _Key) -> None:
         self._take(key)
@@ -173,6 +177,10 @@ class Announcer:
         del of_port[key]
         if not of_port:
             del self._of_port[key[0]]
+        of_tenant = self._of_tenant[tenant_of(key[0])]
+        del of_tenant[key]
+        if not of_tenant:
+            del self._of_tenant[tenant_of(key[0])]
         return self._waiting.pop(key)
 
     async def _pause(self, signal: asyncio.Event, seconds: float) -> None:

@@ -6,7 +6,7 @@ What is said is ``weft.addressing``'s; here is only to whom and when. Keeps no l
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -17,6 +17,7 @@ import structlog
 from weft.addressing import router
 from weft.addressing.answer import answer
 from weft.addressing.terms import Terms, terms_of
+from weft.agent.turns import Turns
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import DataPlane, Handed
 from weft.kit.errors import Missing, Retry
@@ -25,7 +26,7 @@ from weft.policy.upcall import UpcallKind
 
 _log = structlog.get_logger("weft.agent")
 
-#: Questions that wait for their answers; what comes beyond them is asked again by whoever asked.
+#: Questions that wait for their answers, a tenant's no more than it leaves; beyond, whoever asked asks again.
 MOST_WAITING = 4096
 
 #: Answered, or advertised to, in one call of the data plane, so that what it is told of waits for milliseconds only.
@@ -80,7 +81,7 @@ class Responder:
         self._ports: dict[str, Port] = {}
         self._path_mtu_bytes = 0
         self._bound: Mapping[str, int] = {}
-        self._questions: deque[Handed] = deque()
+        self._questions: Turns[Handed] = Turns(MOST_WAITING)
         self._asked = asyncio.Event()
         self._due: dict[str, _Due] = {}
         self._told: dict[str, bytes] = {}  # port -> the last advertisement
@@ -143,10 +144,8 @@ class Responder:
         for each in handed:
             if each.kind not in KINDS:
                 continue
-            if len(self._questions) >= MOST_WAITING:
+            if not self._questions.put(each.port, each):
                 self.figures.missed += 1
-            else:
-                self._questions.append(each)
         if self._questions:
             self._asked.set()
 
@@ -169,7 +168,7 @@ class Responder:
             await self._asked.wait()
             frames: list[tuple[str, bytes]] = []
             while self._questions and len(frames) < CALL_FRAMES:
-                question = self._questions.popleft()
+                question = self._questions.take()
                 terms = self.terms(question.port)
                 frame = None if terms is None else answer(terms, question.kind, question.frame)
                 if frame is None:

@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 import structlog
 
+from weft.agent.turns import tenant_of
 from weft.contracts.clock import Clock
 from weft.contracts.connections import Logged
 
 _log = structlog.get_logger("weft.agent")
 
 PER_S = 200  #: lines, over time
-AT_ONCE = 1000
+AT_ONCE = 1000  #: a tenant's no more than it leaves of them
 FILE_BYTES = 16 << 20  #: then it is another file's turn; the former is kept, and the one before it goes
 
 
@@ -41,6 +42,7 @@ class RuleLog:
         self._protocols = protocols
         self._file_bytes = file_bytes
         self._room = float(AT_ONCE)
+        self._has: dict[str, float] = {}  # by tenant: what it has taken of the room, and time has not given back
         self._at_s = clock.now_s()
         self.lost = 0  #: beyond the bound, ever
         self.fault = ""  #: why what was last logged is in no file; "": it is
@@ -48,15 +50,20 @@ class RuleLog:
 
     async def write(self, logged: Iterable[Logged]) -> None:
         now_s, now_ms = self._clock.now_s(), self._now_ms()
-        self._room = min(AT_ONCE, self._room + (now_s - self._at_s) * PER_S)
+        more = (now_s - self._at_s) * PER_S
+        self._room = min(AT_ONCE, self._room + more)
+        self._has = {tenant: has - more for tenant, has in self._has.items() if has > more}
         self._at_s = now_s
         lines = []
         for each in logged:
-            if self._room < 1:
+            tenant = tenant_of(each.port)
+            has = self._has.get(tenant, 0)
+            if self._room < max(has, 1):
                 self.lost += 1
                 self._untold += 1
                 continue
             self._room -= 1
+            self._has[tenant] = has + 1
             said = self._said(each)
             if self._untold:
                 said["lost"], self._untold = self._untold, 0

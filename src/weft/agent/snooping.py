@@ -23,6 +23,7 @@ from weft.agent.membership import (
     queries,
     reports,
 )
+from weft.agent.turns import Turns
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import DataPlane, Handed, Routing
 from weft.kit.errors import Missing, Retry
@@ -65,7 +66,7 @@ class Snooper:
         self._subnets: dict[int, Subnet] = {}
         self._ports: dict[str, Port] = {}
         self._bound: Mapping[str, int] = {}
-        self._heard: list[Handed] = []
+        self._heard: Turns[Handed] = Turns(MOST_WAITING)
         self._due: dict[str, tuple[float, int]] = {}  # port -> when it is asked next, and how often it was
         self._awake = asyncio.Event()
         self._changed = False
@@ -133,8 +134,9 @@ class Snooper:
         self._awake.set()
 
     def heard(self, handed: Iterable[Handed]) -> None:
-        self._heard += (each for each in handed if each.kind in KINDS)
-        del self._heard[MOST_WAITING:]
+        for each in handed:
+            if each.kind in KINDS:
+                self._heard.put(each.port, each)
         self._awake.set()
 
     def _renew(self) -> None:
@@ -174,8 +176,8 @@ class Snooper:
             await self._take_over(now_s)
         changed, self._changed = self._changed, False
         frames: list[tuple[str, bytes]] = []
-        heard, self._heard = self._heard, []
-        for each in heard:
+        for _ in range(len(self._heard)):
+            each = self._heard.take()
             subnet = self._subnet_of(each.port)
             if subnet is None:
                 continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,7 +85,7 @@ RECORD = struct.Struct("=16s6sH")
 MAC_KEY = struct.Struct("=I6sH")
 ROUTE_KEY = struct.Struct("=I16sI16s")
 ROUTE = struct.Struct("=II16s")
-PORT = struct.Struct("=QI6sH16s16sII4x")
+PORT = struct.Struct("=QI6sH16s16sIII")
 LOCAL = struct.Struct("=IHHQI4x")
 SOURCE_KEY = struct.Struct("=II6sHI16s")
 COUNTERS = struct.Struct("=4Q64Q")
@@ -102,7 +103,7 @@ SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
 MIRROR = struct.Struct("=16sIHBB")
 COUNT = struct.Struct("=Q")
 QUOTA = struct.Struct("=QI4x")  # how many, whose
-TENANT = struct.Struct("=Q")
+TENANT = struct.Struct("=QQQ")
 HIT = struct.Struct("=QQ")
 DENIAL = struct.Struct("=QII")  # a port's number, a rule's
 SEGMENT = struct.Struct("=IHH")
@@ -511,6 +512,24 @@ def port_number(port: str) -> int:
     return int.from_bytes(hashlib.sha256(port.encode()).digest()[:8], "big")
 
 
+@dataclass(frozen=True, slots=True)
+class LeftPort:
+    """What the maps say of a port, whoever has told them. further: by how many MACs it is reached beside its own."""
+
+    number: int
+    tenant: int
+    further: int
+
+
+def left_ports(ports: Iterable[tuple[bytes, bytes]], local: Iterable[tuple[bytes, bytes]]) -> dict[Seat, LeftPort]:
+    reached = Counter(seat_in_local(value) for _, value in local)
+    found = {}
+    for key, value in ports:
+        seat, (number, *_, tenant) = seat_of_key(key), PORT.unpack(value)
+        found[seat] = LeftPort(number, tenant, max(reached[seat] - 1, 0))
+    return found
+
+
 def tenant_number(port: str) -> int:
     """Of whose it is; never 0. Two that fall together share a share, and nothing else."""
     return int.from_bytes(hashlib.sha256(port.partition("/ports/")[0].encode()).digest()[:4], "big") or 1
@@ -539,9 +558,10 @@ def port(row: Port, ifindex: int, *, peer: bool, slot: int = 0, sampled: Samplin
     for pair in row.pairs:
         packed, length, family = _prefix(pair.prefix)
         sources.append(SOURCE_KEY.pack(SOURCE_BITS + length, ifindex, mac(pair.mac), row.vlan, family, packed))
+    numbers = _number(row.flood_limit_pps), slot, tenant_number(row.port)
     return PortEntries(
         dict.fromkeys(sources, ALLOWED),
-        {seat: PORT.pack(number, _number(row.vsid), own, flags, ca4, ca6, _number(row.flood_limit_pps), slot)},
+        {seat: PORT.pack(number, _number(row.vsid), own, flags, ca4, ca6, *numbers)},
         dict.fromkeys(
             (_mac_key(row.vsid, each, 0) for each in (own, *map(mac, row.macs))),
             LOCAL.pack(ifindex, row.vlan, flags, number, slot),
@@ -786,7 +806,7 @@ def read_port(name: str, value: bytes, source_keys: Iterable[bytes], qos_value: 
     """CAs beyond the first of each family come in no particular order, and a pair of the port's own MAC with one
     address reads as a CA: to the programs there is no difference.
     """
-    _, vsid, own, flags, ca4, ca6, flood_limit_pps, _ = PORT.unpack(value)
+    _, vsid, own, flags, ca4, ca6, flood_limit_pps, _, _ = PORT.unpack(value)
     cas = [address_text(ca) for ca in (ca4, ca6) if ca != NONE]
     pairs: list[Pair] = []
     for key in sorted(source_keys):

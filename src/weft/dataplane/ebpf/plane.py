@@ -237,7 +237,11 @@ class EbpfDataPlane:
             outlast=self._outlast,
             domain_of=self._domains.of,
         )
-        self._further_macs, self._most_subports = Further(sizes.further_macs), sizes.subports
+        left = layout.left_ports(self._ports.entries(), self._local.entries())
+        self._further_macs = Further(sizes.further_macs, {of.number: (of.tenant, of.further) for of in left.values()})
+        self._most_subports = sizes.subports
+        #: Of sub-ports that a former agent has left and that are not told of yet: nobody else has their room.
+        self._left_seats = {seat for seat in left if seat.vlan}
         settings = tracking or conntrack.Settings()
         most = min(settings.most, sizes.connections)  # what is ports' own in the map nobody else gets
         self._tracking = conntrack.Tracking(of["tracking"], replace(settings, most=most))
@@ -601,6 +605,8 @@ class EbpfDataPlane:
         for bound in self._bound.values():
             bound.inherited = bound.seat in spared
         self._known.all_ports = True
+        self._left_seats = set()
+        self._further_macs.keep({layout.port_number(port) for port in self._bound})
         in_use = {bound.seat for bound in self._bound.values()} | {layout.Seat(0)}
         in_use |= {layout.Seat(attachment.ifindex) for attachment in self._attachments()}
         for seat in self._counters.seats():
@@ -715,9 +721,11 @@ class EbpfDataPlane:
         if bound is None:
             if (former := self._seated.get(seat)) is not None:
                 self._leave_seat(former)  # its row goes, or says another place, next
-            if len(self._seated) >= self._most_subports:
+            others = self._left_seats - {seat}
+            if len(self._seated) + len(others) >= self._most_subports:
                 raise Retry(f"ports: full at {self._most_subports} sub-ports: raise the data plane's size of it")
             self._counters.make(seat)
+            self._left_seats = others
             self._seated[seat] = port
             self._bound[port] = Bound(parent.interface, parent.inherited, parent.holder, seat.vlan)
         elif bound.holder != port:
@@ -789,7 +797,7 @@ class EbpfDataPlane:
         entries = self._entries(row, bound.interface)
         further = len(entries.local) - 1
         refused: list[str] = []
-        if (granted := self._further_macs.grant(port, further)) < further:
+        if (granted := self._grant_further(port, further)) < further:
             entries = replace(entries, local=dict(list(entries.local.items())[: 1 + granted]))
             refused.append(f"local: no room for {further - granted} MACs beside its own: raise the data plane's ports")
         former = bound.entries
@@ -815,6 +823,9 @@ class EbpfDataPlane:
         if not is_guarded(row):
             self._guards.drop(bound.seat)
         return [Failure(row.key, "; ".join(dict.fromkeys(refused)))] if refused else []
+
+    def _grant_further(self, port: str, wanted: int) -> int:
+        return self._further_macs.grant(layout.port_number(port), layout.tenant_number(port), wanted)
 
     def _mirror(self) -> list[Failure]:
         """Where copies go, as ports are bound now: to one that is not bound here go none."""
@@ -851,7 +862,7 @@ class EbpfDataPlane:
             self._forget_where(lambda seat: seat == bound.seat)
             bound.inherited = False
         entries, bound.entries = bound.entries, None
-        self._further_macs.grant(port, 0)
+        self._grant_further(port, 0)
         if entries is None:
             return
         self._local.drop(self._mine(entries.local, bound.seat))

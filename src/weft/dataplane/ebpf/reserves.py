@@ -8,7 +8,7 @@ at once. What is there is never taken away for another, be it that a former agen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
 from weft.dataplane.ebpf import libbpf
 
@@ -129,22 +129,32 @@ def _count(of: Counter[bytes], more: Mapping[bytes, int]) -> None:
 
 
 class Further:
-    """What ports have beyond what every port has: a tenant's at most a third of all."""
+    """What ports have beyond what every port has: a tenant's at most a third of all. there: of ports that are not told
+    of yet, what a former agent has left them, and whose they are: it counts until they are granted, or go.
+    """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, there: Mapping[Hashable, tuple[Hashable, int]] | None = None) -> None:
         self._most = most
-        self._has: dict[str, int] = {}
-        self._of_tenant: Counter[str] = Counter()
+        self._has = {port: number for port, (_, number) in (there or {}).items() if number}
+        self._tenants = {port: tenant for port, (tenant, number) in (there or {}).items() if number}
+        self._of_tenant: Counter[Hashable] = Counter()
+        for port, number in self._has.items():
+            self._of_tenant[self._tenants[port]] += number
 
-    def grant(self, port: str, wanted: int) -> int:
+    def grant(self, port: Hashable, tenant: Hashable, wanted: int) -> int:
         """How many of so many the port may have; what it had it keeps."""
-        tenant, has = port.partition("/ports/")[0], self._has.get(port, 0)
+        has = self._has.get(port, 0)
         free = min(self._most - self._of_tenant.total(), self._most // 3 - self._of_tenant[tenant])
         granted = min(wanted, has + max(free, 0))
         self._of_tenant[tenant] += granted - has
-        self._has[port] = granted
+        self._has[port], self._tenants[port] = granted, tenant
         if not granted:
-            del self._has[port]
+            del self._has[port], self._tenants[port]
         if not self._of_tenant[tenant]:
             del self._of_tenant[tenant]
         return granted
+
+    def keep(self, ports: Collection[Hashable]) -> None:
+        """All others have gone."""
+        for port in self._has.keys() - set(ports):
+            self.grant(port, self._tenants[port], 0)

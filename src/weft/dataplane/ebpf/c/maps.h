@@ -341,7 +341,7 @@ struct port {
 	struct addr ca6;
 	__u32 flood_pps; /* broadcast and multicast that the guest may send, packets/s; 0: no limit */
 	__u32 slot; /* of its counters */
-	__u32 pad;
+	__u32 tenant; /* as in struct guard */
 };
 
 struct {
@@ -548,9 +548,10 @@ struct upcall {
 	struct addr address; /* of an announcement */
 };
 
+#define UPCALLS_BYTES (1 << 20)
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20); /* bytes */
+	__uint(max_entries, UPCALLS_BYTES);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } upcalls SEC(".maps");
 
@@ -842,6 +843,9 @@ struct {
 /* tenants: the programs' own: what each has of what all share; the agent drops those that have nothing, and no port here. */
 struct tenant {
 	__u64 beyond; /* connections of its ports beyond their own */
+	/* What it has put into upcalls since the agent had read all of it, and where the last of that ends. */
+	__u64 handed_bytes;
+	__u64 handed_to;
 };
 
 struct {

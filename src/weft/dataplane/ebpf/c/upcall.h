@@ -7,6 +7,7 @@
 #include "scratch.h"
 #include "upcall_kinds.h"
 
+#define RECORD_BYTES 8 /* before what is put into a ring, which goes on at a multiple of as many */
 #define UPCALL_BURST 64 /* of one kind, by one interface, at once */
 
 /* How long one upcall of a kind uses up an interface's share, in ns; 0: no bound. Written by the agent before the
@@ -36,6 +37,39 @@ INLINE bool upcall_within_rate(seat port, __u16 kind)
 	return true;
 }
 
+/* s->upcall, and what is behind it, into the ring, if the sender's tenant leaves as much to others as it has there: 0: it is. What
+ * it has there counts until the agent has read all of it.
+ */
+static __noinline int put_upcall(struct __sk_buff *skb, struct scratch *s, __u32 bytes)
+{
+	seat at = sender_seat(skb);
+	struct port *port = bpf_map_lookup_elem(&ports, &at);
+	struct tenant *of, none = {};
+	__u64 left, room;
+	__u32 tenant;
+
+	if (!s || !port)
+		return -1;
+	tenant = port->tenant;
+	of = bpf_map_lookup_elem(&tenants, &tenant);
+	if (!of) {
+		bpf_map_update_elem(&tenants, &tenant, &none, BPF_NOEXIST);
+		of = bpf_map_lookup_elem(&tenants, &tenant);
+		if (!of)
+			return -1;
+	}
+	BOUND(bytes, sizeof(s->upcall) + UPCALL_FRAME_MAX, return -1);
+	room = (bytes + RECORD_BYTES + 7) & ~7ULL;
+	if (of->handed_to <= bpf_ringbuf_query(&upcalls, BPF_RB_CONS_POS))
+		of->handed_bytes = 0;
+	left = UPCALLS_BYTES - bpf_ringbuf_query(&upcalls, BPF_RB_AVAIL_DATA);
+	if (of->handed_bytes + room > left || bpf_ringbuf_output(&upcalls, &s->upcall, bytes, 0))
+		return -1;
+	__sync_fetch_and_add(&of->handed_bytes, room);
+	of->handed_to = bpf_ringbuf_query(&upcalls, BPF_RB_PROD_POS);
+	return 0;
+}
+
 /* What an announcement says, or who speaks. The agent hears of it, unless there are too many; the packet goes on. */
 static __noinline int hand_up_hint(struct __sk_buff *skb, __u32 vsid, __u32 kind, const __u8 *mac,
 				   const struct addr *address)
@@ -48,7 +82,7 @@ static __noinline int hand_up_hint(struct __sk_buff *skb, __u32 vsid, __u32 kind
 	s->upcall.vlan = skb->cb[2];
 	__builtin_memcpy(s->upcall.mac, mac, 6);
 	s->upcall.address = *address;
-	bpf_ringbuf_output(&upcalls, &s->upcall, sizeof(s->upcall), 0);
+	put_upcall(skb, s, sizeof(s->upcall));
 	return 0;
 }
 
@@ -65,7 +99,7 @@ static __noinline int hand_up(struct __sk_buff *skb, __u32 vsid, __u32 kind, str
 	BOUND(length, UPCALL_FRAME_MAX, return drop(skb, c, DROP_UPCALL_LIMIT));
 	if (bpf_skb_load_bytes(skb, 0, s->upcall_frame, length))
 		return drop(skb, c, DROP_TRUNCATED);
-	if (bpf_ringbuf_output(&upcalls, &s->upcall, sizeof(s->upcall) + length, 0))
+	if (put_upcall(skb, s, sizeof(s->upcall) + length))
 		return drop(skb, c, DROP_UPCALL_LIMIT);
 	skb->cb[0] = VERDICT_TO_AGENT;
 	skb->cb[1] = kind;
