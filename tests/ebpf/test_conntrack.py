@@ -186,6 +186,31 @@ def _tcp(side: int, flags: int, seq: int, ack: int, data: int = 0, number: int =
 
 
 @pytest.mark.root
+def test_what_one_tenants_rules_log_leaves_as_much_room_to_others(asking: Asking) -> None:
+    ring = libbpf.Ring(asking.maps[layout.CONNECTION_EVENTS])
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.admit(SecurityGroup(1, "group", rules=(SecurityRule(4, "out", Direction.EGRESS, 4, log=True),)))
+    room = (1 << 20) // (layout.CONNECTION_EVENT.size + 8)
+    gap_ns = 11 * 10**6  # of one rule no more is logged than every 10 ms
+    try:
+        ring.read()
+        for _ in range(2):
+            ends_ns = asking.start_ns + (room // 2 + 100) * gap_ns
+            for rank, now_ns in enumerate(range(asking.start_ns, ends_ns, gap_ns)):
+                asking.at(now_ns)
+                asking.ask("a", GUEST, _tcp(GUEST, SYN, 1000, 0, number=1 + rank))
+            asking.at(ends_ns)
+            asking.ask("b", GUEST, _tcp(GUEST, SYN, 1000, 0))
+            ports = [layout.CONNECTION_KEY.unpack(layout.CONNECTION_EVENT.unpack(each)[0])[0] for each in ring.read()]
+            assert abs(ports.count(layout.port_number("a")) - room // 2) <= 1
+            assert ports[-1] == layout.port_number("b")
+            asking.begin(conntrack.Settings(), keep=False)
+            asking.admit(SecurityGroup(1, "group", rules=(SecurityRule(4, "out", Direction.EGRESS, 4, log=True),)))
+    finally:
+        ring.close()
+
+
+@pytest.mark.root
 def test_the_fast_way_is_for_what_is_under_way_and_for_nothing_else(asking: Asking) -> None:
     asking.begin(conntrack.Settings(), keep=False)
     asking.admit(groups(ADMITTED, open_out=True))

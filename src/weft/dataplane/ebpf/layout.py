@@ -103,7 +103,7 @@ SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
 MIRROR = struct.Struct("=16sIHBB")
 COUNT = struct.Struct("=Q")
 QUOTA = struct.Struct("=QI4x")  # how many, whose
-TENANT = struct.Struct("=QQQ")
+TENANT = struct.Struct("=QQQQQ")
 HIT = struct.Struct("=QQ")
 DENIAL = struct.Struct("=QII")  # a port's number, a rule's
 SEGMENT = struct.Struct("=IHH")

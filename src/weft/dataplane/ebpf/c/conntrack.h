@@ -114,15 +114,11 @@ static __noinline int take_beyond(__u32 of)
 {
 	struct tracking *limits = tracking_of_host();
 	struct tracked *t = tracked_of_host();
-	struct tenant *tenant = bpf_map_lookup_elem(&tenants, &of), none = {};
+	struct tenant *tenant = tenant_at(&of);
 	__u64 beyond, has;
 
 	if (!limits || !t)
 		return DROP_CONNECTION_TABLE_FULL;
-	if (!tenant) {
-		bpf_map_update_elem(&tenants, &of, &none, BPF_NOEXIST);
-		tenant = bpf_map_lookup_elem(&tenants, &of);
-	}
 	/* Both, also where there is no room: who gives takes both back. */
 	beyond = __sync_fetch_and_add(&t->beyond, 1);
 	if (!tenant)

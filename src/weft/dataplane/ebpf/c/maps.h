@@ -841,11 +841,15 @@ struct {
 } quotas SEC(".maps");
 
 /* tenants: the programs' own: what each has of what all share; the agent drops those that have nothing, and no port here. */
+struct share {
+	/* What it has put into a ring since the agent had read all of it, and where the last of that ends. */
+	__u64 bytes;
+	__u64 to;
+};
 struct tenant {
 	__u64 beyond; /* connections of its ports beyond their own */
-	/* What it has put into upcalls since the agent had read all of it, and where the last of that ends. */
-	__u64 handed_bytes;
-	__u64 handed_to;
+	struct share upcalls;
+	struct share logs; /* of connection_events */
 };
 
 struct {
@@ -856,6 +860,19 @@ struct {
 	__type(value, struct tenant);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } tenants SEC(".maps");
+
+static const struct tenant nothing_yet = {}; /* not on the stack */
+
+/* What a tenant has, from now on if it had nothing; NULL: there is no room for one more. */
+INLINE struct tenant *tenant_at(const __u32 *number)
+{
+	struct tenant *of = bpf_map_lookup_elem(&tenants, number);
+
+	if (of)
+		return of;
+	bpf_map_update_elem(&tenants, number, &nothing_yet, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&tenants, number);
+}
 
 /* peers: the programs' own: how many connections each other end has begun here, with whichever ports; each at a place that its
  * port's VSID and MAC, or its address, fall upon by the keys in tracked. 0: nobody's.
@@ -1090,8 +1107,30 @@ struct connection_event {
 	__u64 bytes[2];
 };
 
+#define EVENTS_BYTES (1 << 20)
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20); /* bytes */
+	__uint(max_entries, EVENTS_BYTES);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } connection_events SEC(".maps");
+
+/* Of a ring a tenant has no more than it leaves to others; what it has there counts until the agent has read all of it. */
+#define RECORD_BYTES 8 /* before each record, and the next one begins at a multiple of as many */
+
+INLINE __u64 room_of(__u64 bytes)
+{
+	return (bytes + RECORD_BYTES + 7) & ~7ULL;
+}
+
+INLINE bool may_put(void *ring, __u64 ring_bytes, struct share *of, __u64 bytes)
+{
+	if (of->to <= bpf_ringbuf_query(ring, BPF_RB_CONS_POS))
+		of->bytes = 0;
+	return of->bytes + room_of(bytes) <= ring_bytes - bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+}
+
+INLINE void has_put(void *ring, struct share *of, __u64 bytes)
+{
+	__sync_fetch_and_add(&of->bytes, room_of(bytes));
+	of->to = bpf_ringbuf_query(ring, BPF_RB_PROD_POS);
+}

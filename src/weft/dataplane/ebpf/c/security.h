@@ -84,6 +84,7 @@ static __noinline __u32 identity_of(struct flow *f, const struct addr *remote, _
 /* A rule that logs has decided of a packet: for whoever listens, sampled. */
 static __noinline int log_ruling(struct flow *f, __u32 direction)
 {
+	struct tenant *of;
 	struct hit *hit;
 
 	if (!f)
@@ -91,6 +92,9 @@ static __noinline int log_ruling(struct flow *f, __u32 direction)
 	hit = bpf_map_lookup_elem(&hits, &f->rule);
 	/* Two CPUs may log at once, which harms nobody. */
 	if (!hit || (hit->logged_ns && f->now_ns - hit->logged_ns < LOG_GAP_NS))
+		return 0;
+	of = tenant_at(&f->tenant);
+	if (!of || !may_put(&connection_events, EVENTS_BYTES, &of->logs, sizeof(f->event)))
 		return 0;
 	hit->logged_ns = f->now_ns;
 	f->event.key = f->key;
@@ -104,7 +108,8 @@ static __noinline int log_ruling(struct flow *f, __u32 direction)
 	f->event.packets[1] = 0;
 	f->event.bytes[0] = f->length;
 	f->event.bytes[1] = 0;
-	bpf_ringbuf_output(&connection_events, &f->event, sizeof(f->event), 0);
+	if (!bpf_ringbuf_output(&connection_events, &f->event, sizeof(f->event), 0))
+		has_put(&connection_events, &of->logs, sizeof(f->event));
 	return 0;
 }
 

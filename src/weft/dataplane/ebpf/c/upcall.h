@@ -7,7 +7,6 @@
 #include "scratch.h"
 #include "upcall_kinds.h"
 
-#define RECORD_BYTES 8 /* before what is put into a ring, which goes on at a multiple of as many */
 #define UPCALL_BURST 64 /* of one kind, by one interface, at once */
 
 /* How long one upcall of a kind uses up an interface's share, in ns; 0: no bound. Written by the agent before the
@@ -37,36 +36,25 @@ INLINE bool upcall_within_rate(seat port, __u16 kind)
 	return true;
 }
 
-/* s->upcall, and what is behind it, into the ring, if the sender's tenant leaves as much to others as it has there: 0: it is. What
- * it has there counts until the agent has read all of it.
- */
+/* s->upcall, and what is behind it, into the ring, if the sender's tenant may have so much there: 0: it is. */
 static __noinline int put_upcall(struct __sk_buff *skb, struct scratch *s, __u32 bytes)
 {
 	seat at = sender_seat(skb);
 	struct port *port = bpf_map_lookup_elem(&ports, &at);
-	struct tenant *of, none = {};
-	__u64 left, room;
+	struct tenant *of;
 	__u32 tenant;
 
 	if (!s || !port)
 		return -1;
 	tenant = port->tenant;
-	of = bpf_map_lookup_elem(&tenants, &tenant);
-	if (!of) {
-		bpf_map_update_elem(&tenants, &tenant, &none, BPF_NOEXIST);
-		of = bpf_map_lookup_elem(&tenants, &tenant);
-		if (!of)
-			return -1;
-	}
-	BOUND(bytes, sizeof(s->upcall) + UPCALL_FRAME_MAX, return -1);
-	room = (bytes + RECORD_BYTES + 7) & ~7ULL;
-	if (of->handed_to <= bpf_ringbuf_query(&upcalls, BPF_RB_CONS_POS))
-		of->handed_bytes = 0;
-	left = UPCALLS_BYTES - bpf_ringbuf_query(&upcalls, BPF_RB_AVAIL_DATA);
-	if (of->handed_bytes + room > left || bpf_ringbuf_output(&upcalls, &s->upcall, bytes, 0))
+	of = tenant_at(&tenant);
+	if (!of)
 		return -1;
-	__sync_fetch_and_add(&of->handed_bytes, room);
-	of->handed_to = bpf_ringbuf_query(&upcalls, BPF_RB_PROD_POS);
+	BOUND(bytes, sizeof(s->upcall) + UPCALL_FRAME_MAX, return -1);
+	if (!may_put(&upcalls, UPCALLS_BYTES, &of->upcalls, bytes) ||
+	    bpf_ringbuf_output(&upcalls, &s->upcall, bytes, 0))
+		return -1;
+	has_put(&upcalls, &of->upcalls, bytes);
 	return 0;
 }
 
