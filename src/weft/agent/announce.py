@@ -163,7 +163,8 @@ class Announcer:
         if len(of_port) >= MOST_OF_PORT:
             self._forget(next(iter(of_port)))
         elif len(of_tenant := self._of_tenant.get(tenant_of(key[0]), {})) >= MOST - len(self._waiting):
-            self._forget(next(iter(of_tenant or max(self._of_tenant.values(), key=len))))
+            crowd = of_tenant or max(self._of_tenant.values(), key=len)
+            self._forget(next(iter(crowd)))
         self._waiting[key] = announcement
         self._of_port.setdefault(key[0], {})[key] = None
         self._of_tenant.setdefault(tenant_of(key[0]), {})[key] = None
