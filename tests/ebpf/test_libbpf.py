@@ -178,3 +178,19 @@ def test_runs_that_are_under_way_are_outlasted(under_way: Callable[[], Callable[
         ended = under_way()
         libbpf.outlast_runs()
         assert ended()
+
+
+@pytest.mark.parametrize(
+    ("number", "release", "verifier", "says"),
+    [
+        (errno.EPERM, "6.1.0-56-amd64", "", "root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed"),
+        (errno.EACCES, "6.8.0", "pointer arithmetic with it prohibited for !root", "CAP_PERFMON is needed, too"),
+        (errno.EINVAL, "5.15.0-91-generic", "", "this kernel is 5.15.0-91-generic, and Weft needs Linux 6.1 or newer"),
+        (errno.EINVAL, "6.10.3", "", None),
+        (errno.EACCES, "6.1.0", "invalid access to packet", None),
+    ],
+)
+def test_what_a_kernel_or_a_process_lacks_is_named(number: int, release: str, verifier: str, says: str | None) -> None:
+    said = libbpf.what_lacks(number, release, verifier)
+    assert (said is None) == (says is None)
+    assert said is None or (says is not None and says in said)

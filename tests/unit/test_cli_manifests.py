@@ -82,6 +82,7 @@ def test_a_fault_is_told_with_its_place(text: str, said: str) -> None:
     with pytest.raises(Rejected) as caught:
         read(text)
     assert said in caught.value.message
+    assert not caught.value.field  # the place comes first, and the field is in the sentence
 
 
 def test_a_directory_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:

@@ -103,17 +103,17 @@ def manifest(value: Any, place: str) -> Manifest:
     if not isinstance(value, dict):
         raise Rejected(f"{place}: {_short(value)} is not an object such as {{name: tenants/blue, spec: {{}}}}")
     if unknown := sorted(str(key) for key in value.keys() - {"name", "spec", "kind", "revision", "status"}):
-        raise Rejected(f"{place}: {unknown[0]!r} is no field of an object; it has name and spec", unknown[0])
+        raise Rejected(f"{place}: {unknown[0]!r} is no field of an object; it has name and spec")
     name, spec, kind = value.get("name"), value.get("spec"), value.get("kind")
     if name is not None and not isinstance(name, str):
-        raise Rejected(f"{place}: {_short(name)} is not a name; a path such as tenants/blue/ports/web-1 is", "name")
+        raise Rejected(f"{place}: {_short(name)} is not a name; a path such as tenants/blue/ports/web-1 is")
     if not name:
-        raise Rejected(f"{place}: name is missing; it is a path such as tenants/blue/ports/web-1", "name")
+        raise Rejected(f"{place}: name is missing; it is a path such as tenants/blue/ports/web-1")
     if spec is not None and not isinstance(spec, dict):
-        raise Rejected(f"{place}: the spec of {name} is {_short(spec)}; it is a mapping of fields", "spec")
+        raise Rejected(f"{place}: the spec of {name} is {_short(spec)}; it is a mapping of fields")
     # Names that are none are the controller's to refuse. A kind need not be given, since the name says it.
     if kind is not None and (found := find_kind(name)) is not None and kind != found.value:
-        raise Rejected(f"{place}: {name} is a {found.value}, not a {_short(kind)}: leave the kind out", "kind")
+        raise Rejected(f"{place}: {name} is a {found.value}, not a {_short(kind)}: leave the kind out")
     return Manifest(name, spec or {}, place)
 
 
@@ -123,9 +123,7 @@ def read_files(paths: Iterable[str], stdin: str | None = None) -> list[Manifest]
     for source, text in _texts(paths, stdin):
         for each in manifests(text, source):
             if (first := found.get(each.name)) is not None:
-                raise Rejected(
-                    f"{each.place}: {each.name} stands at {first.place} already; keep one of the two", "name"
-                )
+                raise Rejected(f"{each.place}: {each.name} stands at {first.place} already; keep one of the two")
             found[each.name] = each
     return list(found.values())
 

@@ -78,9 +78,14 @@ def show_summary(summary: dict[str, Any]) -> None:
             click.echo(f"{references.short(host['host'])} has dropped: {counts}")
     for host in summary["hosts"]:
         for failure in host["failures"][:MOST_FAULTS]:
-            click.echo(f"{references.short(host['host'])}: {'/'.join(map(str, failure['key']))}: {failure['reason']}")
+            click.echo(f"{references.short(host['host'])}: {_what(failure['key'])}{failure['reason']}")
     if faults := summary["not_active"]:
         rows = [[references.short(each["port"]), each["state"], each["reason"]] for each in faults[:MOST_FAULTS]]
         show.table(["port", "state", "reason"], rows)
         if len(faults) > MOST_FAULTS:
             click.echo(f"and {len(faults) - MOST_FAULTS} more")
+
+
+def _what(key: list[str | int]) -> str:
+    """Of a host's failure: which row, unless that is the host's own."""
+    return "" if key[0] == "hosts" else f"{'/'.join(map(str, key))}: "

@@ -230,9 +230,11 @@ def _ports(draft: drafts.SecurityGroupRule, protocol: int | None) -> tuple[int |
         return None, None
     if protocol not in WITH_PORTS:
         known = ", ".join(repr(name) for name, number in PROTOCOLS.items() if number in WITH_PORTS)
-        raise Rejected(f"only protocols such as {known} have ports", "spec.port_min")
+        field = "spec.port_max" if first is None else "spec.port_min"
+        given = "no protocol is given" if draft.protocol is None else f"the protocol is {draft.protocol!r}"
+        raise Rejected(f"only protocols such as {known} have ports, and {given}", field)
     if first is None:
-        raise Rejected(f"port_max is {last}, and port_min is not given", "spec.port_min")
+        raise Rejected(f"port_max is {last}, and port_min is not given: {last} for that port alone", "spec.port_min")
     last = first if last is None else last
     for field, port in (("spec.port_min", first), ("spec.port_max", last)):
         if not 0 <= port <= 65_535:

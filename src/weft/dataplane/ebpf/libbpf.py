@@ -13,6 +13,7 @@ import fcntl
 import functools
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -279,6 +280,25 @@ _libc.vsnprintf.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, _
 _SYSCALL = _SYSCALL_NUMBERS.get(platform.machine(), -1)
 
 
+_RIGHTS = "root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+_OLDEST = (6, 1)
+
+
+def what_lacks(number: int, release: str, verifier: str) -> str | None:
+    """What the kernel or the process lacks whose programs were refused, and what to do; None: it is not that.
+
+    release: of uname(2); verifier: its log.
+    """
+    found = re.match(r"(\d+)\.(\d+)", release)
+    if found and (int(found[1]), int(found[2])) < _OLDEST:
+        return f"this kernel is {release}, and Weft needs Linux {'.'.join(map(str, _OLDEST))} or newer: upgrade it"
+    if number == errno.EPERM:
+        return f"{_RIGHTS} are needed"
+    if number == errno.EACCES and "for !root" in verifier:
+        return f"CAP_PERFMON is needed, too: the verifier takes these programs only from who has {_RIGHTS}"
+    return None
+
+
 def _bpf(command: Command, attributes: ctypes.Structure) -> int:
     """The system call. Returns what it returns; a failure raises OSError."""
     answer: int = _libc.syscall(_SYSCALL, command, ctypes.addressof(attributes), ctypes.sizeof(attributes))
@@ -291,7 +311,7 @@ def _error(number: int, what: str) -> OSError:
     if number == errno.ENOSYS:
         return OSError(number, f"bpf({what}): this kernel has no bpf(2), or Weft does not know its number here")
     if number == errno.EPERM:
-        return OSError(number, f"bpf({what}): not permitted; root, or CAP_BPF with CAP_NET_ADMIN, is needed")
+        return OSError(number, f"bpf({what}): not permitted; {_RIGHTS} are needed")
     return OSError(number, f"bpf({what}): {os.strerror(number)}")
 
 
@@ -844,8 +864,8 @@ class Object:
     def _words(self, number: int) -> str:
         said = "; ".join(_said)
         verifier = self._log.value.decode(errors="replace").strip()
-        if number == errno.EPERM:
-            said = f"root, or CAP_BPF with CAP_NET_ADMIN, is needed; {said}"
+        if (lacks := what_lacks(number, os.uname().release, verifier)) is not None:
+            said = f"{lacks}; {said}"
         # The end of the log is where the verifier says what it disliked.
         tail = "\n".join(verifier.splitlines()[-60:])
         return f"{os.strerror(number)}: {said}" + (f"\nverifier:\n{tail}" if tail else "")

@@ -174,7 +174,8 @@ class EbpfDataPlane:
                 raise
         except PermissionError as error:
             raise Rejected(
-                f"the eBPF data plane needs root, or CAP_BPF, CAP_NET_ADMIN and a BPF file system to write to: {error}"
+                "the eBPF data plane needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and a BPF file system to write "
+                f"to: {error}"
             ) from error
         # Programs of another generation still carry the traffic, until this one has been filled.
         self._filling = any(generation != self._loaded.generation for generation in maps.generations(pins))
