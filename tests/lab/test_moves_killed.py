@@ -20,7 +20,7 @@ import pytest
 from lab.scenes import address
 from lab.test_moves import streams
 from polling import PATIENCE_S, eventually
-from weft.kit.errors import Missing
+from weft.kit.errors import Missing, Retry
 from weft.lab import shell
 from weft.lab.lab import Lab, Stage
 
@@ -80,8 +80,20 @@ class Calls:
         called.settimeout(PATIENCE_S)
         self.ends.append((caller, self._stack.enter_context(called)))
 
+    def _known(self) -> set[int]:
+        """By their ports, to the host that the guest is on."""
+        guest = self.lab.guest(ROAMING)
+        try:
+            found = self.lab.ask_agent(guest.host, "GET", f"/connections?port={guest.port}&state=established")
+        except Retry:  # its agent is starting
+            return set()
+        return {each["local_port"] for each in found}
+
     def go_on(self) -> None:
-        """In each the end that has not moved speaks first."""
+        """In each the end that has not moved speaks first. Not before its host knows of it: what comes sooner TCP says
+        again, but ever later.
+        """
+        eventually(lambda: {caller.getsockname()[1] for caller, _ in self.ends} <= self._known())
         for caller, called in self.ends:
             for speaks, hears in ((called, caller), (caller, called)):
                 self._number += 1
