@@ -6,6 +6,7 @@ Beside conversations.py, which says what there is; here each rule of docs/design
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6ParamProblem, ICMPv6TimeExceeded, IPv6
@@ -52,7 +53,21 @@ NEW = (90_000, 50_000)
 
 
 def conversations() -> Iterator[Conversation]:
-    for each in (opens, both_open, windows, acknowledges, resets, ends, waits, headers, tells, fragments, sctp, rules):
+    for each in (
+        opens,
+        both_open,
+        windows,
+        acknowledges,
+        resets,
+        ends,
+        waits,
+        headers,
+        tells,
+        fragments,
+        sctp,
+        rules,
+        strangers,
+    ):
         for name, turns in each():
             yield Conversation(f"to the number: {each.__name__}: {name}", tuple(turns))
     again = Talk(ports=(22, 80))
@@ -538,3 +553,61 @@ def rules() -> Rows:
             Turn(OTHER, tunnel, REFUSED),
             Turn(OTHER, tunnel, admitted=ADMITTED),
         ]  # fmt: skip
+
+
+STRANGER = {4: "10.0.1.6", 6: "2001:db8:1::6"}
+
+
+def strangers() -> Rows:
+    """Who has another address is somebody else, whatever else is the same."""
+
+    def from_another(turn: Turn, dropped: DropReason | None) -> Turn:
+        packet = Ether(turn.frame)
+        layer = packet[IP] if IP in packet else packet[IPv6]
+        layer.src = STRANGER[4 if IP in packet else 6]
+        for each, sum_of in ((IP, "chksum"), (TCP, "chksum"), (UDP, "chksum"), (ICMP, "chksum")):
+            if each in packet:
+                setattr(packet[each], sum_of, None)
+        return replace(turn, frame=bytes(packet), dropped=dropped)
+
+    for version in (4, 6):
+        talk = Talk(version)
+        data = talk(OTHER, "PA", 1, 1, size=10)
+        yield f"TCP, IPv{version}", [
+            *talk.opened(), from_another(data, REFUSED), from_another(talk(OTHER, "R", 1), REFUSED), data,
+        ]  # fmt: skip
+        yield f"an answer to a SYN, IPv{version}", [
+            talk(GUEST, "S", 0), from_another(talk(OTHER, "SA", 0, 1), REFUSED), *talk.opened()[1:],
+        ]  # fmt: skip
+        for name, ask, answer in (
+            ("UDP", udp(version, GUEST), udp(version, OTHER)),
+            ("a ping", ping(version, GUEST), ping(version, OTHER, answer=True)),
+            ("a protocol without ports", raw(version, GUEST, 50, b"secret"), raw(version, OTHER, 50, b"secret")),
+        ):
+            yield f"{name}, IPv{version}", [
+                Turn(GUEST, ask), from_another(Turn(OTHER, answer), REFUSED), Turn(OTHER, answer),
+            ]  # fmt: skip
+        asked = [Turn(OTHER, each) for each in pieces(version, OTHER, THREE, sport=40000, dport=53)]
+        yield f"fragments with one identification, IPv{version}", [
+            asked[0], from_another(asked[1], UNKNOWN), asked[1], replace(asked[2], port="b", dropped=UNKNOWN), asked[2],
+        ]  # fmt: skip
+        yield f"fragments of the guest, to two with one identification, IPv{version}", [
+            Turn(GUEST, pieces(version, GUEST, THREE)[0]),
+            to_another(Turn(GUEST, pieces(version, GUEST, THREE)[1]), version),
+            Turn(GUEST, pieces(version, GUEST, THREE)[1]),
+        ]  # fmt: skip
+        of_tcp = bytearray(pieces(version, GUEST, THREE)[1])
+        of_tcp[23 if version == 4 else 54] = 6
+        yield f"fragments of another protocol with one identification, IPv{version}", [
+            Turn(GUEST, pieces(version, GUEST, THREE)[0]), Turn(GUEST, bytes(of_tcp), UNKNOWN),
+            Turn(GUEST, pieces(version, GUEST, THREE)[1]),
+        ]  # fmt: skip
+
+
+def to_another(turn: Turn, version: int) -> Turn:
+    packet = Ether(turn.frame)
+    layer = packet[IP] if version == 4 else packet[IPv6]
+    layer.dst = STRANGER[version]
+    if version == 4:
+        layer.chksum = None
+    return replace(turn, frame=bytes(packet), dropped=UNKNOWN)

@@ -65,7 +65,8 @@ def parse(given: Mapping[str, str]) -> Filter:
     unknown = given.keys() - {"tenant", "port", "address", "protocol", "state"}
     if unknown:
         raise Rejected(f"{min(unknown)!r} is none of tenant, port, address, protocol, state", min(unknown))
-    state, protocol, address = given.get("state"), given.get("protocol"), given.get("address")
+    state, protocol = (None if (text := given.get(name)) is None else text.lower() for name in ("state", "protocol"))
+    address = given.get("address")
     if state is not None and state not in _STATES:
         raise Rejected(f"{state!r} is none of {', '.join(_STATES)}", "state")
     if protocol is not None and protocol not in _NUMBERS and not (protocol.isdecimal() and int(protocol) < 256):
