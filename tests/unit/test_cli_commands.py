@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -291,6 +292,38 @@ def test_an_error_is_a_sentence_on_stderr_and_an_exit_code(
 def test_help_lists_every_exit_code() -> None:
     shown = CliRunner().invoke(main, ["--help"]).stdout
     assert all(str(int(code)) in shown for code in EXIT_CODES)
+
+
+def _leaves(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if not isinstance(command, click.Group):
+        yield words, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        if (found := command.get_command(context, name)) is not None and not found.hidden:
+            yield from _leaves(found, (*words, name))
+
+
+#: Whose usage line is the example: there is nothing to give them.
+PLAIN = {"whoami", "counters", "hits", "denials", "heard", "token list", "token revoke", "quota get", "audit follow"}
+PLAIN |= {"audit list", "ca list", "lab down", "lab status"}
+
+
+def test_every_command_has_an_example_in_its_help_that_its_own_options_take(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("objects.yaml", "all.ndjson"):
+        (tmp_path / file).touch()
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "demo.yaml").touch()
+    for words, command in _leaves(main, ("weft",)):
+        said = " ".join(words)
+        with click.Context(command) as context:
+            lines = [line.strip(" `") for line in command.get_help(context).splitlines()]
+        examples = [re.split(r"\s{2,}| > |`", line)[0] for line in lines if line.startswith(f"{said} ")]
+        assert bool(examples) != (said.removeprefix("weft ") in PLAIN), said
+        for example in examples:
+            arguments = shlex.split(example)[len(words) :]
+            assert command.make_context(said, arguments), example
 
 
 @pytest.mark.parametrize("group", ["port", "conntrack", "store", "ca", "lab"])

@@ -78,7 +78,11 @@ def controller(
     insecure: bool,
     advertise: str | None,
 ) -> None:
-    """Run the controller."""
+    """Run the controller.
+
+    \b
+    weft controller --store /var/lib/weft/controller.db
+    """
     from weft.apps.controller import Security, run
     from weft.tls.contexts import Files
 
@@ -137,7 +141,11 @@ def agent(
     tracking: tuple[str, ...],
     join: str,
 ) -> None:
-    """Run the agent of a host."""
+    """Run the agent of a host.
+
+    \b
+    weft agent --host node-a --controller https://10.255.0.1:8640
+    """
     from weft.apps.agent import parse_sizes, parse_tracking, run
 
     run(

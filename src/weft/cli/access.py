@@ -49,7 +49,11 @@ def token() -> None:
 @session.with_controller
 @session.with_output()
 def create(user: str, role: Any, tenant: str | None, expires: str, description: str, url: str, output: Output) -> None:
-    """Make a token and print it. It is not shown again."""
+    """Make a token and print it. It is not shown again.
+
+    \b
+    weft token create --user ann --role tenant-admin --tenant blue
+    """
     from weft.client import access
     from weft.wire.access import NewToken
 
@@ -110,7 +114,11 @@ def quota() -> None:
 @session.with_controller
 @session.with_output()
 def set_(tenant: str, limits: tuple[str, ...], url: str, output: Output) -> None:
-    """Say how many of each KIND a tenant may have; a kind that is left out has no limit. None at all: no quota."""
+    """Say how many of each KIND a tenant may have; a kind that is left out has no limit. None at all: no quota.
+
+    \b
+    weft quota set blue ports=500 virtual-subnets=20
+    """
     from weft.client import access
 
     said: dict[str, int] = {}

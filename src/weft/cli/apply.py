@@ -42,6 +42,10 @@ def apply(
 
     A file holds YAML documents, each one object `{name, spec}` or a list of them. What the spec leaves out is chosen by
     the controller, or stays as it was chosen. Order does not matter.
+
+    \b
+    weft apply -f objects.yaml --dry-run
+    weft apply -f objects.yaml
     """
     from weft.cli import manifests
 
@@ -68,8 +72,12 @@ def apply(
 def delete(names: tuple[str, ...], dry_run: bool, ignore_missing: bool, output: Output, url: str) -> None:
     """Delete objects by name, all or nothing.
 
-    `weft delete blue/web-1`, `weft delete subnet blue/prod/web`, `weft delete tenants/blue hosts/h1`. What others
-    still refer to is refused.
+    What others still refer to is refused.
+
+    \b
+    weft delete blue/web-1
+    weft delete subnet blue/prod/web
+    weft delete tenants/blue hosts/h1 --dry-run
     """
     kind = references.kind(names[0])
     if kind is not None and len(names) == 1:

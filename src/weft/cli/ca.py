@@ -33,7 +33,11 @@ def ca() -> None:
 @click.option("--name", default="Weft", show_default=True, help="What the authority is called.")
 @session.with_output()
 def init(directory: Path, name: str, output: Output) -> None:
-    """Make the authorities: the root, that of hosts, and etcd's."""
+    """Make the authorities: the root, that of hosts, and etcd's.
+
+    \b
+    weft ca init ca
+    """
     from weft.tls.authority import Authority
 
     _list(Authority.make(directory, name, datetime.now(UTC)).held(), output)
@@ -46,7 +50,14 @@ def init(directory: Path, name: str, output: Output) -> None:
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help=_DAYS)
 @session.with_output()
 def issue(directory: Path, name: str, addresses: tuple[str, ...], days: int, output: Output) -> None:
-    """Make a key and a certificate: DIRECTORY/ROLEs/NAME.crt and .key."""
+    """Make a key and a certificate: of admin/alice, DIRECTORY/admins/alice.crt and .key.
+
+    NAME says the role, too: admin/, operator/, controller/, etcd-server/ or etcd-client/.
+
+    \b
+    weft ca issue ca controller/c1 --address 10.255.0.1
+    weft ca issue ca admin/alice
+    """
     from weft.tls.authority import Authority
     from weft.tls.identity import parse_holder
 
@@ -60,7 +71,12 @@ def issue(directory: Path, name: str, addresses: tuple[str, ...], days: int, out
 @click.option("--within-days", type=click.IntRange(0), default=30, show_default=True, help="What ends within them.")
 @session.with_output()
 def renew(directory: Path, names: tuple[str, ...], within_days: int, output: Output) -> None:
-    """Renew what is about to end, or the certificates of these NAMES. Authorities keep their keys."""
+    """Renew what is about to end, or the certificates of these NAMES. Authorities keep their keys.
+
+    \b
+    weft ca renew ca
+    weft ca renew ca controller/c1
+    """
     from weft.tls.authority import Authority
 
     renewed = Authority(directory).renew(datetime.now(UTC), timedelta(days=within_days), names)

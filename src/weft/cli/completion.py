@@ -12,7 +12,8 @@ from click.shell_completion import get_completion_class
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the completion script of a shell.
 
-    bash: `weft completion bash > /etc/bash_completion.d/weft`
+    \b
+    weft completion bash > /etc/bash_completion.d/weft
     """
     found = get_completion_class(shell)
     if found is None:

@@ -55,7 +55,11 @@ def conntrack() -> None:
 @session.with_output(Output.YAML)
 @agent_socket.with_agent
 def list_(output: Output, agent: str, **filters: str | None) -> None:
-    """Show connections: who talks to whom, in which state, how much, and by which rule."""
+    """Show connections: who talks to whom, in which state, how much, and by which rule.
+
+    \b
+    weft conntrack list --port blue/web-1 --state established
+    """
     from weft.wire.listed import MOST_OF_HOST
 
     found: list[dict[str, Any]] = agent_socket.ask(agent, "GET", f"/connections{_query(**filters)}") or []
@@ -109,7 +113,11 @@ def _rule(of: dict[str, Any]) -> str:
 @session.with_output()
 @agent_socket.with_agent
 def flush(output: Output, agent: str, **filters: str | None) -> None:
-    """Forget connections: what goes on of them must be let begin again by the rules. Without a filter: all of them."""
+    """Forget connections: what goes on of them must be let begin again by the rules. Without a filter: all of them.
+
+    \b
+    weft conntrack flush --port blue/web-1
+    """
     done = agent_socket.ask(agent, "POST", f"/connections/flush{_query(**filters)}")
     show.as_said(done, _forgotten(done["forgotten"]), output)
 
@@ -126,6 +134,9 @@ def watch(output: Output, agent: str, **filters: str | None) -> None:
     """Show what becomes of connections, as it happens: new, established, expects (FTP), destroyed.
 
     When the agent is restarted it goes on once that is back, and says so. `missed`: more came than could be told.
+
+    \b
+    weft conntrack watch --protocol tcp
     """
     for event in _events(agent, f"/connections/events{_query(**filters)}"):
         if output is Output.JSON:

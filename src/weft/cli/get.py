@@ -193,7 +193,12 @@ def _table(kind: Kind, items: Iterable[Item]) -> None:
 @session.with_output(Output.YAML)
 @session.with_controller
 def describe(words: tuple[str, ...], output: Output, url: str) -> None:
-    """Show one object: its spec, its status, and what belongs to it."""
+    """Show one object: its spec, its status, and what belongs to it.
+
+    \b
+    weft describe blue/web-1
+    weft describe host h1
+    """
     kind = references.kind(words[0]) if len(words) > 1 else None
     if len(words) != (2 if kind else 1):
         raise click.UsageError("describe takes one object, such as blue/web-1 or: host h1")

@@ -18,7 +18,11 @@ from weft.model.names import Kind
 @session.with_output()
 @agent_socket.with_agent
 def attach(port: str, interface: str, output: Output, agent: str) -> None:
-    """Tell this host's agent which interface is a port's."""
+    """Tell this host's agent which interface is a port's.
+
+    \b
+    weft attach blue/web-1 vnet7
+    """
     name = references.full(port, Kind.PORT)
     agent_socket.ask(agent, "POST", "/attach", {"port": name, "interface": interface})
     facts = {"port": name, "interface": interface}
@@ -30,7 +34,11 @@ def attach(port: str, interface: str, output: Output, agent: str) -> None:
 @session.with_output()
 @agent_socket.with_agent
 def detach(port: str, output: Output, agent: str) -> None:
-    """Take back an attachment made by hand."""
+    """Take back an attachment made by hand.
+
+    \b
+    weft detach blue/web-1
+    """
     name = references.full(port, Kind.PORT)
     agent_socket.ask(agent, "POST", "/detach", {"port": name})
     show.as_said({"port": name}, f"{references.short(name)} is detached", output)

@@ -21,7 +21,11 @@ def host() -> None:
 @session.with_controller
 @session.with_output()
 def token(name: str, expires: str, url: str, output: Output) -> None:
-    """Make a token by which one host joins, once: `weft agent --join TOKEN` there."""
+    """Make a token by which one host joins, once: `weft agent --join TOKEN` there.
+
+    \b
+    weft host token node-a
+    """
     from weft.client import access
 
     with session.controller(url) as client:
@@ -34,7 +38,11 @@ def token(name: str, expires: str, url: str, output: Output) -> None:
 @session.with_controller
 @session.with_output()
 def revoke(name: str, url: str, output: Output) -> None:
-    """Call back every certificate that a host has; it may join again with a new token."""
+    """Call back every certificate that a host has; it may join again with a new token.
+
+    \b
+    weft host revoke node-a
+    """
     from weft.client import access
 
     label = label_of(references.full(name, Kind.HOST))

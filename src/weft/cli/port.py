@@ -58,6 +58,10 @@ def move(
     Packets for the port go to both hosts in between, so none is lost. A virtual machine moves in two steps:
     `weft port move blue/web-1 h2 --begin`, then its migration, then `weft port move blue/web-1 --finish`; what is not
     ready in time is taken back. --no-wait: what is under way meanwhile may be lost.
+
+    \b
+    weft port move blue/web-1 h2 --begin
+    weft port move blue/web-1 --finish
     """
     from weft.client import moves
 
@@ -92,6 +96,9 @@ def connections(name: str, output: Output, url: str) -> None:
     """Show a port's connections, wherever it is: as weft conntrack list does on its host.
 
     Only ports with security groups have connections that are known.
+
+    \b
+    weft port connections blue/web-1
     """
     from weft.cli import conntrack
     from weft.wire.listed import Connections

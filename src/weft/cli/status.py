@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @session.with_output(Output.YAML)
 @session.with_controller
 def status(output: Output, url: str) -> None:
-    """Show the controller, the hosts, how many ports are active, and what was dropped."""
+    """Show the controller, the hosts, how many ports are active, and what was dropped.
+
+    \b
+    weft status -o json
+    """
     with session.controller(url) as client, session.busy("asking the controller"):
         health = client.health()
         hosts = list(client.list(references.collection(Kind.HOST), limit=1000))

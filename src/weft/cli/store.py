@@ -49,7 +49,11 @@ def store() -> None:
 @_DROP
 @_FILE
 def export_(url: str, schema: int | None, drop: bool, file: Path) -> None:
-    """Write all of a store to FILE (-: standard output)."""
+    """Write all of a store to FILE (-: standard output).
+
+    \b
+    weft store export --store /var/lib/weft-controller/controller.db all.ndjson
+    """
     from weft.store import backup
 
     _refuse_absent(url)
@@ -62,7 +66,11 @@ def export_(url: str, schema: int | None, drop: bool, file: Path) -> None:
 @_STORE
 @_FILE
 def import_(url: str, file: Path) -> None:
-    """Fill an empty store from FILE (-: standard input), all or nothing."""
+    """Fill an empty store from FILE (-: standard input), all or nothing.
+
+    \b
+    weft store import --store etcd://10.255.0.1:2379/weft all.ndjson
+    """
     from weft.store import backup
 
     with contextlib.ExitStack() as closing:
@@ -86,6 +94,9 @@ def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: 
 
     An etcd's is taken while controllers run. Nothing, or all of it, is done. What the older version cannot say is named
     and refused, unless it may be dropped.
+
+    \b
+    weft store migrate --store etcd://10.255.0.1:2379/weft --dry-run
     """
     from weft.contracts.store import SCHEMA
     from weft.store.address import open_cluster

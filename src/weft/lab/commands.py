@@ -36,7 +36,11 @@ def lab() -> None:
 )
 @session.with_output()
 def up(file: Path, name: str | None, timeout_s: float, output: Output) -> None:
-    """Build the lab of a YAML file; returns when every port is active."""
+    """Build the lab of a YAML file; returns when every port is active.
+
+    \b
+    weft lab up examples/demo.yaml
+    """
     from weft.lab.lab import Lab
 
     with session.busy("lab") as progress:
@@ -107,7 +111,11 @@ def status(name: str | None, output: Output) -> None:
 @click.argument("guest")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec(name: str, guest: str, command: tuple[str, ...]) -> None:  # noqa: A001  # the command's name
-    """Run a command in a guest (blue/web-1) or a host (h1): weft lab exec demo blue/web-1 -- ping 10.0.1.5"""
+    """Run a command in a guest (blue/web-1) or a host (h1).
+
+    \b
+    weft lab exec demo blue/web-1 -- ping 10.0.1.5
+    """
     from weft.lab.lab import Lab
 
     there = Lab.load(name)
@@ -121,7 +129,11 @@ def exec(name: str, guest: str, command: tuple[str, ...]) -> None:  # noqa: A001
 @click.argument("host")
 @session.with_output()
 def move(name: str, guest: str, host: str, output: Output) -> None:
-    """Move a guest to another host, as live migration would."""
+    """Move a guest to another host, as live migration would.
+
+    \b
+    weft lab move demo blue/web-1 h3
+    """
     from weft.lab.lab import Lab
 
     with session.busy(f"moving {guest}"):
