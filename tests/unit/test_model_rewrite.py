@@ -79,11 +79,27 @@ def test_a_host_elsewhere_gives_pas_of_its_own_pool(catalog: Catalog) -> None:
     catalog.apply([network("192.0.2.0/24", "2001:db8:f::/64", "198.51.100.0/24")])
     catalog.apply([drafts.Host("hosts/far", (drafts.Uplink("eth1", "fabric", ("198.51.100.1",)),))])
     catalog.apply([rewritten()])
-    catalog.apply([port("blue/a", "prod/web", host="far")])
-    # Each pool of the network will do; what the port has fits, and stays.
     assert pas(catalog, A)["10.0.1.2"] == "192.0.2.4"
+    catalog.apply([port("blue/a", "prod/web", host="far")])
+    # What it had is an address of another network's. IPv6's pool is nobody's own, and all hosts': what is there stays.
+    assert pas(catalog, A) == {"10.0.1.2": "198.51.100.2", "fd00:1::2": "2001:db8:f::1"}
     catalog.apply([port("blue/d", "prod/web", host="far")])
-    assert pas(catalog, Name("tenants/blue/ports/d"))["10.0.1.4"] == "198.51.100.2"
+    assert pas(catalog, Name("tenants/blue/ports/d"))["10.0.1.4"] == "198.51.100.3"
+    with pytest.raises(Rejected, match="in no pool of hosts/far"):
+        catalog.apply([port("blue/d", "prod/web", host="far", rewrites=(drafts.Rewrite("10.0.1.4", "192.0.2.9"),))])
+
+
+def test_a_pool_of_another_network_is_none_where_the_hosts_own_is_exhausted(catalog: Catalog) -> None:
+    """What is sent to such an address goes to where its network is, and never comes to the host."""
+    catalog.apply([network("192.0.2.0/24", "2001:db8:f::/64", "198.51.100.0/30")])
+    catalog.apply([drafts.Host("hosts/far", (drafts.Uplink("eth1", "fabric", ("198.51.100.1",)),))])
+    catalog.apply([rewritten()])
+    catalog.apply([port("blue/d", "prod/web", host="far")])
+    before = everything(catalog)
+    for asked in (port("blue/e", "prod/web", host="far"), port("blue/a", "prod/web", host="h1", destination="far")):
+        with pytest.raises(Conflict, match=r"no PA is left for \S+ in 198\.51\.100\.0/30 of"):
+            catalog.apply([asked])
+        assert everything(catalog) == before
 
 
 def test_when_no_pa_is_left_the_port_is_refused_with_the_reason(catalog: Catalog) -> None:

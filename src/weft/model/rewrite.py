@@ -148,7 +148,7 @@ def _drawn(ix: Indexes, port: Port, kept: dict[_Need, Ip]) -> Iterator[Rewrite]:
 
 def _draw(ix: Indexes, host: Host, address: Ip) -> Ip:
     version = ip_version(address)
-    pools = list(_pools(ix, host, version))
+    pools = _pools(ix, host, version)
     for pool in pools:
         if (pa := ix.free_pa(pool.first, pool.last)) is not None:
             return pa
@@ -159,15 +159,17 @@ def _draw(ix: Indexes, host: Host, address: Ip) -> Ip:
     raise Conflict(f"no PA is left for {address} in {listed} of {networks}: rule rewrite takes one for each address")
 
 
-def _pools(ix: Indexes, host: Host, version: int) -> Iterator[Pool]:
-    """From where a host's guests may have PAs; that in which the host itself is comes first."""
+def _pools(ix: Indexes, host: Host, version: int) -> Sequence[Pool]:
+    """From where a host's guests may have PAs: where the host has one itself, since packets for another network's
+    addresses do not come to it. It has none there: an operator routes its pools to it, and any will do.
+    """
     found: dict[Pool, bool] = {}
     for uplink in host.uplinks:
         for pool in ix.provider_networks[uplink.provider_network].pools:
             if ip_version(pool.prefix) == version and uplink.pool in (None, pool.prefix):
                 near = any(values.within(pa, pool.prefix) for pa in uplink.pas)
                 found[pool] = found.get(pool, False) or near
-    return iter(sorted(found, key=lambda pool: not found[pool]))
+    return [pool for pool, near in found.items() if near] or list(found)
 
 
 def _has(pool: Pool, pa: Ip) -> bool:
