@@ -13,6 +13,7 @@ from lab.scenes import address, connected
 from polling import eventually
 from weft.lab import plan, shell
 from weft.lab.lab import Lab
+from weft.lab.plan import Guest
 from weft.lab.traffic import Stream
 
 PER_SECOND = 1000
@@ -68,12 +69,17 @@ class Neighbours:
     lab: Lab
     client: str
     server: str
+    version: int = 4
+
+    def _way(self) -> tuple[Guest, Guest, str]:
+        source, target = self.lab.guest(self.client), self.lab.guest(self.server)
+        return source, target, address(target, self.version)
 
     def throughput(self, seconds: float = ROUND_S) -> float:
         """Bytes a second of one TCP stream."""
-        source, target = self.lab.guest(self.client), self.lab.guest(self.server)
+        source, target, to = self._way()
         block, came = bytes(65_536), 0
-        with connected(self.lab, source.namespace, target.namespace, address(target)) as (client, server):
+        with connected(self.lab, source.namespace, target.namespace, to) as (client, server):
             client.setblocking(False)
             server.setblocking(False)
             end = (start := time.monotonic()) + seconds
@@ -85,8 +91,7 @@ class Neighbours:
             return came / (time.monotonic() - start)
 
     def lose_nothing(self) -> None:
-        source, target = self.lab.guest(self.client), self.lab.guest(self.server)
-        with Stream(source, target, address(target), PER_SECOND) as stream:
+        with Stream(*self._way(), PER_SECOND) as stream:
             eventually(lambda: stream.sent >= PACED, "so many are sent")
             stream.stop()
             assert stream.lost == 0, f"of {stream.sent}"

@@ -9,11 +9,14 @@ from __future__ import annotations
 import selectors
 import socket
 import struct
+import subprocess
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from weft.lab import shell
+from weft.lab import plan, shell
+from weft.lab.lab import Lab
 
 _ETH_P_ALL = 3
 _SOL_PACKET, _AUXDATA, _VNET_HDR, _IGNORE_OUTGOING = 263, 8, 15, 23
@@ -124,3 +127,28 @@ class Switch:
         for other in list(self._ports.values()):
             if other is not port and there in (None, other.name):
                 other.send(vlan, todo, frame)
+
+
+def ip(namespace: str, words: str) -> None:
+    subprocess.run(["ip", "-n", namespace, *words.split()], capture_output=True, text=True, check=True)
+
+
+@contextmanager
+def switched(lab: Lab, vlan: int = NATIVE) -> Iterator[Switch]:
+    """A switch between all hosts of a lab and its fabric's router, which is at a port of it, too, in a VLAN."""
+    fabric = plan.fabric_namespace(lab.spec.name)
+    ip(fabric, "link add router type veth peer name routerp")
+    ip(fabric, "link set router up")
+    ip(fabric, "link set routerp up")
+    switch = Switch(fabric)
+    try:
+        switch.plug("routerp", vlan)
+        for number, host in enumerate(lab.spec.hosts, 1):
+            wire = f"host{number}"
+            ip(fabric, f"addr flush dev {wire}")
+            nodad = " nodad" if ":" in host.gateway else ""
+            ip(fabric, f"addr add {host.gateway}/{host.subnet.rpartition('/')[2]} dev router{nodad}")
+            switch.plug(wire)
+        yield switch
+    finally:
+        switch.close()

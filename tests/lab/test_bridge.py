@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lab.scenes import RULES, UPLINK, address, drops, set_rule
-from lab.switch import NATIVE, Switch
+from lab.switch import Switch, ip, switched
 from polling import eventually
 from weft.lab import plan, shell
 from weft.lab.lab import Lab
@@ -61,10 +61,6 @@ class Site:
         return done.returncode == 0
 
 
-def ip(namespace: str, words: str) -> None:
-    subprocess.run(["ip", "-n", namespace, *words.split()], capture_output=True, text=True, check=True)
-
-
 def machine(lab: str, switch: Switch, tenant: str, vlan: int) -> str:
     """Behind the switch, at an access port."""
     namespace = f"{plan.prefix(lab)}machine.{tenant}"
@@ -94,19 +90,7 @@ def site() -> Iterator[Site]:
         patch.setenv("WEFT_LEARNED_AGE", str(LEARNED_AGE_S))
         try:
             lab = Lab.up(HERE / "bridge.yaml", name=name)
-            fabric = plan.fabric_namespace(name)
-            # The fabric's router is at a port of the switch, too, as all hosts are.
-            ip(fabric, "link add router type veth peer name routerp")
-            ip(fabric, "link set router up")
-            ip(fabric, "link set routerp up")
-            switch = Switch(fabric)
-            stack.callback(switch.close)
-            switch.plug("routerp", NATIVE)
-            for number, host in enumerate(lab.spec.hosts, 1):
-                wire = f"host{number}"
-                ip(fabric, f"addr flush dev {wire}")
-                ip(fabric, f"addr add {host.gateway}/{host.subnet.rpartition('/')[2]} dev router")
-                switch.plug(wire)
+            switch = stack.enter_context(switched(lab))
             machines = {tenant: machine(name, switch, tenant, vlan) for tenant, vlan in VLANS.items()}
             yield Site(lab, switch, machines)
         finally:

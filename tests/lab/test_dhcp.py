@@ -311,6 +311,26 @@ def test_a_tenants_own_server_serves_its_guests_where_the_hosts_do_not(asking: L
         assert "default" not in routes(asking, name)
 
 
+def test_a_tenants_own_router_is_its_guests_where_the_hosts_are_none(asking: Lab) -> None:
+    """Its port says `dhcp_server`, and it advertises itself to a guest on another host."""
+    name, server = "blue/served", asking.guest("blue/server")
+    undress(asking, name, accept_ra=True)
+    source = packet.address_text(packet.link_local(packet.mac_bytes(server.mac)))
+    said = (
+        Ether(src=server.mac, dst="33:33:00:00:00:01")
+        / IPv6(src=source, dst="ff02::1", hlim=255)
+        / ICMPv6ND_RA(routerlifetime=1800)
+        / ICMPv6NDOptSrcLLAddr(lladdr=server.mac)
+    )
+    with guest_wire(server) as wire:
+
+        def heard() -> bool:
+            wire.send(bytes(said))
+            return routes(asking, name, 6).get("default") == {source}
+
+        eventually(heard, "a router", every_s=0.2)
+
+
 def test_a_flood_of_questions_keeps_nobody_else_from_answers_or_traffic(asking: Lab, tmp_path: Path) -> None:
     rogue, name = asking.guest("blue/rogue"), "blue/busybox"
     question = bytes(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.dhcp6 import DHCP6_Solicit, DHCP6OptClientId
 from scapy.layers.inet import IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import (
     HBHOptUnknown,
@@ -110,6 +111,16 @@ ATTACKS: dict[str, tuple[Callable[[Guest], Packet | bytes], str | None]] = {
             / UDP(sport=68, dport=67)
             / BOOTP(chaddr=bytes.fromhex(me.mac.replace(":", "")), xid=1)
             / DHCP(options=[("message-type", "discover"), "end"])
+        ),
+        "upcall_limit",
+    ),
+    "DHCPv6 questions": (
+        lambda me: (
+            Ether(src=me.mac, dst="33:33:00:01:00:02")
+            / IPv6(src=address(me, 6), dst="ff02::1:2", hlim=1)
+            / UDP(sport=546, dport=547)
+            / DHCP6_Solicit(trid=1)
+            / DHCP6OptClientId(duid=bytes.fromhex("00030001" + me.mac.replace(":", "")))
         ),
         "upcall_limit",
     ),

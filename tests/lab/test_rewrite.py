@@ -7,12 +7,17 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 
-from lab.scenes import RULES, connected, fabric_wire, set_rule
+from lab.neighbours import FLOOD, Neighbours, attack
+from lab.scenes import RULES, UPLINK, connected, drops, fabric_wire, mac_of, set_rule
 from polling import PATIENCE_S, eventually
 from weft.lab import capture, plan
 from weft.lab.lab import Lab
@@ -191,6 +196,36 @@ def test_what_a_router_on_the_way_says_reaches_the_guest_from_its_gateway(rewrit
 def narrow(lab: Lab, wire: str, mtu_bytes: int) -> None:
     fabric = plan.fabric_namespace(lab.spec.name)
     subprocess.run(["ip", "-n", fabric, "link", "set", wire, "mtu", str(mtu_bytes)], check=True)
+
+
+#: What is wrong with a packet to a guest's PA -> why it is dropped.
+FORGED: dict[str, tuple[Callable[[Packet], bytes], str]] = {
+    "from whom nobody is": (bytes, "forged_source"),
+    "cut short": (lambda right: bytes(right)[:60], "truncated"),
+    "to the MAC of a group": (lambda right: b"\x01" + bytes(right)[1:], "multicast"),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_neighbours_under_a_flood_of_packets_to_a_guests_provider_address(rewriting: Lab, what: str) -> None:
+    wrong, reason = FORGED[what]
+    for subnet in (SUBNET, OTHER):
+        set_rule(rewriting, subnet, Rule.REWRITE)
+    to, fabric = pa_of(rewriting, "c"), plan.fabric_namespace(rewriting.spec.name)
+    six = ":" in to
+    # The fabric's router is at that end, and stands for no guest.
+    ends = {"src": rewriting.spec.host("h2").gateway, "dst": to}
+    mac = mac_of(plan.host_namespace(rewriting.spec.name, "h2"), plan.UPLINK)
+    right = Ether(dst=mac) / (IPv6(**ends) if six else IP(**ends)) / UDP(sport=9, dport=9) / bytes(64)
+    before = drops(rewriting, "h2", UPLINK).get(reason, 0)
+    frame = wrong(right)
+    Neighbours(rewriting, "t/a", "t/b", 6 if six else 4).unharmed(
+        fabric,
+        lambda: attack(fabric, FLOOD, frame, "host2"),
+        lambda: eventually(
+            lambda: drops(rewriting, "h2", UPLINK).get(reason, 0) > before + 100, f"dropped as {reason}"
+        ),
+    )
 
 
 def test_a_port_that_moves_to_another_subnet_of_pas_loses_nothing_and_is_rewritten_there(rewriting: Lab) -> None:

@@ -27,7 +27,7 @@ from lab.scenes import (
     mac_of,
     set_rule,
 )
-from packets import tunnels
+from packets import stt, tunnels
 from polling import eventually
 from weft.lab import capture, plan
 from weft.lab.lab import Lab
@@ -168,9 +168,13 @@ def arriving(lab: Lab, rule: Rule, vsid: int, inner: bytes, **fields: object) ->
     # NVGRE's key is GRE's, of which the upper 24 bits are the VSID.
     by, key = (Rule.GRE, vsid << 8) if rule is Rule.NVGRE else (rule, vsid)
     outer = tunnels.Wire(by, 6 if ":" in to else 4)
-    mac = mac_of(plan.host_namespace(lab.spec.name, "h2"), plan.UPLINK)
-    kind = b"\x86\xdd" if ":" in to else b"\x08\x00"
-    packet = outer.packet(source, to, key, 0x12345678, inner, **fields)
+    return to_host(lab, "h2", outer.packet(source, to, key, 0x12345678, inner, **fields))
+
+
+def to_host(lab: Lab, host: str, packet: bytes) -> bytes:
+    """The frame with it, on the fabric's wire to the host."""
+    mac = mac_of(plan.host_namespace(lab.spec.name, host), plan.UPLINK)
+    kind = b"\x86\xdd" if packet[0] >> 4 == 6 else b"\x08\x00"
     return bytes.fromhex(mac.replace(":", "") + "020000000099") + kind + packet
 
 
@@ -241,11 +245,33 @@ def test_neighbours_under_a_flood_of_tunnelled_frames_with(ruled: Lab, rule: Rul
     flood(ruled, arriving(ruled, rule, 7001, inner[:12] + put_in + inner[12:]), reason)
 
 
-def flood(lab: Lab, frame: bytes, reason: str) -> None:
+#: What is before the inner frame, and more of TCP's length than there is -> why it is dropped.
+STT: dict[str, tuple[bytes, int, str]] = {
+    "segments of frames that never come whole": (stt.header(7001), 1000, "reassembly"),
+    "frames of no length": (stt.header(7001), -1000, "reassembly"),
+    "a version to come": (stt.header(7001, version=1), 0, "outer_malformed"),
+    "a checksum that is not there": (stt.header(7001, flags=stt.CSUM_PARTIAL, l4_at=250), 0, "outer_malformed"),
+    "a tag beside the frame": (stt.header(7001, tag=0x1005), 0, "vlan_tag"),
+    "a context that is no subnet's": (stt.header(7777 << 32), 0, "reserved_vsid"),
+}
+
+
+@pytest.mark.parametrize("what", STT)
+def test_neighbours_under_a_flood_of_stt_with(ruled: Lab, what: str) -> None:
+    header, more, reason = STT[what]
+    set_rule(ruled, CHANGING, Rule.STT)
+    body = header + bytes(between(ruled.guest("t/left"), ruled.guest("t/right")))
+    source, to = (ruled.spec.host(name).pa for name in ("h1", "h2"))
+    length = len(body) + more if more >= 0 else 0
+    packet = stt.Wire(6 if ":" in to else 4).packet(source, to, 0x12345678, body, seq=length << 16)
+    flood(ruled, to_host(ruled, "h2", packet), reason, beside=("t/here", "t/there"))
+
+
+def flood(lab: Lab, frame: bytes, reason: str, beside: tuple[str, str] = ("t/left", "t/right")) -> None:
     """Guests of the subnets beside it are unharmed while h2 is sent as many of it as somebody on the fabric can."""
     fabric = plan.fabric_namespace(lab.spec.name)
     before = drops(lab, "h2", UPLINK).get(reason, 0)
-    Neighbours(lab, "t/left", "t/right").unharmed(
+    Neighbours(lab, *beside).unharmed(
         fabric,
         lambda: attack(fabric, FLOOD, frame, "host2"),
         lambda: eventually(lambda: drops(lab, "h2", UPLINK).get(reason, 0) > before + 100, f"dropped as {reason}"),

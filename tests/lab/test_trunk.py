@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.scenes import address, drops, gateway
-from lab.switch import Switch
+from lab.switch import Switch, ip
 from polling import PATIENCE_S, eventually
 from weft.client import moves
 from weft.lab import plan, shell
@@ -39,10 +39,6 @@ class Site:
 
     def guest(self, name: str) -> str:
         return self.lab.guest(f"blue/{name}").namespace
-
-
-def ip(namespace: str, words: str) -> None:
-    subprocess.run(["ip", "-n", namespace, *words.split()], capture_output=True, text=True, check=True)
 
 
 @pytest.fixture(scope="module")

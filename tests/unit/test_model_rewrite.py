@@ -89,6 +89,24 @@ def test_a_host_elsewhere_gives_pas_of_its_own_pool(catalog: Catalog) -> None:
         catalog.apply([port("blue/d", "prod/web", host="far", rewrites=(drafts.Rewrite("10.0.1.4", "192.0.2.9"),))])
 
 
+def test_guests_of_a_host_that_is_elsewhere_now_have_pas_of_there_if_there_are_enough(catalog: Catalog) -> None:
+    catalog.apply([network("192.0.2.0/24", "2001:db8:f::/64", "198.51.100.0/29")])
+    catalog.apply([rewritten()])
+
+    def moved(*more: str) -> drafts.Host:
+        return drafts.Host("hosts/h1", (drafts.Uplink("eth1", "fabric", ("198.51.100.1", *more)),))
+
+    before = everything(catalog)
+    with pytest.raises(Conflict, match=r"no PA is left for 10\.0\.1\.2 in 198\.51\.100\.0/29") as refused:
+        catalog.apply([moved(*(f"198.51.100.{last}" for last in range(2, 7)))])
+    assert refused.value.field == "puts[0].spec.uplinks"
+    assert everything(catalog) == before
+    changes = catalog.apply([moved()])
+    assert {change.name for change in changes} == {"hosts/h1", A}
+    assert pas(catalog, A) == {"10.0.1.2": "198.51.100.2", "fd00:1::2": "2001:db8:f::1"}
+    assert pas(catalog, B)["10.0.1.3"] == "192.0.2.5"
+
+
 def test_a_pool_of_another_network_is_none_where_the_hosts_own_is_exhausted(catalog: Catalog) -> None:
     """What is sent to such an address goes to where its network is, and never comes to the host."""
     catalog.apply([network("192.0.2.0/24", "2001:db8:f::/64", "198.51.100.0/30")])

@@ -127,7 +127,7 @@ class Catalog:
             ports.admit(ix, batch.ports, self._abilities)
             bereft = announcements.admit(ix, batch.ports, batch.virtual_subnets)
             # As they were before either.
-            batch.beside = rewrite.admit(ix, batch.ports, batch.virtual_subnets, bereft) | bereft
+            batch.beside = rewrite.admit(ix, batch.ports, batch.virtual_subnets, batch.hosts, bereft) | bereft
             routes.admit(ix, batch.customer_routes)
             self._check_untouched(batch)
             for _, old in batch.deletes:

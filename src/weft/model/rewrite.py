@@ -15,6 +15,7 @@ from weft.model.indexes import Indexes
 from weft.model.names import Name
 from weft.model.objects import Host, Pool, Port, Rewrite, VirtualSubnet
 from weft.model.puts import Put, humane, read
+from weft.model.underlay import HostPut
 from weft.model.values import Ip, ip_number, ip_version
 
 _PortPut: TypeAlias = Put[drafts.Port, Port]
@@ -27,9 +28,14 @@ _FIELD = "spec.rewrites"
 
 
 def admit(
-    ix: Indexes, puts: Sequence[_PortPut], subnets: Sequence[_SubnetPut], bereft: Iterable[Name]
+    ix: Indexes,
+    puts: Sequence[_PortPut],
+    subnets: Sequence[_SubnetPut],
+    hosts: Sequence[HostPut],
+    bereft: Iterable[Name],
 ) -> dict[Name, Port]:
-    """Give the batch's ports, and those of subnets that begin or cease to be rewritten, the PAs that they need.
+    """Give the PAs that they need to the batch's ports, those of subnets that begin or cease to be rewritten, and those
+    on hosts that are elsewhere now.
 
     bereft: others that have lost announced addresses. Returns those that the batch does not put, and that have other
     PAs now, as they were.
@@ -44,6 +50,10 @@ def admit(
         if change.old is not None and change.old.is_rewritten != now.is_rewritten:
             for name in ix.subnets[change.name].ports:
                 blamed.setdefault(name, f"{change.field}.spec.rule")
+    for host in hosts:
+        if host.old is not None and _place(host.old) != _place(ix.hosts[host.name]):
+            for name in ix.ports_on[host.name]:
+                blamed.setdefault(name, f"{host.field}.spec.uplinks")
     for name in bereft:
         blamed.setdefault(name, "")  # one that only loses asks for nothing
     before: dict[Name, Port] = {}
@@ -64,6 +74,11 @@ def admit(
         except Rejected as fault:
             raise fault.at(blamed[name]) from None
     return {name: port for name, port in before.items() if name not in by_put and ix.ports[name] != port}
+
+
+def _place(host: Host) -> tuple[object, ...]:
+    """What a host's pools hang on."""
+    return tuple((uplink.provider_network, uplink.pool, uplink.pas) for uplink in host.uplinks)
 
 
 def _needing(ix: Indexes, port: Port) -> Iterator[_Need]:

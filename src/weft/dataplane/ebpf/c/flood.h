@@ -93,11 +93,12 @@ INLINE __u32 membership_kind(struct __sk_buff *skb, const struct packet *p)
 	return (head[8] >= 130 && head[8] <= 132) || head[8] == 143 ? UPCALL_MLD : 0;
 }
 
-/* Whether it is a word on who listens to what, which the agent keeps: which kind of upcall it is; 0: it is none. */
+/* Of what goes to many: whether it is a word on who listens to what, which the agent keeps: which kind of upcall it is; 0:
+ * it is none. Asked once, before the port's groups are: what they let pass for it goes nowhere else.
+ */
 static __noinline __u32 kept_here(struct __sk_buff *skb, const struct packet *p, const struct subnet *subnet)
 {
-	if (!p || !subnet || !(p->to[0] & 1) || !(subnet->flags & SUBNET_SNOOPING) || !is_group(&p->destination) ||
-	    !may_flood(p, subnet))
+	if (!p || !subnet || !(subnet->flags & SUBNET_SNOOPING) || !is_group(&p->destination) || !may_flood(p, subnet))
 		return 0;
 	return membership_kind(skb, p);
 }
@@ -375,7 +376,7 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	struct host *h = this_host();
 	struct flood_loop loop = { .skb = skb, .f = f };
 	bool group, bridged = subnet->flags & SUBNET_BRIDGED;
-	__u32 kind, limit;
+	__u32 limit;
 
 	if (!f || !h)
 		return drop(skb, c, DROP_NO_UNDERLAY);
@@ -384,15 +385,14 @@ INLINE int flood(struct __sk_buff *skb, struct packet *p, const struct port *por
 	if (bridged && has_gone_round(p, port))
 		return drop(skb, c, DROP_LOOP);
 	group = subnet->flags & SUBNET_SNOOPING && is_group(&p->destination);
-	kind = kept_here(skb, p, subnet);
 	limit = subnet->mtu;
 	if (bridged && h->uplink_mtu && (!limit || h->uplink_mtu < limit))
 		limit = h->uplink_mtu;
-	if (kind) {
+	if (p->kept) {
 		/* A switch that keeps who listens to what wants to hear it, too. */
 		if (bridged && !p->stays && (!limit || p->l3_length <= limit))
 			skb->cb[3] = copy_to_wire(skb, port->vsid);
-		return hand_up(skb, port->vsid, kind, c);
+		return hand_up(skb, port->vsid, p->kept, c);
 	}
 	__builtin_memset(f, 0, sizeof(*f));
 	f->packets = packets_in(skb);

@@ -35,7 +35,8 @@ struct packet {
 	__u32 changes; /* as there were when it came */
 	__u8 is_read; /* weft_from_port has read it, and found this to be wrong with it */
 	__u8 why;
-	__u16 pad;
+	__u8 kept; /* which upcall it is, as a word on who listens to what; 0: it is none */
+	__u8 pad;
 };
 
 /* packets: not on the stack, which is full: what weft_from_port, and whoever goes on with it, knows of its packet. */

@@ -378,17 +378,15 @@ int weft_port(struct __sk_buff *skb)
 		if (!within_limit(skb, p, sender_seat(skb), DIRECTION_FROM_GUEST, 0))
 			return drop(skb, c, DROP_RATE_LIMIT);
 	}
+	if (p->to[0] & 1)
+		p->kept = kept_here(skb, p, subnet);
 	if (port->flags & PORT_GUARDED && !carries_on(skb, DIRECTION_FROM_GUEST, port->number)) {
-		bool kept = kept_here(skb, p, subnet);
-
 		/* What the host itself keeps is asked of no group: only whether it may go out into a VLAN as well. */
-		if (!kept || subnet->flags & SUBNET_BRIDGED) {
-			int refused = may_leave(skb);
+		int refused = p->kept && !(subnet->flags & SUBNET_BRIDGED) ? DROP_SECURITY_GROUP : may_leave(skb);
 
-			if (refused && !kept)
-				return drop(skb, c, refused);
-			p->stays = refused != 0;
-		}
+		if (refused && !p->kept)
+			return drop(skb, c, refused);
+		p->stays = refused != 0;
 	}
 	return onward(skb, p, port, subnet, c);
 }
