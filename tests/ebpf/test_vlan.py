@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ebpf.harness import SMALL, Netns, eventually, netns, pin_directory, run
+from polling import PATIENCE_S
 from weft.dataplane.ebpf import attach
 from weft.dataplane.ebpf.clsact import Clsact
 from weft.dataplane.ebpf.plane import EbpfDataPlane
@@ -141,6 +143,33 @@ def test_hosts_and_guests_reach_each_other_and_all_that_is_on_the_wire_is_in_the
     # Multicast listener reports of the kernel's are no provider address's.
     assert found - {None} == {VLAN}
     assert None not in found or site.version == 6
+
+
+@pytest.mark.parametrize("rule", [Rule.NVGRE, Rule.GRE, Rule.VXLAN, Rule.GENEVE, Rule.STT])
+def test_large_segments_cross_whole_in_the_vlan(site: Site, rule: Rule) -> None:
+    """The kernel keeps the tag beside a packet that is yet to be segmented."""
+    tell_both(site, VLAN, VLAN, rule=rule)
+    eventually(lambda: ping(site.guests[0], CAS[1]), "a guest's ping crosses, once neighbours are found")
+    with site.guests[1].enter():
+        listener = socket.create_server((CAS[1], 0))
+    with site.guests[0].enter():
+        client = socket.socket()
+    sent = bytes(range(256)) * 8000
+    with listener, client, listen(site.hosts[1]) as wire:
+        for each in (listener, client):
+            each.settimeout(PATIENCE_S)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(PATIENCE_S)
+            writer = threading.Thread(target=lambda: (client.sendall(sent), client.shutdown(socket.SHUT_WR)))
+            writer.start()
+            got = bytearray()
+            while piece := server.recv(1 << 16):
+                got += piece
+            writer.join()
+        assert VLAN in tags(wire)
+    assert bytes(got) == sent
 
 
 @pytest.mark.parametrize("site", [(4, "tcx"), (4, "clsact")], indirect=True, ids=["TCX", "clsact"])

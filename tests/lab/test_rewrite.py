@@ -71,6 +71,15 @@ def carried(lab: Lab, sent: bytes) -> bytes:
     return bytes(got)
 
 
+def await_whole_mtu(lab: Lab, *guests: str) -> None:
+    """By router advertisement they were told of a tunnel before, and then that there is none any more."""
+    for guest in guests:
+        eventually(
+            lambda guest=guest: lab.exec(guest, "sysctl", "-n", "net.ipv6.conf.eth0.mtu").stdout == "1500\n",  # type: ignore[misc]
+            f"{guest} is told of the whole MTU",
+        )
+
+
 def test_nothing_is_lost_on_the_way_to_it_and_back_and_the_whole_mtu_is_the_guests(rewriting: Lab) -> None:
     a, b = rewriting.guest("t/a"), rewriting.guest("t/b")
     version = ipaddress.ip_address(only_address(rewriting, "t/a")).version
@@ -82,9 +91,7 @@ def test_nothing_is_lost_on_the_way_to_it_and_back_and_the_whole_mtu_is_the_gues
             eventually(lambda sent=sent: max(stream.received) > sent + 50)  # type: ignore[misc]
         stream.stop()
         assert stream.lost <= stream.crowded_out, f"of {stream.sent} sent"
-    for guest in ("t/a", "t/b"):
-        # By router advertisement it has been told of a tunnel before.
-        rewriting.exec(guest, "sysctl", "-qw", "net.ipv6.conf.eth0.mtu=1500")
+    await_whole_mtu(rewriting, "t/a", "t/b")
     size = 1500 - (28 if version == 4 else 48)
     done = rewriting.exec(
         "t/a", "ping", "-c", "3", "-i", "0.05", "-W", "2", "-M", "do", "-s", str(size), only_address(rewriting, "t/b")
@@ -133,8 +140,7 @@ def datagrams(lab: Lab, together: bytes, size: int) -> bytes:
 def test_the_wire_has_pas_with_right_checksums_and_no_tunnel(rewriting: Lab, finished_by: str, tmp_path: Path) -> None:
     for subnet in (SUBNET, OTHER):
         set_rule(rewriting, subnet, Rule.REWRITE)
-    for guest in ("t/a", "t/b"):
-        rewriting.exec(guest, "sysctl", "-qw", "net.ipv6.conf.eth0.mtu=1500")
+    await_whole_mtu(rewriting, "t/a", "t/b")
     sent, together = bytes(range(256)) * 400, bytes(range(200)) * 50
     with fabric_wire(rewriting, "h2") as wire:
         got = carried(rewriting, sent)
@@ -175,7 +181,7 @@ def test_what_a_router_on_the_way_says_reaches_the_guest_from_its_gateway(rewrit
     to, six = only_address(rewriting, "t/b"), ":" in only_address(rewriting, "t/a")
     with rewriting.client() as client:
         gateway = client.get(SUBNET).spec["gateways"][0]
-    rewriting.exec("t/a", "sysctl", "-qw", "net.ipv6.conf.eth0.mtu=1500")
+    await_whole_mtu(rewriting, "t/a")
     done = rewriting.exec("t/a", "ping", "-c", "1", "-t", "1", "-W", "2", to)
     assert f"From {gateway} " in done.stdout, done.stdout
     assert ("Hop limit" if six else "Time to live exceeded") in done.stdout, done.stdout
