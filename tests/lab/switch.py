@@ -149,6 +149,8 @@ def switched(lab: Lab, vlan: int = NATIVE) -> Iterator[Switch]:
             nodad = " nodad" if ":" in host.gateway else ""
             ip(fabric, f"addr add {host.gateway}/{host.subnet.rpartition('/')[2]} dev router{nodad}")
             switch.plug(wire)
+            # The router has another MAC there, and IPv6 would go on with the one that it knows for half a minute.
+            ip(plan.host_namespace(lab.spec.name, host.name), "neigh flush all")
         yield switch
     finally:
         switch.close()
