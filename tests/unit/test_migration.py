@@ -121,6 +121,10 @@ def test_the_command_line_takes_a_store_forward_and_back_and_says_what_it_did(tm
     )
     again = json.loads(run(main, ["store", "migrate", "--store", str(file), "-o", "json", "--dry-run"]).stdout)
     assert (again["before"], again["after"], again["dropped"], again["dry_run"]) == (1, 2, [], True)
+    assert "there is nothing in the store" not in back.stderr
+    at(tmp_path / "other.db", lambda store: store.snapshot())  # as an etcd has one at any prefix
+    other = run(main, ["store", "migrate", "--store", str(tmp_path / "other.db")])
+    assert f"there is nothing in the store at {tmp_path / 'other.db'}: is that the one" in other.stderr
     beyond = run(main, ["store", "migrate", "--store", str(file), "--to", "9"])
     assert beyond.exit_code == ExitCode.REFUSED
     assert "there is no schema version 9 to be written; this Weft writes 1..2" in beyond.output

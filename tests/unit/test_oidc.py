@@ -197,6 +197,8 @@ def test_settings_are_read_from_a_file(tmp_path: Path) -> None:
         (("operator", "tenant-admin"), "names a tenant"),
         (("operator}", "operator, tenant: blue}"), "names no tenant"),
         (("audience", "audiences"), "does not say how"),
+        (("audience:", "ca: /nowhere.crt\naudience:"), "ca /nowhere.crt does not say whom .*: No such file"),
+        (("audience:", "ca: /etc/hostname\naudience:"), "ca /etc/hostname .*: it holds no certificate in PEM"),
         (("issuer", "["), "does not say how"),
     ],
 )

@@ -99,13 +99,13 @@ def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: 
     weft store migrate --store etcd://10.255.0.1:2379/weft --dry-run
     """
     from weft.contracts.store import SCHEMA
-    from weft.store.address import open_cluster
+    from weft.store.address import open_cluster, shown
     from weft.store.migration import Migrated, migrate
 
     wanted = SCHEMA if to is None else to
     _refuse_absent(url)
 
-    async def work(opened: Store) -> Migrated:
+    async def work(opened: Store) -> tuple[Migrated, bool]:
         cluster = open_cluster(url, "")
         try:
             if not (leave_behind or dry_run) and (left := await cluster.left_behind_by(wanted)):
@@ -116,9 +116,13 @@ def migrate_(url: str, to: int | None, drop: bool, leave_behind: bool, dry_run: 
                 )
         finally:
             await cluster.close()
-        return await migrate(opened, wanted, drop=drop, dry_run=dry_run)
+        done = await migrate(opened, wanted, drop=drop, dry_run=dry_run)
+        return done, not (await opened.snapshot()).objects
 
-    done = _with_store(url, work)
+    done, empty = _with_store(url, work)
+    if empty:
+        # etcd has a store wherever one is asked for: a mistyped prefix looks like an upgrade that is over.
+        click.echo(f"there is nothing in the store at {shown(url)}: is that the one that controllers serve?", err=True)
     if output is session.Output.JSON:
         show.as_json(
             {

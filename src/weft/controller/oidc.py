@@ -102,13 +102,16 @@ def read_settings(path: Path) -> Settings:
         raise Rejected(f"{path} does not say how to know users: {error}", "oidc") from error
     if not said.issuer.startswith("https://") and not said.issuer.startswith(("http://127.0.0.1", "http://[::1]")):
         raise Rejected(f"{path}: an issuer is at https://…, not at {said.issuer}", "oidc")
-    return Settings(
-        said.issuer,
-        said.audience,
-        tuple(_grant(each) for each in said.grants),
-        said.user,
-        None if said.ca is None else Path(said.ca),
-    )
+    ca = None if said.ca is None else Path(said.ca)
+    if ca is not None:
+        try:
+            ssl.create_default_context(cafile=str(ca))
+        except OSError as error:
+            why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+            raise Rejected(
+                f"{path}: ca {ca} does not say whom the issuer's https is believed by: {why}", "oidc"
+            ) from error
+    return Settings(said.issuer, said.audience, tuple(_grant(each) for each in said.grants), said.user, ca)
 
 
 def _grant(said: _Grant) -> Grant:
