@@ -233,6 +233,33 @@ def test_a_lossy_path_is_not_taken_for_a_narrow_one() -> None:
     assert {way.mtu_bytes for way in network.ways[A2]} <= {0, 1500}
 
 
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("silent_s", [0.3, 0.7, 1.1, 1.5, 2.0, 3.0, 6.0, 30.0])
+def test_a_peer_that_says_nothing_for_a_while_has_no_narrower_path_then(silent_s: float, several: bool) -> None:
+    """Its agent is started anew, or has no processor: large packets between guests go through all the while."""
+    host = HOST if several else Host("hosts/h1", (A1,), (Uplink("eth0", 1500, A, (A1,)),))
+    network = Network(host, [PEER if several else Peer("rd", A2, (A2,), (A,))])
+    chance = Random(11)  # noqa: S311 -- no secret
+    network.run(5)
+    for _ in range(40):  # in whatever it is in the midst of
+        network.lose(*STRAIGHT)
+        network.run(silent_s)
+        network.lose()
+        network.run(4 + chance.random())
+        assert {way.mtu_bytes for way in network.ways[A2]} == {1500}
+
+
+def test_a_path_that_became_narrow_while_its_peer_said_nothing_is_found_behind_that() -> None:
+    network = Network(Host("hosts/h1", (A1,), (Uplink("eth0", 1500, A, (A1,)),)), [Peer("rd", A2, (A2,), (A,))])
+    network.run(5)
+    network.lose(FIRST)
+    network.mtu[FIRST] = 1400
+    network.run(3)
+    assert {way.mtu_bytes for way in network.ways[A2]} == {1500}
+    network.lose()
+    assert network.run(20, lambda: {way.mtu_bytes for way in network.ways[A2]} == {1400}) < 15
+
+
 def test_answers_that_nobody_asked_for_change_nothing() -> None:
     network = Network()
     network.lose(FIRST, SECOND)

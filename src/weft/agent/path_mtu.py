@@ -43,7 +43,7 @@ class Search:
         """The size to send next. What was asked for and has not been answered is lost."""
         if self._asked:
             self._lost()
-        if self._settled:
+        if self.settled:
             self._settle(now_s)
         if self._raise_s is not None and now_s >= self._raise_s:
             self._raise_s = None
@@ -60,7 +60,7 @@ class Search:
         if size == self._asked:
             self._asked = self._tries = 0
             self.due_s = now_s
-        if self._settled:
+        if self.settled:
             self._settle(now_s)
 
     def refused(self, size: int, hint: int, now_s: float) -> None:
@@ -80,7 +80,13 @@ class Search:
         self.due_s = until_s
 
     @property
-    def _settled(self) -> bool:
+    def waits(self) -> bool:
+        """For an answer to what was asked."""
+        return self._asked > 0
+
+    @property
+    def settled(self) -> bool:
+        """What gets through is known, and tried again now and then."""
         return self._bad - self._good == 1
 
     def _settle(self, now_s: float) -> None:
@@ -107,7 +113,7 @@ class Search:
             self._good, self._bad = self._floor, self._floor + 1
 
     def _candidate(self) -> int:
-        if self._settled:
+        if self.settled:
             return self._good
         if self._good < self._hint < self._bad:
             return self._hint

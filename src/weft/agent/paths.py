@@ -58,6 +58,9 @@ class _Pair:
     scheduled_s: float = 0.0  # of its one entry in the heap; others of it are void
     tokens: list[int] = field(default_factory=list)  # of the small probes, oldest first
     sized: tuple[int, int] = (0, 0)  # the token and size of the large one
+    behind: list[int] = field(default_factory=list)  # tokens of small ones that were sent behind that
+    vouched: bool = False  # one of these has come back: so would have the large one
+    doubted: bool = False  # a large one was not answered, and none behind it was sent, or answered
     locked_bytes: int = 0  # what the operator says that the kernel's route takes; 0: nothing
 
     @property
@@ -152,10 +155,16 @@ class Paths:
             if pair.due_s <= now_s:
                 yield self._small(pair, now_s)
             if pair.alive and pair.search.due_s <= now_s:
-                if pair.missed > 1:
+                if pair.search.waits and not pair.vouched:
+                    # Whoever is silent altogether, such as an agent that is started anew, says nothing of sizes.
+                    pair.doubted = True
+                    pair.search.pause(now_s + DOUBT_S)
+                elif pair.missed > 1:
                     pair.search.pause(now_s + DOUBT_S)
                 else:
                     yield self._large(pair, now_s)
+                    if pair.doubted or not pair.search.settled:
+                        yield self._small(pair, now_s)
             self._enter(pair)
 
     def heard(self, source: str, destination: str, token: int, now_s: float) -> None:
@@ -167,12 +176,14 @@ class Paths:
         if token == pair.sized[0]:
             size, pair.sized = pair.sized[1], (0, 0)
             del self._asked[token]
+            pair.doubted = False
             before = pair.search.told
             pair.search.answered(size, now_s)
             if pair.search.told != before:
                 self._dirty[pair.peer] = None
             self._schedule(pair)
             return
+        pair.vouched = pair.vouched or token in pair.behind
         at = pair.tokens.index(token)
         for old in pair.tokens[: at + 1]:
             del self._asked[old]
@@ -207,6 +218,7 @@ class Paths:
             self._dirty[pair.peer] = None
         token = self._new(pair)
         pair.tokens.append(token)
+        pair.behind = [*pair.behind[-MISSES:], token]
         if len(pair.tokens) > MISSES + 1:
             del self._asked[pair.tokens.pop(0)]
         pair.missed += 1
@@ -219,7 +231,7 @@ class Paths:
         size, token = pair.search.ask(now_s), self._new(pair)
         if pair.search.told != before:
             self._dirty[pair.peer] = None
-        pair.sized = (token, size)
+        pair.sized, pair.behind, pair.vouched = (token, size), [], False
         return Probe(pair.source, pair.destination, token, size)
 
     def _interval_s(self, pair: _Pair) -> float:
