@@ -53,9 +53,9 @@ def test_the_locked_mtu_of_a_hosts_route_is_what_guests_are_told(other: Lab) -> 
     version, host = (6 if ":" in other.spec.hosts[0].pa else 4), other.guest("t/a").host
     route = ("ip", f"-{version}", "route", "replace", "default", "via", other.spec.host(host).gateway, "dev", "eth0")
     told = 1400 - (62 if version == 6 else 42)
+    to = address(other.guest("t/b"))
     assert other.exec(host, *route, "mtu", "lock", "1400").returncode == 0
     try:
-        to = address(other.guest("t/b"))
 
         def is_told() -> bool:
             done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(told - 27), "-W", "2", to)
@@ -66,7 +66,13 @@ def test_the_locked_mtu_of_a_hosts_route_is_what_guests_are_told(other: Lab) -> 
         assert "1 received" in done.stdout
     finally:
         other.exec(host, *route)
-        other.exec("t/a", "ip", "route", "flush", "cache")
+
+        def is_free() -> bool:
+            other.exec("t/a", "ip", "route", "flush", "cache")
+            done = other.exec("t/a", "ping", "-c", "1", "-M", "do", "-s", str(largest(other) - 28), "-W", "2", to)
+            return done.returncode == 0
+
+        eventually(is_free, "what the route takes without a lock is known again, also to the guest")
 
 
 def test_a_stream_crosses_without_a_loss(other: Lab) -> None:
