@@ -183,7 +183,7 @@ ROWS = [
     refused(
         subnet("red/prod/new", "10.9.0.0/24", vsid=7036557),
         "spec.vsid",
-        f"is taken by {BLUE}/virtual-subnets/web",
+        f"is taken by {BLUE}/virtual-subnets/web: leave it out for a free one",
         Conflict,
     ),
     refused(subnet("blue/prod/new", "10.9.0.0/24", gateways=("10.8.0.1",)), "spec.gateways[0]", "is in none of"),

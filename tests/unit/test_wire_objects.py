@@ -127,7 +127,12 @@ def test_drafts_objects_and_specs_have_the_same_fields() -> None:
     [
         (PORT, b"{}", "spec.virtual_subnet", "needed"),
         (PORT, b'{"virtual_subnet": 1}', "spec.virtual_subnet", "1: expected a string, got a whole number"),
-        (PORT, b'{"virtual_subnet": "a", "macs": ""}', "spec.macs", "a port has no such field; it has virtual_subnet"),
+        (
+            PORT,
+            b'{"virtual_subnet": "a", "macs": ""}',
+            "spec.macs",
+            "a port has no such field, but mac; it has virtual_subnet",
+        ),
         (PORT, b'{"virtual_subnet": "a", "addresses": "10.0.0.1"}', "spec.addresses", "expected a list, got a string"),
         (PORT, b'{"virtual_subnet": "a", "addresses": ["a", 1]}', "spec.addresses[1]", "expected a string"),
         (

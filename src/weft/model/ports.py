@@ -256,7 +256,9 @@ def _claim_known(ix: Indexes, plan: _Plan) -> None:
         mac = None
     if mac is not None:
         if (holder := subnet.domain.macs.get(mac)) is not None:
-            raise Conflict(f"MAC {mac} is taken by {holder}, in the same routing domain", "spec.mac")
+            raise Conflict(
+                f"MAC {mac} is taken by {holder}, in the same routing domain: leave it out for a free one", "spec.mac"
+            )
         if mac in subnet.domain.router_macs:
             raise Conflict(f"MAC {mac} is the router's in a subnet of the same routing domain", "spec.mac")
         plan.mac = mac

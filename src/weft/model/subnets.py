@@ -41,7 +41,7 @@ def admit(ix: Indexes, puts: Sequence[SubnetPut], abilities: AbilityTable) -> No
                 choosing.append((put, parsed))
                 continue
             if (holder := ix.vsids.get(parsed.vsid)) is not None:
-                raise Conflict(f"VSID {parsed.vsid} is taken by {holder}", "spec.vsid")
+                raise Conflict(f"VSID {parsed.vsid} is taken by {holder}: leave it out for a free one", "spec.vsid")
             _insert(ix, put, parsed, parsed.vsid, abilities)
         except Rejected as fault:
             raise fault.at(put.field) from None

@@ -7,6 +7,7 @@ also what /openapi.json is generated from, so their field names are the API.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, TypeAlias, TypeVar, assert_never
@@ -812,6 +813,8 @@ def _rejected(
         owner = f"a {kind.value}" if kind and where == "$" else path or "the request"
         known = () if of is None else _fields_at(of, where)
         these = f"; it has {', '.join(known)}" if known else ""
+        for meant in difflib.get_close_matches(unknown["field"], known, 1):
+            these = f", but {meant}{these}"
         return Rejected(f"{owner} has no such field{these}", _below(path, unknown["field"]))
     return Rejected(f"{_given_at(raw, where)}{_in_words(what)}", path)
 
