@@ -95,6 +95,24 @@ FTP = guarded({WEB1_PORT: (4,), WEB2_PORT: (5,)}, (FTP_CLIENTS, FTP_SERVERS))
 NO_FTP = guarded({WEB1_PORT: (4,), WEB2_PORT: (5,)}, (FTP_CLIENTS, replace(FTP_SERVERS, rules=FTP_SERVERS.rules[1:])))
 SECURED = guarded({}, (), fw=True)
 
+#: What is said of one packet by rules of everybody, of a prefix and of a group, of its protocol and of any.
+STANDING = SecurityGroup(
+    7,
+    "standing",
+    rules=(
+        SecurityRule(81, "standing/out", OUT, 4),
+        SecurityRule(82, "standing/all", IN, 4),
+        SecurityRule(83, "standing/no-group", IN, 4, UDP, 1001, 1001, remote_group=1, allow=False),
+        SecurityRule(84, "standing/no-prefix", IN, 4, UDP, 1002, 1002, remote_prefix="10.0.1.4/32", allow=False),
+        SecurityRule(85, "standing/nobody", IN, 4, UDP, 1003, 1006, allow=False, priority=5),
+        SecurityRule(86, "standing/group-as-high", IN, 4, UDP, 1003, 1003, remote_group=1, priority=5),
+        SecurityRule(87, "standing/group-higher", IN, 4, UDP, 1004, 1004, remote_group=1, priority=6),
+        SecurityRule(88, "standing/prefix-higher", IN, 4, UDP, 1005, 1005, remote_prefix="10.0.1.0/24", priority=6),
+        SecurityRule(89, "standing/group-lower", IN, 4, UDP, 1006, 1006, remote_group=1, priority=4),
+        SecurityRule(90, "standing/none-of-icmp", IN, 4, ICMP, allow=False),
+    ),
+)
+
 #: May open HTTP connections, and nothing else.
 HTTP_ALONE = SecurityGroup(
     6,
@@ -246,6 +264,21 @@ def scenes() -> list[Scene]:
         Scene("a rule that denies goes first by its priority", GUARDED, (
             dns(FIRST, SECOND), dns(SECOND, FIRST, answer=True), dns(FIREWALL, SECOND, dropped=REFUSED),
         )),
+        Scene(
+            "the highest decides, and of equals one that denies, whomever each names",
+            guarded({WEB1_PORT: (1,), WEB2_PORT: (7,)}, (CLIENTS, STANDING)),
+            (
+                *(
+                    dns(FIRST, SECOND, port=port, dropped=None if port in {1000, 1004, 1005} else REFUSED)
+                    for port in range(1000, 1007)
+                ),
+                *(
+                    dns(FIREWALL, SECOND, port=port, dropped=None if port in {1000, 1001, 1002, 1005} else REFUSED)
+                    for port in range(1000, 1007)
+                ),
+                talk(FIREWALL, SECOND, b.echo(4), REFUSED),
+            ),
+        ),
         Scene("answers are of their connection", GUARDED, (
             talk(FIREWALL, SECOND, b.echo(4)),
             talk(SECOND, FIREWALL, b.echo_reply(4)),
