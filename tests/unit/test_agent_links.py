@@ -45,6 +45,8 @@ async def watch() -> None:
                 (("add", "2001:db8::1/64", "nodad"), ["192.0.2.1", "2001:db8::1"]),
                 (("add", "fe80::7/64", "nodad"), ["192.0.2.1", "2001:db8::1"]),  # every interface has such
                 (("delete", "192.0.2.1/24"), ["2001:db8::1"]),
+                (("add", "169.254.0.1/16"), ["169.254.0.1", "2001:db8::1"]),  # a PA may be one
+                (("delete", "169.254.0.1/16"), ["2001:db8::1"]),
             ):
                 ip("address", *words, "dev", "tapweb-1")
                 while links.addresses().get("tapweb-1") != addresses:

@@ -159,7 +159,10 @@ def address_messages(data: bytes) -> Iterator[AddressMessage]:
             *_, index = _ADDRESS.unpack_from(body)
             found = dict(attributes(body[_ADDRESS.size :]))
             packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
-            if packed is not None and not (address := ipaddress.ip_address(packed)).is_link_local:
+            if packed is None:
+                continue
+            address = ipaddress.ip_address(packed)
+            if address.version == 4 or not address.is_link_local:
                 yield AddressMessage(kind == _DELADDRESS, index, str(address))
 
 
