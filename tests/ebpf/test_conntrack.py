@@ -186,6 +186,35 @@ def _tcp(side: int, flags: int, seq: int, ack: int, data: int = 0, number: int =
 
 
 @pytest.mark.root
+def test_where_an_agent_sweeps_no_packet_looks_through_the_table_and_where_none_does_one_makes_room(
+    asking: Asking,
+) -> None:
+    asking.begin(conntrack.Settings(most_of_port=2), keep=False)
+    asking.admit(SecurityGroup(1, "group", rules=(SecurityRule(4, "out", Direction.EGRESS, 4),)))
+
+    def opens(at_s: int, number: int) -> DropReason | None:
+        asking.at(asking.start_ns + at_s * SECOND_NS)
+        return asking.ask("a", GUEST, _tcp(GUEST, SYN, 1000, 0, number=number))
+
+    def sweep(at_s: int) -> int:
+        asking.at(asking.start_ns + at_s * SECOND_NS)
+        return asking.connections.sweep(asking.start_ns + at_s * SECOND_NS)
+
+    for begun_s in (0, 100):
+        assert [opens(begun_s, number) for number in (1, 2, 3)] == [None, None, DropReason.CONNECTION_LIMIT]
+        assert sweep(begun_s + 29) == 0
+        assert opens(begun_s + 31, 3) == DropReason.CONNECTION_LIMIT  # the agent will see to it
+        assert len(asking.table()) == 2
+        if begun_s:
+            assert opens(begun_s + 43, 3) == DropReason.CONNECTION_LIMIT
+            assert opens(begun_s + 44, 3) is None  # it does not any more
+        else:
+            assert sweep(begun_s + 32) == 2
+            assert opens(begun_s + 32, 3) is None
+            assert sweep(begun_s + 62) == 1
+
+
+@pytest.mark.root
 def test_what_one_tenants_rules_log_leaves_as_much_room_to_others(asking: Asking) -> None:
     ring = libbpf.Ring(asking.maps[layout.CONNECTION_EVENTS])
     asking.begin(conntrack.Settings(), keep=False)

@@ -282,7 +282,9 @@ class Connections:
     def sweep(self, now_ns: int, ports: Container[int] | None = None) -> int:
         """Forget what has expired, and what is of no port of these (None: whatever port); how many."""
         late = [key for key, value in entries(self.expectations) if _LATE.unpack_from(value)[0] <= now_ns]
-        return self._sweep(now_ns, ports) + self._ask(_EXPIRED, late)
+        swept = self._sweep(now_ns, ports) + self._ask(_EXPIRED, late)
+        self._run(_WORDS.pack(_EXPIRED, 0, 0), 1)  # what is full need not look through the table itself
+        return swept
 
     def _sweep(self, now_ns: int, ports: Container[int] | None) -> int:
         over: list[bytes] = []

@@ -8,6 +8,7 @@
 #include "ftp.h"
 
 #define SWEEP_NS 1000000000ULL /* where nobody sweeps, a full table is swept as a connection begins, once in so long */
+#define AGENT_SWEEPS_NS 15000000000ULL /* an agent that has swept does so again within so long */
 #define TENANT_LEAVES 3 /* of what is no port's own a tenant has at most so many times what is left */
 #define DATAGRAM_LIFE_NS 30000000000ULL
 
@@ -207,7 +208,9 @@ static long forget_expired(void *map, struct connection_key *key, struct connect
 	return 0;
 }
 
-/* All that has expired, once in a while; 1: it was looked. */
+/* All that has expired, once in a while, unless an agent sees to that: a packet would wait for it, and those behind it; 1: it was
+ * looked.
+ */
 static __noinline int sweep(struct flow *f)
 {
 	struct tracked *t = tracked_of_host();
@@ -958,7 +961,7 @@ INLINE int guarded(struct __sk_buff *skb, const struct packet *p, seat at, __u32
 }
 
 /* What the agent asks of the table, in the packet of a test run: it cannot count as the programs do. */
-#define ASKED_EXPIRED 0 /* forget those that have expired */
+#define ASKED_EXPIRED 0 /* forget those that have expired; of none, too: the agent has swept */
 #define ASKED_FORGET 1 /* forget them */
 #define ASKED_INSERT 2 /* each with its value, but for its tag, behind it, where there is none */
 #define ASKED_TAKE 3 /* as to insert; or in place of one that is moved and in which the guest has not spoken here */
@@ -1038,11 +1041,16 @@ static __noinline int do_asked(struct __sk_buff *skb)
 {
 	struct flow *f = flow_of_agent();
 	struct tracking *t = tracking_of_host();
+	struct tracked *counted = tracked_of_host();
 	struct asking a = { .skb = skb, .at = ETHERNET_BYTES + 12 };
 
-	if (!f || !t || bpf_skb_load_bytes(skb, ETHERNET_BYTES, &a.what, 12))
+	if (!f || !t || !counted || bpf_skb_load_bytes(skb, ETHERNET_BYTES, &a.what, 12))
 		return -1;
 	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
+	if (a.what == ASKED_EXPIRED) {
+		counted->swept_ns = f->now_ns + AGENT_SWEEPS_NS - SWEEP_NS;
+		counted->swept_expected_ns = f->now_ns + AGENT_SWEEPS_NS - EXPECTED_SWEEP_NS;
+	}
 	bpf_loop(ASKED_MOST, do_next_asked, &a, 0);
 	return a.done;
 }
