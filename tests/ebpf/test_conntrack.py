@@ -186,6 +186,28 @@ def _tcp(side: int, flags: int, seq: int, ack: int, data: int = 0, number: int =
 
 
 @pytest.mark.root
+def test_what_one_tenants_guests_begin_leaves_room_to_what_is_told_of_others(asking: Asking) -> None:
+    ring = libbpf.Ring(asking.maps[layout.CONNECTION_EVENTS])
+    asking.begin(conntrack.Settings(), keep=False)
+    asking.admit(SecurityGroup(1, "group", rules=(SecurityRule(4, "out", Direction.EGRESS, 4),)))
+    told = conntrack.tracking(asking.settings, asking.epoch, events=True, clock_ns=asking.start_ns)
+    asking.maps["tracking"].update(layout.NUMBER.pack(0), told)
+    room = (1 << 20) // (layout.CONNECTION_EVENT.size + 8)
+    try:
+        ring.read()
+        for port, count in (("a", room // 2 + 100), ("b", 1)):
+            for number in range(1, count + 1):
+                assert asking.ask(port, GUEST, _tcp(GUEST, SYN, 1000, 0, number=number)) is None
+        ports = [layout.CONNECTION_KEY.unpack(layout.CONNECTION_EVENT.unpack(each)[0])[0] for each in ring.read()]
+        assert abs(ports.count(layout.port_number("a")) - room // 2) <= 1
+        assert ports[-1] == layout.port_number("b")
+        asking.connections.forget([key for key, _ in list(asking.connections.entries())])
+        assert abs(len(ring.read()) - room // 2) <= 1, "nor does a sweep take what is others'"
+    finally:
+        ring.close()
+
+
+@pytest.mark.root
 def test_where_an_agent_sweeps_no_packet_looks_through_the_table_and_where_none_does_one_makes_room(
     asking: Asking,
 ) -> None:

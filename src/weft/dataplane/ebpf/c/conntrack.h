@@ -12,7 +12,7 @@
 #define TENANT_LEAVES 3 /* of what is no port's own a tenant has at most so many times what is left */
 #define DATAGRAM_LIFE_NS 30000000000ULL
 
-/* What became of a connection, for whoever listens. A reader that does not keep up misses some. */
+/* What became of a connection, for whoever listens. A reader that does not keep up misses some: first those of whose tenant has most. */
 static __noinline int tell(struct flow *f, const struct connection_key *key, struct connection *c, __u32 what)
 {
 	struct tracking *t = tracking_of_host();
@@ -28,7 +28,7 @@ static __noinline int tell(struct flow *f, const struct connection_key *key, str
 	f->event.packets[1] = c->packets[1];
 	f->event.bytes[0] = c->bytes[0];
 	f->event.bytes[1] = c->bytes[1];
-	bpf_ringbuf_output(&connection_events, &f->event, sizeof(f->event), 0);
+	put_event(f);
 	return 0;
 }
 
@@ -1016,7 +1016,6 @@ static long do_next_asked(__u32 i, struct asking *a)
 			a->done += renew(c, f);
 			return 0;
 		}
-		f->tenant = a->tenant;
 		/* A place of another host's says nothing here. */
 		if (a->what == ASKED_TAKE)
 			f->fresh.charged = f->fresh.opener ? CHARGED_TO_OTHERS : 0;
@@ -1047,6 +1046,7 @@ static __noinline int do_asked(struct __sk_buff *skb)
 	if (!f || !t || !counted || bpf_skb_load_bytes(skb, ETHERNET_BYTES, &a.what, 12))
 		return -1;
 	f->now_ns = t->clock_ns ? t->clock_ns : bpf_ktime_get_coarse_ns();
+	f->tenant = a.tenant;
 	if (a.what == ASKED_EXPIRED) {
 		counted->swept_ns = f->now_ns + AGENT_SWEEPS_NS - SWEEP_NS;
 		counted->swept_expected_ns = f->now_ns + AGENT_SWEEPS_NS - EXPECTED_SWEEP_NS;

@@ -849,7 +849,7 @@ struct share {
 struct tenant {
 	__u64 beyond; /* connections of its ports beyond their own */
 	struct share upcalls;
-	struct share logs; /* of connection_events */
+	struct share events; /* of connection_events */
 };
 
 struct {

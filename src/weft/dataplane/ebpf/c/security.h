@@ -81,10 +81,21 @@ static __noinline __u32 identity_of(struct flow *f, const struct addr *remote, _
 	return nobody && !bpf_map_lookup_elem(&records, &f->member) ? nobody : 0;
 }
 
+/* f->event, if the packet's tenant may have one more in the ring: 0: it is there. */
+INLINE int put_event(struct flow *f)
+{
+	struct tenant *of = tenant_at(&f->tenant);
+
+	if (!of || !may_put(&connection_events, EVENTS_BYTES, &of->events, sizeof(f->event)) ||
+	    bpf_ringbuf_output(&connection_events, &f->event, sizeof(f->event), 0))
+		return -1;
+	has_put(&connection_events, &of->events, sizeof(f->event));
+	return 0;
+}
+
 /* A rule that logs has decided of a packet: for whoever listens, sampled. */
 static __noinline int log_ruling(struct flow *f, __u32 direction)
 {
-	struct tenant *of;
 	struct hit *hit;
 
 	if (!f)
@@ -93,10 +104,6 @@ static __noinline int log_ruling(struct flow *f, __u32 direction)
 	/* Two CPUs may log at once, which harms nobody. */
 	if (!hit || (hit->logged_ns && f->now_ns - hit->logged_ns < LOG_GAP_NS))
 		return 0;
-	of = tenant_at(&f->tenant);
-	if (!of || !may_put(&connection_events, EVENTS_BYTES, &of->logs, sizeof(f->event)))
-		return 0;
-	hit->logged_ns = f->now_ns;
 	f->event.key = f->key;
 	f->event.key.remote = f->remote;
 	f->event.key.protocol = f->protocol;
@@ -108,8 +115,8 @@ static __noinline int log_ruling(struct flow *f, __u32 direction)
 	f->event.packets[1] = 0;
 	f->event.bytes[0] = f->length;
 	f->event.bytes[1] = 0;
-	if (!bpf_ringbuf_output(&connection_events, &f->event, sizeof(f->event), 0))
-		has_put(&connection_events, &of->logs, sizeof(f->event));
+	if (!put_event(f))
+		hit->logged_ns = f->now_ns;
 	return 0;
 }
 
