@@ -37,6 +37,25 @@ INLINE bool others_flow(const struct connection *c, __u32 side)
 	return c->state == STATE_UDP_REPLIED ? c->flags & TOLD : c->state == STATE_UDP_UNREPLIED && side == c->opener;
 }
 
+/* A key of what a packet bears, by words: what is put piece by piece is slow to be read as a whole just behind. */
+INLINE void put_key(struct connection_key *key, const struct packet *p, __u32 side, __u64 port)
+{
+	__u64 *words = (void *)key, ports = bpf_ntohl(p->l4_word);
+	const __u64 *local = (const void *)&p->source, *remote = (const void *)&p->destination;
+
+	if (side != DIRECTION_FROM_GUEST) {
+		local = (const void *)&p->destination;
+		remote = (const void *)&p->source;
+		ports = ports >> 16 | (ports & 0xffff) << 16;
+	}
+	words[0] = port;
+	words[1] = local[0];
+	words[2] = local[1];
+	words[3] = remote[0];
+	words[4] = remote[1];
+	words[5] = bpf_cpu_to_be64(ports << 32 | (__u64)p->protocol << 24);
+}
+
 /* 1: the packet passes, and is counted; 0: judge() is to say, and nothing has been done. port: its number, as in struct
  * guard; packets[0] is the packet's. Its epoch is that of the rules, so there is nothing to ask them; what a guard's flags
  * say is of packets without a connection, and of those of another epoch.
@@ -46,23 +65,20 @@ __noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
 	__u32 zero = 0, side = direction & 1;
 	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
 	struct tracking *t = tracking_of_host();
-	struct connection_key key = { .port = port };
+	struct connection_key key;
 	struct tcp_segment s = {};
 	struct connection *c;
-	__u64 now_ns, serial;
-	__be16 ports[2];
+	__u64 now_ns, first;
 
 	if (!p || !t || !p->l4_word || p->ip_length < p->l4_offset + UDP_BYTES)
 		return 0;
-	__builtin_memcpy(ports, &p->l4_word, sizeof(ports));
-	put_ends(&key, side, &p->source, &p->destination, ports[0], ports[1]);
-	key.protocol = p->protocol;
+	put_key(&key, p, side, port);
 	if (p->protocol == IPPROTO_TCP && (read_plain_segment(skb, p, &s) || (s.data_bytes && is_control(&key, t->ftp_port))))
 		return 0;
 	c = bpf_map_lookup_elem(&connections, &key);
 	if (!c)
 		return 0;
-	serial = *(volatile __u64 *)&c->tag.ends;
+	first = *(volatile __u64 *)&c->tag.ends;
 	if (*(volatile __u32 *)&c->epoch != t->epoch)
 		return 0;
 	in_order();
@@ -75,7 +91,7 @@ __noinline int carries_on(struct __sk_buff *skb, __u32 direction, __u64 port)
 	if (p->protocol == IPPROTO_TCP ? !tcp_flows(c, side, &s) : !others_flow(c, side))
 		return 0;
 	/* What has been looked at was this connection's: whoever takes its element away says so first. */
-	if (!was_of(c, &key, serial))
+	if (!was_of(c, &key, first))
 		return 0;
 	c->packets[side] += 1;
 	c->bytes[side] += skb->len;

@@ -201,11 +201,11 @@ __noinline int behind_extensions(struct __sk_buff *skb, __u32 protocol, __u32 at
 	return is_extension(protocol) ? -1 : (int)(at << 8 | (protocol & 255));
 }
 
-INLINE __u64 addresses_of(const struct connection_key *key)
+INLINE __u64 addresses_of(const struct addr *local, const struct addr *remote)
 {
-	const __u64 *word = (const void *)&key->local;
+	const __u64 *ours = (const void *)local, *theirs = (const void *)remote;
 
-	return word[0] * 0x9E3779B97F4A7C15ull ^ word[1] * 0xC2B2AE3D27D4EB4Full ^ word[2] * 0x165667B19E3779F9ull ^ word[3];
+	return ours[0] * 0x9E3779B97F4A7C15ull ^ ours[1] * 0xC2B2AE3D27D4EB4Full ^ theirs[0] * 0x165667B19E3779F9ull ^ theirs[1];
 }
 
 #define TAG_SERIAL bpf_cpu_to_be64(0xffff)
@@ -217,14 +217,19 @@ INLINE void put_owner(struct connection_tag *tag, const struct connection_key *k
 
 	tag->port = key->port;
 	tag->ends = *(const __u64 *)&key->local_port | (bpf_cpu_to_be64(made) & TAG_SERIAL);
-	tag->addresses = addresses_of(key);
+	tag->addresses = addresses_of(&key->local, &key->remote);
+}
+
+/* How a tag differs: 0: not at all. ends, addresses: as they are in it, without a serial. */
+INLINE __u64 other_tag(const struct connection_tag *tag, __u64 port, __u64 ends, __u64 addresses)
+{
+	return (tag->port ^ port) | ((tag->ends ^ ends) & ~TAG_SERIAL) | (tag->addresses ^ addresses);
 }
 
 /* Whether it is the key's connection. */
 INLINE bool is_of(const struct connection_tag *tag, const struct connection_key *key)
 {
-	return !((tag->port ^ key->port) | ((tag->ends ^ *(const __u64 *)&key->local_port) & ~TAG_SERIAL) |
-		 (tag->addresses ^ addresses_of(key)));
+	return !other_tag(tag, key->port, *(const __u64 *)&key->local_port, addresses_of(&key->local, &key->remote));
 }
 
 /* Of one that is read without its lock, before what is read of it, and behind: whether it was the key's all the while. */
