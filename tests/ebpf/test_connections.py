@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import Counter
@@ -257,6 +258,41 @@ def test_an_upgrade_cuts_no_connection_that_is_kept_without_its_rule(
         # When connections are kept no longer, it is held against the rules as any other.
         again.load(NO_HTTP)
         assert goes_on(again) is DropReason.SECURITY_GROUP
+
+
+@pytest.fixture(scope="module")
+def otherwise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs of which a connection's fields are elsewhere."""
+    sources = tmp_path_factory.mktemp("otherwise") / "c"
+    shutil.copytree(build.SOURCE.parent, sources)
+    text = (sources / "maps.h").read_text()
+    expires, began = "\t__u64 expires_ns; \\\n", "\t__u64 began_ns; \\\n"
+    assert text.count(expires + began) == 1
+    (sources / "maps.h").write_text(text.replace(expires + began, began + expires))
+    return build.compile_programs(sources.parent / "weft.bpf.o", sources / build.SOURCE.name)
+
+
+def test_an_upgrade_to_another_layout_of_connections_cuts_none(driver: EbpfDriver, otherwise: Path) -> None:
+    """Nor does the way back, with all that was known of them."""
+
+    def known(of: EbpfDriver) -> dict[bytes, tuple[object, ...]]:
+        """All but the epoch and when they end."""
+        found = ((key, layout.CONNECTION.unpack(value)) for key, value in of.plane._connections.entries())
+        return {key: (*value[:2], *value[4:17], *value[18:]) for key, value in found}
+
+    talk(driver)
+    assert goes_on(driver) is None
+    before = known(driver)
+    assert len(before) == 4
+    with replaced(driver, SIZES, otherwise) as again:
+        again.load(GUARDED)
+        assert len(known(again)) == 4
+    with replaced(driver, SIZES) as back:
+        back.load(GUARDED)
+        assert known(back) == before
+    with replaced(driver, SIZES, otherwise) as again:
+        again.load(GUARDED)
+        assert goes_on(again) is None
 
 
 def test_what_was_cut_before_an_upgrade_stays_cut_where_connections_are_kept(driver: EbpfDriver) -> None:

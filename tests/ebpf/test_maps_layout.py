@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ebpf.rows import HOST, PORT_A, RDID, SUBNET
 from weft.dataplane.ebpf import build, layout, libbpf
-from weft.dataplane.ebpf.btf import Btf
+from weft.dataplane.ebpf.btf import Btf, Translation
 from weft.kit.errors import Rejected
 from weft.policy.drop import DropReason
 from weft.policy.rows import Limit, MacRecord, Pair, Port, Qos, Record, Route
@@ -169,3 +169,31 @@ def test_a_bad_prefix_is_refused_with_the_text(prefix: str) -> None:
         layout.route(Route(RDID, prefix, 5000))
     with pytest.raises(Rejected, match=re.escape(repr(prefix)) + "|''"):
         layout.port(Port("p", 5000, "02:00:00:00:00:01", (), (Pair("02:00:00:00:00:01", prefix),)), 1, peer=False)
+
+
+FORMER = """
+struct half { __u32 end, gone; };
+struct what { __u16 first; __u8 narrow; __u32 later[2]; struct half halves[2]; };
+"""
+NEW = """
+struct half { __u32 end; };
+struct what { __u64 fresh; struct half halves[2]; __u32 later[3]; __u32 narrow; __u16 first; };
+"""
+
+
+def test_a_struct_of_another_layout_is_read_by_its_fields_names(tmp_path: Path) -> None:
+    """What was not there is 0, and what was of another width."""
+
+    def compiled(name: str, structs: str) -> Btf:
+        source = tmp_path / f"{name}.bpf.c"
+        source.write_text(f'#include "types.h"\n{structs}\nstruct what is SEC(".data");\n')
+        with libbpf.Object(build.compile_programs(tmp_path / name, source)) as opened:
+            return Btf(opened.btf())
+
+    before, now = compiled("former", FORMER), compiled("new", NEW)
+    translated = Translation(before, before.structs["what"], now, now.structs["what"])
+    former = struct.pack("=HBx2I4I", 7, 8, 10, 11, 20, 21, 30, 31)
+    assert translated(former) == struct.pack("=Q2I3IIH2x", 0, 20, 30, 10, 11, 0, 0, 7) + bytes(4)
+    same = Translation(now, now.structs["what"], now, now.structs["what"])
+    everything = bytes(range(1, 1 + now.size(now.structs["what"])))
+    assert same(everything)[:34] == everything[:34]

@@ -97,6 +97,23 @@ class Btf:
             return f"{of.name}({of.size}){{{inside}}}"
         return f"{of.kind}/{self.size(number)}"
 
+    def places(self, number: int, name: str = "", at: int = 0) -> dict[str, tuple[int, int]]:
+        """(offset, bytes) of each field that has none inside, by its name: ``halves[1].end``."""
+        of = self.types[self._plain(number)]
+        if of.kind == _ARRAY:
+            element, _, count = _TRIPLE.unpack(of.body)
+            each = self.size(element)
+            inside = [(f"{name}[{i}]", element, at + i * each) for i in range(int(count))]
+        elif members := self.members(number):
+            inside = [(f"{name}.{m.name}" if name else m.name, m.type, at + m.offset) for m in members]
+        else:
+            return {name: (at, self.size(number))}
+        return {
+            found: place
+            for each_name, kind, there in inside
+            for found, place in self.places(kind, each_name, there).items()
+        }
+
     def constant(self, name: str, section: str = ".rodata") -> tuple[int, int] | None:
         """(offset, bytes) of a variable in its section; None when there is none of the name."""
         for of in self.types:
@@ -113,3 +130,30 @@ class Btf:
         while self.types[number].kind in _THROUGH:
             number = self.types[number].size
         return number
+
+
+class Translation:
+    """Of a struct's bytes, as one object has it, to another's: by the names of its fields. One that the former does not
+    have, or has narrower or wider, is 0.
+    """
+
+    def __init__(self, former: Btf, former_type: int, new: Btf, new_type: int) -> None:
+        before = former.places(former_type)
+        self._bytes = new.size(new_type)
+        self._runs: list[tuple[int, int, int]] = []  # from where, to where, how many bytes
+        for name, (to, size) in sorted(new.places(new_type).items(), key=lambda item: item[1]):
+            since, former_size = before.get(name, (0, 0))
+            if former_size != size:
+                continue
+            if self._runs:
+                at, there, count = self._runs[-1]
+                if (since, to) == (at + count, there + count):
+                    self._runs[-1] = at, there, count + size
+                    continue
+            self._runs.append((since, to, size))
+
+    def __call__(self, data: bytes) -> bytes:
+        made = bytearray(self._bytes)
+        for since, to, size in self._runs:
+            made[to : to + size] = data[since : since + size]
+        return bytes(made)

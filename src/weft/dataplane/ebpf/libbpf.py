@@ -51,6 +51,7 @@ class Command(IntEnum):
     OBJ_GET = 7
     PROG_TEST_RUN = 10
     OBJ_GET_INFO_BY_FD = 15
+    BTF_GET_FD_BY_ID = 19
     PROG_QUERY = 16
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
@@ -196,7 +197,22 @@ class _MapInfo(ctypes.Structure):
         ("max_entries", _u32),
         ("map_flags", _u32),
         ("name", ctypes.c_char * 16),
+        ("ifindex", _u32),
+        ("btf_vmlinux_value_type_id", _u32),
+        ("netns_dev", _u64),
+        ("netns_ino", _u64),
+        ("btf_id", _u32),
+        ("btf_key_type_id", _u32),
+        ("btf_value_type_id", _u32),
     ]
+
+
+class _ById(ctypes.Structure):
+    _fields_ = [("id", _u32), ("next_id", _u32), ("open_flags", _u32)]
+
+
+class _BtfInfo(ctypes.Structure):
+    _fields_ = [("btf", _u64), ("btf_size", _u32), ("id", _u32)]
 
 
 class _ProgramInfo(ctypes.Structure):
@@ -358,6 +374,15 @@ class BatchResult:
 
 
 @dataclass(frozen=True, slots=True)
+class MapTypes:
+    """A map's types: their BTF, raw, and which of it key and value are."""
+
+    btf: bytes
+    key: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class Map:
     """A map, by its file descriptor. Keys and values are bytes in the kernel's layout."""
 
@@ -380,6 +405,23 @@ class Map:
 
     def close(self) -> None:
         os.close(self.fd)
+
+    def types(self) -> MapTypes | None:
+        """What it was made with; None: without types."""
+        info = _MapInfo()
+        _bpf(Command.OBJ_GET_INFO_BY_FD, _Info(self.fd, ctypes.sizeof(info), ctypes.addressof(info)))
+        if not info.btf_id:
+            return None
+        fd = _bpf(Command.BTF_GET_FD_BY_ID, _ById(info.btf_id))
+        try:
+            found = _BtfInfo()
+            _bpf(Command.OBJ_GET_INFO_BY_FD, _Info(fd, ctypes.sizeof(found), ctypes.addressof(found)))
+            raw = ctypes.create_string_buffer(found.btf_size)
+            found = _BtfInfo(btf=ctypes.addressof(raw), btf_size=len(raw))
+            _bpf(Command.OBJ_GET_INFO_BY_FD, _Info(fd, ctypes.sizeof(found), ctypes.addressof(found)))
+        finally:
+            os.close(fd)
+        return MapTypes(raw.raw, info.btf_key_type_id, info.btf_value_type_id)
 
     def lookup(self, key: bytes) -> bytes | None:
         """The value, or None when there is no such key."""

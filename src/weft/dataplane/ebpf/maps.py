@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from weft.dataplane.ebpf import bpffs, layout, libbpf
-from weft.dataplane.ebpf.btf import Btf
+from weft.dataplane.ebpf.btf import Btf, Translation
 from weft.kit.errors import Rejected
 from weft.policy.connections import EXPECTED_OF_PORT, OWN_OF_PORT
 
@@ -208,14 +208,38 @@ def generations(pins: Path) -> Iterator[Path]:
 
 def former(pin: Path, like: libbpf.Map) -> libbpf.Map | None:
     """A map of another generation, to be closed by the caller; None when it is not there or of another layout."""
-    try:
-        found = libbpf.Map.of(like.name, libbpf.pinned(pin))
-    except FileNotFoundError:
-        return None
-    if (found.key_bytes, found.value_bytes) == (like.key_bytes, like.value_bytes):
+    found = _former(pin, like)
+    if found is None or (found.key_bytes, found.value_bytes) == (like.key_bytes, like.value_bytes):
         return found
     found.close()
     return None
+
+
+def former_entries(pin: Path, like: libbpf.Map) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a map of another generation, as this one lays them out: each field is what the one of its name
+    was there, and 0 where there was none. None at all when the map is not there, or nothing says how it is laid out.
+    """
+    found = _former(pin, like)
+    if found is None:
+        return
+    try:
+        before, now = found.types(), like.types()
+        if before is not None and now is not None:
+            of, to = Btf(before.btf), Btf(now.btf)
+            key, value = Translation(of, before.key, to, now.key), Translation(of, before.value, to, now.value)
+            for entry in found.items():
+                yield key(entry[0]), value(entry[1])
+        elif (found.key_bytes, found.value_bytes) == (like.key_bytes, like.value_bytes):
+            yield from found.items()
+    finally:
+        found.close()
+
+
+def _former(pin: Path, like: libbpf.Map) -> libbpf.Map | None:
+    try:
+        return libbpf.Map.of(like.name, libbpf.pinned(pin))
+    except FileNotFoundError:
+        return None
 
 
 def holds_only(pin: Path, like: libbpf.Map, keys: Container[bytes]) -> bool:

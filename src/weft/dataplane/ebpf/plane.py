@@ -1158,37 +1158,26 @@ class EbpfDataPlane:
             self._take_connections_over(generation)
 
     def _take_connections_over(self, generation: Path) -> None:
-        """Of the same layout; what changes between this and the switch is as it was before. Epochs of there say nothing
-        here: each is held against the rules with its next packet.
+        """What changes between this and the switch is as it was before. Epochs of there say nothing here: each is held
+        against the rules with its next packet.
         """
-        former = maps.former(generation / "connections", self._connections.table)
-        if former is not None:
-            self._connections.insert(dict(conntrack.entries(former)), _tenants(self._numbered().values()))
-            former.close()
+        former = maps.former_entries(generation / "connections", self._connections.table)
+        self._connections.insert(dict(former), _tenants(self._numbered().values()))
 
     def _take_denials_over(self, generation: Path) -> None:
         """What rules have decided and denied, likewise."""
         for of in (self._hits, self._denials):
-            former = maps.former(generation / of.name, of)
-            if former is not None:
-                for key, value in former.items():
-                    of.update(key, value)
-                former.close()
+            for key, value in maps.former_entries(generation / of.name, of):
+                of.update(key, value)
 
     def _take_listeners_over(self, generation: Path) -> None:
-        former = maps.former(generation / "listeners", self._listeners.map)
-        if former is not None:
-            self._listeners.put(dict(former.items()))
-            former.close()
+        self._listeners.put(dict(maps.former_entries(generation / "listeners", self._listeners.map)))
 
     def _take_paths_over(self) -> None:
         """Which ways work is found out anew; till then what was known goes on."""
         for generation in maps.generations(self._pins):
             if generation != self._loaded.generation:
-                former = maps.former(generation / "paths", self._ways.paths.map)
-                if former is not None:
-                    self._ways.take_over(former.items())
-                    former.close()
+                self._ways.take_over(maps.former_entries(generation / "paths", self._ways.paths.map))
         self._write_host(interfaces())
 
     # What is there.
