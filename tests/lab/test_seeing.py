@@ -72,8 +72,13 @@ class Watch:
 
     def __init__(self, lab: Lab, *filters: str, host: str = "h2") -> None:
         line, environment = command(lab, "conntrack", "watch", "-o", "json", *filters, host=host)
+        # What a shell runs in the background, these tests perhaps, has children that ignore an interrupt.
         self._process = subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            ["env", "--default-signal=INT", *line],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         self.events: list[Told] = []
         self.notes: list[str] = []
@@ -457,11 +462,11 @@ def test_the_log_goes_on_in_a_new_file_when_the_old_one_was_rotated_or_removed(s
     first = a_logged_connection(seeing, lambda number: number in numbers(path))
     path.rename(former)
     second = a_logged_connection(seeing, lambda number: number in numbers(path))
-    assert numbers(former)[-1] == first
+    assert first in numbers(former)
     assert second not in numbers(former)
     path.unlink()
     third = a_logged_connection(seeing, lambda number: number in numbers(path))
-    assert numbers(path)[-1] == third
+    assert third in numbers(path)
     assert second not in numbers(path)
 
 

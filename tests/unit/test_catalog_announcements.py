@@ -133,7 +133,12 @@ def test_an_announcement_changes_nothing_else_of_a_port() -> None:
     more |= {"security_groups": ("default",), "operator_groups": ("house",)}
     off = drafts.PortDhcp(enabled=False)
     catalog.apply([drafts.SecurityGroup("tenants/blue/security-groups/house", operator=True)])
-    catalog.apply([port("blue/a", "prod/web", host="h1", admin_state="down", qos=limit, dhcp=off, **more)])
+    catalog.apply(
+        [
+            port("blue/a", "prod/web", host="h1", admin_state="down", qos=limit, dhcp=off, **more),
+            port("blue/b", "prod/web", host="h1"),
+        ]
+    )
     before = catalog.ports[A]
     for field in fields(before):
         # What moves is not rewritten, and has no PAs of its own; a sub-port has neither mirror nor sampling rate.
