@@ -105,15 +105,15 @@ def test_guests_reach_each_other_by_each_rule_where_provider_addresses_are_in_a_
     for host in HOSTS:
         uplink = mac_of(plan.host_namespace(site.lab.spec.name, host), plan.UPLINK)
         assert (PAS_VLAN, uplink) in site.switch.known
-        eventually(lambda host=host: works(site, host), "probes are in the VLAN, too")  # type: ignore[misc]
+        eventually(partial(works, site, host), "probes are in the VLAN, too")
 
 
 def test_a_guests_tag_is_a_vlan_of_the_switch_and_reaches_who_is_in_it(site: Site) -> None:
     a, b = site.tagged["t/a"], site.tagged["t/b"]
     for source, to in ((a, TAGGED["t/b"][2]), (b, TAGGED["t/a"][2]), (a, MACHINE), (b, MACHINE)):
-        eventually(lambda source=source, to=to: ping(source, to), f"{to} answers {source}")  # type: ignore[misc]
+        eventually(partial(ping, source, to), f"{to} answers {source}")
     for _, _, own in TAGGED.values():
-        eventually(lambda own=own: ping(site.machine, own), f"{own} answers the machine")  # type: ignore[misc]
+        eventually(partial(ping, site.machine, own), f"{own} answers the machine")
     known = site.switch.known
     for number, (tag, mac, _) in enumerate(TAGGED.values(), 1):
         assert known[BRIDGED_VLAN, mac] == f"host{number}", "the subnet's VLAN, not the guest's tag"

@@ -12,12 +12,12 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
-from weft.agent.turns import tenant_of
 from weft.client.client import ApiError
 from weft.contracts.clock import Clock
 from weft.contracts.dataplane import Announcement
 from weft.kit.errors import Retry
 from weft.kit.waiting import first_of
+from weft.policy.rows import tenant_of_port
 from weft.wire.api import MOST_ANNOUNCED, Announced
 
 _log = structlog.get_logger("weft.agent")
@@ -162,12 +162,12 @@ class Announcer:
         of_port = self._of_port.setdefault(key[0], {})
         if len(of_port) >= MOST_OF_PORT:
             self._forget(next(iter(of_port)))
-        elif len(of_tenant := self._of_tenant.get(tenant_of(key[0]), {})) >= MOST - len(self._waiting):
+        elif len(of_tenant := self._of_tenant.get(tenant_of_port(key[0]), {})) >= MOST - len(self._waiting):
             crowd = of_tenant or max(self._of_tenant.values(), key=len)
             self._forget(next(iter(crowd)))
         self._waiting[key] = announcement
         self._of_port.setdefault(key[0], {})[key] = None
-        self._of_tenant.setdefault(tenant_of(key[0]), {})[key] = None
+        self._of_tenant.setdefault(tenant_of_port(key[0]), {})[key] = None
 
     def _forget(self, key: _Key) -> None:
         self._take(key)
@@ -178,10 +178,10 @@ class Announcer:
         del of_port[key]
         if not of_port:
             del self._of_port[key[0]]
-        of_tenant = self._of_tenant[tenant_of(key[0])]
+        of_tenant = self._of_tenant[tenant_of_port(key[0])]
         del of_tenant[key]
         if not of_tenant:
-            del self._of_tenant[tenant_of(key[0])]
+            del self._of_tenant[tenant_of_port(key[0])]
         return self._waiting.pop(key)
 
     async def _pause(self, signal: asyncio.Event, seconds: float) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from weft.agent.turns import tenant_of
 from weft.contracts.clock import Clock
 from weft.contracts.connections import Logged
+from weft.policy.rows import tenant_of_port
 
 _log = structlog.get_logger("weft.agent")
 
@@ -56,7 +56,7 @@ class RuleLog:
         self._at_s = now_s
         lines = []
         for each in logged:
-            tenant = tenant_of(each.port)
+            tenant = tenant_of_port(each.port)
             has = self._has.get(tenant, 0)
             if self._room < max(has, 1):
                 self.lost += 1

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
+from weft.policy.rows import tenant_of_port
+
 _T = TypeVar("_T")
-
-
-def tenant_of(port: str) -> str:
-    return port.partition("/ports/")[0]
 
 
 class Turns(Generic[_T]):
@@ -25,7 +23,7 @@ class Turns(Generic[_T]):
 
     def put(self, port: str, what: _T) -> bool:
         """False: there is no room for it."""
-        tenant = tenant_of(port)
+        tenant = tenant_of_port(port)
         queue = self._of.get(tenant)
         if (0 if queue is None else len(queue)) >= self._most - self._waiting:
             return False

@@ -349,6 +349,11 @@ ORDER: dict[str, int] = {table: rank for rank, table in enumerate(TABLES)}
 Scope: TypeAlias = str
 
 
+def tenant_of_port(port: str) -> str:
+    """Of a port's name, whose it is: ``tenants/blue``."""
+    return port.partition("/ports/")[0]
+
+
 def host_scope(host: str) -> Scope:
     return f"host:{host}"
 

@@ -21,6 +21,7 @@ from weft.policy.connections import (
     State,
 )
 from weft.policy.drop import DropReason
+from weft.policy.rows import tenant_of_port
 from weft.reference import flows, fragments, ftp, tcp
 from weft.reference.flows import Chunk, Flow, Kind, Piece
 from weft.reference.fragments import Fate, Fragments
@@ -387,7 +388,7 @@ class Tracker:
         held = self._of_port[port, of.charged]
         self._of_port[port, of.charged] += places
         own = self.limits.own_of_port
-        self._of_tenant[_tenant(port)] += max(held + places - own, 0) - max(held - own, 0)
+        self._of_tenant[tenant_of_port(port)] += max(held + places - own, 0) - max(held - own, 0)
         if of.peer is not None:
             self._of_peer[of.peer] += places
 
@@ -410,7 +411,7 @@ class Tracker:
         left = self.limits.most - self._of_tenant.total()
         if left <= 0:
             return DropReason.CONNECTION_TABLE_FULL
-        return DropReason.CONNECTION_LIMIT if self._of_tenant[_tenant(port)] >= TENANT_LEAVES * left else None
+        return DropReason.CONNECTION_LIMIT if self._of_tenant[tenant_of_port(port)] >= TENANT_LEAVES * left else None
 
     def _step(self, found: Connection, side: int, flow: Flow) -> tcp.Step:
         if found.tcp is not None and flow.segment is not None:
@@ -690,10 +691,6 @@ def _key(port: str, side: int, flow: Flow) -> Key:
     if side == 0:
         return Key(port, flow.protocol, flow.source, flow.destination, *flow.ports, False)
     return Key(port, flow.protocol, flow.destination, flow.source, flow.ports[1], flow.ports[0], False)
-
-
-def _tenant(port: str) -> str:
-    return port.partition("/ports/")[0]
 
 
 def _awaited(control: Key, opener: int, port: int) -> Key:

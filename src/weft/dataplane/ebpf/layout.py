@@ -36,6 +36,7 @@ from weft.policy.rows import (
     Rule,
     Sampling,
     Subnet,
+    tenant_of_port,
 )
 from weft.policy.upcall import UpcallKind
 
@@ -532,7 +533,7 @@ def left_ports(ports: Iterable[tuple[bytes, bytes]], local: Iterable[tuple[bytes
 
 def tenant_number(port: str) -> int:
     """Of whose it is; never 0. Two that fall together share a share, and nothing else."""
-    return int.from_bytes(hashlib.sha256(port.partition("/ports/")[0].encode()).digest()[:4], "big") or 1
+    return int.from_bytes(hashlib.sha256(tenant_of_port(port).encode()).digest()[:4], "big") or 1
 
 
 def port(row: Port, ifindex: int, *, peer: bool, slot: int = 0, sampled: Sampling | None = None) -> PortEntries:
