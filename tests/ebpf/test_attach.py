@@ -53,7 +53,7 @@ class Site:
         for at in bpffs.entries(self.pins / "links"):
             ifindex = int(at.name.partition("-")[0])
             for direction in libbpf.Direction:
-                program = plane._attacher.program_id(at, ifindex, direction)
+                program = WAYS[self.way]().program_id(at, ifindex, direction)
                 if program is not None:
                     found[f"{ifindex}/{direction.name}"] = program
         return found

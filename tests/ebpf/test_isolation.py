@@ -10,8 +10,9 @@ import pytest
 from ebpf.harness import SMALL, Netns, eventually, send
 from ebpf.rows import ARP_A, POLICY, A
 from weft.dataplane.ebpf import attach, bpffs, libbpf
+from weft.dataplane.ebpf.attachments import Attachment
 from weft.dataplane.ebpf.clsact import Clsact
-from weft.dataplane.ebpf.plane import Attachment, EbpfDataPlane
+from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.kit.errors import Conflict
 from weft.policy.drop import DropReason
 
@@ -90,9 +91,8 @@ def test_a_directory_of_links_that_was_removed_by_hand_is_made_again(
     def attached() -> bool:
         # The kernel takes a link off a while after its last pin went.
         plane.repair()
-        return all(plane._attacher.program_id(at, host.ifindex("port0"), way) for way in libbpf.Direction)
+        return plane._attachments.missing(Attachment.of_port(host.ifindex("port0"), A)) == 0
 
-    at = plane._at(Attachment.of_port(host.ifindex("port0"), A))
     eventually(attached, "programs are there again")
     send("peer0", ARP_A)
     eventually(lambda: plane.counters()[A].sent_packets == 1, "an answer")

@@ -16,7 +16,6 @@ import pytest
 
 from ebpf.harness import SMALL, Netns
 from ebpf.rows import POLICY, PORT_A, PORT_B, A, B
-from weft.dataplane.ebpf import plane as plane_module
 from weft.dataplane.ebpf import waiting
 from weft.dataplane.ebpf.plane import EbpfDataPlane
 from weft.dataplane.ebpf.waiting import FRESH_S, MOST, Waiting
@@ -241,17 +240,17 @@ def test_an_interface_may_have_a_name_of_any_letters(tap: Tap) -> None:
 def test_taps_that_a_round_had_no_time_for_come_first_in_the_next(
     tap: Tap, weft_object: Path, pins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plane_module, "ROUND_S", 0.0)  # one tap of each
+    monkeypatch.setattr(waiting, "ROUND_S", 0.0)  # one tap of each
     with _tap(tap.place, "tapr"):
         plane = EbpfDataPlane(pins, SMALL, source=weft_object)
         try:
             plane.bind({A: "tapq", B: "tapr"})
             plane.freshen([A, B])
-            assert plane._looked_after == list(plane._waiting) == [A]
+            assert plane._queues.looked_after == list(plane._queues.waiting) == [A]
             for first, last in ((A, B), (B, A), (A, B)):
                 plane.freshen([A, B])
-                assert plane._looked_after == [first, last]
-                assert set(plane._waiting) == {A, B}
+                assert plane._queues.looked_after == [first, last]
+                assert set(plane._queues.waiting) == {A, B}
         finally:
             plane.close()
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from pathlib import Path
 
-from weft.dataplane.ebpf import layout
+from weft.dataplane.ebpf import layout, maps
 from weft.dataplane.ebpf.libbpf import Map
 from weft.kit.errors import Retry
 
@@ -73,8 +74,18 @@ class Counters:
             if value is not None:
                 yield seat, value
 
-    def take_over(self, former: Counters) -> None:
-        """Another generation's, of the seats that both have."""
-        for seat, value in former.items():
-            if seat in self._of or seat == layout.Seat(0):
-                self.set(self.slot(seat), value)
+    def take_over(self, generation: Path) -> None:
+        """Another generation's, of the seats that both have: numbers go on from where they were. What is counted
+        between this and the switch is missing from them.
+        """
+        slots = maps.former(generation / "counter_slots", self._slots)
+        values = maps.former(generation / "counters", self._values)
+        try:
+            if slots is not None and values is not None:
+                for seat, value in Counters(slots, values).items():
+                    if seat in self._of or seat == layout.Seat(0):
+                        self.set(self.slot(seat), value)
+        finally:
+            for former in (slots, values):
+                if former is not None:
+                    former.close()

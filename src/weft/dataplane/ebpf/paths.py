@@ -7,9 +7,10 @@ addresses goes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from weft.contracts.dataplane import Failure, Way
-from weft.dataplane.ebpf import layout
+from weft.dataplane.ebpf import layout, maps
 from weft.dataplane.ebpf.tables import Table
 from weft.kit.errors import Rejected
 from weft.policy.rows import Host, Key, Peer
@@ -77,10 +78,12 @@ class Paths:
         for key in [key for key, _ in self.paths.entries() if key not in known]:
             self._put(key, None)
 
-    def take_over(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        """What a former generation had, of peers that there still are and that nothing was told of yet."""
+    def take_over(self, generation: Path) -> None:
+        """What a former generation had, of peers that there still are and that nothing was told of yet. Which ways work
+        is found out anew; till then what was known goes on.
+        """
         known = {layout.address(pa) for pa in self._rows_of}
-        for key, value in entries:
+        for key, value in maps.former_entries(generation / "paths", self.paths.map):
             if key in known and key not in self.paths.told:
                 self._put(key, value)
 

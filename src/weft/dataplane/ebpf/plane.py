@@ -6,10 +6,7 @@ where it is pinned: docs/design/ebpf.md.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,36 +21,35 @@ from typing import Any
 
 from weft.contracts.connections import Carried, Connection, ConnectionEvent, Logged, Mark
 from weft.contracts.dataplane import (
-    NO_RULE,
-    Announcement,
     Failure,
     Feature,
-    Handed,
     Heard,
-    Routing,
     Samples,
     Traffic,
     Upcall,
-    UpcallKind,
     Wanted,
     Way,
 )
-from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps
+from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps, upcalls
+from weft.dataplane.ebpf.attachments import LINKS, Attachment, Attachments
 from weft.dataplane.ebpf.bridges import Bridges, quieten
 from weft.dataplane.ebpf.changes import Changes
 from weft.dataplane.ebpf.counters import Counters
+from weft.dataplane.ebpf.decisions import Decisions
 from weft.dataplane.ebpf.elements import Elements
 from weft.dataplane.ebpf.groups import Groups
 from weft.dataplane.ebpf.guards import Guards, is_guarded
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
-from weft.dataplane.ebpf.libbpf import NOEXIST, Direction
-from weft.dataplane.ebpf.listeners import EVERY_GROUP, generalised
+from weft.dataplane.ebpf.listeners import Heeded, Listeners
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.paths import Paths
 from weft.dataplane.ebpf.places import Place, Places
+from weft.dataplane.ebpf.qos import Buckets
 from weft.dataplane.ebpf.reserves import Domains, Further, Reserve
 from weft.dataplane.ebpf.tables import Table
-from weft.dataplane.ebpf.waiting import MOST_TAPS, ROUND_S, Waiting
+from weft.dataplane.ebpf.takeover import Takeover, former_generations
+from weft.dataplane.ebpf.upcalls import Sampled, Upcalls
+from weft.dataplane.ebpf.waiting import Queues
 from weft.kit.errors import Missing, Rejected, Retry
 from weft.model.features import ABILITIES, DataPlaneKind
 from weft.policy.connections import Expected
@@ -74,49 +70,6 @@ from weft.policy.rows import (
     Subnet,
     Uplink,
 )
-
-_UPLINK, _VLAN = "uplink", "vlan"
-_AGENT_MARK = 0x57454641  # WEFT_AGENT_MARK
-
-#: What runs on a port's interface, and on an uplink. What the guest sends is policy's first: the host's own stack is
-#: behind it.
-_ON_PORT = {Direction.INGRESS: "weft_from_port", Direction.EGRESS: "weft_to_port"}
-_ON_UPLINK = {Direction.INGRESS: "weft_from_uplink"}
-_IN_VLAN = {Direction.EGRESS: "weft_to_uplink"}
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """Our programs on one interface, as they are pinned: ``links/<ifindex>-<who>``."""
-
-    ifindex: int
-    who: str  # "uplink", "vlan" (an uplink's, besides), or a digest of the port's name
-
-    @classmethod
-    def of_port(cls, ifindex: int, port: str) -> Attachment:
-        return cls(ifindex, hashlib.sha256(port.encode()).hexdigest()[:16])
-
-    @classmethod
-    def of_uplink(cls, ifindex: int) -> Attachment:
-        return cls(ifindex, _UPLINK)
-
-    @classmethod
-    def of_vlan(cls, ifindex: int) -> Attachment:
-        return cls(ifindex, _VLAN)
-
-    @property
-    def on_uplink(self) -> bool:
-        return self.who in (_UPLINK, _VLAN)
-
-    @property
-    def programs(self) -> Mapping[Direction, str]:
-        match self.who:
-            case "uplink":
-                return _ON_UPLINK
-            case "vlan":
-                return _IN_VLAN
-            case _:
-                return _ON_PORT
 
 
 @dataclass(slots=True)
@@ -164,8 +117,8 @@ class EbpfDataPlane:
     ) -> None:
         self._pins = pins
         try:
-            self._attacher = attacher or attach.best(pins.name)
-            bpffs.make(pins / "links")
+            way = attacher or attach.best(pins.name)
+            bpffs.make(pins / LINKS)
             self._lock = bpffs.hold(pins)
             try:
                 self._loaded = maps.load(source, sizes, pins, times)
@@ -177,9 +130,9 @@ class EbpfDataPlane:
                 "the eBPF data plane needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and a BPF file system to write "
                 f"to: {error}"
             ) from error
-        # Programs of another generation still carry the traffic, until this one has been filled.
-        self._filling = any(generation != self._loaded.generation for generation in maps.generations(pins))
         of = self._loaded.maps
+        former = any(former_generations(pins, self._loaded))
+        self._attachments = Attachments(pins, way, self._loaded.programs, filling=former)
         self._changes = Changes(of["changes"])
         changed = self._changes.made
         self._elements = Elements(self._loaded.programs["weft_overwrite"])
@@ -220,16 +173,17 @@ class EbpfDataPlane:
             pins,
         )
         self._ways = Paths(table("aliases"), table("paths"))
-        self._host, self._buckets = of["host"], of["buckets"]
+        self._host, self._buckets = of["host"], Buckets(of["buckets"])
         self._counters = Counters(of["counter_slots"], of["counters"])
-        self._listeners = table("listeners")
-        self._wanted = shared("wanted", sizes.wanted)
-        self._heard: dict[tuple[int, str], frozenset[bytes]] | None = None  # None: whatever a former process has told
+        self._listeners = Listeners(table("listeners"))
+        self._heeded = Heeded(shared("wanted", sizes.wanted))
         self._members = Places(shared("members", sizes.members), layout.member_pa)
         self._receivers = Places(table("receivers"), layout.receiver_seat)
-        self._ring = libbpf.Ring(of[layout.UPCALLS])
+        self._upcalls = Upcalls(of[layout.UPCALLS])
+        self._sampled = Sampled(of[layout.SAMPLES], of["samples_lost"])
+        self._queues = Queues()
         self._mirrors = table("mirrors")
-        self._hits, self._denials = of["hits"], of["denials"]
+        self._decisions = Decisions(of["hits"], of["denials"])
         self._guards = Guards(
             table("guards"),
             shared("identities", sizes.identities),
@@ -253,15 +207,20 @@ class EbpfDataPlane:
         self._leftovers = conntrack.Leftovers(
             (of["quotas"], of["expecting"]), of["tenants"], of["datagrams"], of["lines"]
         )
-        self._samples, self._samples_lost = libbpf.Ring(of[layout.SAMPLES]), of["samples_lost"]
         self._host_value: bytes | None = None
         self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
         self._known = Known()
         self._bound: dict[str, Bound] = {}
         self._seated: dict[layout.Seat, str] = {}  # sub-ports
         self._uplinks: dict[str, Interface] = {}
-        self._waiting: dict[str, Waiting | None] = {}  # ports that arrive; None: the guest is there
-        self._looked_after: list[str] = []  # and taps that would not; the latest is last
+        heirs = (
+            self._counters.take_over,
+            self._decisions.take_over,
+            self._listeners.take_over,
+            self._take_connections_over,
+            self._take_paths_over,
+        )
+        self._takeover = Takeover(pins, self._loaded, self._attachments, heirs)
         self._closed = False
 
     @property
@@ -600,7 +559,7 @@ class EbpfDataPlane:
             ]
             table.drop(foreign)
         bound_here = {bound.seat for bound in self._bound.values()}
-        self._forget_listeners(lambda seat: seat not in bound_here)
+        self._listeners.forget(lambda seat: seat not in bound_here)
         open_here = {bound.seat for bound in self._bound.values() if bound.entries is not None} | spared
         self._receivers.drop(at for at in self._receivers if layout.seat_of_key(at[1]) not in open_here)
         for bound in self._bound.values():
@@ -609,13 +568,11 @@ class EbpfDataPlane:
         self._left_seats = set()
         self._further_macs.keep({layout.port_number(port) for port in self._bound})
         in_use = {bound.seat for bound in self._bound.values()} | {layout.Seat(0)}
-        in_use |= {layout.Seat(attachment.ifindex) for attachment in self._attachments()}
+        in_use |= {layout.Seat(attachment.ifindex) for attachment in self._attachments.all()}
         for seat in self._counters.seats():
             if seat not in in_use:
                 self._counters.delete(seat)
-        for key, _ in list(self._buckets.items()):
-            if layout.seat_of_key(key[:8]) not in in_use:
-                self._buckets.delete(key)
+        self._buckets.keep(in_use)
 
     # Bindings.
 
@@ -686,7 +643,7 @@ class EbpfDataPlane:
         """The entries of a port whose interface has no program of ours yet, but those by which copies come to it: these
         are judged on the way out. A program runs as soon as it is attached, but the kernel says so some 10 ms later.
         """
-        if port in self._bound or self._at(Attachment.of_port(interface.ifindex, port)).exists():
+        if port in self._bound or Attachment.of_port(interface.ifindex, port) in self._attachments:
             return
         self._counters.make(layout.Seat(interface.ifindex))
         self._bound[port] = Bound(interface, inherited=False, holder=port)
@@ -696,8 +653,8 @@ class EbpfDataPlane:
         """Counters, then programs: the interface is closed from here on. How many attachments were amiss."""
         self._counters.make(layout.Seat(interface.ifindex))
         attachment = Attachment.of_port(interface.ifindex, port)
-        inherited = self._at(attachment).exists()
-        mended = self._attach(attachment)
+        inherited = attachment in self._attachments
+        mended = self._attachments.attach(attachment)
         attach.let_look_up_routes()
         bound = self._bound.get(port)
         if bound is None:
@@ -737,9 +694,9 @@ class EbpfDataPlane:
         self._close(port)
         del self._bound[port]
         del self._seated[seat]
-        self._forget_listeners(lambda other: other == seat)
+        self._listeners.forget(lambda other: other == seat)
         self._counters.delete(seat)
-        self._forget_buckets(seat)
+        self._buckets.delete(seat)
 
     def _forget_row(self, port: str) -> None:
         self._known.ports.pop(port, None)
@@ -760,23 +717,22 @@ class EbpfDataPlane:
             del self._bound[port]
             closed.add(bound.interface.ifindex)
         if closed:
-            self._forget_listeners(lambda seat: seat.ifindex in closed)
+            self._listeners.forget(lambda seat: seat.ifindex in closed)
         successors = {i.ifindex: Attachment.of_port(i.ifindex, port) for port, i in wanted.items()}
-        leaving = [a for a in self._attachments() if not a.on_uplink and successors.get(a.ifindex) != a]
+        leaving = [a for a in self._attachments.all() if not a.on_uplink and successors.get(a.ifindex) != a]
         self._forget({attachment.ifindex for attachment in leaving} - closed)
         for attachment in leaving:
             successor = successors.get(attachment.ifindex)
             if successor is None:
                 self._detach(attachment)
             else:
-                bpffs.remove(self._at(successor))
-                self._at(attachment).rename(self._at(successor))
+                self._attachments.hand_over(attachment, successor)
                 # The interface's counters are another port's from here on.
                 seat = layout.Seat(attachment.ifindex)
                 self._counters.reset(seat)
-                self._forget_buckets(seat)
+                self._buckets.delete(seat)
                 with suppress(Retry):  # the binding that follows tries again, and says so
-                    self._attach(successor, swap=True)
+                    self._attachments.attach(successor, swap=True)
 
     def _forget_lost(self, wanted: Mapping[str, Interface]) -> None:
         """Entries of interfaces whose attachment is not there (any more): of a former port, or of a former interface
@@ -785,7 +741,7 @@ class EbpfDataPlane:
         if self._known.all_ports:
             return
         fresh = ((port, i) for port, i in wanted.items() if port not in self._bound)
-        self._forget({i.ifindex for port, i in fresh if not self._at(Attachment.of_port(i.ifindex, port)).exists()})
+        self._forget({i.ifindex for port, i in fresh if Attachment.of_port(i.ifindex, port) not in self._attachments})
 
     def _open(self, port: str, *, copies: bool = True) -> list[Failure]:
         """The entries of a port that is bound and whose row is known; new ones first, then the former go."""
@@ -807,7 +763,7 @@ class EbpfDataPlane:
         refused += self._sources.put(entries.sources)
         refused += self._sampling.put(entries.sampling)
         if entries.qos:
-            self._make_buckets(bound.seat)
+            self._buckets.make(bound.seat)
         refused += self._qos.put(entries.qos)
         refused += self._guards.put(bound.seat, row)
         refused += self._ports.put(entries.ports)
@@ -884,68 +840,26 @@ class EbpfDataPlane:
         if ifindexes:
             self._forget_where(lambda seat: seat.ifindex in ifindexes)
 
-    def _forget_listeners(self, of: Callable[[layout.Seat], bool]) -> None:
-        self._listeners.drop([key for key, _ in self._listeners.entries() if of(layout.read_listener(key)[0])])
-
     # Who listens to which multicast group: the agent's knowledge, and no row's.
 
     def listen(self, listeners: Mapping[str, Collection[str]]) -> list[Failure]:
-        asked = {port: frozenset(groups) for port, groups in listeners.items() if port in self._bound}
-        # Two places of each port are nobody else's: who asks for too much hears all, and nobody's group is lost.
-        room = self._listeners.map.max_entries - len(EVERY_GROUP) * len(self._bound)
-        given = generalised(asked, room)
-        wanted: dict[bytes, bytes] = {}
-        ports: dict[bytes, str] = {}
-        for port in sorted(given, key=lambda port: given[port] == asked[port]):  # first those that are to hear all
-            for group in given[port]:
-                key = layout.listener(self._bound[port].seat, group)
-                wanted[key], ports[key] = layout.ALLOWED, port
-        refused = self._listeners.refused(wanted)
-        here = {bound.seat for bound in self._bound.values()}
-        stale = (key for key, _ in self._listeners.entries() if key not in wanted)
-        self._listeners.drop([key for key in stale if layout.read_listener(key)[0] in here])
-        if refused:  # what has gone may have been in the way
-            refused = self._listeners.refused(wanted)
-        size = f"listeners: full at {self._listeners.map.max_entries} entries: raise the data plane's size of it"
-        why = {
-            port: f"{size}; a guest that asks for {len(asked[port])} groups hears them all"
-            for port in given
-            if given[port] != asked[port]
-        } | {ports[key]: reason for key, reason in refused.items()}
-        return [Failure(("ports", port), reason) for port, reason in why.items()]
+        return self._listeners.listen(listeners, {port: bound.seat for port, bound in self._bound.items()})
 
     def listening(self) -> Mapping[str, Collection[str]]:
-        names = {bound.seat: port for port, bound in self._bound.items()}
-        found: dict[str, set[str]] = {}
-        for key, _ in self._listeners.entries():
-            seat, group = layout.read_listener(key)
-            if seat in names:
-                found.setdefault(names[seat], set()).add(group)
-        return found
+        return self._listeners.listening(self._by_seat())
 
     def heed(self, wanted: Mapping[tuple[int, str], Wanted | None]) -> list[Failure]:
-        if self._heard is None:
-            self._heard = {}
-            self._wanted.drop([key for key, _ in self._wanted.entries()])
-        failures: list[Failure] = []
-        now_ns = time.monotonic_ns()
-        for at, said in wanted.items():
-            entries = {} if said is None else layout.wanted(*at, said.groups, now_ns + int(said.for_s * 1e9))
-            gone = self._heard.pop(at, frozenset()) - entries.keys()
-            if refused := self._wanted.put(entries):
-                failures.append(Failure(("members", *at), "; ".join(dict.fromkeys(refused))))
-                gone |= entries.keys()  # what not all is known of is as if nothing were
-            else:
-                self._heard[at] = frozenset(entries)
-            # What says that this is all goes first.
-            self._wanted.drop(sorted(gone, key=lambda key: key[-16:] != layout.NONE))
-        return failures
+        return self._heeded.heed(wanted)
+
+    def _by_seat(self) -> dict[layout.Seat, str]:
+        """Bound ports by where they are."""
+        return {bound.seat: port for port, bound in self._bound.items()}
 
     def _forget_where(self, wanted: Callable[[layout.Seat], bool]) -> None:
         for table, seat_of in self._of_ports():
             table.drop([key for key, value in table.entries() if wanted(seat_of(key, value))])
         self._receivers.drop(at for at in self._receivers if wanted(layout.seat_of_key(at[1])))
-        self._forget_listeners(wanted)
+        self._listeners.forget(wanted)
 
     def _of_ports(self) -> tuple[tuple[Table, Callable[[bytes, bytes], layout.Seat]], ...]:
         return (
@@ -1003,7 +917,7 @@ class EbpfDataPlane:
             self._open(port)  # it is sampled no more
         self._vlans.drop([key for key, _ in self._vlans.entries()])
         self._bridges.remove()
-        for attachment in self._attachments():
+        for attachment in self._attachments.all():
             if attachment.on_uplink:
                 self._detach(attachment)
 
@@ -1022,8 +936,8 @@ class EbpfDataPlane:
                 self._counters.make(layout.Seat(interface.ifindex))
                 if uplink.vlan:
                     self._vlans.put({layout.NUMBER.pack(interface.ifindex): layout.NUMBER.pack(uplink.vlan)})
-                    self._attach(Attachment.of_vlan(interface.ifindex))
-                self._attach(Attachment.of_uplink(interface.ifindex))
+                    self._attachments.attach(Attachment.of_vlan(interface.ifindex))
+                self._attachments.attach(Attachment.of_uplink(interface.ifindex))
                 self._uplinks[uplink.interface] = interface
             except (Retry, OSError) as error:
                 failures.append(Failure(row.key, f"uplink {uplink.interface}: {error}"))
@@ -1045,67 +959,27 @@ class EbpfDataPlane:
         wanted = {interface.ifindex for interface in self._uplinks.values()}
         in_vlan = {uplink.interface for uplink in self._known.host.uplinks if uplink.vlan}
         tagged = {interface.ifindex for name, interface in self._uplinks.items() if name in in_vlan}
-        for attachment in self._attachments():
-            if attachment.on_uplink and attachment.ifindex not in (wanted if attachment.who == _UPLINK else tagged):
+        for attachment in self._attachments.all():
+            if attachment.on_uplink and attachment.ifindex not in (tagged if attachment.in_vlan else wanted):
                 self._detach(attachment)
         self._vlans.drop([key for key, _ in self._vlans.entries() if layout.NUMBER.unpack(key)[0] not in tagged])
 
     # Attachments and generations.
 
-    def _at(self, attachment: Attachment) -> Path:
-        return self._pins / "links" / f"{attachment.ifindex}-{attachment.who}"
-
-    def _attachments(self) -> list[Attachment]:
-        found = []
-        for path in bpffs.entries(self._pins / "links"):
-            digits, _, who = path.name.partition("-")
-            if digits.isdecimal() and who:  # else it is not ours
-                found.append(Attachment(int(digits), who))
-        return found
-
-    def _attach(self, attachment: Attachment, *, swap: bool = False) -> int:
-        """Our programs on the interface; how many were not there. While a generation is being filled, the programs
-        of the former one stay where they are, unless ``swap``.
-        """
-        at = self._at(attachment)
-        at.mkdir(parents=True, exist_ok=True)
-        missing = 0
-        for direction, name in attachment.programs.items():
-            program = self._loaded.programs[name]
-            running = self._attacher.program_id(at, attachment.ifindex, direction)
-            if running is None or (running != program.id and (swap or not self._filling)):
-                self._attacher.attach(at, attachment.ifindex, direction, program)
-                missing += running is None
-        return missing
-
     def _detach(self, attachment: Attachment) -> None:
-        at = self._at(attachment)
-        for direction in attachment.programs:
-            self._attacher.detach(at, attachment.ifindex, direction)
-        bpffs.remove(at)
+        self._attachments.detach(attachment)
         seat = layout.Seat(attachment.ifindex)
-        if attachment.who != _VLAN:  # the uplink's, whose counters go on
+        if not attachment.in_vlan:  # the uplink's, whose counters go on
             self._counters.delete(seat)
-        self._forget_buckets(seat)
+        self._buckets.delete(seat)
 
     def _settle(self) -> list[Failure]:
-        """Once bindings and all rows have come: this generation takes over, and what else is pinned goes."""
-        if self._filling:
-            if self._known.bindings is None or not (self._known.everything or self._covers_former()):
+        """Once bindings and all rows have come, this generation takes over."""
+        if self._takeover.is_due:
+            tables = (*map(self._table, _KEYS), *(table for table, _ in self._of_ports()))
+            if self._known.bindings is None or not (self._known.everything or self._takeover.covers(tables)):
                 return []
-            self._take_counters_over()
-            self._take_paths_over()
-            failures: list[Failure] = []
-            for attachment in self._attachments():
-                try:
-                    self._attach(attachment, swap=True)
-                except (Retry, OSError) as error:
-                    failures.append(Failure(self._key_of(attachment), str(error)))
-            if failures:
-                return failures
-            self._filling = False
-        maps.forget_others(self._pins, self._loaded)
-        return []
+        return [Failure(self._key_of(attachment), why) for attachment, why in self._takeover.finish().items()]
 
     def _key_of(self, attachment: Attachment) -> Key:
         for port, bound in self._bound.items():
@@ -1117,46 +991,6 @@ class EbpfDataPlane:
     def _host_name(self) -> str:
         return self._known.host.host if self._known.host else f"hosts/{self._pins.name}"
 
-    def _make_buckets(self, seat: layout.Seat) -> None:
-        """Full ones, where there are none; those that are there go on as they are."""
-        for key in layout.bucket_keys(seat):
-            with suppress(FileExistsError):
-                self._buckets.update(key, bytes(self._buckets.value_bytes), NOEXIST)
-
-    def _forget_buckets(self, seat: layout.Seat) -> None:
-        for key in layout.bucket_keys(seat):
-            self._buckets.delete(key)
-
-    def _covers_former(self) -> bool:
-        """Whether this generation holds every key that the former ones do. So, without a controller to say that all
-        is told, an agent that starts from its disk changes over, too; and one that knows nothing yet does not.
-        """
-        tables = [self._table(name) for name in _KEYS]
-        tables += [table for table, _ in self._of_ports()]
-        return all(
-            maps.holds_only(generation / table.map.name, table.map, table.told)
-            for generation in maps.generations(self._pins)
-            if generation != self._loaded.generation
-            for table in tables
-        )
-
-    def _take_counters_over(self) -> None:
-        """Numbers go on from where they were; what is counted between this and the switch is missing from them."""
-        of = self._loaded.maps
-        for generation in maps.generations(self._pins):
-            if generation == self._loaded.generation:
-                continue
-            slots = maps.former(generation / "counter_slots", of["counter_slots"])
-            values = maps.former(generation / "counters", of["counters"])
-            if slots is not None and values is not None:
-                self._counters.take_over(Counters(slots, values))
-            for former in (slots, values):
-                if former is not None:
-                    former.close()
-            self._take_denials_over(generation)
-            self._take_listeners_over(generation)
-            self._take_connections_over(generation)
-
     def _take_connections_over(self, generation: Path) -> None:
         """What changes between this and the switch is as it was before. Epochs of there say nothing here: each is held
         against the rules with its next packet.
@@ -1164,20 +998,8 @@ class EbpfDataPlane:
         former = maps.former_entries(generation / "connections", self._connections.table)
         self._connections.insert(dict(former), _tenants(self._numbered().values()))
 
-    def _take_denials_over(self, generation: Path) -> None:
-        """What rules have decided and denied, likewise."""
-        for of in (self._hits, self._denials):
-            for key, value in maps.former_entries(generation / of.name, of):
-                of.update(key, value)
-
-    def _take_listeners_over(self, generation: Path) -> None:
-        self._listeners.put(dict(maps.former_entries(generation / "listeners", self._listeners.map)))
-
-    def _take_paths_over(self) -> None:
-        """Which ways work is found out anew; till then what was known goes on."""
-        for generation in maps.generations(self._pins):
-            if generation != self._loaded.generation:
-                self._ways.take_over(maps.former_entries(generation / "paths", self._ways.paths.map))
+    def _take_paths_over(self, generation: Path) -> None:
+        self._ways.take_over(generation)
         self._write_host(interfaces())
 
     # What is there.
@@ -1228,8 +1050,8 @@ class EbpfDataPlane:
         names = {interface.ifindex: name for name, interface in interfaces().items()}
         uplinks = tuple(
             Uplink(names[attachment.ifindex], seen.uplink_mtu_bytes)
-            for attachment in self._attachments()
-            if attachment.who == _UPLINK and attachment.ifindex in names
+            for attachment in self._attachments.all()
+            if attachment.on_uplink and not attachment.in_vlan and attachment.ifindex in names
         )
         return Host(self._host_name, seen.pas, uplinks)
 
@@ -1286,7 +1108,7 @@ class EbpfDataPlane:
             self._guards.guards,
         ):
             mended += table.repair(prune=bindings_told)
-        if self._filling:
+        if self._takeover.is_due:
             self._settle()
         return mended
 
@@ -1294,18 +1116,17 @@ class EbpfDataPlane:
         if self._known.host is None:
             return 0
         missing = sum(
-            self._attacher.program_id(self._at(attachment), attachment.ifindex, direction) is None
+            self._attachments.missing(attachment)
             for uplink in self._known.host.uplinks
             if uplink.interface in present
             for attachment in _attachments_of(uplink, present[uplink.interface].ifindex)
-            for direction in attachment.programs
         )
         self._attach_uplinks(present)
         self._let_go_of_uplinks()
         return missing
 
     def counters(self) -> Mapping[str, Traffic]:
-        names = {bound.seat: port for port, bound in self._bound.items()}
+        names = self._by_seat()
         names |= {layout.Seat(interface.ifindex): f"uplink:{name}" for name, interface in self._uplinks.items()}
         names[layout.Seat(0)] = "unbound"
         found: dict[str, Traffic] = {}
@@ -1316,23 +1137,11 @@ class EbpfDataPlane:
         return found
 
     def hits(self) -> Mapping[str, int]:
-        counted = {layout.NUMBER.unpack(key)[0]: layout.HIT.unpack(value)[0] for key, value in self._hits.items()}
-        names = self._rules()
-        if self._known.everything:
-            for number in counted.keys() - names.keys():
-                self._hits.delete(layout.NUMBER.pack(number))
-        return {name: counted.get(number, 0) for number, name in names.items()}
+        return self._decisions.hits(self._rules(), forget=self._known.everything)
 
     def denials(self) -> Mapping[str, Mapping[str, int]]:
-        ports, rules = self._numbered(), self._rules() | {0: NO_RULE}
-        found: dict[str, dict[str, int]] = {}
-        for key, value in self._denials.items():
-            port, rule, _ = layout.DENIAL.unpack(key)
-            if port in ports and rule in rules:
-                found.setdefault(ports[port], {})[rules[rule]] = layout.COUNT.unpack(value)[0]
-            elif self._known.everything and self._known.all_ports:
-                self._denials.delete(key)
-        return found
+        known = self._known.everything and self._known.all_ports
+        return self._decisions.denials(self._numbered(), self._rules(), forget=known)
 
     def unidentified(self) -> int:
         return self._guards.unidentified
@@ -1353,8 +1162,8 @@ class EbpfDataPlane:
                     ("aliases", self._ways.aliases),
                     ("paths", self._ways.paths),
                     ("members", self._members.table),
-                    ("listeners", self._listeners),
-                    ("wanted", self._wanted),
+                    ("listeners", self._listeners.table),
+                    ("wanted", self._heeded.table),
                     ("rules", self._guards.rules),
                     ("classes", self._guards.classes),
                     ("identities", self._guards.identities),
@@ -1367,33 +1176,19 @@ class EbpfDataPlane:
 
     @property
     def upcall_fd(self) -> int | None:
-        return self._ring.fd
+        return self._upcalls.fd
 
     def upcalls(self) -> list[Upcall]:
-        ports = {bound.seat: port for port, bound in self._bound.items()}
-        found: list[Upcall] = []
-        for data in self._ring.read():
-            up = layout.read_upcall(data)
-            port = ports.get(up.seat)
-            if port is None:  # let go since
-                continue
-            if up.kind is UpcallKind.ANNOUNCEMENT:
-                found.append(Announcement(port, up.mac, up.address))
-            elif up.kind is UpcallKind.PIM:
-                found.append(Routing(port, up.mac, up.address))
-            else:
-                found.append(Handed(port, up.kind, up.frame))
-        return found
+        return self._upcalls.read(self._by_seat())
 
     @property
     def sample_fd(self) -> int | None:
-        return self._samples.fd
+        return self._sampled.fd
 
     def samples(self) -> Samples:
-        (lost,) = layout.COUNT.unpack(self._samples_lost.lookup(layout.NUMBER.pack(0)) or bytes(8))
         names = {bound.interface.ifindex: port for port, bound in self._bound.items()}
         names |= {interface.ifindex: f"uplink:{name}" for name, interface in self._uplinks.items()}
-        return Samples([layout.read_sample(data) for data in self._samples.read()], lost, names)
+        return self._sampled.read(names)
 
     def heard(self) -> Heard:
         return self._bridges.heard()
@@ -1402,47 +1197,14 @@ class EbpfDataPlane:
         bound = self._bound.get(port)
         if bound is None:
             raise Missing(f"{port} is not bound to an interface here")
-        try:
-            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-                wire.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _AGENT_MARK)
-                wire.bind((bound.interface.name, 0))
-                wire.send(layout.tagged(frame, bound.vlan))
-        except OSError as error:
-            raise Retry(f"{bound.interface.name}: {error.strerror}") from error
+        upcalls.send(bound.interface.name, frame, bound.vlan)
 
     def freshen(self, arriving: Collection[str]) -> None:
-        for port in self._waiting.keys() - set(arriving):
-            self._stop_waiting(port)
-        # First those that are new, then those whose last round was longest ago.
-        self._looked_after = [port for port in self._looked_after if port in arriving]
-        rank = {port: at for at, port in enumerate(self._looked_after)}
-        ends_s = time.monotonic() + ROUND_S
-        for port in sorted(arriving, key=lambda port: rank.get(port, -1)):
-            bound = self._bound.get(port)
-            if bound is None or bound.interface.kind != "tun":
-                self._stop_waiting(port)
-                continue
-            if port not in self._waiting and len(self._waiting) >= MOST_TAPS:
-                continue
-            try:
-                if port not in self._waiting:
-                    self._waiting[port] = Waiting(bound.interface.name)
-                waiting = self._waiting[port]
-                if waiting is not None and not waiting.freshen(time.time()):
-                    waiting.close()
-                    self._waiting[port] = None
-            except (OSError, ValueError, IndexError, struct.error):  # best effort: mostly a tap that has gone
-                self._stop_waiting(port)
-            if port in rank:
-                self._looked_after.remove(port)
-            self._looked_after.append(port)
-            if time.monotonic() >= ends_s:
-                return
+        self._queues.freshen(arriving, self._tap_of)
 
-    def _stop_waiting(self, port: str) -> None:
-        waiting = self._waiting.pop(port, None)
-        if waiting is not None:
-            waiting.close()
+    def _tap_of(self, port: str) -> str | None:
+        bound = self._bound.get(port)
+        return bound.interface.name if bound is not None and bound.interface.kind == "tun" else None
 
     # Connections of guarded ports.
 
@@ -1519,10 +1281,10 @@ class EbpfDataPlane:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self.freshen(())
+            self._queues.close()
             self._events.close()
-            self._ring.close()
-            self._samples.close()
+            self._upcalls.close()
+            self._sampled.close()
             self._loaded.close()
             os.close(self._lock)
 
@@ -1532,9 +1294,8 @@ class EbpfDataPlane:
             from weft.dataplane.ebpf import addresses  # with it comes pyroute2
 
             addresses.clear()
-        for attachment in self._attachments():
-            for direction in attachment.programs:
-                self._attacher.detach(self._at(attachment), attachment.ifindex, direction)
+        for attachment in self._attachments.all():
+            self._attachments.detach(attachment)
         bpffs.remove(self._pins)
         self.close()
 
@@ -1576,14 +1337,3 @@ def _prefixes(gateways: Iterable[str], on_link: Iterable[str]) -> tuple[str, ...
         if around:
             found.append(str(max(around, key=lambda net: net.prefixlen)))
     return tuple(found)
-
-
-def remove(pins: Path) -> None:
-    """Take everything of a host off, without loading anything."""
-    attacher = attach.best(pins.name)
-    for path in bpffs.entries(pins / "links"):
-        digits, _, who = path.name.partition("-")
-        for direction in Attachment(int(digits), who).programs:
-            attacher.detach(path, int(digits), direction)
-    quieten(pins)
-    bpffs.remove(pins)

@@ -13,7 +13,9 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from collections import deque
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -132,3 +134,52 @@ def _frames_read(interface: bytes) -> int:
         if colon and name.strip() == interface:
             return int(counted.split()[9])
     return 0
+
+
+class Queues:
+    """Those of all ports that are on their way to this host, by port."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, Waiting | None] = {}  # None: the guest is there
+        self.looked_after: list[str] = []  # and taps that would not; the latest is last
+
+    def freshen(self, arriving: Collection[str], tap_of: Callable[[str], str | None]) -> None:
+        """One round, of as many as it has time for; ports that are not named are left alone. tap_of: the tap that a
+        port is bound to, None when that is no tap.
+        """
+        for port in self.waiting.keys() - set(arriving):
+            self._stop(port)
+        # First those that are new, then those whose last round was longest ago.
+        self.looked_after = [port for port in self.looked_after if port in arriving]
+        rank = {port: at for at, port in enumerate(self.looked_after)}
+        ends_s = time.monotonic() + ROUND_S
+        for port in sorted(arriving, key=lambda port: rank.get(port, -1)):
+            tap = tap_of(port)
+            if tap is None:
+                self._stop(port)
+                continue
+            if port not in self.waiting and len(self.waiting) >= MOST_TAPS:
+                continue
+            try:
+                if port not in self.waiting:
+                    self.waiting[port] = Waiting(tap)
+                waiting = self.waiting[port]
+                if waiting is not None and not waiting.freshen(time.time()):
+                    waiting.close()
+                    self.waiting[port] = None
+            except (OSError, ValueError, IndexError, struct.error):  # best effort: mostly a tap that has gone
+                self._stop(port)
+            if port in rank:
+                self.looked_after.remove(port)
+            self.looked_after.append(port)
+            if time.monotonic() >= ends_s:
+                return
+
+    def close(self) -> None:
+        for port in tuple(self.waiting):
+            self._stop(port)
+
+    def _stop(self, port: str) -> None:
+        waiting = self.waiting.pop(port, None)
+        if waiting is not None:
+            waiting.close()
