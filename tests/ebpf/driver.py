@@ -125,10 +125,7 @@ class EbpfDriver:
                 self._harness.maps[name].delete(key)
 
     def forget(self) -> None:
-        for key, _ in list(self._harness.maps["learned"].items()):
-            self._harness.maps["learned"].delete(key)
-        for key, value in list(self._harness.maps["hearing"].items()):
-            self._harness.maps["hearing"].update(key, bytes(len(value)))
+        self.plane._bridges._forget([key for key, _ in self._harness.maps["learned"].items()], late=False)
 
     def inject(self, interface: str, frame: bytes) -> Verdict:
         self._wires.frames()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,15 +14,17 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 
 from ebpf.harness import SMALL, Netns, Wires, eventually, netns, send
-from ebpf.rows import MAC_A, MAC_B, POLICY, SUBNET, A, B
+from ebpf.rows import MAC_A, MAC_B, POLICY, PORT_A, PORT_B, SUBNET, A, B
 from weft.dataplane.ebpf import layout
 from weft.dataplane.ebpf.maps import Times
 from weft.dataplane.ebpf.plane import EbpfDataPlane
-from weft.policy.rows import Host, MacRecord, Member, Record, Row, Rule, Uplink
+from weft.policy.rows import Host, MacRecord, Member, Port, Record, Row, Rule, Uplink
+from weft.reference.learning import Learned as ReferenceLearned
 
 pytestmark = pytest.mark.root
 
 VLAN, OTHER_VLAN, OTHER_VSID = 100, 200, 5002
+RED_PORT, RED_RDID = "tenants/red/ports/b", "00000000-0000-4000-8000-00000000ed00"
 NETWORK = "provider-networks/fabric"
 MACHINE, MACHINE_CA = "02:99:00:00:00:01", "10.0.0.200"
 UPLINKS = ("up0", "up1")
@@ -107,6 +110,10 @@ def heard(plane: EbpfDataPlane) -> dict[tuple[int, str], str]:
     return {(each.vsid, each.mac): each.interface for each in plane.heard().learned}
 
 
+def of_red(port: str) -> str:
+    return port.replace("tenants/t/", "tenants/red/")
+
+
 def repaired(plane: EbpfDataPlane) -> int:
     """Where the VLAN is, once interfaces have been looked at again; the kernel takes its time to say who has a link."""
     plane.repair()
@@ -156,6 +163,71 @@ def test_one_subnet_takes_no_others_room(site: Site) -> None:
         assert plane.usage()["learned"][0] == 4096
         send("wire0", from_machine(vlan=OTHER_VLAN))
         eventually(lambda: (OTHER_VSID, MACHINE) in heard(plane), "another subnet's machine is learned all the same")
+
+
+def test_a_tenant_that_floods_leaves_room_for_what_others_are_to_learn(site: Site) -> None:
+    """Whose machines are learned, of two tenants with several VLANs each, is to the machine what the reference says."""
+    blue = [replace(BRIDGED, vsid=SUBNET.vsid + 10 * n, vlan=VLAN + n) for n in range(3)]
+    red = [replace(OTHER, rdid=RED_RDID, vsid=OTHER_VSID + 10 * n, vlan=OTHER_VLAN + n) for n in range(2)]
+    rows = [HOST, *blue, *red, replace(PORT_A, pairs=()), replace(PORT_B, port=RED_PORT, vsid=OTHER_VSID)]
+    owners = {row.vsid: "tenants/blue" if row in blue else "tenants/red" for row in (*blue, *red)}
+    sizes = replace(SMALL, learned=96)
+    plane = EbpfDataPlane(site.pins, sizes, source=site.source)
+    counts, tenants = (plane._loaded.maps[name] for name in ("learning", "tenants"))
+    try:
+        assert plane.update(rows) == []
+        assert plane.prune({row.key for row in rows}) == []
+        assert plane.bind({A: "port0", RED_PORT: "port1"}) == []
+        for _ in range(2):
+            before, expected = plane.heard().refused, ReferenceLearned(shared=96)
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as machines:
+                machines.bind(("wire0", 0))
+                flood = [(row, number) for row in blue for number in range(100)]
+                flood += [(row, number) for number in range(20) for row in red]
+                for row, number in flood:
+                    mac = b"\x02\x98" + number.to_bytes(4, "big")
+                    template = from_machine(vlan=row.vlan, to="02:00:00:00:77:77")
+                    machines.send(template[:6] + mac + template[12:])
+                    expected.learn(row.vsid, mac, "up0", 0, owners[row.vsid])
+            due = before + expected.refused
+            eventually(lambda due=due: plane.heard().refused >= due, "all came in")
+            assert plane.heard().refused == due
+            known = {(vsid, mac.hex(":")) for vsid, mac, _, _ in expected.entries(0)}
+            assert heard(plane).keys() == known
+            of = Counter(vsid for vsid, _ in known)
+            assert [of[row.vsid] for row in blue] == [80, 8, 8], "alone it has three quarters, and each VLAN its own"
+            assert sum(of[row.vsid] for row in red) == 2 * 8 + 18, "another has three quarters of what is left"
+            assert all(of[row.vsid] > 8 for row in red)
+            assert plane.usage()["learned"] == (len(known), 96)
+            # Who is forgotten leaves his room to others: of all of them nothing is counted any more.
+            assert plane.update([replace(row, vlan=0) for row in (*blue, *red)]) == []
+            assert heard(plane) == {}
+            assert layout.COUNT.unpack(counts.lookup(layout.NUMBER.pack(0)) or b"") == (0,)
+            assert [layout.TENANT.unpack(value)[1] for _, value in tenants.items()] == [0, 0]
+            assert plane.update(rows) == []
+    finally:
+        plane.close()
+
+
+def test_a_vlan_that_is_anothers_by_now_begins_with_nobody_and_counts_as_his(site: Site) -> None:
+    with site.plane() as plane, wires() as wire:
+        template = from_machine(to="02:00:00:00:77:77")
+        for number in range(20):
+            send("wire0", template[:6] + b"\x02\x98" + number.to_bytes(4, "big") + template[12:])
+        eventually(lambda: len(heard(plane)) == 20, "all are learned")
+        ports = [replace(row, port=of_red(row.port)) for row in ROWS if isinstance(row, Port)]
+        assert plane.delete([row.key for row in ROWS if isinstance(row, Port)]) == []
+        assert plane.update(ports) == []
+        assert plane.bind({of_red(port): name for port, name in BINDINGS.items()}) == []
+        assert heard(plane) == {}
+        for number in range(10):
+            send("wire0", template[:6] + b"\x02\x98" + number.to_bytes(4, "big") + template[12:])
+        eventually(lambda: len(heard(plane)) == 10, "all are learned")
+        send("wire0", from_machine())
+        arrives(wire, "peer0", b"hello")
+        tenants = plane._loaded.maps["tenants"]
+        of = [tenants.lookup(layout.NUMBER.pack(layout.tenant_number(port))) for port in (A, of_red(A))]
+        assert [layout.TENANT.unpack(each or b"")[1] for each in of] == [0, 11 - 8]
 
 
 def test_the_vlan_is_at_the_uplink_that_has_a_link(site: Site) -> None:

@@ -719,7 +719,7 @@ async def test_metrics_and_counters_are_served(scene: Callable[[], Awaitable[Sce
         await here.ask("POST", "/attach", {"port": WEB, "interface": "eth7"})
         await until(here.programmed)
         here.plane.from_port("eth7", b"short")
-        here.plane.lookups.learned.learn(5001, bytes.fromhex("029900000001"), "eth0", 0)
+        here.plane.lookups.learned.learn(5001, bytes.fromhex("029900000001"), "eth0", 0, "tenants/blue")
         assert await here.ask("GET", "/heard") == (
             200,
             {

@@ -91,8 +91,9 @@ def from_wire(
     reason = _untrue(lookups, subnet, parsed, steps)
     if reason is not None:
         return Drop(reason)
-    if lookups.mac_record(subnet.vsid, source) is None:
-        lookups.learned.learn(subnet.vsid, source, interface, lookups.now_ns)
+    tenant = lookups.tenant_of(subnet)
+    if tenant is not None and lookups.mac_record(subnet.vsid, source) is None:
+        lookups.learned.learn(subnet.vsid, source, interface, lookups.now_ns, tenant)
     spoken = isinstance(parsed, Arp) or packet.neighbour_message(parsed) is not None
     if not packet.is_group(mac):
         local = to_local(lookups, subnet.vsid, mac, frame, steps)

@@ -465,6 +465,12 @@ class Lookups:
         """Whose VLAN it is."""
         return next((subnet for subnet in self.subnets.values() if self.wire(subnet) == wire), None)
 
+    def tenant_of(self, subnet: Subnet) -> str | None:
+        """Whose a subnet is, as ports of its routing domain say; None: there is none here."""
+        domain = {vsid for vsid, other in self.subnets.items() if other.rdid == subnet.rdid}
+        ports = (rows.tenant_of_port(port.name) for port in self._ports.values() if port.vsid in domain)
+        return min(ports, default=None)
+
     @property
     def accepts(self) -> frozenset[Rule]:
         """The rules that some subnet here accepts: what by none of them is the host's own stack's."""

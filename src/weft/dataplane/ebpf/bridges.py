@@ -6,12 +6,12 @@ we made it so, since the flag itself does not say who did.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,23 +20,37 @@ from weft.dataplane.ebpf import bpffs, layout, libbpf
 from weft.dataplane.ebpf.interfaces import Interface
 from weft.dataplane.ebpf.libbpf import NOEXIST
 from weft.dataplane.ebpf.tables import Table
-from weft.policy.rows import Host, Rule, Subnet
+from weft.policy.rows import Host, Port, Rule, Subnet, tenant_of_port
 from weft.reference import packet
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_PROMISC = 0x8913, 0x8914, 0x100
 _IFREQ = struct.Struct("16sH22x")
 _MARKS = "promiscuous"
+_ASKED = struct.Struct("=14xII")  # how many keys follow, and whether only those that were not heard for too long
+_MOST = 200  # UNLEARN_MOST
 
 
 class Bridges:
-    """One host's. learned_ns: how long who was heard is remembered."""
+    """One host's. unlearn: the program that forgets whom it is asked to; learned_ns: how long who was heard is
+    remembered; most: so many beyond what each subnet is sure of.
+    """
 
     def __init__(
-        self, maps: Mapping[str, libbpf.Map], segments: Table, vsids: Table, pins: Path, learned_ns: int
+        self,
+        maps: Mapping[str, libbpf.Map],
+        segments: Table,
+        vsids: Table,
+        unlearn: libbpf.Program,
+        pins: Path,
+        learned_ns: int,
+        most: int,
     ) -> None:
         self._segments, self._vsids = segments, vsids
         self._learned, self._hearing = maps["learned"], maps["hearing"]
-        self._pins, self._learned_ns = pins, learned_ns
+        self._unlearn = libbpf.TestRun(unlearn)
+        self._pins, self._learned_ns, self._most = pins, learned_ns, most
+        self._tenants: dict[bytes, int] = {}  # by VSID, as it stands in hearing
+        self._idle: frozenset[bytes] = frozenset()  # VSIDs that are no VLAN any more, and in which nobody is heard
         self._present: Mapping[str, Interface] = {}
         self._pruned = False  # what is there is what was told
 
@@ -48,14 +62,24 @@ class Bridges:
         return next(iter(self._segments.entries()), None) is not None
 
     def build(
-        self, host: Host, subnets: Iterable[Subnet], present: Mapping[str, Interface] | None, *, everything: bool
+        self,
+        host: Host,
+        subnets: Collection[Subnet],
+        ports: Iterable[Port],
+        present: Mapping[str, Interface] | None,
+        *,
+        everything: bool,
     ) -> None:
-        """What host and subnets say, on the interfaces that there are. everything: all subnets are told."""
+        """What host and subnets say, on the interfaces that there are. everything: all subnets are told; ports: say
+        whose they are.
+        """
         if present is not None:
             self._present = present
         bridged = [row for row in subnets if row.vlan and Rule.VLAN in row.accepts]
         if not bridged and not self._segments.told and (self._pruned or not everything):
             return
+        if bridged:
+            self._hear(bridged, _owners(subnets, ports))
         uplinks = self._uplinks(host)
         wanted: dict[bytes, bytes] = {}
         back: dict[bytes, bytes] = {}
@@ -81,10 +105,28 @@ class Bridges:
                 found[uplink.network] = interface
         return found
 
+    def _hear(self, bridged: Iterable[Subnet], owners: Mapping[str, int]) -> None:
+        """Whose each is, once that is known: nobody is learned before."""
+        for row in bridged:
+            vsid, tenant = layout.NUMBER.pack(row.vsid), owners.get(row.rdid)
+            if tenant is None or self._tenants.get(vsid) == tenant:
+                continue
+            former = self._hearing.lookup(vsid)
+            if former is not None and layout.HEARING.unpack(former)[2] != tenant:
+                # What was heard there is its former tenant's, and counts as that.
+                self._forget([key for key, _ in self._learned.items() if key.startswith(vsid)], late=False)
+                self._hearing.delete(vsid)
+            try:
+                self._hearing.update(vsid, layout.HEARING.pack(0, 0, tenant), NOEXIST)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno not in (errno.E2BIG, errno.ENOSPC):
+                    raise
+                continue  # there is no room until one that has gone is forgotten
+            self._tenants[vsid] = tenant
+
     def _write(self, wanted: Mapping[bytes, bytes], back: Mapping[bytes, bytes], *, everything: bool) -> None:
-        for vsid in wanted:
-            with suppress(FileExistsError):
-                self._hearing.update(vsid, bytes(self._hearing.value_bytes), NOEXIST)
         self._segments.put(wanted)
         self._vsids.put(back)
         for table, entries in ((self._vsids, back), (self._segments, wanted)):
@@ -92,8 +134,6 @@ class Bridges:
             gone = [key for key in there if key not in entries]
             table.drop(gone)
             if table is self._segments and gone:
-                for vsid in gone:
-                    self._hearing.delete(vsid)
                 self.sweep()
 
     def announce(self, vsid: int, mac: str, addresses: Sequence[str]) -> None:
@@ -114,22 +154,39 @@ class Bridges:
     def sweep(self) -> None:
         """Who was not heard for too long is forgotten, and so is who was heard in what is a VLAN no more."""
         now_ns = time.monotonic_ns()
-        counts: Counter[bytes] = Counter()
-        hearing = dict(self._hearing.items())
-        for key, value in list(self._learned.items()):
-            seen_ns, _, _ = layout.LEARNED.unpack(value)
-            if key[:4] in hearing and now_ns - seen_ns < self._learned_ns:
-                counts[key[:4]] += 1
-            else:
-                self._learned.delete(key)
-        for vsid, value in hearing.items():
-            learned, refused = layout.HEARING.unpack(value)
-            if learned != counts[vsid]:
-                self._hearing.update(vsid, layout.HEARING.pack(counts[vsid], refused))
+        segments = {key for key, _ in self._segments.entries()}
+        late: list[bytes] = []
+        gone: list[bytes] = []
+        for key, value in self._learned.items():
+            if key[:4] not in segments:
+                gone.append(key)
+            elif now_ns - layout.LEARNED.unpack(value)[0] >= self._learned_ns:
+                late.append(key)
+        self._forget(late, late=True)
+        self._forget(gone, late=False)
+
+    def _forget(self, keys: Sequence[bytes], *, late: bool) -> None:
+        """late: only who was not heard since, either."""
+        for at in range(0, len(keys), _MOST):
+            some = keys[at : at + _MOST]
+            self._unlearn(_ASKED.pack(len(some), late) + b"".join(some), 1)
+
+    def _forget_subnets(self) -> None:
+        """Counts of what is a VLAN no more, once nobody is heard there, nor was at the last repair: no packet that has
+        found its count is under way any more.
+        """
+        segments = {key for key, _ in self._segments.entries()}
+        gone = ((key, value) for key, value in self._hearing.items() if key not in segments)
+        idle = {key for key, value in gone if not layout.HEARING.unpack(value)[0]}
+        for vsid in idle & self._idle:
+            self._hearing.delete(vsid)
+            self._tenants.pop(vsid, None)
+        self._idle = frozenset(idle - self._idle)
 
     def repair(self, *, prune: bool) -> int:
-        if self.in_use:
+        if self.in_use or next(iter(self._hearing.items()), None) is not None:
             self.sweep()
+            self._forget_subnets()
         return self._segments.repair(prune=prune) + self._vsids.repair(prune=prune)
 
     def heard(self) -> Heard:
@@ -145,15 +202,13 @@ class Bridges:
         return Heard(tuple(sorted(found, key=lambda each: (each.vsid, each.mac))), refused)
 
     def usage(self) -> tuple[int, int]:
-        """How many were heard, and how many there is room for."""
+        """How many were heard, and how many there is room for beyond what each subnet is sure of."""
         learned = sum(layout.HEARING.unpack(value)[0] for _, value in self._hearing.items()) if self.in_use else 0
-        return learned, self._learned.max_entries
+        return learned, self._most
 
     def remove(self) -> None:
         for table in (self._vsids, self._segments):
             table.drop([key for key, _ in table.entries()])
-        for key, _ in list(self._hearing.items()):
-            self._hearing.delete(key)
         self.sweep()
         quieten(self._pins)
 
@@ -167,6 +222,17 @@ class Bridges:
             _set_promiscuous(interface.name, on=True)
         if everything:
             quieten(self._pins, {interface.ifindex for interface in wanted})
+
+
+def _owners(subnets: Iterable[Subnet], ports: Iterable[Port]) -> dict[str, int]:
+    """Whose each routing domain is, as its ports here say, by number."""
+    domains = {row.vsid: row.rdid for row in subnets}
+    names: dict[str, str] = {}
+    for port in ports:
+        if (domain := domains.get(port.vsid)) is not None:
+            tenant = tenant_of_port(port.port)
+            names[domain] = min(names.get(domain, tenant), tenant)
+    return {domain: layout.tenant_number(name) for domain, name in names.items()}
 
 
 def _says_so(mac: bytes, addresses: Sequence[str]) -> bytes | None:

@@ -375,7 +375,7 @@ class Leftovers:
         at the last sweep: no packet that found its port is under way any more.
         """
         known = None if ports is None else {number | 1 for number in ports}
-        tenants = None if ports is None else {layout.NUMBER.pack(tenant) for tenant in ports.values()}
+        tenants = None if ports is None else {layout.NUMBER.pack(tenant) for tenant in (0, *ports.values())}
 
         def gone(key: bytes) -> bool:
             # The lowest bit of a quota's number says something else.
@@ -387,8 +387,11 @@ class Leftovers:
         def of_nobody(counts: libbpf.Map, key: bytes) -> bool:
             return tenants is not None and key not in tenants if counts is self._tenants else gone(key)
 
+        def is_none(counts: libbpf.Map, value: bytes) -> bool:
+            return not (any(layout.TENANT.unpack(value)[:2]) if counts is self._tenants else _number(value))
+
         for counts, before in self._idle.items():
-            idle = {key for key, value in counts.items() if not _number(value) and of_nobody(counts, key)}
+            idle = {key for key, value in counts.items() if is_none(counts, value) and of_nobody(counts, key)}
             for key in idle & before:
                 counts.delete(key)
             self._idle[counts] = frozenset(idle - before)

@@ -104,12 +104,12 @@ SAMPLE = struct.Struct("=IIII")  # what has been captured of the frame follows
 MIRROR = struct.Struct("=16sIHBB")
 COUNT = struct.Struct("=Q")
 QUOTA = struct.Struct("=QI4x")  # how many, whose
-TENANT = struct.Struct("=QQQQQ")
+TENANT = struct.Struct("=QQ6Q")  # beyond its own: connections, learned; of three rings
 HIT = struct.Struct("=QQ")
 DENIAL = struct.Struct("=QII")  # a port's number, a rule's
 SEGMENT = struct.Struct("=IHH")
 LEARNED = struct.Struct("=QII")  # when it was heard last, ifindex
-HEARING = struct.Struct("=QQ")  # how many were learned, how often there was no room
+HEARING = struct.Struct("=QQI4x")  # how many were learned, how often there was no room, whose it is
 GUARD = struct.Struct("=Q4IIII4x")
 CLASS_KEY = struct.Struct("=II16s")
 RULE_KEY = struct.Struct("=IIIBB2s")
@@ -143,6 +143,7 @@ LAYOUTS: Mapping[str, tuple[struct.Struct, struct.Struct]] = {
     "segment_vsids": (SEAT, NUMBER),
     "learned": (MAC_KEY, LEARNED),
     "hearing": (NUMBER, HEARING),
+    "learning": (NUMBER, COUNT),
     "provider_groups": (NUMBER, ADDRESS),
     "groups": (ADDRESS, NUMBER),
     "group_uplinks": (NUMBER, NUMBER),

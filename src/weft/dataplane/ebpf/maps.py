@@ -17,6 +17,7 @@ from weft.dataplane.ebpf import bpffs, layout, libbpf
 from weft.dataplane.ebpf.btf import Btf, Translation
 from weft.kit.errors import Rejected
 from weft.policy.connections import EXPECTED_OF_PORT, OWN_OF_PORT
+from weft.reference.learning import OWN_OF_SUBNET
 
 _DIGITS = 16
 _MOST = 1 << 28  # entries of a map
@@ -29,7 +30,7 @@ _MAPS, _PROGRAMS = "maps-", "programs-"
 PROGRAMS = (
     "weft_from_port", "weft_port", "weft_flood", "weft_rewrite", "weft_bridge", "weft_to_port", "weft_from_uplink",
     "weft_rewritten", "weft_from_wire", "weft_to_uplink", "weft_ingress", "weft_ingress_copy",
-    "weft_conntrack", "weft_overwrite",
+    "weft_conntrack", "weft_overwrite", "weft_unlearn",
 )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ class Sizes:
             "segments": subnets,
             "segment_vsids": subnets,
             "hearing": subnets,
-            "learned": self.learned,
+            "learned": min(self.learned + OWN_OF_SUBNET * subnets, _MOST),
             "sampling": self.ports + 16,
             "guards": self.ports,
             "identities": self._with_own(self.identities),
@@ -179,6 +180,8 @@ def load(source: Path, sizes: Sizes, pins: Path | None, times: Times = TIMES) ->
             "weft_upcall_interval_ns": times.upcall_interval_ns,
             "weft_learned_ns": times.learned_ns,
             "weft_loop_ns": times.loop_ns,
+            "weft_learned_own": OWN_OF_SUBNET,
+            "weft_learned_most": sizes.learned,
         }
         for name, value in constants.items():
             place = btf.constant(name)

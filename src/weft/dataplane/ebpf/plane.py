@@ -165,7 +165,15 @@ class EbpfDataPlane:
         )
         self._vlans = table("vlans")
         self._came: list[MacRecord] = []
-        self._bridges = Bridges(of, table("segments"), table("segment_vsids"), pins, times.learned_ns)
+        self._bridges = Bridges(
+            of,
+            table("segments"),
+            table("segment_vsids"),
+            self._loaded.programs["weft_unlearn"],
+            pins,
+            times.learned_ns,
+            sizes.learned,
+        )
         self._groups = Groups(
             table("provider_groups"),
             table("groups"),
@@ -880,7 +888,8 @@ class EbpfDataPlane:
         row = self._known.host
         if row is None:
             return 0
-        self._bridges.build(row, self._known.subnets.values(), present, everything=self._known.everything)
+        known = self._known
+        self._bridges.build(row, known.subnets.values(), known.ports.values(), present, everything=known.everything)
         if present is not None:
             self._mtus_bytes = {
                 up.interface: present[up.interface].mtu_bytes for up in row.uplinks if up.interface in present

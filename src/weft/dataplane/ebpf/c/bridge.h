@@ -224,7 +224,7 @@ INLINE int bridge_in(struct __sk_buff *skb)
 		return drop(skb, c, DROP_ENCAP_FAILED);
 	packets_ = count_received(skb, c);
 	if (me->flags & HOST_SAMPLED)
-		sample(skb, skb->ifindex);
+		sample(skb, skb->ifindex, 0);
 	subnet = subnet_of(vsid);
 	if (!subnet)
 		return drop(skb, c, DROP_UNKNOWN_VSID);

@@ -9,7 +9,6 @@
 
 #define SWEEP_NS 1000000000ULL /* where nobody sweeps, a full table is swept as a connection begins, once in so long */
 #define AGENT_SWEEPS_NS 15000000000ULL /* an agent that has swept does so again within so long */
-#define TENANT_LEAVES 3 /* of what is no port's own a tenant has at most so many times what is left */
 #define DATAGRAM_LIFE_NS 30000000000ULL
 
 /* What became of a connection, for whoever listens. A reader that does not keep up misses some: first those of whose tenant has most. */

@@ -255,7 +255,7 @@ struct {
 } macs SEC(".maps");
 
 /* learned: the programs' own: who was heard behind an uplink. The agent takes out those who have not been for too long. */
-#define LEARNED_MAX 4096 /* of one subnet, so that none takes the others' room */
+#define LEARNED_MAX 4096 /* of one subnet */
 struct learned {
 	__u64 seen_ns;
 	__u32 ifindex;
@@ -271,12 +271,14 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } learned SEC(".maps");
 
-/* hearing: made by the agent for each segment, by VSID: how many learned has of it, which the agent sets right now and
- * then, and how often there was no room for one more.
+/* hearing: made by the agent for each segment, by VSID: whose it is. Counted by the programs: how many learned has of it, and
+ * how often there was no room for one more.
  */
 struct hearing {
 	__u64 learned;
 	__u64 refused;
+	__u32 tenant; /* as in struct guard */
+	__u32 pad;
 };
 
 struct {
@@ -287,6 +289,15 @@ struct {
 	__type(value, struct hearing);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } hearing SEC(".maps");
+
+/* learning: the programs' own: how many learned has beyond what each segment is sure of. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} learning SEC(".maps");
 
 /* moving: written by the agent from MacRecord rows: the PA that a port is moving to; read where a record has the flag. */
 struct {
@@ -458,6 +469,7 @@ struct {
 
 /* samples: written by the programs, read by the agent. Its own, so that no flood of samples starves upcalls. */
 #define SAMPLE_MAX 256
+#define SAMPLES_BYTES (1 << 20)
 struct sample {
 	__u32 ifindex;
 	__u32 rate;
@@ -468,7 +480,7 @@ struct sample {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20); /* bytes */
+	__uint(max_entries, SAMPLES_BYTES);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } samples SEC(".maps");
 
@@ -840,7 +852,10 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } quotas SEC(".maps");
 
-/* tenants: the programs' own: what each has of what all share; the agent drops those that have nothing, and no port here. */
+/* tenants: the programs' own: what each has of what all share; the agent drops those that have nothing, and no port here. 0: what
+ * is nobody's: the uplinks' samples.
+ */
+#define TENANT_LEAVES 3 /* of what is nobody's own a tenant has at most so many times what is left */
 struct share {
 	/* What it has put into a ring since the agent had read all of it, and where the last of that ends. */
 	__u64 bytes;
@@ -848,8 +863,10 @@ struct share {
 };
 struct tenant {
 	__u64 beyond; /* connections of its ports beyond their own */
+	__u64 learned; /* in its VLANs, beyond their own */
 	struct share upcalls;
 	struct share events; /* of connection_events */
+	struct share samples;
 };
 
 struct {

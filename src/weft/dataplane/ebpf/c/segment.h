@@ -13,6 +13,10 @@
 const volatile __u64 weft_learned_ns = 300000000000;
 const volatile __u64 weft_loop_ns = 1000000000;
 
+/* How many of those each subnet is sure of, and how many there may be beyond that in all. Written by the agent, too. */
+const volatile __u64 weft_learned_own = 8;
+const volatile __u64 weft_learned_most = 65536;
+
 #define LEARNED_REFRESH_NS 100000000 /* not for every packet: CPUs share the entry */
 
 INLINE struct segment *segment_of(__u32 vsid)
@@ -35,6 +39,64 @@ static __noinline int is_outside(__u32 vsid, const __u8 *mac)
 	return l && bpf_ktime_get_ns() - l->seen_ns < weft_learned_ns;
 }
 
+/* One less who was heard in a subnet. */
+static __noinline int give_hearing(struct hearing *h)
+{
+	__u32 zero = 0, number;
+	struct tenant *of;
+	__u64 *beyond;
+
+	/* 0: it was counted for whoever had the subnet before. */
+	if (!h || !h->learned || __sync_fetch_and_add(&h->learned, -1) <= weft_learned_own)
+		return 0;
+	beyond = bpf_map_lookup_elem(&learning, &zero);
+	if (beyond)
+		__sync_fetch_and_add(beyond, -1);
+	number = h->tenant;
+	of = bpf_map_lookup_elem(&tenants, &number);
+	if (of)
+		__sync_fetch_and_add(&of->learned, -1);
+	return 0;
+}
+
+/* One more, if there is room: 0. Of what is nobody's own a tenant has at most so many times what it leaves to others. */
+static __noinline int take_hearing(struct hearing *h)
+{
+	__u64 has, all, theirs, *beyond;
+	__u32 zero = 0, number;
+	struct tenant *of;
+
+	if (!h)
+		return -1;
+	number = h->tenant;
+	beyond = bpf_map_lookup_elem(&learning, &zero);
+	of = tenant_at(&number);
+	if (!beyond || !of)
+		return -1;
+	has = __sync_fetch_and_add(&h->learned, 1);
+	if (has < weft_learned_own)
+		return 0;
+	/* Both, also where there is no room: who gives takes both back. */
+	all = __sync_fetch_and_add(beyond, 1);
+	theirs = __sync_fetch_and_add(&of->learned, 1);
+	if (has < LEARNED_MAX && all < weft_learned_most && theirs < TENANT_LEAVES * (weft_learned_most - all))
+		return 0;
+	give_hearing(h);
+	return -1;
+}
+
+/* Whoever was heard is forgotten: 1; or nobody was. */
+static __noinline int unlearn(const struct mac_key *key)
+{
+	__u32 vsid;
+
+	if (!key || bpf_map_delete_elem(&learned, key))
+		return 0;
+	vsid = key->vsid;
+	give_hearing(bpf_map_lookup_elem(&hearing, &vsid));
+	return 1;
+}
+
 /* Whether a guest's packet comes from one who is outside. If it did before, it has moved here. */
 static __noinline int has_gone_round(const struct packet *p, const struct port *port)
 {
@@ -50,7 +112,7 @@ static __noinline int has_gone_round(const struct packet *p, const struct port *
 		return 0;
 	if (bpf_ktime_get_ns() - l->seen_ns < weft_loop_ns)
 		return 1;
-	bpf_map_delete_elem(&learned, &key);
+	unlearn(&key);
 	return 0;
 }
 
@@ -75,11 +137,48 @@ static __noinline int learn(__u32 ifindex, __u32 vsid, const __u8 *mac)
 	h = bpf_map_lookup_elem(&hearing, &vsid);
 	if (!h)
 		return 0;
-	if (h->learned < LEARNED_MAX && !bpf_map_update_elem(&learned, &key, &fresh, BPF_NOEXIST))
-		__sync_fetch_and_add(&h->learned, 1);
-	else
+	if (take_hearing(h)) {
 		__sync_fetch_and_add(&h->refused, 1);
+		return 0;
+	}
+	if (bpf_map_update_elem(&learned, &key, &fresh, BPF_NOEXIST))
+		give_hearing(h);
 	return 0;
+}
+
+/* What the agent asks, in the packet of a test run: whom to forget, since it cannot count as the programs do. */
+#define UNLEARN_MOST 200
+struct unlearning {
+	struct __sk_buff *skb;
+	__u32 count;
+	__u32 late; /* only who was not heard for too long */
+	__u32 at; /* of the next, in the packet */
+	__u32 done;
+};
+
+static long unlearn_next(__u32 i, struct unlearning *u)
+{
+	struct mac_key key;
+	struct learned *l;
+
+	if (i >= u->count || bpf_skb_load_bytes(u->skb, u->at, &key, sizeof(key)))
+		return 1;
+	u->at += sizeof(key);
+	l = bpf_map_lookup_elem(&learned, &key);
+	if (l && (!u->late || bpf_ktime_get_ns() - l->seen_ns >= weft_learned_ns))
+		u->done += unlearn(&key);
+	return 0;
+}
+
+/* How many were. */
+INLINE int unlearn_asked(struct __sk_buff *skb)
+{
+	struct unlearning u = { .skb = skb, .at = ETHERNET_BYTES + 8 };
+
+	if (bpf_skb_load_bytes(skb, ETHERNET_BYTES, &u.count, 8))
+		return -1;
+	bpf_loop(UNLEARN_MOST, unlearn_next, &u, 0);
+	return u.done;
 }
 
 INLINE void count_out(struct __sk_buff *skb, const struct segment *s, __u32 packets)

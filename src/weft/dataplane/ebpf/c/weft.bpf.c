@@ -197,6 +197,13 @@ int weft_overwrite(struct __sk_buff *skb)
 	return overwrite(skb);
 }
 
+/* Run by the agent on whom it has forgotten. */
+SEC("tc")
+int weft_unlearn(struct __sk_buff *skb)
+{
+	return unlearn_asked(skb);
+}
+
 SEC("tc")
 int weft_rewrite(struct __sk_buff *skb)
 {
@@ -335,7 +342,7 @@ int weft_port(struct __sk_buff *skb)
 	if (!port)
 		return drop(skb, c, DROP_PORT_UNBOUND);
 	if (port->flags & PORT_SAMPLED)
-		sample(skb, skb->ifindex);
+		sample(skb, skb->ifindex, port->tenant);
 	if (port->flags & PORT_MIRRORED)
 		mirror(skb, skb->ifindex, DIRECTION_FROM_GUEST);
 	if (!(port->flags & PORT_ENABLED))
@@ -510,7 +517,7 @@ int weft_from_uplink(struct __sk_buff *skb)
 	c = counters_of_uplink(skb->ifindex);
 	count = count_received(skb, c);
 	if (me->flags & HOST_SAMPLED)
-		sample(skb, skb->ifindex);
+		sample(skb, skb->ifindex, 0);
 	why = skb->protocol == ETHERTYPE_IPV4 ? outer4(skb, &o) : outer6(skb, &o);
 	if (why)
 		return drop(skb, c, why);
