@@ -123,7 +123,7 @@ def entries_of(plane: EbpfDataPlane, ifindex: int) -> dict[str, int]:
         "ports": [layout.seat_of_key(key) for key, _ in of["ports"].items()],
         "sources": [layout.seat_of_source(key) for key, _ in of["sources"].items()],
         "local": [layout.seat_in_local(value) for _, value in of["local"].items()],
-        "receivers": [layout.seat_of_key(at[1]) for at in plane._receivers],
+        "receivers": [layout.seat_of_key(at[1]) for at in plane._seats.tables.receivers],
     }
     return {name: found.count(seat) for name, found in seats.items()}
 
@@ -173,13 +173,13 @@ class Failing(libbpf.Map):
 
 def test_what_a_port_was_given_before_the_rest_failed_is_taken_back(site: Site) -> None:
     with site.plane() as plane:
-        ifindex, whole = site.netns.ifindex("port0"), plane._ports.map
+        ifindex, whole = site.netns.ifindex("port0"), plane._seats.tables.ports.map
         assert plane.update(POLICY) == []
-        plane._ports.map = Failing.of("ports", whole.fd)
+        plane._seats.tables.ports.map = Failing.of("ports", whole.fd)
         assert [failure.key for failure in plane.bind({A: "port0"})] == [("ports", A)]
         assert not any(entries_of(plane, ifindex).values())
-        assert not plane._sources.told
-        plane._ports.map = whole
+        assert not plane._seats.tables.sources.told
+        plane._seats.tables.ports.map = whole
         assert plane.bind({A: "port0"}) == []
         assert all(entries_of(plane, ifindex).values())
 
@@ -366,10 +366,10 @@ def test_a_veth_whose_other_end_is_elsewhere_takes_peer_redirects(site: Site) ->
         site.netns.veth("port9", "eth0", into=guest)
         assert plane.bind({A: "port9", B: "port1"}) == []
         assert plane.update(POLICY) == []
-        assert plane._bound[A].interface.takes_peer_redirect
-        assert not plane._bound[B].interface.takes_peer_redirect
+        assert plane._bindings.bound[A].interface.takes_peer_redirect
+        assert not plane._bindings.bound[B].interface.takes_peer_redirect
         # The other end comes home: the flag goes with the next repair, since the kernel would drop everything.
         guest.ip(f"link set eth0 netns {site.netns.name}")
         assert plane.repair() > 0
-        assert not plane._bound[A].interface.takes_peer_redirect
+        assert not plane._bindings.bound[A].interface.takes_peer_redirect
         assert plane.repair() == 0

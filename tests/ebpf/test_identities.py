@@ -384,7 +384,7 @@ def test_a_mirror_that_had_no_room_is_there_once_the_hosts_row_is_put_again(weft
     (server,) = (row for row in rows if isinstance(row, Port) and row.port == SERVER)
     with harness(weft_object) as of:
         assert of.plane.bind(BIND) == []
-        mirrors, number = of.plane._mirrors.map, 1 << 20
+        mirrors, number = of.plane._seats.tables.mirrors.map, 1 << 20
         taken: list[bytes] = []
         while mirrors.update_batch(key := layout.NUMBER.pack(number), bytes(mirrors.value_bytes), 1).done:
             taken.append(key)

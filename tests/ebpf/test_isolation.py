@@ -112,7 +112,7 @@ def test_entries_of_an_interface_whose_attachment_is_lost_are_not_the_next_ports
     assert plane.bind({STRANGER: "port0"}) == []
     send("peer0", ARP_A)
     eventually(lambda: plane.counters()[STRANGER].drops == {DropReason.PORT_UNBOUND: 1}, "a drop")
-    assert not list(plane._local.entries())
+    assert not list(plane._seats.tables.local.entries())
     plane.close()
 
 
@@ -155,6 +155,6 @@ def test_an_interface_with_the_number_of_one_that_is_gone_is_another_ports(
     assert plane.bind({STRANGER: "port9"}) == []
     send("peer9", ARP_A)
     eventually(lambda: plane.counters()[STRANGER].drops.get(DropReason.PORT_UNBOUND) == 1, "a drop")
-    assert not list(plane._local.entries())
-    assert not list(plane._sources.entries())
+    assert not list(plane._seats.tables.local.entries())
+    assert not list(plane._seats.tables.sources.entries())
     plane.close()

@@ -239,7 +239,7 @@ def test_the_host_entry_is_mended(site: Site) -> None:
         (failure,) = plane.update([HOST])
         assert "up0" in failure.reason
         assert not failure.permanent
-        plane._host.update(layout.THE_HOST, bytes(layout.HOST.size))
+        plane._loaded.maps["host"].update(layout.THE_HOST, bytes(layout.HOST.size))
         assert plane.repair() == 1
         assert list(plane.read()) == [HOST]
 

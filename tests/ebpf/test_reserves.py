@@ -154,7 +154,7 @@ def test_a_tenant_that_takes_all_it_can_takes_nothing_of_anothers_port(plane: Eb
 
 
 def _guard(plane: EbpfDataPlane, of: str) -> int:
-    flags: int = layout.GUARD.unpack(plane._guards.guards.told[plane._bound[of].seat.key])[5]
+    flags: int = layout.GUARD.unpack(plane._guards.guards.told[plane._bindings.bound[of].seat.key])[5]
     return flags
 
 
@@ -197,7 +197,14 @@ def test_a_fresh_agent_takes_nothing_away_of_what_is_there_whoever_comes_first(
 
 def there(plane: EbpfDataPlane) -> dict[str, set[bytes]]:
     """Keys of all that has reserves and is filled by rows."""
-    tables = (plane._subnets, plane._records, plane._macs, plane._members.table, plane._routes, plane._sources)
+    tables = (
+        plane._subnets,
+        plane._records,
+        plane._macs,
+        plane._members.table,
+        plane._routes,
+        plane._seats.tables.sources,
+    )
     return {table.map.name: {key for key, _ in table.entries()} for table in tables}
 
 
@@ -328,7 +335,7 @@ def test_a_fresh_agent_counts_sub_ports_and_further_macs_that_are_there_whoever_
     plane.close()
     fresh = EbpfDataPlane(pins, SIZES, source=weft_object)
     try:
-        assert fresh._further_macs._of_tenant == {layout.tenant_number(NEW): 2 * len(theirs) + 1}
+        assert fresh._seats._further._of_tenant == {layout.tenant_number(NEW): 2 * len(theirs) + 1}
         fresh.bind(BINDINGS)
         more = [sub_port(GREEDY, vlan) for vlan in range(100, 110)]  # before all that there was is told
         rows = [*greed()[:1], *NEW_ROWS, *parents, *more, *mine, *theirs]

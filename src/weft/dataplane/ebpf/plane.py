@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import groupby
@@ -31,26 +31,29 @@ from weft.contracts.dataplane import (
     Way,
 )
 from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps, upcalls
-from weft.dataplane.ebpf.attachments import LINKS, Attachment, Attachments
+from weft.dataplane.ebpf.attachments import LINKS, Attachments
+from weft.dataplane.ebpf.bindings import Bindings
 from weft.dataplane.ebpf.bridges import Bridges, quieten
 from weft.dataplane.ebpf.changes import Changes
 from weft.dataplane.ebpf.counters import Counters
 from weft.dataplane.ebpf.decisions import Decisions
 from weft.dataplane.ebpf.elements import Elements
 from weft.dataplane.ebpf.groups import Groups
-from weft.dataplane.ebpf.guards import Guards, is_guarded
+from weft.dataplane.ebpf.guards import Guards
 from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.listeners import Heeded, Listeners
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.paths import Paths
 from weft.dataplane.ebpf.places import Place, Places
 from weft.dataplane.ebpf.qos import Buckets
-from weft.dataplane.ebpf.reserves import Domains, Further, Reserve
+from weft.dataplane.ebpf.reserves import Domains, Reserve
+from weft.dataplane.ebpf.seats import Seats, SeatTables
 from weft.dataplane.ebpf.tables import Table
 from weft.dataplane.ebpf.takeover import Takeover, former_generations
 from weft.dataplane.ebpf.upcalls import Sampled, Upcalls
+from weft.dataplane.ebpf.uplinks import Uplinks
 from weft.dataplane.ebpf.waiting import Queues
-from weft.kit.errors import Missing, Rejected, Retry
+from weft.kit.errors import Missing, Rejected
 from weft.model.features import ABILITIES, DataPlaneKind
 from weft.policy.connections import Expected
 from weft.policy.rows import (
@@ -68,38 +71,7 @@ from weft.policy.rows import (
     Rule,
     SecurityGroup,
     Subnet,
-    Uplink,
 )
-
-
-@dataclass(slots=True)
-class Bound:
-    """A port on its interface. entries: what it has in the maps, as far as this process knows; none while it is closed.
-
-    inherited: a former agent's entries may be there, too. holder: whose interface it is: its own, or its parent's.
-    """
-
-    interface: Interface
-    inherited: bool
-    holder: str
-    vlan: int = 0
-    entries: layout.PortEntries | None = None
-
-    @property
-    def seat(self) -> layout.Seat:
-        return layout.Seat(self.interface.ifindex, self.vlan)
-
-
-@dataclass(slots=True)
-class Known:
-    """What this process was told that a map does not say."""
-
-    host: Host | None = None
-    subnets: dict[bytes, Subnet] = field(default_factory=dict)
-    ports: dict[str, Port] = field(default_factory=dict)
-    bindings: dict[str, str] | None = None  # None: not told yet, and a former agent's are left alone
-    everything: bool = False  # prune() came: what was not told is not wanted
-    all_ports: bool = False  # and with the bindings known: ports have no entries but those that were told
 
 
 class EbpfDataPlane:
@@ -153,17 +125,7 @@ class EbpfDataPlane:
         self._moving = table("moving")
         self._rewrites, self._pas = table("rewrites"), table("pas")
         self._pas_asked: tuple[frozenset[str], frozenset[tuple[str, int]], bool] | None = None
-        self._routes, self._ports, self._local = (
-            table("routes", Reserve(of["routes"], sizes.routes, sizes.ports, layout.domain_of_route)),
-            table("ports"),
-            table("local"),
-        )
-        self._sources, self._qos, self._sampling = (
-            table("sources", Reserve(of["sources"], sizes.sources, sizes.ports, layout.place_of_source)),
-            table("qos"),
-            table("sampling"),
-        )
-        self._vlans = table("vlans")
+        self._routes = table("routes", Reserve(of["routes"], sizes.routes, sizes.ports, layout.domain_of_route))
         self._came: list[MacRecord] = []
         self._bridges = Bridges(
             of,
@@ -181,16 +143,13 @@ class EbpfDataPlane:
             pins,
         )
         self._ways = Paths(table("aliases"), table("paths"))
-        self._host, self._buckets = of["host"], Buckets(of["buckets"])
         self._counters = Counters(of["counter_slots"], of["counters"])
         self._listeners = Listeners(table("listeners"))
         self._heeded = Heeded(shared("wanted", sizes.wanted))
         self._members = Places(shared("members", sizes.members), layout.member_pa)
-        self._receivers = Places(table("receivers"), layout.receiver_seat)
         self._upcalls = Upcalls(of[layout.UPCALLS])
         self._sampled = Sampled(of[layout.SAMPLES], of["samples_lost"])
         self._queues = Queues()
-        self._mirrors = table("mirrors")
         self._decisions = Decisions(of["hits"], of["denials"])
         self._guards = Guards(
             table("guards"),
@@ -200,11 +159,32 @@ class EbpfDataPlane:
             outlast=self._outlast,
             domain_of=self._domains.of,
         )
-        left = layout.left_ports(self._ports.entries(), self._local.entries())
-        self._further_macs = Further(sizes.further_macs, {of.number: (of.tenant, of.further) for of in left.values()})
-        self._most_subports = sizes.subports
-        #: Of sub-ports that a former agent has left and that are not told of yet: nobody else has their room.
-        self._left_seats = {seat for seat in left if seat.vlan}
+        seats = SeatTables(
+            table("ports"),
+            table("local"),
+            table("sources", Reserve(of["sources"], sizes.sources, sizes.ports, layout.place_of_source)),
+            table("qos"),
+            table("sampling"),
+            table("mirrors"),
+            Places(table("receivers"), layout.receiver_seat),
+        )
+        self._seats = Seats(
+            seats,
+            self._guards,
+            self._listeners,
+            self._counters,
+            Buckets(of["buckets"]),
+            further_macs=sizes.further_macs,
+        )
+        self._bindings = Bindings(self._seats, self._attachments, subports=sizes.subports)
+        self._uplinks = Uplinks(
+            of["host"],
+            table("vlans"),
+            self._attachments,
+            self._seats,
+            changed=changed,
+            unnamed=f"hosts/{pins.name}",
+        )
         settings = tracking or conntrack.Settings()
         most = min(settings.most, sizes.connections)  # what is ports' own in the map nobody else gets
         self._tracking = conntrack.Tracking(of["tracking"], replace(settings, most=most))
@@ -215,12 +195,8 @@ class EbpfDataPlane:
         self._leftovers = conntrack.Leftovers(
             (of["quotas"], of["expecting"]), of["tenants"], of["datagrams"], of["lines"]
         )
-        self._host_value: bytes | None = None
-        self._mtus_bytes: Mapping[str, int] = {}  # of the uplinks that exist
-        self._known = Known()
-        self._bound: dict[str, Bound] = {}
-        self._seated: dict[layout.Seat, str] = {}  # sub-ports
-        self._uplinks: dict[str, Interface] = {}
+        self._known: dict[bytes, Subnet] = {}
+        self._everything = False  # prune() came: what was not told is not wanted
         heirs = (
             self._counters.take_over,
             self._decisions.take_over,
@@ -264,9 +240,10 @@ class EbpfDataPlane:
                 if kind is Port:
                     self._begin_anew(rows_here)
                 for row in rows_here:
-                    failures += self._update_host(row) if kind is Host else self._update_port(row)
+                    failures += self._update_host(row) if kind is Host else self._bindings.put(row)
                 failures += self._give_pas()
                 if kind is Port:
+                    failures += self._mirror()
                     failures += self._join_groups()
                     self._write_host()
         self._announce()
@@ -314,7 +291,7 @@ class EbpfDataPlane:
 
     def _comes_here(self, row: MacRecord) -> bool:
         """Whether a port of a VLAN that was elsewhere, or on its way, is to be here now and nowhere else."""
-        host = self._known.host
+        host = self._uplinks.row
         if row.rule is not Rule.VLAN or row.also is not None or host is None or row.pa not in host.pas:
             return False
         try:
@@ -326,7 +303,7 @@ class EbpfDataPlane:
     def _announce(self) -> None:
         """Those that have come, once their ports are known."""
         came, self._came = {(row.vsid, row.mac) for row in self._came}, []
-        for port in self._known.ports.values() if came else ():
+        for port in self._bindings.rows.values() if came else ():
             for mac in (port.mac, *port.macs):
                 if (port.vsid, mac) in came:
                     self._bridges.announce(port.vsid, mac, port.cas)
@@ -359,16 +336,16 @@ class EbpfDataPlane:
         failed = {failure.key for failure in failures}
         for row in rows:
             if row.key not in failed:
-                self._known.subnets[layout.map_key(row.key)] = row
+                self._known[layout.map_key(row.key)] = row
         failures += self._join_groups()
         self._write_host()
         return failures
 
     def _join_groups(self, *, mend: bool = False) -> list[Failure]:
         """The underlay's groups of the subnets that are known, on this host's uplinks."""
-        known = self._known
+        uplinks, ports = self._uplinks, self._bindings.rows.values()
         return self._groups.update(
-            known.subnets, known.ports.values(), known.host, self._uplinks, prune=known.everything, mend=mend
+            self._known, ports, uplinks.row, uplinks.interfaces, prune=self._everything, mend=mend
         )
 
     def _update_peers(self, rows: Iterable[Peer]) -> list[Failure]:
@@ -400,34 +377,30 @@ class EbpfDataPlane:
             layout.host(row, {}, 0)
         except Rejected as error:
             return [Failure(row.key, error.message, permanent=True)]
-        former = None if self._known.host is None else self._known.host.sampling
-        self._known.host = row
+        self._uplinks.row = row
         self._ways.keep(row)
         self._write_host(present)
-        failures = self._attach_uplinks(present)
-        self._let_go_of_uplinks()
+        failures = self._uplinks.attach(present)
+        self._uplinks.let_go()
         failures += self._join_groups()
-        if former != row.sampling:
-            for port in self._bound:
-                failures += self._open(port)
-        return failures + self._mirror()
+        return failures + self._bindings.sample(row.sampling) + self._mirror()
 
     def _give_pas(self, *, mend: bool = False) -> list[Failure]:
         """What stands for the addresses of this host's ports, on its uplinks; of what is not told yet nothing goes."""
-        wanted = {pa: row.key for row in self._known.ports.values() for pa in row.pas}
+        wanted = {pa: row.key for row in self._bindings.rows.values() for pa in row.pas}
         given = self._pins / "pas"  # says to a later agent that there are, or were, some
         if not wanted and not given.exists():
             return []
-        uplinks = {name: interface.ifindex for name, interface in self._uplinks.items()}
-        asked = frozenset(wanted), frozenset(uplinks.items()), self._known.everything
+        uplinks = {name: interface.ifindex for name, interface in self._uplinks.interfaces.items()}
+        asked = frozenset(wanted), frozenset(uplinks.items()), self._everything
         if self._pas_asked == asked and not mend:
             return []
         from weft.dataplane.ebpf import addresses  # with it comes pyroute2: 8 MB and 0.2 s
 
         given.mkdir(exist_ok=True)
-        refused = addresses.make(wanted, uplinks, prune=self._known.everything)
+        refused = addresses.make(wanted, uplinks, prune=self._everything)
         self._pas_asked = None if refused else asked
-        if not wanted and self._known.everything:
+        if not wanted and self._everything:
             bpffs.remove(given)
         return [Failure(wanted[why.partition(": ")[0]], why) for why in refused]
 
@@ -437,30 +410,14 @@ class EbpfDataPlane:
         """
         numbers = set()
         for row in rows:
-            former = self._known.ports.get(row.port)
+            former = self._bindings.rows.get(row.port)
             same = former is not None and (former.vsid, former.mac) == (row.vsid, row.mac)
-            if self._known.everything and not same and not row.arriving:
+            if self._everything and not same and not row.arriving:
                 numbers.add(layout.port_number(row.port))
         for number in numbers:
             self._leftovers.forget(number)
         if had := {number for number in numbers if self._leftovers.counts(number)}:
             self._connections.forget_ports(had)
-
-    def _update_port(self, row: Port) -> list[Failure]:
-        try:
-            layout.port(row, 0, peer=False)
-        except Rejected as error:
-            return [Failure(row.key, error.message, permanent=True)]
-        former = self._known.ports.get(row.port)
-        self._known.ports[row.port] = row
-        try:
-            self._take_seat(row.port)
-        except Retry as error:
-            return [Failure(row.key, str(error))]
-        failures = self._open(row.port)
-        if row.mirror is not None or (former is not None and former.mirror is not None):
-            failures += self._mirror()
-        return failures
 
     def delete(self, keys: Iterable[Key]) -> list[Failure]:
         failures: list[Failure] = []
@@ -468,14 +425,14 @@ class EbpfDataPlane:
             group = list(some)
             match table:
                 case "hosts":
-                    if self._known.host is None or self._known.host.key in group:
+                    if self._uplinks.row is None or self._uplinks.row.key in group:
                         self._remove_host()
                 case "peers":
                     self._ways.delete(group)
                     self._write_host(interfaces())
                 case "ports":
                     for key in group:
-                        self._forget_row(str(key[1]))
+                        self._bindings.forget(str(key[1]))
                     failures += self._give_pas()
                     failures += self._join_groups()
                     self._write_host()
@@ -517,7 +474,7 @@ class EbpfDataPlane:
             self._moving.drop(self._moving.told.keys() & gone)
         if table == "subnets":
             for packed in gone:
-                self._known.subnets.pop(packed, None)
+                self._known.pop(packed, None)
                 self._domains.forget(packed)
             failures += self._join_groups()
             self._write_host()
@@ -525,10 +482,8 @@ class EbpfDataPlane:
 
     def prune(self, desired: Collection[Key]) -> list[Failure]:
         wanted = desired if isinstance(desired, (AbstractSet, Mapping)) else set(desired)
-        for port in [name for name in self._known.ports if ("ports", name) not in wanted]:
-            self._forget_row(port)
-        self._known.everything = True
-        self._prune_ports(wanted)
+        self._everything = True
+        self._bindings.prune(wanted)
         failures = self._mirror()
         for name, keys_of in reversed(list(_KEYS.items())):
             self._table(name).prune(wanted, keys_of)
@@ -539,473 +494,87 @@ class EbpfDataPlane:
         self._moving.prune(wanted, layout.mac_record_keys)
         standing = set(self._rewrites.told.values())
         self._pas.drop([place for place, _ in self._pas.entries() if place not in standing])
-        for packed in [k for k, row in self._known.subnets.items() if row.key not in wanted]:
-            del self._known.subnets[packed]
+        for packed in [k for k, row in self._known.items() if row.key not in wanted]:
+            del self._known[packed]
             self._domains.forget(packed)
         self._ways.prune(wanted)
         failures += self._join_groups()
         self._write_host()
         hosts = any(key[0] == "hosts" for key in wanted)
-        if not hosts or (self._known.host is not None and self._known.host.key not in wanted):
+        if not hosts or (self._uplinks.row is not None and self._uplinks.row.key not in wanted):
             self._remove_host()
-        self._let_go_of_uplinks()
+        self._uplinks.let_go()
         self._guards.prune(wanted)
         failures += self._guard(prune=True)
         return failures + self._give_pas() + self._settle()
 
-    def _prune_ports(self, wanted: Collection[Key]) -> None:
-        """Entries of ports that are not bound here; bindings that were not told yet are a former agent's, and stay."""
-        if self._known.bindings is None:
-            return
-        # Bound and desired, but its row has not come: a former agent's entries still speak for it.
-        spared = {
-            bound.seat for name, bound in self._bound.items() if ("ports", name) in wanted and bound.entries is None
-        }
-        for table, seat_of in self._of_ports():
-            foreign = [
-                key for key, value in table.entries() if key not in table.told and seat_of(key, value) not in spared
-            ]
-            table.drop(foreign)
-        bound_here = {bound.seat for bound in self._bound.values()}
-        self._listeners.forget(lambda seat: seat not in bound_here)
-        open_here = {bound.seat for bound in self._bound.values() if bound.entries is not None} | spared
-        self._receivers.drop(at for at in self._receivers if layout.seat_of_key(at[1]) not in open_here)
-        for bound in self._bound.values():
-            bound.inherited = bound.seat in spared
-        self._known.all_ports = True
-        self._left_seats = set()
-        self._further_macs.keep({layout.port_number(port) for port in self._bound})
-        in_use = {bound.seat for bound in self._bound.values()} | {layout.Seat(0)}
-        in_use |= {layout.Seat(attachment.ifindex) for attachment in self._attachments.all()}
-        for seat in self._counters.seats():
-            if seat not in in_use:
-                self._counters.delete(seat)
-        self._buckets.keep(in_use)
-
     # Bindings.
 
     def bind(self, bindings: Mapping[str, str]) -> list[Failure]:
-        self._known.bindings = dict(bindings)
-        failures, _ = self._reconcile(interfaces(), mend=False)
+        self._bindings.told = dict(bindings)
+        failures, _ = self._bindings.reconcile(interfaces(), self._uplinks.names, mend=False)
         failures += self._guard()
         failures += self._mirror()
         return failures + self._settle()
 
-    def _reconcile(self, present: Mapping[str, Interface], *, mend: bool) -> tuple[list[Failure], int]:
-        """Attachments as they should be; what could not be, and how many had to be mended. mend: also those that were
-        made before are looked at, 100 us each; one port more is not to wait for thousands.
-        """
-        bindings = self._known.bindings
-        if bindings is None:
-            return [], 0
-        failures: list[Failure] = []
-        uplinks = {uplink.interface for uplink in self._known.host.uplinks} if self._known.host else set()
-        taken: dict[str, str] = {}
-        wanted: dict[str, Interface] = {}
-        for port, name in bindings.items():
-            interface = present.get(name)
-            row = self._known.ports.get(port)
-            if row is not None and row.parent is not None:
-                failures.append(Failure(("ports", port), f"it is at the interface of {row.parent}", permanent=True))
-            elif interface is None:
-                failures.append(Failure(("ports", port), f"interface {name} does not exist"))
-            elif name in uplinks:
-                failures.append(Failure(("ports", port), f"interface {name} is an uplink", permanent=True))
-            elif name in taken:
-                failures.append(Failure(("ports", port), f"interface {name} is bound to {taken[name]} already"))
-            else:
-                taken[name] = port
-                wanted[port] = interface
-        self._let_go(wanted)
-        self._forget_lost(wanted)
-        mended = 0
-        # Those that come first: a look at each of the others takes some 50 us.
-        for port, interface in sorted(wanted.items(), key=lambda each: each[0] in self._bound):
-            bound = self._bound.get(port)
-            if not mend and bound is not None and bound.interface == interface:
-                failures += self._open(port)
-                continue
-            try:
-                self._open_ahead(port, interface)
-                mended += self._bind(port, interface)
-            except (Retry, OSError) as error:
-                if bound is None and port in self._bound:
-                    self._close(port)
-                    del self._bound[port]
-                failures.append(Failure(("ports", port), str(error)))
-            else:
-                former = self._bound[port].entries
-                failures += self._open(port)
-                mended += former is not None and former != self._bound[port].entries
-        for port, row in list(self._known.ports.items()):
-            if row.parent is not None:
-                try:
-                    self._take_seat(port)
-                except Retry as error:
-                    failures.append(Failure(("ports", port), str(error)))
-                else:
-                    failures += self._open(port)
-        return failures, mended
-
-    def _open_ahead(self, port: str, interface: Interface) -> None:
-        """The entries of a port whose interface has no program of ours yet, but those by which copies come to it: these
-        are judged on the way out. A program runs as soon as it is attached, but the kernel says so some 10 ms later.
-        """
-        if port in self._bound or Attachment.of_port(interface.ifindex, port) in self._attachments:
-            return
-        self._counters.make(layout.Seat(interface.ifindex))
-        self._bound[port] = Bound(interface, inherited=False, holder=port)
-        self._open(port, copies=False)  # what is refused is said when it is opened for good
-
-    def _bind(self, port: str, interface: Interface) -> int:
-        """Counters, then programs: the interface is closed from here on. How many attachments were amiss."""
-        self._counters.make(layout.Seat(interface.ifindex))
-        attachment = Attachment.of_port(interface.ifindex, port)
-        inherited = attachment in self._attachments
-        mended = self._attachments.attach(attachment)
-        attach.let_look_up_routes()
-        bound = self._bound.get(port)
-        if bound is None:
-            self._bound[port] = Bound(interface, inherited, port)
-        else:
-            bound.interface = interface
-        return mended
-
-    def _take_seat(self, port: str) -> None:
-        """A sub-port is bound where its parent is, and nowhere while that is not. Raises Retry."""
-        row, bound = self._known.ports.get(port), self._bound.get(port)
-        holder = None if row is None else row.parent
-        parent = None if holder is None else self._bound.get(holder)
-        seat = None
-        if row is not None and parent is not None and parent.holder == holder:
-            seat = layout.Seat(parent.interface.ifindex, row.vlan)
-        if bound is not None and bound.holder != port and (bound.holder, bound.seat) != (holder, seat):
-            self._leave_seat(port)
-            bound = None
-        if seat is None or parent is None:
-            return
-        if bound is None:
-            if (former := self._seated.get(seat)) is not None:
-                self._leave_seat(former)  # its row goes, or says another place, next
-            others = self._left_seats - {seat}
-            if len(self._seated) + len(others) >= self._most_subports:
-                raise Retry(f"ports: full at {self._most_subports} sub-ports: raise the data plane's size of it")
-            self._counters.make(seat)
-            self._left_seats = others
-            self._seated[seat] = port
-            self._bound[port] = Bound(parent.interface, parent.inherited, parent.holder, seat.vlan)
-        elif bound.holder != port:
-            bound.interface = parent.interface
-
-    def _leave_seat(self, port: str) -> None:
-        seat = self._bound[port].seat
-        self._close(port)
-        del self._bound[port]
-        del self._seated[seat]
-        self._listeners.forget(lambda other: other == seat)
-        self._counters.delete(seat)
-        self._buckets.delete(seat)
-
-    def _forget_row(self, port: str) -> None:
-        self._known.ports.pop(port, None)
-        self._close(port)
-        self._take_seat(port)
-
-    def _let_go(self, wanted: Mapping[str, Interface]) -> None:
-        """Programs come off interfaces that no port is bound to; where another port takes over, they stay, closed."""
-        closed: set[int] = set()
-        for port, bound in list(self._bound.items()):
-            interface = wanted.get(bound.holder)
-            if interface is not None and interface.ifindex == bound.interface.ifindex:
-                continue
-            if bound.holder != port:
-                self._leave_seat(port)
-                continue
-            self._close(port)
-            del self._bound[port]
-            closed.add(bound.interface.ifindex)
-        if closed:
-            self._listeners.forget(lambda seat: seat.ifindex in closed)
-        successors = {i.ifindex: Attachment.of_port(i.ifindex, port) for port, i in wanted.items()}
-        leaving = [a for a in self._attachments.all() if not a.on_uplink and successors.get(a.ifindex) != a]
-        self._forget({attachment.ifindex for attachment in leaving} - closed)
-        for attachment in leaving:
-            successor = successors.get(attachment.ifindex)
-            if successor is None:
-                self._detach(attachment)
-            else:
-                self._attachments.hand_over(attachment, successor)
-                # The interface's counters are another port's from here on.
-                seat = layout.Seat(attachment.ifindex)
-                self._counters.reset(seat)
-                self._buckets.delete(seat)
-                with suppress(Retry):  # the binding that follows tries again, and says so
-                    self._attachments.attach(successor, swap=True)
-
-    def _forget_lost(self, wanted: Mapping[str, Interface]) -> None:
-        """Entries of interfaces whose attachment is not there (any more): of a former port, or of a former interface
-        that had the number; not of the port that is bound now.
-        """
-        if self._known.all_ports:
-            return
-        fresh = ((port, i) for port, i in wanted.items() if port not in self._bound)
-        self._forget({i.ifindex for port, i in fresh if Attachment.of_port(i.ifindex, port) not in self._attachments})
-
-    def _open(self, port: str, *, copies: bool = True) -> list[Failure]:
-        """The entries of a port that is bound and whose row is known; new ones first, then the former go."""
-        bound, row = self._bound.get(port), self._known.ports.get(port)
-        if bound is None or row is None:
-            return []
-        if row.parent is not None and bound.holder == port:
-            self._close(port)  # an interface is not a sub-port's; the next bind() lets go of it
-            return []
-        entries = self._entries(row, bound.interface)
-        further = len(entries.local) - 1
-        refused: list[str] = []
-        if (granted := self._grant_further(port, further)) < further:
-            entries = replace(entries, local=dict(list(entries.local.items())[: 1 + granted]))
-            refused.append(f"local: no room for {further - granted} MACs beside its own: raise the data plane's ports")
-        former = bound.entries
-        if former is None:
-            bound.entries = entries  # also where what follows ends half-way: whoever closes the port knows of it
-        refused += self._sources.put(entries.sources)
-        refused += self._sampling.put(entries.sampling)
-        if entries.qos:
-            self._buckets.make(bound.seat)
-        refused += self._qos.put(entries.qos)
-        refused += self._guards.put(bound.seat, row)
-        refused += self._ports.put(entries.ports)
-        refused += self._local.put(entries.local)
-        if copies:
-            refused += self._receivers.put(entries.receivers).values()
-        bound.entries = entries
-        if former is not None and former != entries:
-            self._local.drop(self._mine(former.local.keys() - entries.local.keys(), bound.seat))
-            self._sources.drop(key for key in former.sources if key not in entries.sources)
-            self._qos.drop(former.qos.keys() - entries.qos.keys())
-            self._sampling.drop(former.sampling.keys() - entries.sampling.keys())
-            self._receivers.drop(former.receivers.keys() - entries.receivers.keys())
-        if not is_guarded(row):
-            self._guards.drop(bound.seat)
-        return [Failure(row.key, "; ".join(dict.fromkeys(refused)))] if refused else []
-
-    def _grant_further(self, port: str, wanted: int) -> int:
-        return self._further_macs.grant(layout.port_number(port), layout.tenant_number(port), wanted)
-
     def _mirror(self) -> list[Failure]:
-        """Where copies go, as ports are bound now: to one that is not bound here go none."""
-        wanted: dict[bytes, bytes] = {}
-        for row in self._known.ports.values():
-            bound = self._bound.get(row.port)
-            if row.mirror is None or bound is None or row.parent is not None:
-                continue
-            to = None if row.mirror.port is None else self._bound.get(row.mirror.port)
-            if to is not None and to.holder != row.mirror.port:
-                continue  # a sub-port's copies would lack their tag
-            if to is not None or row.mirror.port is None:
-                ifindex = 0 if to is None else to.interface.ifindex
-                wanted[layout.NUMBER.pack(bound.interface.ifindex)] = layout.mirror(row.mirror, ifindex)
-        if wanted == self._mirrors.told:
-            return []
-        refused = self._mirrors.put(wanted)
-        self._mirrors.drop([key for key in self._mirrors.told if key not in wanted])
-        return [Failure(("hosts", self._host_name), why) for why in refused]
-
-    def _entries(self, row: Port, interface: Interface) -> layout.PortEntries:
-        host = self._known.host
-        sampled = None if host is None else host.sampling
-        slot = self._counters.slot(layout.Seat(interface.ifindex, row.vlan))
-        peer = interface.takes_peer_redirect
-        return layout.port(row, interface.ifindex, peer=peer, slot=slot, sampled=sampled)
-
-    def _close(self, port: str) -> None:
-        """Its entries go; its programs stay and drop everything."""
-        bound = self._bound.get(port)
-        if bound is None:
-            return
-        if bound.inherited:
-            self._forget_where(lambda seat: seat == bound.seat)
-            bound.inherited = False
-        entries, bound.entries = bound.entries, None
-        self._grant_further(port, 0)
-        if entries is None:
-            return
-        self._local.drop(self._mine(entries.local, bound.seat))
-        self._ports.drop(entries.ports)
-        self._sources.drop(entries.sources)
-        self._qos.drop(entries.qos)
-        self._sampling.drop(entries.sampling)
-        self._receivers.drop(entries.receivers)
-        self._guards.drop(bound.seat)
-
-    def _mine(self, keys: Iterable[bytes], seat: layout.Seat) -> list[bytes]:
-        """Those of local that still lead to the port: another may have taken the MAC over."""
-        leads = ((key, self._local.told.get(key)) for key in keys)
-        return [key for key, value in leads if value is not None and layout.seat_in_local(value) == seat]
-
-    def _forget(self, ifindexes: set[int]) -> None:
-        """Whatever entries interfaces have, also those that this process does not know of."""
-        if ifindexes:
-            self._forget_where(lambda seat: seat.ifindex in ifindexes)
+        return [Failure(("hosts", self._uplinks.host), why) for why in self._bindings.mirror()]
 
     # Who listens to which multicast group: the agent's knowledge, and no row's.
 
     def listen(self, listeners: Mapping[str, Collection[str]]) -> list[Failure]:
-        return self._listeners.listen(listeners, {port: bound.seat for port, bound in self._bound.items()})
+        return self._listeners.listen(listeners, {port: bound.seat for port, bound in self._bindings.bound.items()})
 
     def listening(self) -> Mapping[str, Collection[str]]:
-        return self._listeners.listening(self._by_seat())
+        return self._listeners.listening(self._bindings.by_seat())
 
     def heed(self, wanted: Mapping[tuple[int, str], Wanted | None]) -> list[Failure]:
         return self._heeded.heed(wanted)
-
-    def _by_seat(self) -> dict[layout.Seat, str]:
-        """Bound ports by where they are."""
-        return {bound.seat: port for port, bound in self._bound.items()}
-
-    def _forget_where(self, wanted: Callable[[layout.Seat], bool]) -> None:
-        for table, seat_of in self._of_ports():
-            table.drop([key for key, value in table.entries() if wanted(seat_of(key, value))])
-        self._receivers.drop(at for at in self._receivers if wanted(layout.seat_of_key(at[1])))
-        self._listeners.forget(wanted)
-
-    def _of_ports(self) -> tuple[tuple[Table, Callable[[bytes, bytes], layout.Seat]], ...]:
-        return (
-            (self._local, lambda _, value: layout.seat_in_local(value)),
-            (self._ports, lambda key, _: layout.seat_of_key(key)),
-            (self._sources, lambda key, _: layout.seat_of_source(key)),
-            (self._qos, lambda key, _: layout.seat_of_key(key)),
-            (self._guards.guards, lambda key, _: layout.seat_of_key(key)),
-            # These are an interface's, whatever sub-ports are there.
-            (self._sampling, lambda key, _: layout.Seat(layout.NUMBER.unpack(key)[0])),
-            (self._mirrors, lambda key, _: layout.Seat(layout.NUMBER.unpack(key)[0])),
-        )
 
     # The host and its uplinks.
 
     def _write_host(self, present: Mapping[str, Interface] | None = None) -> int:
         """How many entries were not as they should be. present: the interfaces, if they were looked at again."""
-        row = self._known.host
+        row = self._uplinks.row
         if row is None:
             return 0
-        known = self._known
-        self._bridges.build(row, known.subnets.values(), known.ports.values(), present, everything=known.everything)
-        if present is not None:
-            self._mtus_bytes = {
-                up.interface: present[up.interface].mtu_bytes for up in row.uplinks if up.interface in present
-            }
-        there = self._host.lookup(layout.THE_HOST)
-        accepts = layout.accepts_mask(rule for subnet in self._known.subnets.values() for rule in subnet.accepts)
-        if there is not None and not self._known.everything:
-            # What a former agent was told, and this one may yet be.
-            accepts |= layout.read_host(there).accepts
-        value = layout.host(
-            row,
-            self._mtus_bytes,
-            accepts,
+        subnets = self._known.values()
+        self._bridges.build(row, subnets, self._bindings.rows.values(), present, everything=self._everything)
+        return self._uplinks.write(
+            layout.accepts_mask(rule for subnet in subnets for rule in subnet.accepts),
+            everything=self._everything,
             paths=self._ways.in_use,
             bridges=self._bridges.in_use,
             groups=self._groups.in_use,
+            present=present,
         )
-        self._host_value = value
-        if there == value:
-            return 0
-        self._host.update(layout.THE_HOST, value)
-        self._changes.made()
-        return 1
 
     def _remove_host(self) -> None:
-        self._known.host = None
         self._ways.keep(None)
-        self._host_value = None
-        self._host.update(layout.THE_HOST, bytes(layout.HOST.size))
-        self._changes.made()
-        self._uplinks = {}
-        self._sample_uplinks()
-        for port in self._bound:
-            self._open(port)  # it is sampled no more
-        self._vlans.drop([key for key, _ in self._vlans.entries()])
+        self._uplinks.remove()
+        self._bindings.sample(None)
         self._bridges.remove()
-        for attachment in self._attachments.all():
-            if attachment.on_uplink:
-                self._detach(attachment)
 
-    def _attach_uplinks(self, present: Mapping[str, Interface]) -> list[Failure]:
-        row = self._known.host
-        if row is None:
-            return []
-        failures: list[Failure] = []
-        self._uplinks = {}
-        for uplink in row.uplinks:
-            interface = present.get(uplink.interface)
-            if interface is None:
-                failures.append(Failure(row.key, f"uplink {uplink.interface} does not exist"))
-                continue
-            try:
-                self._counters.make(layout.Seat(interface.ifindex))
-                if uplink.vlan:
-                    self._vlans.put({layout.NUMBER.pack(interface.ifindex): layout.NUMBER.pack(uplink.vlan)})
-                    self._attachments.attach(Attachment.of_vlan(interface.ifindex))
-                self._attachments.attach(Attachment.of_uplink(interface.ifindex))
-                self._uplinks[uplink.interface] = interface
-            except (Retry, OSError) as error:
-                failures.append(Failure(row.key, f"uplink {uplink.interface}: {error}"))
-        failures += (Failure(row.key, why) for why in self._sample_uplinks())
-        return failures
-
-    def _sample_uplinks(self) -> list[str]:
-        """Why the kernel refused some."""
-        sampled = layout.sampling(None if self._known.host is None else self._known.host.sampling)
-        wanted = {layout.NUMBER.pack(of.ifindex): sampled for of in self._uplinks.values() if sampled is not None}
-        ports = {layout.NUMBER.pack(bound.interface.ifindex) for bound in self._bound.values()}
-        refused = self._sampling.put(wanted)
-        self._sampling.drop([key for key in self._sampling.told if key not in wanted and key not in ports])
-        return refused
-
-    def _let_go_of_uplinks(self) -> None:
-        if self._known.host is None:
-            return
-        wanted = {interface.ifindex for interface in self._uplinks.values()}
-        in_vlan = {uplink.interface for uplink in self._known.host.uplinks if uplink.vlan}
-        tagged = {interface.ifindex for name, interface in self._uplinks.items() if name in in_vlan}
-        for attachment in self._attachments.all():
-            if attachment.on_uplink and attachment.ifindex not in (tagged if attachment.in_vlan else wanted):
-                self._detach(attachment)
-        self._vlans.drop([key for key, _ in self._vlans.entries() if layout.NUMBER.unpack(key)[0] not in tagged])
-
-    # Attachments and generations.
-
-    def _detach(self, attachment: Attachment) -> None:
-        self._attachments.detach(attachment)
-        seat = layout.Seat(attachment.ifindex)
-        if not attachment.in_vlan:  # the uplink's, whose counters go on
-            self._counters.delete(seat)
-        self._buckets.delete(seat)
+    # Generations.
 
     def _settle(self) -> list[Failure]:
         """Once bindings and all rows have come, this generation takes over."""
         if self._takeover.is_due:
-            tables = (*map(self._table, _KEYS), *(table for table, _ in self._of_ports()))
-            if self._known.bindings is None or not (self._known.everything or self._takeover.covers(tables)):
+            tables = (*map(self._table, _KEYS), *self._seats.covered())
+            if self._bindings.told is None or not (self._everything or self._takeover.covers(tables)):
                 return []
-        return [Failure(self._key_of(attachment), why) for attachment, why in self._takeover.finish().items()]
-
-    def _key_of(self, attachment: Attachment) -> Key:
-        for port, bound in self._bound.items():
-            if Attachment.of_port(bound.interface.ifindex, port) == attachment:
-                return ("ports", port)
-        return ("hosts", self._host_name)
-
-    @property
-    def _host_name(self) -> str:
-        return self._known.host.host if self._known.host else f"hosts/{self._pins.name}"
+        failures: list[Failure] = []
+        for attachment, why in self._takeover.finish().items():
+            port = self._bindings.port_of(attachment)
+            failures.append(Failure(("hosts", self._uplinks.host) if port is None else ("ports", port), why))
+        return failures
 
     def _take_connections_over(self, generation: Path) -> None:
         """What changes between this and the switch is as it was before. Epochs of there say nothing here: each is held
         against the rules with its next packet.
         """
         former = maps.former_entries(generation / "connections", self._connections.table)
-        self._connections.insert(dict(former), _tenants(self._numbered().values()))
+        self._connections.insert(dict(former), _tenants(self._bindings.numbered().values()))
 
     def _take_paths_over(self, generation: Path) -> None:
         self._ways.take_over(generation)
@@ -1017,7 +586,7 @@ class EbpfDataPlane:
         """A subnet's prefixes, an uplink's own MTU, and which of a port's sources are its CAs are not in the maps: they
         come from what was told, where that agrees with the maps, else from on-link routes, and from what can be seen.
         """
-        host = self._read_host()
+        host = self._uplinks.read()
         if host is not None:
             yield host
         routes = [layout.read_route(key, value) for key, value in self._routes.entries()]
@@ -1026,7 +595,7 @@ class EbpfDataPlane:
             if route.next_hop is None:
                 on_link.setdefault((route.rdid, route.vsid), []).append(route.prefix)
         for key, value in self._subnets.entries():
-            told = self._known.subnets.get(key)
+            told = self._known.get(key)
             if told is not None and layout.subnet(told) == (key, value):
                 yield told
             else:
@@ -1047,96 +616,34 @@ class EbpfDataPlane:
             yield layout.read_member(vsid, value)
         yield from routes
         yield from self._guards.rows()
-        yield from self._read_ports()
-
-    def _read_host(self) -> Host | None:
-        value = self._host.lookup(layout.THE_HOST)
-        if value is None or not any(value):
-            return None
-        if self._known.host is not None and value == self._host_value:
-            return self._known.host
-        seen = layout.read_host(value)
-        names = {interface.ifindex: name for name, interface in interfaces().items()}
-        uplinks = tuple(
-            Uplink(names[attachment.ifindex], seen.uplink_mtu_bytes)
-            for attachment in self._attachments.all()
-            if attachment.on_uplink and not attachment.in_vlan and attachment.ifindex in names
-        )
-        return Host(self._host_name, seen.pas, uplinks)
-
-    def _read_ports(self) -> Iterator[Port]:
-        sources: dict[layout.Seat, set[bytes]] = {}
-        for key, _ in self._sources.entries():
-            sources.setdefault(layout.seat_of_source(key), set()).add(key)
-        values = dict(self._ports.entries())
-        local, qos = dict(self._local.entries()), dict(self._qos.entries())
-        sampled = dict(self._sampling.entries())
-        for name, bound in self._bound.items():
-            key = bound.seat.key
-            if key not in values:
-                continue
-            row = self._known.ports.get(name)
-            there = sources.get(bound.seat, set())
-            if row is not None:
-                should = self._entries(row, bound.interface)
-                reached = all(local.get(k) == v for k, v in should.local.items())
-                limited = should.qos.get(key) == qos.get(key)
-                limited &= all(sampled.get(k) == v for k, v in should.sampling.items())
-                if should.ports == {key: values[key]} and should.sources.keys() == there and reached and limited:
-                    yield row
-                    continue
-            read = layout.read_port(name, values[key], there, qos.get(key))
-            yield read if bound.holder == name else replace(read, parent=bound.holder, vlan=bound.vlan)
+        yield from self._bindings.read()
 
     def repair(self) -> int:
         present = interfaces()
-        all_told = self._known.everything
+        all_told = self._everything
         mended = self._write_host(present)
         mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
         mended += self._moving.repair(prune=all_told) + self._pas.repair(prune=all_told)
         mended += sum(table.repair(prune=all_told) for table in self._guards.tables)
         self._give_pas(mend=True)
         self._join_groups(mend=True)
-        mended += self._vlans.repair(prune=all_told) + self._bridges.repair(prune=all_told)
+        mended += self._uplinks.vlans.repair(prune=all_told) + self._bridges.repair(prune=all_told)
         mended += self._groups.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
         mended += self._members.table.repair(prune=all_told)
-        bindings_told = all_told and self._known.bindings is not None
         # A link that is amiss first: what passes it by is worse than what it drops.
-        mended += self._reconcile(present, mend=True)[1]
+        mended += self._bindings.reconcile(present, self._uplinks.names, mend=True)[1]
         self._renew()
-        mended += self._repair_uplinks(present)
-        for table in (
-            self._sources,
-            self._qos,
-            self._sampling,
-            self._mirrors,
-            self._ports,
-            self._local,
-            self._receivers.table,
-            self._guards.guards,
-        ):
-            mended += table.repair(prune=bindings_told)
+        mended += self._uplinks.repair(present)
+        mended += self._seats.repair(prune=all_told and self._bindings.told is not None)
         if self._takeover.is_due:
             self._settle()
         return mended
 
-    def _repair_uplinks(self, present: Mapping[str, Interface]) -> int:
-        if self._known.host is None:
-            return 0
-        missing = sum(
-            self._attachments.missing(attachment)
-            for uplink in self._known.host.uplinks
-            if uplink.interface in present
-            for attachment in _attachments_of(uplink, present[uplink.interface].ifindex)
-        )
-        self._attach_uplinks(present)
-        self._let_go_of_uplinks()
-        return missing
-
     def counters(self) -> Mapping[str, Traffic]:
-        names = self._by_seat()
-        names |= {layout.Seat(interface.ifindex): f"uplink:{name}" for name, interface in self._uplinks.items()}
+        names = self._bindings.by_seat()
+        uplinks = self._uplinks.interfaces
+        names |= {layout.Seat(interface.ifindex): f"uplink:{name}" for name, interface in uplinks.items()}
         names[layout.Seat(0)] = "unbound"
         found: dict[str, Traffic] = {}
         for seat, value in self._counters.items():
@@ -1146,11 +653,11 @@ class EbpfDataPlane:
         return found
 
     def hits(self) -> Mapping[str, int]:
-        return self._decisions.hits(self._rules(), forget=self._known.everything)
+        return self._decisions.hits(self._rules(), forget=self._everything)
 
     def denials(self) -> Mapping[str, Mapping[str, int]]:
-        known = self._known.everything and self._known.all_ports
-        return self._decisions.denials(self._numbered(), self._rules(), forget=known)
+        known = self._everything and self._bindings.all_ports
+        return self._decisions.denials(self._bindings.numbered(), self._rules(), forget=known)
 
     def unidentified(self) -> int:
         return self._guards.unidentified
@@ -1158,7 +665,7 @@ class EbpfDataPlane:
     def usage(self) -> Mapping[str, tuple[int, int]]:
         """Of what was told; ``sources`` are what ports may send from."""
         return {
-            "hosts": (int(self._host_value is not None), 1),
+            "hosts": (int(self._uplinks.is_told), 1),
             **{
                 name: (len(table.told), table.most)
                 for name, table in (
@@ -1166,8 +673,8 @@ class EbpfDataPlane:
                     ("records", self._records),
                     ("macs", self._macs),
                     ("routes", self._routes),
-                    ("ports", self._ports),
-                    ("sources", self._sources),
+                    ("ports", self._seats.tables.ports),
+                    ("sources", self._seats.tables.sources),
                     ("aliases", self._ways.aliases),
                     ("paths", self._ways.paths),
                     ("members", self._members.table),
@@ -1188,37 +695,33 @@ class EbpfDataPlane:
         return self._upcalls.fd
 
     def upcalls(self) -> list[Upcall]:
-        return self._upcalls.read(self._by_seat())
+        return self._upcalls.read(self._bindings.by_seat())
 
     @property
     def sample_fd(self) -> int | None:
         return self._sampled.fd
 
     def samples(self) -> Samples:
-        names = {bound.interface.ifindex: port for port, bound in self._bound.items()}
-        names |= {interface.ifindex: f"uplink:{name}" for name, interface in self._uplinks.items()}
+        names = {bound.interface.ifindex: port for port, bound in self._bindings.bound.items()}
+        names |= {interface.ifindex: f"uplink:{name}" for name, interface in self._uplinks.interfaces.items()}
         return self._sampled.read(names)
 
     def heard(self) -> Heard:
         return self._bridges.heard()
 
     def send(self, port: str, frame: bytes) -> None:
-        bound = self._bound.get(port)
+        bound = self._bindings.bound.get(port)
         if bound is None:
             raise Missing(f"{port} is not bound to an interface here")
         upcalls.send(bound.interface.name, frame, bound.vlan)
 
     def freshen(self, arriving: Collection[str]) -> None:
-        self._queues.freshen(arriving, self._tap_of)
-
-    def _tap_of(self, port: str) -> str | None:
-        bound = self._bound.get(port)
-        return bound.interface.name if bound is not None and bound.interface.kind == "tun" else None
+        self._queues.freshen(arriving, self._bindings.tap_of)
 
     # Connections of guarded ports.
 
     def connections(self) -> Iterator[Connection]:
-        names, now_ns = self._numbered(), time.monotonic_ns()
+        names, now_ns = self._bindings.numbered(), time.monotonic_ns()
         for key, value in self._connections.entries():
             yield conntrack.shown(key, value, names, now_ns)
         for key, value in conntrack.entries(self._connections.expectations):
@@ -1256,11 +759,11 @@ class EbpfDataPlane:
         return self._connections.take(entries, awaited, tenant=layout.tenant_number(port))
 
     def sweep(self, keep: Collection[str] = ()) -> int:
-        names = self._numbered()
+        names = self._bindings.numbered()
         self.hits(), self.denials()  # of what is gone, they forget it
         # Of ports that are not known (yet) nothing can be told from those that are gone.
         known = _tenants((*names.values(), *keep))
-        gone = known if self._known.all_ports else None
+        gone = known if self._bindings.all_ports else None
         now_ns = time.monotonic_ns()
         swept = self._connections.sweep(now_ns, gone)
         self._leftovers.sweep(now_ns, gone)
@@ -1275,17 +778,13 @@ class EbpfDataPlane:
         return self._events.fd
 
     def connection_events(self) -> list[ConnectionEvent | Logged]:
-        ports, rules = self._numbered(), self._rules()
+        ports, rules = self._bindings.numbered(), self._rules()
         return [conntrack.event(data, ports, rules) for data in self._events.read()]
 
     def _rules(self) -> dict[int, str]:
         """Rules' names by their numbers."""
         groups = (row for row in self._guards.rows() if isinstance(row, SecurityGroup))
         return {rule.number: rule.name for group in groups for rule in group.rules}
-
-    def _numbered(self) -> dict[int, str]:
-        """Ports by the numbers that guards have of them: also those whose interface is yet to come."""
-        return {layout.port_number(port): port for port in (*self._known.ports, *self._bound)}
 
     def close(self) -> None:
         if not self._closed:
@@ -1331,10 +830,6 @@ _KEYS: Mapping[str, Callable[[bytes], list[Key]]] = {
 def _tenants(ports: Iterable[str]) -> dict[int, int]:
     """Whose each is, by numbers."""
     return {layout.port_number(port): layout.tenant_number(port) for port in ports}
-
-
-def _attachments_of(uplink: Uplink, ifindex: int) -> list[Attachment]:
-    return [Attachment.of_uplink(ifindex), *([Attachment.of_vlan(ifindex)] if uplink.vlan else [])]
 
 
 def _prefixes(gateways: Iterable[str], on_link: Iterable[str]) -> tuple[str, ...]:
