@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from weft.cli import complete, references, session, show
+from weft.cli.ends import ends
 from weft.cli.session import ExitCode, Failed, Output
 from weft.kit.errors import Rejected
 from weft.model.names import Kind, find_kind
@@ -18,7 +19,7 @@ from weft.model.names import Kind, find_kind
 if TYPE_CHECKING:
     from weft.cli.manifests import Manifest
     from weft.client import Applied, Change, Client
-    from weft.wire.cuts import Cuts
+    from weft.wire.cuts import Cut, Cuts
 
 
 _POLL_S = 0.2
@@ -178,9 +179,7 @@ def _print_cuts(cuts: Cuts) -> None:
                     references.short(each.port),
                     each.protocol,
                     each.state,
-                    f"{each.local} {each.local_port}",
-                    "->" if each.begun_by == "guest" else "<-",
-                    f"{each.remote} {each.remote_port}",
+                    *_ends(each),
                     references.short(each.rule or ""),
                     each.why,
                 ]
@@ -196,6 +195,13 @@ def _print_cuts(cuts: Cuts) -> None:
     for each in cuts.unanswered:
         of = ", ".join(map(references.short, each.ports[:5])) + (", ..." if len(each.ports) > 5 else "")
         click.echo(f"of connections of {of} nothing is known: {each.reason}", err=True)
+
+
+def _ends(of: Cut) -> tuple[str, str, str]:
+    return ends(
+        protocol=of.protocol, state=of.state, begun_by=of.begun_by,
+        local=of.local, local_port=of.local_port, remote=of.remote, remote_port=of.remote_port,
+    )  # fmt: skip
 
 
 def _difference(change: Change, written: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import click
 
 from weft.cli import agent_socket, references, session, show
+from weft.cli.ends import ends
 from weft.cli.session import Output
 from weft.kit.errors import Retry
 from weft.model.names import Kind, label_of
@@ -63,7 +64,8 @@ def list_(output: Output, agent: str, **filters: str | None) -> None:
     from weft.wire.listed import MOST_OF_HOST
 
     found: list[dict[str, Any]] = agent_socket.ask(agent, "GET", f"/connections{_query(**filters)}") or []
-    _print(found, output)
+    asked = any(each is not None for each in filters.values())
+    _print(found, output, "no connections like that now" if asked else "no connections")
     if len(found) >= MOST_OF_HOST:
         click.echo(
             f"no more than {MOST_OF_HOST} are listed: there may be others; --port, --address... narrow it", err=True
@@ -74,14 +76,14 @@ def print_listed(listed: Connections, output: Output) -> None:
     """What the controller was told by a port's host."""
     import msgspec
 
-    _print(msgspec.to_builtins(listed.connections), output)
+    _print(msgspec.to_builtins(listed.connections), output, "no connections of it now")
     if output not in (Output.JSON, Output.YAML) and listed.total > len(listed.connections):
         click.echo(f"and {listed.total - len(listed.connections)} more")
 
 
-def _print(found: list[dict[str, Any]], output: Output) -> None:
+def _print(found: list[dict[str, Any]], output: Output, none: str) -> None:
     def drawn() -> None:
-        nothing = "no connections: only those of ports with security groups are kept"
+        nothing = f"{none}: only those of ports with security groups are kept"
         rows = [[*_row(each), int(each["expires_s"]), _rule(each)] for each in found]
         show.table(list(_COLUMNS), rows, nothing=nothing)
 
@@ -91,14 +93,15 @@ def _print(found: list[dict[str, Any]], output: Output) -> None:
 _COLUMNS = ("port", "protocol", "state", "guest", "", "other", "sent", "received", "expires s", "rule")
 
 
+_ENDS = ("protocol", "state", "begun_by", "local", "local_port", "remote", "remote_port")
+
+
 def _row(of: dict[str, Any]) -> list[Any]:
     return [
         references.short(of["port"]) if of["port"] else "",
         of["protocol"],
         f"{of['state']}{', refused' if of['refused'] else ''}",
-        f"{of['local']} {of['local_port']}",
-        "->" if of["begun_by"] == "guest" else "<-",
-        f"{of['remote']} {of['remote_port']}",
+        *ends(**{field: of[field] for field in _ENDS}),
         f"{of['sent']['packets']} ({of['sent']['bytes']} B)",
         f"{of['received']['packets']} ({of['received']['bytes']} B)",
     ]
