@@ -304,6 +304,23 @@ def test_a_qdisc_that_weft_made_stays_when_somebody_else_uses_it_by_now(site: Si
         assert "weft" not in site.ours_by_tc("port0")
 
 
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_what_the_readme_says_takes_weft_off_a_host_does_and_leaves_filters_of_others(site: Site) -> None:
+    (line,) = [line for line in README.read_text(encoding="utf-8").splitlines() if "pref 22342" in line]
+    site.tc("qdisc add dev port0 clsact")
+    site.tc("filter add dev port0 ingress prio 10 protocol ip u32 match u32 0 0 flowid 1:1")
+    with site.plane() as plane:
+        assert plane.bind(BINDINGS) == []
+    bpffs.remove(site.pins)
+    # `ip netns exec` has a /sys of the namespace's own. What has none of ours is an error of tc's, which is nobody's.
+    run("ip", "netns", "exec", site.netns.name, "sh", "-c", f"{line}; true")
+    for interface in BINDINGS.values():
+        assert "weft" not in site.ours_by_tc(interface)
+    assert "u32" in site.ours_by_tc("port0")
+
+
 def test_uplinks_are_attached_and_let_go_with_the_host_row(site: Site) -> None:
     with site.plane() as plane:
         (failure,) = plane.update([HOST])
