@@ -164,7 +164,9 @@ async def refused(client: httpx2.AsyncClient, method: str, path: str) -> str:
 
 
 def _hidden(path: str) -> str:
-    return f"there is no {path.removeprefix('/v1/')}"
+    """What is not there is the object, whatever was asked of it."""
+    of = path.removeprefix("/v1/").removesuffix("/connections").replace("quotas/", "tenants/")
+    return f"there is no {of}"
 
 
 async def test_every_route_is_open_to_those_it_is_for_and_to_nobody_else() -> None:
@@ -190,6 +192,15 @@ async def test_every_route_is_open_to_those_it_is_for_and_to_nobody_else() -> No
                         if found != wanted:
                             wrong.append((who, method, at, found, wanted))
         assert wrong == []
+
+
+@pytest.mark.parametrize("asked_of", ["tenants/{}/ports/p9", "tenants/{}/ports/p9/connections"])
+async def test_a_tenant_is_told_of_anothers_port_in_the_words_for_one_that_is_not_there(asked_of: str) -> None:
+    async with world() as it, asked(it, "tenant reader") as client:
+        await it.client.apply([port(1)])
+        own, anothers = [(await client.get(f"/v1/{asked_of.format(each)}")).json() for each in ("blue", "red")]
+        assert own["detail"] == "there is no tenants/blue/ports/p9"
+        assert anothers == {**own, "detail": "there is no tenants/red/ports/p9"}
 
 
 async def _is_missing(it: World, path: str) -> bool:

@@ -173,6 +173,19 @@ async def test_while_the_issuer_is_away_its_keys_are_good_for_a_day() -> None:
             await verdict(it, it.token())
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"aud": "another"}, "the token is not good: it is for 'another', and here those for 'weft' are"),
+        ({"groups": ["none"]}, "ann has no role here: no grant is for what the token says in groups, team"),
+    ],
+)
+async def test_who_is_refused_is_told_what_the_token_says_and_what_would_do(more: dict[str, Any], message: str) -> None:
+    async with issuer() as it:
+        with pytest.raises(Denied, match=message):
+            await it.oidc.bearer(it.token(**more))
+
+
 async def test_keys_for_something_else_sign_nobody() -> None:
     async with issuer(jwk(RSA, "r", use="enc"), {"kty": "oct", "k": "c2VjcmV0", "kid": "s"}) as it:
         assert await verdict(it, it.token()) is Verdict.UNKNOWN
@@ -192,11 +205,21 @@ def test_settings_are_read_from_a_file(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (("https://login", "http://login"), "an issuer is at https"),
-        (("operator", "king"), "is no role of users"),
+        (("operator", "king"), r"o: grants\[0\].role: 'king' is no role of users"),
         (("operator", "host"), "is no role of users"),
-        (("operator", "tenant-admin"), "names a tenant"),
+        (("operator", "tenant-admin"), r"o: grants\[0\].tenant: a grant of tenant-admin names a tenant"),
+        (("operator}", "tenant-admin, tenant: Blue!}"), r"o: grants\[0\].tenant: 'Blue!' is not a DNS label"),
         (("operator}", "operator, tenant: blue}"), "names no tenant"),
-        (("audience", "audiences"), "does not say how"),
+        (
+            ("audience", "audiences"),
+            "does not say how to know users: audiences: the file has no such field, but audience; it has issuer, ",
+        ),
+        (("audience: weft", ""), "does not say how to know users: audience: this field is needed"),
+        (("claim", "claims"), r"grants\[0\].claims: grants\[0\] has no such field, but claim; it has claim, value, "),
+        (("value: netops, ", ""), r"does not say how to know users: grants\[0\].value: this field is needed"),
+        (("netops", "[netops]"), r'grants\[0\].value: \["netops"\]: expected a string, got a list'),
+        (("\n- {claim: groups, value: netops, role: operator}", " []"), "grants is empty, so nobody could do anything"),
+        ((GOOD, ""), "does not say how to know users: null: expected a mapping, got nothing"),
         (("audience:", "ca: /nowhere.crt\naudience:"), "ca /nowhere.crt does not say whom .*: No such file"),
         (("audience:", "ca: /etc/hostname\naudience:"), "ca /etc/hostname .*: it holds no certificate in PEM"),
         (("issuer", "["), "does not say how"),

@@ -198,7 +198,7 @@ class Api:
             request.scope[requests.UNTIL] = partial(self._until_others, request.scope, caller)
             action = actions[verb] if resource is None else _action(resource, verb, path, request)
             self._limits.count(caller)
-            _admit(caller, action, request)
+            _admit(caller, action, request, resource)
             self._limits.occupy(caller, action, request.scope)
             await self._reach(request.headers.get(wire.AT_LEAST))
             answer = await verbs[verb](request)
@@ -546,7 +546,16 @@ def _action(resource: Resource, verb: str, path: str, request: Request) -> Actio
     return authorisation.of_object(resource.kind, verb)
 
 
-def _admit(caller: Caller, action: Action, request: Request) -> None:
+def _asked_of(request: Request, resource: Resource | None) -> str:
+    """What a handler would name that does not find it: the object, or what would be listed."""
+    if resource is not None:
+        return request.url.path.removeprefix("/v1/")
+    variables = request.path_params
+    tenant = f"tenants/{variables['tenant']}"
+    return f"{tenant}/ports/{variables['port']}" if "port" in variables else tenant
+
+
+def _admit(caller: Caller, action: Action, request: Request, resource: Resource | None) -> None:
     variables = request.path_params
     owner = next((Name(f"{each}s/{variables[each]}") for each in ("tenant", "host") if each in variables), None)
     match authorisation.decide(caller, action, owner):
@@ -555,7 +564,7 @@ def _admit(caller: Caller, action: Action, request: Request) -> None:
         case Verdict.UNKNOWN:
             raise Denied(Verdict.UNKNOWN, "say who you are: with a client certificate, or a bearer token")
         case Verdict.HIDDEN:
-            raise Denied(Verdict.HIDDEN, f"there is no {request.url.path.removeprefix('/v1/')}")
+            raise Denied(Verdict.HIDDEN, f"there is no {_asked_of(request, resource)}")
         case Verdict.FORBIDDEN:
             raise Denied(Verdict.FORBIDDEN, authorisation.reason(caller, action))
 

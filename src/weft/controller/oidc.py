@@ -23,6 +23,7 @@ from weft.controller.authorisation import Caller, Denied, Role, Verdict
 from weft.kit.errors import Rejected, Retry
 from weft.model.names import Name, parse_label
 from weft.tls import files
+from weft.wire.objects import decode_body
 
 _log = structlog.stdlib.get_logger("weft.oidc")
 
@@ -41,6 +42,7 @@ _AGAIN_S = 15.0
 _WAIT_S = 5.0
 _MOST_BYTES = 1 << 20
 _MOST_TOKEN = 16 << 10
+_MOST_SAID = 300
 
 
 class _Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +58,9 @@ class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grants: list[_Grant]
     user: str = "sub"
     ca: str | None = None
+
+
+_FILE = msgspec.json.Decoder(_Settings)
 
 
 class _Discovery(msgspec.Struct, frozen=True):
@@ -97,9 +102,13 @@ def read_settings(path: Path) -> Settings:
     import yaml
 
     try:
-        said = msgspec.convert(yaml.safe_load(files.read(path)), _Settings)
-    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        given = msgspec.json.encode(yaml.safe_load(files.read(path)))
+        said = decode_body(given, _FILE, _Settings, "the file")
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise Rejected(f"{path} does not say how to know users: {error}", "oidc") from error
+    except Rejected as fault:
+        where = f"{fault.field}: " if fault.field else ""
+        raise Rejected(f"{path} does not say how to know users: {where}{fault.message}", "oidc") from fault
     if not said.issuer.startswith("https://") and not said.issuer.startswith(("http://127.0.0.1", "http://[::1]")):
         raise Rejected(f"{path}: an issuer is at https://…, not at {said.issuer}", "oidc")
     ca = None if said.ca is None else Path(said.ca)
@@ -111,19 +120,31 @@ def read_settings(path: Path) -> Settings:
             raise Rejected(
                 f"{path}: ca {ca} does not say whom the issuer's https is believed by: {why}", "oidc"
             ) from error
-    return Settings(said.issuer, said.audience, tuple(_grant(each) for each in said.grants), said.user, ca)
+    if not said.grants:
+        raise Rejected(
+            f"{path}: grants is empty, so nobody could do anything: name a claim, a value and a role", "oidc"
+        )
+    grants = tuple(_grant(each, f"{path}: grants[{place}]") for place, each in enumerate(said.grants))
+    return Settings(said.issuer, said.audience, grants, said.user, ca)
 
 
-def _grant(said: _Grant) -> Grant:
+def _grant(said: _Grant, where: str) -> Grant:
     try:
         role = Role(said.role)
     except ValueError:
         role = Role.NOBODY
     if role in (Role.NOBODY, Role.HOST):
-        raise Rejected(f"{said.role!r} is no role of users: admin, operator, tenant-admin, tenant-reader are", "oidc")
+        known = "admin, operator, tenant-admin, tenant-reader"
+        raise Rejected(f"{where}.role: {said.role!r} is no role of users: {known} are", "oidc")
     if role.is_tenants != (said.tenant is not None):
-        raise Rejected(f"a grant of {role.value} names {'a' if role.is_tenants else 'no'} tenant", "oidc")
-    tenant = None if said.tenant is None else Name(f"tenants/{parse_label(said.tenant)}")
+        names = (
+            "names a tenant, and this one names none" if role.is_tenants else f"names no tenant, not {said.tenant!r}"
+        )
+        raise Rejected(f"{where}.tenant: a grant of {role.value} {names}", "oidc")
+    try:
+        tenant = None if said.tenant is None else Name(f"tenants/{parse_label(said.tenant)}")
+    except Rejected as fault:
+        raise Rejected(f"{where}.tenant: {fault.message}", "oidc") from fault
     return Grant(said.claim, said.value, role, tenant)
 
 
@@ -158,6 +179,10 @@ class Oidc:
                 if kid or not await self._ask(keys):
                     raise
                 claims = self._checked(token, await self._keys_of(kid))
+        except jwt.InvalidAudienceError as error:
+            wanted, given = self._settings.audience, unverified.get("aud")
+            why = f"the token is not good: it is for {given!r}, and here those for {wanted!r} are"
+            raise Denied(Verdict.UNKNOWN, why[:_MOST_SAID], "authorization") from error
         except jwt.PyJWTError as error:
             raise Denied(Verdict.UNKNOWN, f"the token is not good: {error}", "authorization") from error
         return self._caller(claims)
@@ -193,7 +218,12 @@ class Oidc:
         for grant in self._settings.grants:
             if grant.is_for(claims):
                 return Caller(grant.role, f"oidc/{user}", grant.tenant)
-        raise Denied(Verdict.FORBIDDEN, f"{user} has no role here", "authorization")
+        asked = ", ".join(dict.fromkeys(grant.claim for grant in self._settings.grants))
+        raise Denied(
+            Verdict.FORBIDDEN,
+            f"{user} has no role here: no grant is for what the token says in {asked}",
+            "authorization",
+        )
 
     async def _keys_of(self, kid: str) -> Sequence[jwt.PyJWK]:
         """One at most. OpenID Connect Core 10.1: where an issuer has but one, a token need not name it."""

@@ -552,12 +552,16 @@ def load(name: Name, raw: bytes) -> objects.Object:
             assert_never(spec)
 
 
-def decode_body(raw: bytes, decode: msgspec.json.Decoder[_T]) -> _T:
-    """A request's body; faults are reported at the field's own path, such as ``puts[3].name``."""
+def decode_body(
+    raw: bytes, decode: msgspec.json.Decoder[_T], of: type[msgspec.Struct] | None = None, whole: str = "the request"
+) -> _T:
+    """A request's body; faults are reported at the field's own path, such as ``puts[3].name``. of: says which fields
+    there are when one is not; whole: what it is.
+    """
     try:
         return decode.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _rejected(error, "", raw, None, None) from error
+        raise _rejected(error, "", raw, of, None, whole) from error
 
 
 def _spec_of(value: objects.Object) -> Spec:
@@ -797,7 +801,12 @@ _MOST_SHOWN = 60
 
 
 def _rejected(
-    error: Exception, root: str, raw: bytes | msgspec.Raw, of: type[Spec] | None, kind: Kind | None
+    error: Exception,
+    root: str,
+    raw: bytes | msgspec.Raw,
+    of: type[msgspec.Struct] | None,
+    kind: Kind | None,
+    whole: str = "the request",
 ) -> Rejected:
     """What msgspec found, in our words and at our path. raw: what was given; of: what it should have been."""
     if isinstance(error, RecursionError):
@@ -810,7 +819,7 @@ def _rejected(
     if missing := _MISSING.fullmatch(what):
         return Rejected("this field is needed, and is not there", _below(path, missing["field"]))
     if unknown := _UNKNOWN.fullmatch(what):
-        owner = f"a {kind.value}" if kind and where == "$" else path or "the request"
+        owner = f"a {kind.value}" if kind and where == "$" else path or whole
         known = () if of is None else _fields_at(of, where)
         these = f"; it has {', '.join(known)}" if known else ""
         for meant in difflib.get_close_matches(unknown["field"], known, 1):
@@ -842,7 +851,7 @@ def _given_at(raw: bytes | msgspec.Raw, where: str) -> str:
     return f"{text}: " if len(text) <= _MOST_SHOWN else ""
 
 
-def _fields_at(of: type[Spec], where: str) -> tuple[str, ...]:
+def _fields_at(of: type[msgspec.Struct], where: str) -> tuple[str, ...]:
     """The fields that there are in a spec at a path."""
     here: msgspec.inspect.Type = msgspec.inspect.type_info(of)
     for name, _ in _STEP.findall(where):
