@@ -18,14 +18,11 @@ class Context:
     build: Path
     progress: Callable[[str], None]
 
-    def fewer(self, runs: int) -> Context:
-        """At most so many runs: for what is far from its bar, or held to none."""
-        return replace(self, settings=replace(self.settings, runs=min(runs, self.settings.runs)))
-
-    def oftener(self, times: int) -> Context:
-        """As long in all, in so many times as many pairs: the machine is another one from second to second."""
+    def fewer(self, runs: int, turns: int | None = None) -> Context:
+        """At most so many: for what is far from its bar, or held to none, or for a part of all."""
         settings = self.settings
-        return replace(self, settings=replace(settings, pairs=settings.pairs * times, seconds=settings.seconds / times))
+        turns = settings.turns if turns is None else min(turns, settings.turns)
+        return replace(self, settings=replace(settings, runs=min(runs, settings.runs), turns=turns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,17 @@ from bench import (
 )
 from bench.context import Bench
 
+_ANEW = (
+    "of two topologies of the very same programs one is some per cent faster for as long as both stand, by where their "
+    "memory came to lie"
+)
 _TRAFFIC = (
     "bench/traffic.c sends and receives; sender and receiver are held to a CPU each, the same for all sides. These "
     "take turns of 50 ms (the first fourth of each not counted), 25 each with the same sockets, in an order that turns "
-    "round and begins with another one each time; four such runs. The value is the median of the ratios of the two "
-    "sides' turns in each round, which lie some tenths of a second apart: what the machine does besides both see "
-    "alike, so that runs agree within some 1 %."
+    "round and begins with another one each time. Of each round the ratio of the two sides' turns is taken, which lie "
+    "some tenths of a second apart: what the machine does besides both see alike. Four such runs, each in a topology "
+    f"set up anew: {_ANEW}. The value is the median of the four runs' medians, whatever these are; how far they lie "
+    "apart stands with each figure."
 )
 
 BENCHES: dict[str, Bench] = {
@@ -72,11 +77,11 @@ BENCHES: dict[str, Bench] = {
         Bench(
             "openvswitch",
             "Weft : Open vSwitch's userspace datapath, both with GRE, VXLAN and Geneve",
-            "As tcp, pps and latency, between the same guests and hosts. The other side: Debian's Open vSwitch 3.1 on "
-            "each host, datapath_type=netdev, one bridge with the uplink and the tunnel end point, one for each kind "
-            "of tunnel with the guest's veth, forwarding by what it learns (NORMAL). Its guests have checksum offload, "
-            "and so TSO, turned off, as that datapath wants it: it does not finish checksums that a veth left to it, "
-            "and does not put TSO packets into tunnels.",
+            "As tcp, pps and latency, in one run, between the same guests and hosts. The other side: Debian's Open "
+            "vSwitch 3.1 on each host, datapath_type=netdev, one bridge with the uplink and the tunnel end point, one "
+            "for each kind of tunnel with the guest's veth, forwarding by what it learns (NORMAL). Its guests have "
+            "checksum offload, and so TSO, turned off, as that datapath wants it: it does not finish checksums that a "
+            "veth left to it, and does not put TSO packets into tunnels.",
             network.openvswitch,
         ),
         Bench(
@@ -90,25 +95,33 @@ BENCHES: dict[str, Bench] = {
         Bench(
             "guarded",
             "With security groups : without; with 100,000 connections : with 10",
-            "Two topologies side by side. In one both ports have a stateful group of 1,000 rules, and what lets "
-            "the traffic through is a rule with a remote group of 10,000 members; the other has none. Then both have "
-            "it, and hold 100,000 established connections and ten. Of latencies the ratio is turned round. "
+            "As tcp, pps and latency, but for two topologies side by side. In one both ports have a stateful group of "
+            "1,000 rules, and what lets the traffic through is a rule with a remote group of 10,000 members; the other "
+            "has none. Then both have it, and hold 100,000 established connections and ten. Of latencies the ratio is "
+            f"turned round. Both are set up six times, since {_ANEW}; three times the one with groups comes first, and "
+            "three times the other. 25 turns of each side in each; the value is the median of the six medians, of "
+            "which none is left out. "
             "Connections a second: a client on each of two CPUs keeps 64 under way, and resets each once it is "
             "established; its server is on the same CPU, so that no contender has a CPU that the others leave idle. "
+            "All sides take turns, eight in each set-up, of a tenth of a second that is not counted and at least 0.2 "
+            "that are: in less, some time slices of the scheduler would decide. A turn in which another makes none "
+            "counts as none. Before each of its turns Open vSwitch is made to forget all connections (else it refuses "
+            "ever more of the ports that come again, and makes none at all after some turns). "
             "Beside the guarded ports: Linux's own tracker behind nftables (the namespaces of plain; established "
             "accepted, 1,000 rules and 10,000 members as sets) and Open vSwitch's ct() (its userspace datapath with "
-            "VXLAN, a flow for each rule and member), both on both hosts. Established traffic through these, too.",
+            "VXLAN, a flow for each rule and member), both on both hosts, in a topology of their own that comes up "
+            "after the others. Established traffic through these, too, in fewer turns.",
             guarded.run,
         ),
         Bench(
             "scale",
             "The same with 1,000,000 records in the map : with 10",
             "Two topologies side by side with maps of the same size, one with a million records in it and one with "
-            "ten. One flow each, in one subnet and routed between two; and, harder, every packet to another one of a "
-            "million addresses of guest 2: in the full map each has a record of its own, in the other one route leads "
-            "to guest 2 for all of them. (To a million destinations Linux itself sends a quarter fewer packets than to "
-            "one, so both sides have them.) Of latencies the ratio is turned round, so that >= 0.97 says the same "
-            "everywhere.",
+            "ten, set up four times, either first as often as the other. One flow each, in one subnet and routed "
+            "between two; and, harder, every packet to another one of a million addresses of guest 2: in the full map "
+            "each has a record of its own, in the other one route leads to guest 2 for all of them. (To a million "
+            "destinations Linux itself sends a quarter fewer packets than to one, so both sides have them.) Of "
+            "latencies the ratio is turned round, so that >= 0.97 says the same everywhere.",
             network.scale,
         ),
         Bench(

@@ -33,17 +33,22 @@ Bar: TypeAlias = AtLeast | AtMost | ReportOnly
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. detail: what the value is made of; empty for a part of another figure."""
+    """One line of the table. detail: what the value is made of; empty for a part of another figure.
+
+    value: None where there was nothing to measure it by; the detail says why.
+    """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     bar: Bar = field(default_factory=ReportOnly)
     detail: str = ""
 
     @property
     def met(self) -> bool | None:
-        """None: there is nothing to meet. Judged on the value itself, not on its rounded form."""
+        """None: nothing to meet, or not measured. Judged on the value itself, not on its rounded form."""
+        if self.value is None:
+            return None
         match self.bar:
             case AtLeast(least):
                 return self.value >= least
@@ -70,6 +75,8 @@ def bar_text(bar: Bar) -> str:
 def value_text(figure: Figure) -> str:
     """Three significant digits, except that a ratio close to its bar shows on which side it is."""
     value = figure.value
+    if value is None:
+        return "not measured"
     if figure.unit == "ratio":
         return f"{value:.3f}"
     if abs(value) >= 1000:
@@ -85,7 +92,7 @@ def as_json(figures: Iterable[Figure]) -> list[dict[str, Any]]:
     return [
         {
             "name": each.name,
-            "value": round(each.value, 6),
+            "value": None if each.value is None else round(each.value, 6),
             "unit": each.unit,
             "bar": bar_text(each.bar) or None,
             "met": each.met,

@@ -183,6 +183,9 @@ class Topology:
         targets = {"weft": "10.1.0.3", "routed": GUEST2, "plain": "10.2.2.2", "vxlan": "10.3.0.3"}
         return Side(path, f"{self.name}guest1", f"{self.name}guest2", targets[path])
 
+    def sides(self, *paths: str) -> list[Side]:
+        return [self.side(each) for each in paths]
+
     def ruled(self, rule: Rule) -> Side:
         """By a rule of those that it was set up with."""
         target = f"10.{BY_RULE[rule][1]}.0.3"

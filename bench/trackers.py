@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench import openvswitch
@@ -23,8 +25,16 @@ LINUX, OPEN_VSWITCH = "linux", "ovs"
 _MEMBERS = ipaddress.ip_address("10.90.0.0")
 
 
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """forget: every connection, before new ones are counted."""
+
+    side: Side
+    forget: Callable[[], None] = lambda: None
+
+
 @contextmanager
-def peers(members: int) -> Iterator[tuple[Side, Side]]:
+def peers(members: int) -> Iterator[tuple[Tracker, Tracker]]:
     """Linux's and Open vSwitch's, up and carrying, in namespaces of their own."""
     with topology() as up, openvswitch.peers(up, (RULE,)) as switches:
         plain, switched = up.side("plain"), switches.side(RULE)
@@ -38,7 +48,7 @@ def peers(members: int) -> Iterator[tuple[Side, Side]]:
         for each in sides:
             reached(each)
         _check(up, switches)
-        yield sides
+        yield Tracker(sides[0]), Tracker(sides[1], partial(_forget, switches))
 
 
 def _members(count: int, *guests: str) -> list[str]:
@@ -90,6 +100,17 @@ def _given(command: list[str], text: str) -> None:
     done = subprocess.run(command, check=False, input=text, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[:500]}")
+
+
+def _forget(switches: openvswitch.Peers) -> None:
+    """What Open vSwitch has of connections that ended unseen, it holds against new ones between the same ports.
+
+    It drops their packets as invalid, so that each client that comes upon such a port waits, and after some turns, or
+    in a long one, all of them do: it would be measured by how long it has been used already.
+    """
+    for number in (1, 2):
+        command = ["ovs-appctl", "-t", f"{switches.home(number)}/switch.ctl", "dpctl/flush-conntrack"]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 def _check(up: Topology, switches: openvswitch.Peers) -> None:

@@ -6,13 +6,11 @@ than any data plane does. Packets cross every namespace in the sender's context,
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,13 +25,15 @@ PAYLOAD_64 = 18
 CONNECT_PORT = 7007
 AT_ONCE = 64  # connections of a client under way
 
-_ports = itertools.count(20_000)
-
 
 def cpus() -> tuple[int, int]:
     """The client's and the server's."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[min(1, len(allowed) - 1)]
+
+
+class Unconnected(RuntimeError):
+    """Connections were refused, or timed out: more than would be chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,42 +91,37 @@ class Traffic:
         """New TCP connections a second: opened, several under way at a time, and reset.
 
         A client and a server on each CPU, so that nobody's path is carried by a CPU that would have been idle. Always
-        to the same ports, so that the clients' come again and again and no tracker fills up.
+        to the same ports, so that the clients' come again and again and no tracker fills up. 0: none came about.
         """
         with ThreadPoolExecutor(len(cpus())) as threads:
             found = list(threads.map(partial(self._connections, side, seconds), range(len(cpus()))))
         return sum(found)
 
     def _connections(self, side: Side, seconds: float, turn: int) -> float:
-        port, here = str(CONNECT_PORT + turn), cpus()[turn]
-        connect = ["connect", side.target, port, str(seconds), str(AT_ONCE)]
-        _, made = self._run(side, ["accept", port], connect, (here, here))
+        made = self._connect(side, str(CONNECT_PORT + turn), cpus()[turn], seconds)
         if made["failed"] > made["connections"] / 100:
-            raise RuntimeError(f"{side.name}: {made['failed']} connections failed, {made['connections']} came about")
+            raise Unconnected(f"{side.name}: {made['failed']} connections failed, {made['connections']} came about")
         return float(made["connections"] / made["seconds"])
 
-    def _run(
-        self, side: Side, server: Sequence[str], client: Sequence[str], where: tuple[int, int]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        receiver = subprocess.Popen(self._words(side.server, where[1], server), stdout=subprocess.PIPE, text=True)
-        try:
-            assert receiver.stdout is not None
-            if receiver.stdout.readline().strip() != "ready":
-                raise RuntimeError(f"{side.name}: the receiver did not start: {' '.join(server)}")
-            sending = self._words(side.client, where[0], client)
-            sent = subprocess.run(sending, stdout=subprocess.PIPE, text=True, check=False)
-            if sent.returncode:
-                raise RuntimeError(f"{side.name}: {' '.join(client)} failed")
-            said, _ = receiver.communicate(timeout=30)
-            if receiver.returncode:
-                raise RuntimeError(f"{side.name}: {' '.join(server)} failed")
-            return json.loads(said), json.loads(sent.stdout or "{}")
-        finally:
-            with suppress(ProcessLookupError):
-                receiver.kill()
-            receiver.wait()
-            if receiver.stdout is not None:
-                receiver.stdout.close()
+    def _connect(self, side: Side, port: str, cpu: int, seconds: float) -> dict[str, Any]:
+        """What the client says, whose server is there until it has said it."""
+        accept = self._words(side.server, cpu, ["accept", port])
+        with subprocess.Popen(accept, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout is not None
+                if server.stdout.readline().strip() != "ready":
+                    raise RuntimeError(f"{side.name}: the server did not start: {' '.join(accept)}")
+                connect = self._words(side.client, cpu, ["connect", side.target, port, str(seconds), str(AT_ONCE)])
+                client = subprocess.run(connect, stdout=subprocess.PIPE, text=True, check=False)
+                if client.returncode:
+                    raise RuntimeError(f"{side.name}: {' '.join(connect)} failed")
+                server.communicate(timeout=30)
+                if server.returncode:
+                    raise RuntimeError(f"{side.name}: {' '.join(accept)} failed")
+                found: dict[str, Any] = json.loads(client.stdout)
+                return found
+            finally:
+                server.kill()  # no more than the end of its input, where that has been
 
     def _turns(
         self, kind: str, sides: Sequence[Side], turn_s: float, turns: int, where: tuple[int, int], *more: int

@@ -22,6 +22,7 @@ from bench.registry import BENCHES
 from bench.report import Figure
 from bench.settings import Settings
 from bench.topology import Side
+from bench.trackers import Tracker
 from bench.traffic import Traffic, program
 from rich.console import Console
 
@@ -34,7 +35,7 @@ LONGEST_S = 120
 
 
 @contextmanager
-def _no_others(_members: int) -> Iterator[tuple[Side, ...]]:
+def _no_others(_members: int) -> Iterator[tuple[Tracker, ...]]:
     yield ()
 
 
@@ -83,7 +84,28 @@ def test_a_bench_sets_up_what_it_measures_and_measures_it(
     assert not broken, capsys.readouterr().out
     figures = results[name]
     assert len({each.name for each in figures}) == len(figures) > 0
-    assert all(math.isfinite(each.value) and each.value >= 0 for each in figures)
+    assert all(each.value is not None and math.isfinite(each.value) and each.value >= 0 for each in figures)
     mine = f"{processes.PREFIX}{os.getpid()}-"
     assert not shell.namespaces(mine)
     assert not list(shell.BPF_FILESYSTEM.glob(f"{mine}*"))
+
+
+def test_a_path_that_lets_no_connection_through_is_measured_as_none_and_ends_nothing(build: Path) -> None:
+    name = f"{processes.PREFIX}{os.getpid()}-silent"
+    shell.ip_batch([f"netns add {name}"])
+    try:
+        shell.ip_batch(
+            [
+                "link add silent0 type dummy",
+                "address add 10.9.0.1/24 dev silent0",
+                "link set lo up",
+                "link set silent0 up",
+                "neighbour add 10.9.0.2 lladdr 02:00:00:00:00:02 dev silent0 nud permanent",
+            ],
+            name,
+        )
+        traffic = Traffic(program(build))
+        assert traffic.connections(Side("silent", name, name, "10.9.0.2"), 0.1) == 0.0
+        assert traffic.connections(Side("heard", name, name, "10.9.0.1"), 0.1) > 0.0
+    finally:
+        shell.delete_namespaces([name])

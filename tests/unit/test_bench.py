@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -14,12 +16,12 @@ from xml.etree import ElementTree as ET
 import click
 import pytest
 from bench import __main__ as bench_main
-from bench import docs, growth, report
+from bench import docs, growth, guarded, report
 from bench.__main__ import chosen
 from bench.context import Bench, Context
 from bench.domain import Counting
 from bench.ovn import Database
-from bench.pairs import Pair, alternate, percentile, ratio
+from bench.pairs import Pair, in_turn, percentile, ratio
 from bench.registry import BENCHES, MISSED
 from bench.report import AtLeast, AtMost, Figure, ReportOnly
 from bench.settings import Settings
@@ -92,26 +94,67 @@ def test_json_is_a_list_of_five_fields_each(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["bench.json"]
 
 
-def test_the_two_sides_take_turns_at_being_first() -> None:
-    order: list[str] = []
+@pytest.mark.parametrize(("names", "order"), [("ab", "abbabaab"), ("abc", "abcbcacabcbaacb"), ("a", "aaa")])
+def test_the_sides_take_turns_at_being_first(names: str, order: str) -> None:
+    said: list[str] = []
 
-    def side(name: str) -> float:
-        order.append(name)
-        return 1.0
+    def measure(name: str) -> str:
+        said.append(name)
+        return name
 
-    pairs = alternate(lambda: side("a"), lambda: side("b"), 4, lambda _: None)
-    assert "".join(order) == "abbaabba"
-    assert len(pairs) == 4
+    rounds = len(order) // len(names)
+    measured = list(in_turn([partial(measure, each) for each in names], rounds))
+    assert "".join(said) == order
+    assert measured == [list(names)] * rounds
 
 
 def test_the_ratio_is_the_median_of_the_pairs_not_the_ratio_of_medians() -> None:
-    found = ratio([Pair(1.0, 2.0), Pair(9.0, 3.0), Pair(10.0, 100.0)], float)
+    found = ratio([[Pair(1.0, 2.0), Pair(9.0, 3.0), Pair(10.0, 100.0)]], float)
     assert found.value == 0.5
     assert (found.ours, found.theirs, found.pairs) == (9.0, 3.0, 3)
+    assert found.spread() == "quartiles 0.300..1.750 of 3 pairs"
 
 
 def test_one_pair_is_a_ratio_too() -> None:
-    assert ratio([Pair(1.0, 2.0)], float).value == 0.5
+    found = ratio([[Pair(1.0, 2.0)]], float)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_of_several_set_ups_the_ratio_is_the_median_of_their_medians_whatever_each_had_of_pairs() -> None:
+    set_ups = [[Pair(0.9, 1.0)] * 5, [Pair(0.97, 1.0)], [Pair(0.95, 1.0), Pair(0.96, 1.0), Pair(3.0, 1.0)]]
+    found = ratio(set_ups, float)
+    assert found.value == 0.96
+    assert found.medians == (0.9, 0.97, 0.96)
+    assert found.spread() == (
+        "the median of 3 set up one after the other, which are 0.900..0.970; quartiles 0.900..0.960 of 9 pairs"
+    )
+
+
+def test_a_turn_in_which_the_other_does_nothing_is_counted_and_two_that_do_nothing_are_no_victory() -> None:
+    some = ratio([[Pair(4.0, 2.0), Pair(4.0, 0.0), Pair(4.0, 4.0)]], float)
+    assert (some.value, some.low, some.high) == (2.0, 1.5, math.inf)
+    assert ratio([[Pair(4.0, 0.0), Pair(4.0, 0.0)]], float).value == math.inf
+    assert ratio([[Pair(0.0, 0.0)]], float).value == 0.0
+
+
+def test_connections_of_which_another_makes_none_are_said_and_not_compared() -> None:
+    figures = guarded._connection_figures(
+        {
+            "no groups": [[Pair(9.0, 10.0)], [Pair(9.0, 10.0)]],
+            "linux": [[Pair(9.0, 8.0)], [Pair(9.0, 0.0)]],
+            "ovs": [[Pair(9.0, 0.0)], [Pair(9.0, 0.0)]],
+        }
+    )
+    assert [each.name for each in figures] == [
+        "guarded_connections_per_second",
+        "guarded_connections_vs_linux",
+        "guarded_connections_vs_ovs",
+    ]
+    *_, linux, ovs = figures
+    assert "linux made none in 1 of its 2 turns" in linux.detail
+    assert "ovs made none in 2 of its 2 turns" in ovs.detail
+    assert (ovs.value, ovs.met, report.value_text(ovs)) == (None, None, "not measured")
+    assert report.as_json([ovs])[0]["value"] is None
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.0, 1)])
