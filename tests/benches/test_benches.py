@@ -96,10 +96,11 @@ def test_a_path_that_lets_no_connection_through_is_measured_as_none_and_ends_not
     try:
         shell.ip_batch(
             [
-                "link add silent0 type dummy",
+                "link add silent0 type veth peer name deaf0",
                 "address add 10.9.0.1/24 dev silent0",
                 "link set lo up",
                 "link set silent0 up",
+                "link set deaf0 up",
                 "neighbour add 10.9.0.2 lladdr 02:00:00:00:00:02 dev silent0 nud permanent",
             ],
             name,
