@@ -27,7 +27,7 @@ def run(context: Context) -> list[Figure]:
     typed = list(rows.records(count))
     batches = list(_encoded(typed))
     with _plane(count) as plane:
-        of: Map = plane._records.map  # noqa: SLF001 - below update(): what the kernel takes, without our own checks
+        of: Map = plane._records.records.map  # noqa: SLF001 - below update(): what the kernel takes, without our own checks
         bare = _repeated(context, "encoded", count, lambda: _put(of, batches), lambda: _clear(of, batches))
         whole = _repeated(context, "rows", count, lambda: _update(plane, typed), lambda: _delete(plane, typed))
         again = _repeated(context, "unchanged rows", count, lambda: _update(plane, typed), lambda: None, fill=True)

@@ -154,15 +154,15 @@ def test_a_count_that_is_in_use_or_of_a_port_that_is_known_stays(driver: EbpfDri
     plane = driver.plane
     number = layout.port_number(WEB1_PORT)
     for _ in range(3):  # of no port that is known, but with connections
-        plane._leftovers.sweep(0, {})
+        plane._of_ports.leftovers.sweep(0, {})
     assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST, NUMBER_OF_SECOND}
     plane.forget([found.key for found in plane.connections()])
     for known in (None, None, *3 * [{number: layout.tenant_number(WEB1_PORT)}]):
-        plane._leftovers.sweep(0, known)
+        plane._of_ports.leftovers.sweep(0, known)
     assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST}
-    plane._leftovers.sweep(0, {})
+    plane._of_ports.leftovers.sweep(0, {})
     assert counted(driver, "quotas").keys() == {NUMBER_OF_FIRST}  # a packet may be under way
-    plane._leftovers.sweep(0, {})
+    plane._of_ports.leftovers.sweep(0, {})
     assert counted(driver, "quotas") == {}
 
 
@@ -175,7 +175,7 @@ def test_datagrams_under_way_go_as_they_expire_and_with_their_port(driver: EbpfD
     without_first(driver)
     driver.plane.sweep()
     assert counted(driver, "datagrams") == {NUMBER_OF_SECOND: 1}
-    driver.plane._leftovers.sweep(now_ns + 31 * 10**9)
+    driver.plane._of_ports.leftovers.sweep(now_ns + 31 * 10**9)
     assert counted(driver, "datagrams") == {}
 
 
@@ -205,7 +205,7 @@ def test_lines_that_are_not_whole_take_16_places_of_a_port_and_go_as_they_expire
     without_first(driver, FTP)
     driver.plane.sweep()
     assert counted(driver, "lines") == {NUMBER_OF_SECOND: 16}
-    driver.plane._leftovers.sweep(now_ns + 61 * 10**9)
+    driver.plane._of_ports.leftovers.sweep(now_ns + 61 * 10**9)
     assert counted(driver, "lines") == {}
     assert driver.plane._loaded.maps["lines"].max_entries == layout.LINE_PLACES * SIZES.ports
 

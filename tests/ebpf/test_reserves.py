@@ -198,11 +198,11 @@ def test_a_fresh_agent_takes_nothing_away_of_what_is_there_whoever_comes_first(
 def there(plane: EbpfDataPlane) -> dict[str, set[bytes]]:
     """Keys of all that has reserves and is filled by rows."""
     tables = (
-        plane._subnets,
-        plane._records,
-        plane._macs,
-        plane._members.table,
-        plane._routes,
+        plane._subnets.subnets,
+        plane._records.records,
+        plane._records.macs,
+        plane._subnets.members.table,
+        plane._subnets.routes,
         plane._seats.tables.sources,
     )
     return {table.map.name: {key for key, _ in table.entries()} for table in tables}

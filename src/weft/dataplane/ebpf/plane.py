@@ -7,14 +7,9 @@ where it is pinned: docs/design/ebpf.md.
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from ipaddress import ip_address, ip_network
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,11 +25,12 @@ from weft.contracts.dataplane import (
     Wanted,
     Way,
 )
-from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, libbpf, maps, upcalls
+from weft.dataplane.ebpf import attach, bpffs, build, conntrack, layout, maps, upcalls
 from weft.dataplane.ebpf.attachments import LINKS, Attachments
 from weft.dataplane.ebpf.bindings import Bindings
 from weft.dataplane.ebpf.bridges import Bridges, quieten
 from weft.dataplane.ebpf.changes import Changes
+from weft.dataplane.ebpf.connections import PortConnections
 from weft.dataplane.ebpf.counters import Counters
 from weft.dataplane.ebpf.decisions import Decisions
 from weft.dataplane.ebpf.elements import Elements
@@ -44,10 +40,13 @@ from weft.dataplane.ebpf.interfaces import Interface, interfaces
 from weft.dataplane.ebpf.listeners import Heeded, Listeners
 from weft.dataplane.ebpf.maps import Sizes
 from weft.dataplane.ebpf.paths import Paths
-from weft.dataplane.ebpf.places import Place, Places
+from weft.dataplane.ebpf.places import Places
 from weft.dataplane.ebpf.qos import Buckets
+from weft.dataplane.ebpf.records import Records
 from weft.dataplane.ebpf.reserves import Domains, Reserve
+from weft.dataplane.ebpf.rewrite import Rewrites
 from weft.dataplane.ebpf.seats import Seats, SeatTables
+from weft.dataplane.ebpf.subnets import Subnets
 from weft.dataplane.ebpf.tables import Table
 from weft.dataplane.ebpf.takeover import Takeover, former_generations
 from weft.dataplane.ebpf.upcalls import Sampled, Upcalls
@@ -68,7 +67,6 @@ from weft.policy.rows import (
     Rewrite,
     Route,
     Row,
-    Rule,
     SecurityGroup,
     Subnet,
 )
@@ -117,16 +115,13 @@ class EbpfDataPlane:
             """Whose keys begin with a VSID."""
             return table(name, self._domains.reserve(of[name], most, sizes.ports))
 
-        self._subnets, self._records, self._macs = (
+        self._subnets = Subnets(
             shared("subnets", sizes.subnets),
-            shared("records", sizes.records),
-            shared("macs", sizes.macs),
+            table("routes", Reserve(of["routes"], sizes.routes, sizes.ports, layout.domain_of_route)),
+            Places(shared("members", sizes.members), layout.member_pa),
+            self._domains,
         )
-        self._moving = table("moving")
-        self._rewrites, self._pas = table("rewrites"), table("pas")
-        self._pas_asked: tuple[frozenset[str], frozenset[tuple[str, int]], bool] | None = None
-        self._routes = table("routes", Reserve(of["routes"], sizes.routes, sizes.ports, layout.domain_of_route))
-        self._came: list[MacRecord] = []
+        self._rewrites = Rewrites(table("rewrites"), table("pas"), pins)
         self._bridges = Bridges(
             of,
             table("segments"),
@@ -146,7 +141,6 @@ class EbpfDataPlane:
         self._counters = Counters(of["counter_slots"], of["counters"])
         self._listeners = Listeners(table("listeners"))
         self._heeded = Heeded(shared("wanted", sizes.wanted))
-        self._members = Places(shared("members", sizes.members), layout.member_pa)
         self._upcalls = Upcalls(of[layout.UPCALLS])
         self._sampled = Sampled(of[layout.SAMPLES], of["samples_lost"])
         self._queues = Queues()
@@ -158,6 +152,9 @@ class EbpfDataPlane:
             table("rules"),
             outlast=self._outlast,
             domain_of=self._domains.of,
+        )
+        self._records = Records(
+            shared("records", sizes.records), shared("macs", sizes.macs), table("moving"), self._guards
         )
         seats = SeatTables(
             table("ports"),
@@ -188,20 +185,22 @@ class EbpfDataPlane:
         settings = tracking or conntrack.Settings()
         most = min(settings.most, sizes.connections)  # what is ports' own in the map nobody else gets
         self._tracking = conntrack.Tracking(of["tracking"], replace(settings, most=most))
-        self._events = libbpf.Ring(of[layout.CONNECTION_EVENTS])
         self._connections = conntrack.Connections(
             of["connections"], of["expectations"], of["tracked"], self._loaded.programs["weft_conntrack"]
         )
-        self._leftovers = conntrack.Leftovers(
-            (of["quotas"], of["expecting"]), of["tenants"], of["datagrams"], of["lines"]
+        self._of_ports = PortConnections(
+            self._connections,
+            conntrack.Leftovers((of["quotas"], of["expecting"]), of["tenants"], of["datagrams"], of["lines"]),
+            self._tracking,
+            of[layout.CONNECTION_EVENTS],
+            self._bindings.numbered,
         )
-        self._known: dict[bytes, Subnet] = {}
         self._everything = False  # prune() came: what was not told is not wanted
         heirs = (
             self._counters.take_over,
             self._decisions.take_over,
             self._listeners.take_over,
-            self._take_connections_over,
+            self._of_ports.take_over,
             self._take_paths_over,
         )
         self._takeover = Takeover(pins, self._loaded, self._attachments, heirs)
@@ -219,40 +218,43 @@ class EbpfDataPlane:
             # Each group holds one kind of row; the checker cannot see that.
             group: Iterator[Any] = some
             if kind is Record:
-                failures += self._update_records(list(group))
+                failures += self._records.update(list(group))
             elif kind is MacRecord:
-                failures += self._update_macs(list(group))
+                pas = () if self._uplinks.row is None else self._uplinks.row.pas
+                failures += self._records.update_macs(list(group), pas)
             elif kind is Route:
-                failures += self._routes.put_rows(group, layout.route)
+                failures += self._subnets.update_routes(group)
                 self._guards.changed |= self._guards.in_use  # whose an address is follows from routes, too
             elif kind is Rewrite:
-                failures += self._update_rewrites(list(group))
+                failures += self._rewrites.update(list(group))
             elif kind is Peer:
-                failures += self._update_peers(group)
+                failures += self._ways.update(group)
+                self._write_host()
             elif kind is Member:
-                failures += self._update_members(group)
+                failures += self._subnets.update_members(group)
             elif kind is Subnet:
-                failures += self._update_subnets(list(group))
+                failures += self._subnets.update(list(group))
+                failures += self._join_groups()
+                self._write_host()
             elif kind is SecurityGroup or kind is AddressGroup:
                 failures += self._guards.update(group)
-            else:
-                rows_here = list(group)
-                if kind is Port:
-                    self._begin_anew(rows_here)
-                for row in rows_here:
-                    failures += self._update_host(row) if kind is Host else self._bindings.put(row)
+            elif kind is Host:
+                for row in group:
+                    failures += self._update_host(row)
                 failures += self._give_pas()
-                if kind is Port:
-                    failures += self._mirror()
-                    failures += self._join_groups()
-                    self._write_host()
+            else:
+                ports = list(group)
+                self._begin_anew(ports)
+                for row in ports:
+                    failures += self._bindings.put(row)
+                failures += self._follow_ports()
         self._announce()
         return failures + self._guard()
 
     def _guard(self, *, prune: bool = False) -> list[Failure]:
         """Rules as they are now; connections are held against them from here on."""
         failures = self._guards.settle(prune=prune)
-        self._records.drop(self._guards.missing & self._records.told.keys())
+        self._records.drop_missing()
         self._renew()
         return failures
 
@@ -267,109 +269,31 @@ class EbpfDataPlane:
         self._renew()
         self._elements.outlast()
 
-    def _update_records(self, rows: list[Record]) -> list[Failure]:
-        """Whose they are first: at no moment is one there of whom rules do not know it."""
-        failures = self._guards.identify(rows)
-        missing = {layout.record_keys(key)[0] for key in self._guards.missing}
-        return failures + self._records.put_rows((row for row in rows if row.key not in missing), layout.record)
-
-    def _update_macs(self, rows: list[MacRecord]) -> list[Failure]:
-        """And where those are moving to that do; a record that says so before that is known has one place only."""
-        self._came += (row for row in rows if self._comes_here(row))
-        failures = self._macs.put_rows(rows, layout.mac_record)
-        if not self._moving.told and all(row.also is None for row in rows):
-            return failures
-        refused = {failure.key for failure in failures}
-        for row in rows:
-            if row.key not in refused:
-                key, also = layout.moving(row)
-                if also is None:
-                    self._moving.drop([key] if key in self._moving.told else ())
-                else:
-                    failures += (Failure(row.key, why) for why in self._moving.put({key: also}))
-        return failures
-
-    def _comes_here(self, row: MacRecord) -> bool:
-        """Whether a port of a VLAN that was elsewhere, or on its way, is to be here now and nowhere else."""
-        host = self._uplinks.row
-        if row.rule is not Rule.VLAN or row.also is not None or host is None or row.pa not in host.pas:
-            return False
-        try:
-            key, value = layout.mac_record(row)
-        except Rejected:
-            return False
-        return self._macs.told.get(key, value) != value
-
     def _announce(self) -> None:
         """Those that have come, once their ports are known."""
-        came, self._came = {(row.vsid, row.mac) for row in self._came}, []
+        came = self._records.take_came()
         for port in self._bindings.rows.values() if came else ():
             for mac in (port.mac, *port.macs):
                 if (port.vsid, mac) in came:
                     self._bridges.announce(port.vsid, mac, port.cas)
 
-    def _update_rewrites(self, rows: list[Rewrite]) -> list[Failure]:
-        """Both ways: whom a PA stands for, and what stands for an address."""
-        failures = self._rewrites.put_rows(rows, layout.rewrite)
-        refused = {failure.key for failure in failures}
-        for row in rows:
-            if row.key in refused:
-                continue
-            pa, place = layout.rewrite(row)
-            if row.sent:
-                failures += (Failure(row.key, why) for why in self._pas.put({place: pa}))
-            elif self._pas.told.get(place) == pa:
-                self._pas.drop([place])
-        return failures
-
-    def _drop_rewrites(self, gone: Iterable[bytes]) -> None:
-        """PAs; what one stood for may have another by now, since puts come before deletes."""
-        places = [(pa, self._rewrites.told.get(pa)) for pa in gone]
-        self._rewrites.drop(pa for pa, _ in places)
-        self._pas.drop(place for pa, place in places if place is not None and self._pas.told.get(place) == pa)
-
-    def _update_subnets(self, rows: list[Subnet]) -> list[Failure]:
-        for row in rows:
-            with suppress(Rejected):  # it is refused, too
-                self._domains.learn(layout.map_key(row.key), row.rdid.encode())
-        failures = self._subnets.put_rows(rows, layout.subnet)
-        failed = {failure.key for failure in failures}
-        for row in rows:
-            if row.key not in failed:
-                self._known[layout.map_key(row.key)] = row
-        failures += self._join_groups()
+    def _follow_ports(self) -> list[Failure]:
+        """What else is to be as the ports are that are known now."""
+        failures = self._give_pas() + self._join_groups()
         self._write_host()
-        return failures
+        return failures + self._mirror()
 
     def _join_groups(self, *, mend: bool = False) -> list[Failure]:
         """The underlay's groups of the subnets that are known, on this host's uplinks."""
         uplinks, ports = self._uplinks, self._bindings.rows.values()
         return self._groups.update(
-            self._known, ports, uplinks.row, uplinks.interfaces, prune=self._everything, mend=mend
+            self._subnets.rows, ports, uplinks.row, uplinks.interfaces, prune=self._everything, mend=mend
         )
-
-    def _update_peers(self, rows: Iterable[Peer]) -> list[Failure]:
-        failures = self._ways.update(rows)
-        self._write_host()
-        return failures
 
     def paths(self, ways: Mapping[str, Sequence[Way]]) -> list[Failure]:
         failures = self._ways.lead(ways)
         self._write_host()
         return failures
-
-    def _update_members(self, rows: Iterable[Member]) -> list[Failure]:
-        failures: list[Failure] = []
-        values: dict[Place, bytes] = {}
-        keys: dict[Place, Key] = {}
-        for row in rows:
-            try:
-                place, value = layout.member(row)
-            except Rejected as error:
-                failures.append(Failure(row.key, error.message, permanent=True))
-                continue
-            values[place], keys[place] = value, row.key
-        return failures + [Failure(keys[place], why) for place, why in self._members.put(values).items()]
 
     def _update_host(self, row: Host) -> list[Failure]:
         present = interfaces()
@@ -387,37 +311,19 @@ class EbpfDataPlane:
 
     def _give_pas(self, *, mend: bool = False) -> list[Failure]:
         """What stands for the addresses of this host's ports, on its uplinks; of what is not told yet nothing goes."""
-        wanted = {pa: row.key for row in self._bindings.rows.values() for pa in row.pas}
-        given = self._pins / "pas"  # says to a later agent that there are, or were, some
-        if not wanted and not given.exists():
-            return []
-        uplinks = {name: interface.ifindex for name, interface in self._uplinks.interfaces.items()}
-        asked = frozenset(wanted), frozenset(uplinks.items()), self._everything
-        if self._pas_asked == asked and not mend:
-            return []
-        from weft.dataplane.ebpf import addresses  # with it comes pyroute2: 8 MB and 0.2 s
-
-        given.mkdir(exist_ok=True)
-        refused = addresses.make(wanted, uplinks, prune=self._everything)
-        self._pas_asked = None if refused else asked
-        if not wanted and self._everything:
-            bpffs.remove(given)
-        return [Failure(wanted[why.partition(": ")[0]], why) for why in refused]
+        ports, uplinks = self._bindings.rows.values(), self._uplinks.interfaces
+        return self._rewrites.give(ports, uplinks, prune=self._everything, mend=mend)
 
     def _begin_anew(self, rows: Iterable[Port]) -> None:
         """Of a former port of its name, or of itself with another MAC or in another subnet, a port has no connection. A
         process that starts cannot tell, and one that comes from another host may have been here before.
         """
-        numbers = set()
-        for row in rows:
-            former = self._bindings.rows.get(row.port)
-            same = former is not None and (former.vsid, former.mac) == (row.vsid, row.mac)
-            if self._everything and not same and not row.arriving:
-                numbers.add(layout.port_number(row.port))
-        for number in numbers:
-            self._leftovers.forget(number)
-        if had := {number for number in numbers if self._leftovers.counts(number)}:
-            self._connections.forget_ports(had)
+        if not self._everything:
+            return
+        former = self._bindings.rows
+        self._of_ports.forget_ports(
+            {row.port for row in rows if not row.arriving and not _is_same(former.get(row.port), row)}
+        )
 
     def delete(self, keys: Iterable[Key]) -> list[Failure]:
         failures: list[Failure] = []
@@ -433,70 +339,36 @@ class EbpfDataPlane:
                 case "ports":
                     for key in group:
                         self._bindings.forget(str(key[1]))
-                    failures += self._give_pas()
+                    failures += self._follow_ports()
+                case "subnets":
+                    failures += self._subnets.delete(group)
                     failures += self._join_groups()
                     self._write_host()
-                    failures += self._mirror()
-                case "subnets" | "records" | "macs" | "routes" | "rewrites":
-                    failures += self._delete(table, group)
+                case "records":
+                    failures += self._records.delete(group)
+                case "macs":
+                    failures += self._records.delete_macs(group)
+                case "routes":
+                    failures += self._subnets.delete_routes(group)
+                case "rewrites":
+                    failures += self._rewrites.delete(group)
                 case "members":
-                    failures += self._delete_members(group)
+                    failures += self._subnets.delete_members(group)
                 case "security_groups" | "address_groups":
                     self._guards.delete(group)
                 case _:
                     failures += (Failure(key, f"there is no table {table!r}", permanent=True) for key in group)
         return failures + self._guard()
 
-    def _delete_members(self, keys: list[Key]) -> list[Failure]:
-        failures: list[Failure] = []
-        for key in keys:
-            try:
-                self._members.drop([layout.member_place(key)])
-            except Rejected as error:
-                failures.append(Failure(key, error.message, permanent=True))
-        return failures
-
-    def _delete(self, table: str, keys: list[Key]) -> list[Failure]:
-        failures: list[Failure] = []
-        gone: list[bytes] = []
-        for key in keys:
-            try:
-                gone.append(layout.map_key(key))
-            except Rejected as error:
-                failures.append(Failure(key, error.message, permanent=True))
-        if table == "rewrites":
-            self._drop_rewrites(gone)
-            return failures
-        self._table(table).drop(gone)
-        if table == "records":
-            self._guards.forget(gone)
-        if table == "macs":
-            self._moving.drop(self._moving.told.keys() & gone)
-        if table == "subnets":
-            for packed in gone:
-                self._known.pop(packed, None)
-                self._domains.forget(packed)
-            failures += self._join_groups()
-            self._write_host()
-        return failures
-
     def prune(self, desired: Collection[Key]) -> list[Failure]:
         wanted = desired if isinstance(desired, (AbstractSet, Mapping)) else set(desired)
         self._everything = True
         self._bindings.prune(wanted)
         failures = self._mirror()
-        for name, keys_of in reversed(list(_KEYS.items())):
-            self._table(name).prune(wanted, keys_of)
-        members: list[tuple[Place, Key]] = [
-            (at, ("members", at[0], layout.address_text(at[1]))) for at in self._members
-        ]
-        self._members.drop(place for place, key in members if key not in wanted)
-        self._moving.prune(wanted, layout.mac_record_keys)
-        standing = set(self._rewrites.told.values())
-        self._pas.drop([place for place, _ in self._pas.entries() if place not in standing])
-        for packed in [k for k, row in self._known.items() if row.key not in wanted]:
-            del self._known[packed]
-            self._domains.forget(packed)
+        self._subnets.prune_routes(wanted)
+        self._records.prune(wanted)
+        self._rewrites.prune(wanted)
+        self._subnets.prune(wanted)
         self._ways.prune(wanted)
         failures += self._join_groups()
         self._write_host()
@@ -538,10 +410,10 @@ class EbpfDataPlane:
         row = self._uplinks.row
         if row is None:
             return 0
-        subnets = self._known.values()
-        self._bridges.build(row, subnets, self._bindings.rows.values(), present, everything=self._everything)
+        subnets, ports = self._subnets, self._bindings.rows.values()
+        self._bridges.build(row, subnets.rows.values(), ports, present, everything=self._everything)
         return self._uplinks.write(
-            layout.accepts_mask(rule for subnet in subnets for rule in subnet.accepts),
+            subnets.accepts,
             everything=self._everything,
             paths=self._ways.in_use,
             bridges=self._bridges.in_use,
@@ -560,7 +432,8 @@ class EbpfDataPlane:
     def _settle(self) -> list[Failure]:
         """Once bindings and all rows have come, this generation takes over."""
         if self._takeover.is_due:
-            tables = (*map(self._table, _KEYS), *self._seats.covered())
+            rows = self._subnets.subnets, self._rewrites.rewrites, self._records.records, self._records.macs
+            tables = (*rows, self._subnets.routes, *self._seats.covered())
             if self._bindings.told is None or not (self._everything or self._takeover.covers(tables)):
                 return []
         failures: list[Failure] = []
@@ -568,13 +441,6 @@ class EbpfDataPlane:
             port = self._bindings.port_of(attachment)
             failures.append(Failure(("hosts", self._uplinks.host) if port is None else ("ports", port), why))
         return failures
-
-    def _take_connections_over(self, generation: Path) -> None:
-        """What changes between this and the switch is as it was before. Epochs of there say nothing here: each is held
-        against the rules with its next packet.
-        """
-        former = maps.former_entries(generation / "connections", self._connections.table)
-        self._connections.insert(dict(former), _tenants(self._bindings.numbered().values()))
 
     def _take_paths_over(self, generation: Path) -> None:
         self._ways.take_over(generation)
@@ -589,32 +455,12 @@ class EbpfDataPlane:
         host = self._uplinks.read()
         if host is not None:
             yield host
-        routes = [layout.read_route(key, value) for key, value in self._routes.entries()]
-        on_link: dict[tuple[str, int], list[str]] = {}
-        for route in routes:
-            if route.next_hop is None:
-                on_link.setdefault((route.rdid, route.vsid), []).append(route.prefix)
-        for key, value in self._subnets.entries():
-            told = self._known.get(key)
-            if told is not None and layout.subnet(told) == (key, value):
-                yield told
-            else:
-                seen = layout.read_subnet(key, value)
-                yield seen.row(_prefixes(seen.gateways, on_link.get((seen.rdid, seen.vsid), ())), self._groups.of(key))
+        yield from self._subnets.read(self._groups.of)
         yield from self._ways.peers.values()
-        moves = dict(self._moving.entries())
-        for key, value in self._records.entries():
-            if layout.is_record(value):
-                yield replace(layout.read_record(key, value, moves), groups=self._guards.bears(key))
-        for key, value in self._macs.entries():
-            if layout.is_record(value):
-                yield layout.read_mac_record(key, value, moves)
-        sent = dict(self._pas.entries())
-        for key, value in self._rewrites.entries():
-            yield layout.read_rewrite(key, value, sent)
-        for vsid, value in self._members.entries():
-            yield layout.read_member(vsid, value)
-        yield from routes
+        yield from self._records.read()
+        yield from self._rewrites.read()
+        yield from self._subnets.read_members()
+        yield from self._subnets.read_routes()
         yield from self._guards.rows()
         yield from self._bindings.read()
 
@@ -622,15 +468,14 @@ class EbpfDataPlane:
         present = interfaces()
         all_told = self._everything
         mended = self._write_host(present)
-        mended += sum(self._table(name).repair(prune=all_told) for name in _KEYS)
-        mended += self._moving.repair(prune=all_told) + self._pas.repair(prune=all_told)
+        mended += self._subnets.repair(prune=all_told) + self._rewrites.repair(prune=all_told)
+        mended += self._records.repair(prune=all_told)
         mended += sum(table.repair(prune=all_told) for table in self._guards.tables)
         self._give_pas(mend=True)
         self._join_groups(mend=True)
         mended += self._uplinks.vlans.repair(prune=all_told) + self._bridges.repair(prune=all_told)
         mended += self._groups.repair(prune=all_told)
         mended += self._ways.aliases.repair(prune=all_told) + self._ways.paths.repair(prune=False)
-        mended += self._members.table.repair(prune=all_told)
         # A link that is amiss first: what passes it by is worse than what it drops.
         mended += self._bindings.reconcile(present, self._uplinks.names, mend=True)[1]
         self._renew()
@@ -669,15 +514,15 @@ class EbpfDataPlane:
             **{
                 name: (len(table.told), table.most)
                 for name, table in (
-                    ("subnets", self._subnets),
-                    ("records", self._records),
-                    ("macs", self._macs),
-                    ("routes", self._routes),
+                    ("subnets", self._subnets.subnets),
+                    ("records", self._records.records),
+                    ("macs", self._records.macs),
+                    ("routes", self._subnets.routes),
                     ("ports", self._seats.tables.ports),
                     ("sources", self._seats.tables.sources),
                     ("aliases", self._ways.aliases),
                     ("paths", self._ways.paths),
-                    ("members", self._members.table),
+                    ("members", self._subnets.members.table),
                     ("listeners", self._listeners.table),
                     ("wanted", self._heeded.table),
                     ("rules", self._guards.rules),
@@ -721,11 +566,7 @@ class EbpfDataPlane:
     # Connections of guarded ports.
 
     def connections(self) -> Iterator[Connection]:
-        names, now_ns = self._bindings.numbered(), time.monotonic_ns()
-        for key, value in self._connections.entries():
-            yield conntrack.shown(key, value, names, now_ns)
-        for key, value in conntrack.entries(self._connections.expectations):
-            yield conntrack.awaited(key, value, names, now_ns)
+        return self._of_ports.shown()
 
     def expected(self) -> Mapping[Expected, int]:
         return self._connections.expected()
@@ -734,52 +575,27 @@ class EbpfDataPlane:
         return self._connections.forget(connections)
 
     def carried(self, port: str, connections: Collection[bytes] | None = None) -> Iterator[tuple[bytes, Carried]]:
-        number, now_ns = layout.port_number(port).to_bytes(8, sys.byteorder), self._tracking.now_ns()
-        for key, value in self._connections.entries() if connections is None else self._connections.some(connections):
-            if key.startswith(number):
-                found = conntrack.carried(key, value, now_ns, self._connections.expectation_of(key, value))
-                if found.left_ms > 0:
-                    yield key, found
+        return self._of_ports.carried(port, connections)
 
     def marks(self, ports: Collection[str]) -> Iterator[tuple[str, bytes, Mark]]:
-        names = {layout.port_number(port).to_bytes(8, sys.byteorder): port for port in ports}
-        now_ns = self._tracking.now_ns()
-        for key, value in self._connections.entries():
-            if (port := names.get(key[:8])) is not None:
-                mark, left_ns = conntrack.mark(value, now_ns, partial(self._connections.expectation_of, key))
-                if left_ns > 0:
-                    yield port, key, mark
+        return self._of_ports.marks(ports)
 
     def take(self, port: str, connections: Iterable[Carried]) -> int:
-        number, now_ns = layout.port_number(port), self._tracking.now_ns()
-        settings = self._tracking.settings
-        taken = [conntrack.taken(number, of, now_ns, settings) for of in connections]
-        awaited = [spoken_of for *_, spoken_of in taken if spoken_of is not None]
-        entries = {key: value for key, value, _ in taken}
-        return self._connections.take(entries, awaited, tenant=layout.tenant_number(port))
+        return self._of_ports.take(port, connections)
 
     def sweep(self, keep: Collection[str] = ()) -> int:
-        names = self._bindings.numbered()
         self.hits(), self.denials()  # of what is gone, they forget it
-        # Of ports that are not known (yet) nothing can be told from those that are gone.
-        known = _tenants((*names.values(), *keep))
-        gone = known if self._bindings.all_ports else None
-        now_ns = time.monotonic_ns()
-        swept = self._connections.sweep(now_ns, gone)
-        self._leftovers.sweep(now_ns, gone)
-        return swept
+        return self._of_ports.sweep(keep, all_ports=self._bindings.all_ports)
 
     def watch(self, *, on: bool) -> None:
-        self._tracking.events = on
-        self._tracking.write()
+        self._of_ports.watch(on=on)
 
     @property
     def connection_fd(self) -> int | None:
-        return self._events.fd
+        return self._of_ports.fd
 
     def connection_events(self) -> list[ConnectionEvent | Logged]:
-        ports, rules = self._bindings.numbered(), self._rules()
-        return [conntrack.event(data, ports, rules) for data in self._events.read()]
+        return self._of_ports.events(self._rules())
 
     def _rules(self) -> dict[int, str]:
         """Rules' names by their numbers."""
@@ -790,7 +606,7 @@ class EbpfDataPlane:
         if not self._closed:
             self._closed = True
             self._queues.close()
-            self._events.close()
+            self._of_ports.close()
             self._upcalls.close()
             self._sampled.close()
             self._loaded.close()
@@ -807,37 +623,7 @@ class EbpfDataPlane:
         bpffs.remove(self._pins)
         self.close()
 
-    def _table(self, name: str) -> Table:
-        return {
-            "subnets": self._subnets,
-            "rewrites": self._rewrites,
-            "records": self._records,
-            "macs": self._macs,
-            "routes": self._routes,
-        }[name]
 
-
-#: Tables whose rows are one entry each: how their entries' keys are rows' keys, in the tables' order.
-_KEYS: Mapping[str, Callable[[bytes], list[Key]]] = {
-    "subnets": layout.subnet_keys,
-    "rewrites": layout.rewrite_keys,
-    "records": layout.record_keys,
-    "macs": layout.mac_record_keys,
-    "routes": layout.route_keys,
-}
-
-
-def _tenants(ports: Iterable[str]) -> dict[int, int]:
-    """Whose each is, by numbers."""
-    return {layout.port_number(port): layout.tenant_number(port) for port in ports}
-
-
-def _prefixes(gateways: Iterable[str], on_link: Iterable[str]) -> tuple[str, ...]:
-    """Of each gateway, the longest on-link prefix that it is in."""
-    found = []
-    for gateway in gateways:
-        address = ip_address(gateway)
-        around = [net for net in map(ip_network, on_link) if net.version == address.version and address in net]
-        if around:
-            found.append(str(max(around, key=lambda net: net.prefixlen)))
-    return tuple(found)
+def _is_same(former: Port | None, row: Port) -> bool:
+    """Whether the guest behind it may be."""
+    return former is not None and (former.vsid, former.mac) == (row.vsid, row.mac)

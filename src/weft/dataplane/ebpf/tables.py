@@ -23,6 +23,7 @@ from weft.kit.errors import Rejected
 from weft.policy.rows import Key, Row
 
 R = TypeVar("R", bound=Row)
+K = TypeVar("K")
 
 _BATCH = 16384
 _FULL = (errno.E2BIG, errno.ENOSPC)
@@ -252,3 +253,15 @@ class Table:
         if number in _FULL:
             return f"{self.map.name}: full at {self.most} entries: raise the data plane's size of it"
         return f"{self.map.name}: the kernel refused the entry: {os.strerror(number)}"
+
+
+def packed(keys: Iterable[Key], encode: Callable[[Key], K]) -> tuple[list[K], list[Failure]]:
+    """Rows' keys as a map has them; a failure for each that cannot be one."""
+    found: list[K] = []
+    failures: list[Failure] = []
+    for key in keys:
+        try:
+            found.append(encode(key))
+        except Rejected as error:
+            failures.append(Failure(key, error.message, permanent=True))
+    return found, failures
