@@ -13,7 +13,7 @@ from weft.reference.plane import UNBOUND, Drop, ReferenceDataPlane
 
 class TestReference(DataPlaneSuite):
     @pytest.fixture
-    def plane(self) -> DataPlane:  # type: ignore[override]  # nothing to take off again
+    def plane(self) -> DataPlane:  # nothing to take off again
         return ReferenceDataPlane("hosts/h1")
 
 

@@ -156,7 +156,7 @@ class EbpfDriver:
                         assert kind == out.target
                         besides = list(self._copied(out.besides))
                         assert all(isinstance(copy, ToWire) for copy in besides)
-                        return ToAgent(kind, frame, *besides)  # type: ignore[arg-type]
+                        return ToAgent(kind, frame, *besides)
                     case others:
                         raise AssertionError(f"handed up: {others}")
             case 7:

@@ -163,7 +163,7 @@ def one_cpu() -> Iterator[None]:
 @pytest.mark.root
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
 def test_a_conversation(asking: Asking, conversation: Conversation) -> None:
-    asking.begin(conntrack.Settings(**conversation.limits), keep=conversation.keep)  # type: ignore[arg-type]
+    asking.begin(conntrack.Settings(**conversation.limits), keep=conversation.keep)
     asking.arriving, asking.leaving = conversation.arriving > 0, conversation.leaving
     asking.admit(groups(ADMITTED, open_out=True))
     now_ns = asking.start_ns

@@ -67,7 +67,7 @@ def test_keys_and_values_have_the_compiled_structs_sizes_and_offsets(name: str, 
     ],
 )
 def test_constants_are_those_of_the_header(name: str, value: int) -> None:
-    assert re.search(rf"#define {name} (\d+)", MAPS_H)[1] == str(value)  # type: ignore[index]
+    assert re.search(rf"#define {name} (\d+)", MAPS_H)[1] == str(value)
 
 
 def test_every_drop_reason_has_a_counter() -> None:

@@ -35,7 +35,7 @@ def make(netns: Callable[[], Netns], pins: Path, weft_object: Path) -> Iterator[
     def plane(sizes: object = SMALL) -> EbpfDataPlane:
         if made:
             made[-1].close()
-        made.append(EbpfDataPlane(pins, sizes, source=weft_object))  # type: ignore[arg-type]
+        made.append(EbpfDataPlane(pins, sizes, source=weft_object))
         return made[-1]
 
     with there.enter():

@@ -68,7 +68,7 @@ def etcd(ca: Authority, count: int = 3) -> Iterator[list[str]]:
 
 def _answers(at: str, context: object) -> bool:
     try:
-        with httpx2.Client(verify=context, trust_env=False, timeout=2) as http:  # type: ignore[arg-type]
+        with httpx2.Client(verify=context, trust_env=False, timeout=2) as http:
             return http.post(f"{at}/v3/kv/range", content=b'{"key":"YQ=="}').status_code == 200
     except httpx2.HTTPError:
         return False

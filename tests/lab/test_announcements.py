@@ -177,8 +177,8 @@ def take(lab: Lab, name: str, vip: str) -> None:
 def test_an_address_goes_to_whoever_announces_it_and_outlives_agents_and_controller(cluster: Lab, vip: str) -> None:
     for name in (ONE, TWO):
         take(cluster, name, vip)
-        eventually(lambda name=name: vip in announced(cluster, name))  # type: ignore[misc]  # binds the loop's value
-        eventually(lambda name=name: answers(cluster, name, vip))  # type: ignore[misc]
+        eventually(lambda name=name: vip in announced(cluster, name))  # binds the loop's value
+        eventually(lambda name=name: answers(cluster, name, vip))
     assert vip not in announced(cluster, ONE)
     for process in ("agent:h2", "agent:h3", "controller"):
         cluster.kill(process)

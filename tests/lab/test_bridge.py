@@ -112,10 +112,10 @@ def test_guests_of_two_hosts_meet_through_the_switch(site: Site) -> None:
 def test_a_guest_and_a_machine_behind_the_switch_reach_each_other(site: Site, version: int) -> None:
     machine = MACHINE if version == 4 else MACHINE6
     for guest, host in (("blue/a", "h1"), ("blue/b", "h2")):
-        eventually(lambda guest=guest: site.ping(guest, machine), f"{machine} answers {guest}")  # type: ignore[misc]
+        eventually(lambda guest=guest: site.ping(guest, machine), f"{machine} answers {guest}")
         assert site.heard(host)[site.vsid("blue"), MAC] == "eth0"
         to = address(site.lab.guest(guest), version)
-        eventually(lambda to=to: site.ping("blue", to), f"{to} answers the machine")  # type: ignore[misc]
+        eventually(lambda to=to: site.ping("blue", to), f"{to} answers the machine")
 
 
 def test_guests_of_a_vlan_reach_another_subnet_by_the_router_on_their_host(site: Site) -> None:
@@ -164,7 +164,7 @@ def test_broadcast_reaches_everybody_of_the_vlan_once_and_nobody_of_another(site
         said = f"from {speaker}".encode()
         shout(site.namespace(speaker), said)
         for place, ear, into in zip(places[:2], ears, heard, strict=False):
-            eventually(lambda ear=ear, into=into: hear(ear, into), f"{place} hears {speaker}")  # type: ignore[misc]
+            eventually(lambda ear=ear, into=into: hear(ear, into), f"{place} hears {speaker}")
         # What would come a second time would have come by the time that one more has.
         shout(site.namespace(speaker), b"and")
         eventually(lambda: all(hear(ear, into) and b"and" in into for ear, into in zip(ears[:2], heard, strict=False)))
@@ -177,7 +177,7 @@ def test_two_vlans_with_the_same_addresses_are_two_networks(site: Site) -> None:
     """Guest and machine of either tenant have the same CAs, and the machines the same MAC."""
     with listening(*(site.namespace(each) for each in ("blue", "red"))) as ears:
         for number, guest in enumerate(("blue/a", "red/red-a")):
-            eventually(lambda guest=guest: site.ping(guest, MACHINE), f"{MACHINE} answers {guest}")  # type: ignore[misc]
+            eventually(lambda guest=guest: site.ping(guest, MACHINE), f"{MACHINE} answers {guest}")
 
             def send(guest: str = guest) -> None:
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as voice:
@@ -185,7 +185,7 @@ def test_two_vlans_with_the_same_addresses_are_two_networks(site: Site) -> None:
 
             shell.within(site.namespace(guest), send)
             got: list[bytes] = []
-            eventually(lambda ear=ears[number], got=got: hear(ear, got), f"its own machine hears {guest}")  # type: ignore[misc]
+            eventually(lambda ear=ears[number], got=got: hear(ear, got), f"its own machine hears {guest}")
             assert got == [guest.encode()]
             assert not hear(ears[1 - number], [])
     assert site.heard("h1").keys() >= {(site.vsid("blue"), MAC), (site.vsid("red"), MAC)}
@@ -243,7 +243,7 @@ def test_nothing_is_lost_on_the_way_to_another_rule_and_back(site: Site) -> None
         for rule in (step for other in RULES for step in (other, Rule.VLAN)):
             set_rule(site.lab, "tenants/blue/routing-domains/d/virtual-subnets/s", rule)
             sent = stream.sent
-            eventually(lambda sent=sent: max(stream.received) > sent + 50)  # type: ignore[misc]
+            eventually(lambda sent=sent: max(stream.received) > sent + 50)
         stream.stop()
         assert stream.lost <= stream.crowded_out, f"of {stream.sent} sent"
     eventually(lambda: site.ping("blue/a", MACHINE), f"{MACHINE} answers again")
@@ -265,7 +265,7 @@ def test_nothing_is_lost_between_a_vlan_and_ip_rewrite(site: Site) -> None:
             for rule in (Rule.VLAN, Rule.REWRITE, Rule.VLAN, Rule.NVGRE):
                 set_rule(site.lab, subnet, rule)
                 sent = stream.sent
-                eventually(lambda sent=sent: max(stream.received) > sent + 50)  # type: ignore[misc]
+                eventually(lambda sent=sent: max(stream.received) > sent + 50)
             stream.stop()
             assert stream.lost <= stream.crowded_out, f"of {stream.sent} sent"
     finally:

@@ -162,10 +162,10 @@ def test_a_mirror_may_be_at_an_ipv6_address(tmp_path: Path) -> None:
             with lab.client() as client, fabric_wire(lab, "h1") as wire:
                 given = {"address": collector, "protocol": protocol, "session": 7}
                 revision = client.patch(watched.port, {"mirror": given}).revision
-                eventually(lambda at=revision: client.get("hosts/h1").status["applied_revision"] >= at)  # type: ignore[misc]
+                eventually(lambda at=revision: client.get("hosts/h1").status["applied_revision"] >= at)
                 talk(watched, other, mark)
                 # The datagram itself crosses as well, in the tunnel's own GRE; it is not to the gateway.
-                frames = wire.frames(lambda them, mark=mark: bool(mirrors6(them, collector, mark)))  # type: ignore[misc]
+                frames = wire.frames(lambda them, mark=mark: bool(mirrors6(them, collector, mark)))
             file = tmp_path / f"{protocol}.pcap"
             capture.write_pcap(file, mirrors6(frames, collector, mark)[:1])
             assert capture.decode(file, "-Y", f"{BAD} || _ws.malformed || _ws.short") == ""

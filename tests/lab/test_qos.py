@@ -83,7 +83,7 @@ def achieved(lab: Lab, number: int, of: Measured) -> float:
             done = subprocess.run(
                 shell.inside(of.source.namespace, command), capture_output=True, text=True, check=False, timeout=30
             )
-            return json.loads(done.stdout)  # type: ignore[no-any-return]
+            return json.loads(done.stdout)
 
         # Refused until the server listens.
         report = eventually(lambda: (found := run()) and "error" not in found and found)

@@ -75,7 +75,7 @@ def await_whole_mtu(lab: Lab, *guests: str) -> None:
     """By router advertisement they were told of a tunnel before, and then that there is none any more."""
     for guest in guests:
         eventually(
-            lambda guest=guest: lab.exec(guest, "sysctl", "-n", "net.ipv6.conf.eth0.mtu").stdout == "1500\n",  # type: ignore[misc]
+            lambda guest=guest: lab.exec(guest, "sysctl", "-n", "net.ipv6.conf.eth0.mtu").stdout == "1500\n",
             f"{guest} is told of the whole MTU",
         )
 
@@ -88,7 +88,7 @@ def test_nothing_is_lost_on_the_way_to_it_and_back_and_the_whole_mtu_is_the_gues
         for rule in (Rule.REWRITE, *(step for other in RULES for step in (other, Rule.REWRITE))):
             set_rule(rewriting, SUBNET, rule)
             sent = stream.sent
-            eventually(lambda sent=sent: max(stream.received) > sent + 50)  # type: ignore[misc]
+            eventually(lambda sent=sent: max(stream.received) > sent + 50)
         stream.stop()
         assert stream.lost <= stream.crowded_out, f"of {stream.sent} sent"
     await_whole_mtu(rewriting, "t/a", "t/b")

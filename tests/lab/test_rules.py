@@ -88,7 +88,7 @@ def test_no_packet_is_lost_by_any_change_of_rule_while_two_streams_run(ruled: La
         for rule in walk[1:]:
             set_rule(ruled, CHANGING, rule)
             sent = there.sent
-            eventually(lambda sent=sent: max(there.received) > sent + 50)  # type: ignore[misc]
+            eventually(lambda sent=sent: max(there.received) > sent + 50)
         for stream in (there, back):
             stream.stop()
             assert stream.lost <= stream.crowded_out, f"of {stream.sent} sent"
@@ -142,7 +142,7 @@ def test_by_stt_bulk_tcp_arrives_whole(ruled: Lab, offloading: str) -> None:
     try:
         for version in (4, 6):
             with connected(ruled, left.namespace, right.namespace, address(right, version)) as (ours, theirs):
-                writer = threading.Thread(target=lambda end=ours: (end.sendall(sent), end.shutdown(1)))  # type: ignore[misc]
+                writer = threading.Thread(target=lambda end=ours: (end.sendall(sent), end.shutdown(1)))
                 writer.start()
                 got = bytearray()
                 while piece := theirs.recv(1 << 16):

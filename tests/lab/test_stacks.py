@@ -414,4 +414,4 @@ def test_an_sctp_association_begins_and_ends_by_its_tags(lab: Lab, client: Guest
         arrives(at_server, ours, SCTPChunkShutdown())
         assert [each["state"] for each in listed(lab, "h2", "protocol=sctp")] == ["sctp_closing"]
         with dropped(lab, "h2", SERVER, "security_group"):
-            say(at_server, 0, struct.pack("!BBHI", 1, 0, 20, 7) + bytes(12))  # type: ignore[arg-type] # an INIT of its own
+            say(at_server, 0, struct.pack("!BBHI", 1, 0, 20, 7) + bytes(12))  # an INIT of its own

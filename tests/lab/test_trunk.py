@@ -73,10 +73,10 @@ def test_each_tag_is_a_subnet_of_its_own_and_no_tag_is_the_parents(site: Site, v
     near, far = site.lab.guest("blue/near"), site.lab.guest("blue/far")
     eventually(lambda: site.ping(site.guest("router"), address(near, version)), "without a tag, to another host")
     for machine in site.machines.values():
-        eventually(lambda machine=machine: site.ping(machine, address(far, version)), "by a tag")  # type: ignore[misc]
-        eventually(lambda machine=machine: site.ping(machine, gateway(far, version)), "its gateway")  # type: ignore[misc]
+        eventually(lambda machine=machine: site.ping(machine, address(far, version)), "by a tag")
+        eventually(lambda machine=machine: site.ping(machine, gateway(far, version)), "its gateway")
     for guest in ("far", "apart-far"):
-        eventually(lambda guest=guest: site.ping(site.guest(guest), ADDRESS[version]), f"from {guest}")  # type: ignore[misc]
+        eventually(lambda guest=guest: site.ping(site.guest(guest), ADDRESS[version]), f"from {guest}")
     assert not site.ping(site.machines[200], address(near, version)), "another routing domain is another world"
 
 
@@ -98,7 +98,7 @@ def test_the_same_address_by_two_tags_is_two_machines(site: Site) -> None:
     with ExitStack() as stack:
         ears = {vlan: stack.enter_context(shell.within(inside, bound)) for vlan, inside in site.machines.items()}
         for vlan, guest in ((100, "far"), (200, "apart-far")):
-            eventually(lambda guest=guest: site.ping(site.guest(guest), ADDRESS[4]), f"from {guest}")  # type: ignore[misc]
+            eventually(lambda guest=guest: site.ping(site.guest(guest), ADDRESS[4]), f"from {guest}")
 
             def send(guest: str = guest) -> None:
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as voice:
@@ -129,12 +129,12 @@ def test_a_guest_that_moves_takes_its_sub_ports_along(site: Site) -> None:
         site.inside.unplug(plan.GUEST_INTERFACE)
         site.inside.plug(plan.GUEST_INTERFACE)
         for machine in site.machines.values():
-            eventually(lambda machine=machine: site.ping(machine, address(far)), f"from {host}")  # type: ignore[misc]
+            eventually(lambda machine=machine: site.ping(machine, address(far)), f"from {host}")
         with site.lab.client() as client:
             for port, _ in INSIDE.values():
                 item = client.get(f"tenants/blue/ports/{port}")
                 assert item.spec["host"] == f"hosts/{host}"
-                eventually(lambda port=port: client.get(f"tenants/blue/ports/{port}").status["state"] == "active")  # type: ignore[misc]
+                eventually(lambda port=port: client.get(f"tenants/blue/ports/{port}").status["state"] == "active")
 
 
 def test_a_move_waits_for_the_sub_ports_and_takes_them_back(site: Site) -> None:

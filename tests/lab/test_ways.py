@@ -59,7 +59,7 @@ def ways(lab: Lab, host: str) -> list[dict[str, Any]]:
 def await_ways(lab: Lab, works: set[bool]) -> None:
     for host in ("h1", "h2"):
         eventually(
-            lambda host=host: {way["works"] for way in ways(lab, host)} == works,  # type: ignore[misc]
+            lambda host=host: {way["works"] for way in ways(lab, host)} == works,
             f"ways of {host} work: {works}",
         )
 
@@ -211,7 +211,7 @@ def test_a_path_that_takes_less_than_its_ends_is_found_out_and_guests_are_told(t
         try:
             for host in ("h1", "h2"):
                 eventually(
-                    lambda host=host: {way["mtu_bytes"] for way in ways(two, host)} == {path_mtu},  # type: ignore[misc]
+                    lambda host=host: {way["mtu_bytes"] for way in ways(two, host)} == {path_mtu},
                     f"{host} has found the path's MTU",
                 )
             writer = threading.Thread(target=lambda: ours.sendall(bytes(1_000_000)))

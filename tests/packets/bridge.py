@@ -63,7 +63,7 @@ def _bridged(row: Row) -> Row:
 
 
 def _only(row: Row, **said: object) -> Row:
-    return replace(row, **said) if isinstance(row, Subnet) and row.vsid in VLANS else row  # type: ignore[arg-type]
+    return replace(row, **said) if isinstance(row, Subnet) and row.vsid in VLANS else row
 
 
 def _policy(**said: object) -> Policy:

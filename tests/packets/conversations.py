@@ -123,14 +123,14 @@ class Talk:
             options=[] if scale is None else [("NOP", None), ("WScale", scale)],
         )
         packet = network(self.version, side) / segment / Raw(bytes(size) if text is None else text)
-        return Turn(side, frame(side, packet), dropped, after_s, **more)  # type: ignore[arg-type]
+        return Turn(side, frame(side, packet), dropped, after_s, **more)
 
     def opened(self, by: int = GUEST, **more: int) -> list[Turn]:
         """A handshake; the opener's next number is 1, and the other's."""
         other = 1 - by
         return [
-            self(by, "S", 0, **more),  # type: ignore[arg-type]
-            self(other, "SA", 0, 1, **more),  # type: ignore[arg-type]
+            self(by, "S", 0, **more),
+            self(other, "SA", 0, 1, **more),
             self(by, "A", 1, 1),
         ]
 
@@ -406,10 +406,10 @@ def tcp_again() -> Rows:
         "the same ports, while the former is hardly over",
         [
             *over,
-            talk(GUEST, "S", 0, **new),  # type: ignore[arg-type]
-            talk(OTHER, "SA", 0, 1, **new),  # type: ignore[arg-type]
-            talk(GUEST, "A", 1, 1, **new),  # type: ignore[arg-type]
-            talk(OTHER, "PA", 1, 1, size=10, after_s=10_000, **new),  # type: ignore[arg-type]
+            talk(GUEST, "S", 0, **new),
+            talk(OTHER, "SA", 0, 1, **new),
+            talk(GUEST, "A", 1, 1, **new),
+            talk(OTHER, "PA", 1, 1, size=10, after_s=10_000, **new),
         ],
     )
     yield "by the other side rules are asked", [*over, talk(OTHER, "S", 0, dropped=REFUSED, base=(90000, 50000))]
@@ -421,26 +421,26 @@ def tcp_again() -> Rows:
             talk(OTHER, "A", 1, 1),
             talk(GUEST, "R", 1),
             talk(GUEST, "S", 0, base=(90000, 5000)),
-            talk(OTHER, "SA", 0, 1, **new),  # type: ignore[arg-type]
-            talk(GUEST, "A", 1, 1, **new),  # type: ignore[arg-type]
+            talk(OTHER, "SA", 0, 1, **new),
+            talk(GUEST, "A", 1, 1, **new),
         ],
     )
     yield (
         "both have forgotten",
         [
             *talk.opened(),
-            talk(GUEST, "S", 0, **new),  # type: ignore[arg-type]
-            talk(OTHER, "SA", 0, 1, **new),  # type: ignore[arg-type]
-            talk(GUEST, "A", 1, 1, **new),  # type: ignore[arg-type]
+            talk(GUEST, "S", 0, **new),
+            talk(OTHER, "SA", 0, 1, **new),
+            talk(GUEST, "A", 1, 1, **new),
             talk(GUEST, "PA", 1, 1, INVALID, size=1),
-            talk(OTHER, "PA", 1, 1, size=10, after_s=10_000, **new),  # type: ignore[arg-type]
+            talk(OTHER, "PA", 1, 1, size=10, after_s=10_000, **new),
         ],
     )
     yield (
         "refused, and the former goes on",
         [
             *talk.opened(),
-            talk(GUEST, "S", 0, **new),  # type: ignore[arg-type]
+            talk(GUEST, "S", 0, **new),
             talk(OTHER, "RA", 0, 1, base=(90000, 0)),
             talk(OTHER, "PA", 1, 1, size=10),
         ],

@@ -46,7 +46,7 @@ class Ftp:
 
     def opened(self, first: dict[str, object] | None = None) -> list[Turn]:
         """A handshake, and the lines that any session begins with."""
-        syn = self.talk(self.client, "S", 0, **(first or {}))  # type: ignore[arg-type]
+        syn = self.talk(self.client, "S", 0, **(first or {}))
         shaken = [syn, *self.talk.opened(self.client)[1:]]
         return [*shaken, self.says(self.server, "220 ready\r\n"), self.says(self.client, "USER anonymous\r\n")]
 
@@ -55,19 +55,19 @@ class Ftp:
         seq, ack = self.sent[side], self.sent[1 - side]
         if not ahead:
             self.sent[side] += len(text)
-        return self.talk(side, "PA", seq + ahead, ack, dropped, text=text.encode("latin-1"), **more)  # type: ignore[arg-type]
+        return self.talk(side, "PA", seq + ahead, ack, dropped, text=text.encode("latin-1"), **more)
 
     def port(self, address: str | None = None, port: int = DATA, **more: object) -> Turn:
         """What the client says to have the server open a connection."""
         address = address or self.address(self.client)
         text = f"PORT {six(address, port)}" if self.version == 4 else f"EPRT |2|{address}|{port}|"
-        return self.says(self.client, f"{text}\r\n", **more)  # type: ignore[arg-type]
+        return self.says(self.client, f"{text}\r\n", **more)
 
     def passive(self, address: str | None = None, port: int = DATA, **more: object) -> Turn:
         """What the server answers to have the client open one."""
         where = six(address or self.address(self.server), port)
         text = f"227 Entering Passive Mode ({where})." if self.version == 4 else f"229 Extended ({'|' * 3}{port}|)"
-        return self.says(self.server, f"{text}\r\n", **more)  # type: ignore[arg-type]
+        return self.says(self.server, f"{text}\r\n", **more)
 
     def split(self, side: int, text: str, *at: int) -> list[Turn]:
         """A text in several segments; without at: byte by byte."""
@@ -86,7 +86,7 @@ class Ftp:
     ) -> Turn:
         """A SYN to the port that was spoken of, which is the other side's."""
         talk = Talk(self.version, (far, port) if by == GUEST else (port, far))
-        return talk(by, "S", 0, dropped=dropped, port=port_of, **more)  # type: ignore[arg-type]
+        return talk(by, "S", 0, dropped=dropped, port=port_of, **more)
 
     def carried(self, by: int) -> list[Turn]:
         """A data connection as a whole."""

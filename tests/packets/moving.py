@@ -90,7 +90,7 @@ SHUT = replace(MOVING, rows=tuple(map(_shut, MOVING.rows)))
 
 
 def moving(name: str, frame: bytes, expected: Copies | ToPort | ToUnderlay | Answer | Drop, **more: object) -> Case:
-    return guest(f"moving: {name}", frame, expected, policy=MOVING, **more)  # type: ignore[arg-type]
+    return guest(f"moving: {name}", frame, expected, policy=MOVING, **more)
 
 
 def to_moving_ports() -> Iterator[Case]:

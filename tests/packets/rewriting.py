@@ -66,7 +66,7 @@ def pa(vsid: int, address: str) -> str:
 
 
 def network(source: str, to: str, **fields: object) -> b.Packet:
-    return b.network(source, to, **fields)  # type: ignore[arg-type]
+    return b.network(source, to, **fields)
 
 
 def payloads(version: int) -> Iterator[tuple[str, b.Packet]]:
@@ -183,7 +183,7 @@ def into() -> Iterator[Case]:
         mine_pa, peer_pa = pa(p.BLUE_1, mine), pa(p.BLUE_1, peer)
 
         def arrives(name: str, frame: bytes, expected: object, v: str = v, version: int = version) -> Case:
-            return uplink(v + name, wire(frame, version), expected, POLICY)  # type: ignore[arg-type]
+            return uplink(v + name, wire(frame, version), expected, POLICY)
 
         for name, body in payloads(version):
             protocol = {"proto" if version == 4 else "nh": 132} if name == "SCTP" else {}

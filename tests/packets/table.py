@@ -335,7 +335,7 @@ def discovery() -> Iterator[Case]:
     group = "33:33:ff:00:00:05"
 
     def ask(target: str, **fields: object) -> bytes:
-        return b.eth(group, b.solicitation(target, **fields))  # type: ignore[arg-type]
+        return b.eth(group, b.solicitation(target, **fields))
 
     peer = "2001:db8:1::5"
     yield guest("ND for the gateway", ask(GW[6]), Answer(b.advertisement(GW[6], ROUTER, router=True)))
@@ -1025,7 +1025,7 @@ def sizes() -> Iterator[Case]:
         number = 1 if version == 4 else 58
 
         def ping(to: str, total: int, mac: str, version: int = version, head: int = head, **fields: object) -> bytes:
-            return b.eth(mac, b.network(W[version], to, **fields) / b.echo(version, total - head))  # type: ignore[arg-type]
+            return b.eth(mac, b.network(W[version], to, **fields) / b.echo(version, total - head))
 
         def too_big(
             name: str, frame: bytes, mtu: int, v: str = v, kind: int = kind, code: int = code, version: int = version
@@ -1081,8 +1081,8 @@ def segments() -> Iterator[Case]:
             v: str = v,
             **ip: object,
         ) -> Case:
-            frame = b.eth(WEB3, b.network(W[version], to, **ip) / before)  # type: ignore[arg-type]
-            inner = b.eth(WEB3, b.network(W[version], to, **ip) / after)  # type: ignore[arg-type]
+            frame = b.eth(WEB3, b.network(W[version], to, **ip) / before)
+            inner = b.eth(WEB3, b.network(W[version], to, **ip) / after)
             part = bool(ip)
             flow = b.flow(W[version], to, 6, None if part else (50000, 80))
             return guest(v + name, frame, ToUnderlay(p.PA2, b.nvgre(p.PA2, p.BLUE_1, flow, inner)))

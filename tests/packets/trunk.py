@@ -27,7 +27,7 @@ def _subport(name: str, vsid: int, mac: str, number: int, vlan: int, **more: obj
     return [
         *(Record(vsid, each, p.PA1, mac) for each in cas),
         MacRecord(vsid, mac, p.PA1),
-        Port(name, vsid, mac, cas, parent=parent, vlan=vlan, **more),  # type: ignore[arg-type]
+        Port(name, vsid, mac, cas, parent=parent, vlan=vlan, **more),
     ]
 
 

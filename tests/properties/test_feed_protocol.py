@@ -138,7 +138,7 @@ class Agent:
             await asyncio.wait([self._next])
             self._next = None
         if self._stream is not None:
-            await self._stream.aclose()  # type: ignore[attr-defined]
+            await self._stream.aclose()
             self._stream = None
 
     async def read(self, most: int) -> None:

@@ -253,7 +253,7 @@ async def test_a_host_whose_certificates_were_called_back_is_nobody_until_it_joi
         def revoke() -> str:
             with Client(it.url, credentials=credentials_of(it.ca, ADMIN)) as client:
                 # Whatever was made in this very second would still be good.
-                made = Certificate.of_pem(files.certificate.read_bytes()).not_before  # type: ignore[union-attr]
+                made = Certificate.of_pem(files.certificate.read_bytes()).not_before
                 eventually(lambda: datetime.now(UTC) - made > timedelta(minutes=10, seconds=1.1))
                 access.revoke(client, "host/h1")
                 return access.make_join_token(client, "h1", 600).token

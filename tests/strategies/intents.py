@@ -137,4 +137,4 @@ def _holds_constants(value: Any) -> bool:
 def _is_frozen(kind: type) -> bool:
     if not is_dataclass(kind) or kind.__eq__ is object.__eq__:
         return False
-    return kind.__dataclass_params__.frozen and all(field.compare for field in fields(kind))  # type: ignore[attr-defined, no-any-return]
+    return kind.__dataclass_params__.frozen and all(field.compare for field in fields(kind))

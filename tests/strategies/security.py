@@ -54,7 +54,7 @@ def rules(draw: st.DrawFn, number: int, group: int) -> SecurityRule:
         allow=draw(st.booleans() | st.just(True)),
         priority=draw(st.sampled_from((0, 0, 1, 7))),
         log=draw(st.booleans()),
-        **remote,  # type: ignore[arg-type] # one of the three, each of its own type
+        **remote,  # one of the three, each of its own type
     )
 
 

@@ -66,7 +66,7 @@ def record(number: int, pa: str = "192.0.2.2") -> Record:
 
 
 def port(name: str, number: int, **changed: object) -> Port:
-    return Port(name, 5000, f"02:00:00:00:00:{number:02x}", (f"10.0.0.{number}",), **changed)  # type: ignore[arg-type]
+    return Port(name, 5000, f"02:00:00:00:00:{number:02x}", (f"10.0.0.{number}",), **changed)
 
 
 def over(socket: Path) -> httpx2.AsyncHTTPTransport:
@@ -136,7 +136,7 @@ class Watched(ReferenceDataPlane):
     def upcall_fd(self) -> int:
         return self._bell
 
-    def upcalls(self):  # type: ignore[no-untyped-def]
+    def upcalls(self):
         os.eventfd_read(self._bell)
         return super().upcalls()
 
@@ -144,7 +144,7 @@ class Watched(ReferenceDataPlane):
         self.from_port(interface, frame)
         os.eventfd_write(self._bell, 1)
 
-    def update(self, rows):  # type: ignore[no-untyped-def]
+    def update(self, rows):
         rows = list(rows)
         self.told.append("update")
         self.breaks("update")
@@ -153,21 +153,21 @@ class Watched(ReferenceDataPlane):
         some = [row for row in rows if row.key not in self.failing]
         return [*super().update(some), *failures, *self.aside.values()]
 
-    def delete(self, keys):  # type: ignore[no-untyped-def]
+    def delete(self, keys):
         keys = list(keys)
         self.told.append("delete")
         self.breaks("delete")
         self.deleted += keys
         return [*super().delete(keys), *self.aside.values()]
 
-    def prune(self, desired):  # type: ignore[no-untyped-def]
+    def prune(self, desired):
         self.told.append("prune")
         self.breaks("prune")
         if self.told.count("prune") <= self.busy:
             raise Retry("the data plane is busy")
         return super().prune(desired)
 
-    def bind(self, bindings):  # type: ignore[no-untyped-def]
+    def bind(self, bindings):
         self.told.append("bind")
         self.breaks("bind")
         self.bindings = dict(bindings)
@@ -249,7 +249,7 @@ class Controller:
 
         async def body() -> AsyncIterator[bytes]:
             yield first
-            async with contextlib.aclosing(stream):  # type: ignore[type-var]
+            async with contextlib.aclosing(stream):
                 async for data in stream:
                     yield data
 
@@ -274,7 +274,7 @@ class Controller:
         )
         config = uvicorn.Config(app, uds=str(self.socket), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+        server.capture_signals = contextlib.nullcontext
         serving = asyncio.ensure_future(server.serve())
         await until(lambda: server.started)
         try:
@@ -329,7 +329,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Awa
         # A unix socket's path is at most 107 bytes: not below a test's own long name.
         return Scene(tmp_path_factory.mktemp("a"))
 
-    return make  # type: ignore[return-value]
+    return make
 
 
 async def test_what_the_feed_says_is_programmed_and_reported(scene: Callable[[], Awaitable[Scene]]) -> None:
@@ -419,7 +419,7 @@ async def test_a_pa_that_the_host_does_not_have_is_said_everywhere_until_it_has_
             f"(ip address add 192.0.2.1/LENGTH dev uplink0), or put into the pas of {HOST} an address that uplink0 has "
             "(192.0.2.9, 2001:db8::9)"
         )
-        (said,) = (await here.ask("GET", "/status"))[1]["failures"]  # type: ignore[misc]
+        (said,) = (await here.ask("GET", "/status"))[1]["failures"]
         assert said["reason"] == failure.reason
         assert list(agent.pas_missing) == ["192.0.2.1"]
         here.links.give("uplink0", "192.0.2.1")
@@ -446,7 +446,7 @@ async def test_an_interface_found_by_name_stays_closed_when_its_port_goes_also_a
         async with here.agent():
             await until(lambda: here.plane.bindings == {DATABASE: "tapdatabase-1"})
             _, said = await here.ask("GET", "/status")
-            assert said["ports"][DATABASE]["state"] == "down"  # type: ignore[index, call-overload]
+            assert said["ports"][DATABASE]["state"] == "down"
             status, _ = await here.ask("POST", "/attach", {"port": WEB, "interface": "tapdatabase-1"})
             assert status == 200
             assert here.plane.bindings == {WEB: "tapdatabase-1"}

@@ -190,7 +190,7 @@ def test_a_full_disk_is_a_fault_to_report_and_leaves_no_gap(tmp_path: Path) -> N
     cache = Cache(path, clock)
     stream = Stream(cache, Reflector(cache.load().tables, 10))
     stream.open()
-    cache._file = _FullDisk(path)  # type: ignore[assignment]
+    cache._file = _FullDisk(path)
     change = [wire.encode_rows(SCOPE, [record(60), record(61)]), wire.encode_bookmark(11, synced=True)]
     stream.say(wire.encode_resume(10), *change)
     assert "No space left on device" in cache.fault

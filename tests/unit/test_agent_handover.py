@@ -113,7 +113,7 @@ async def between(tmp_path: Path, policy: Policy = GUARDED) -> AsyncIterator[Bet
     there.from_port("tapweb1", opened(FIRST, SECOND)[0].frame, NOW_NS)  # so that it is as late there
     there.forget([of.key for of in there.connections()])
     conntrack = Conntrack(None, asker(here), clock, RuleLog(tmp_path / "log", clock, lambda: 0, PROTOCOLS))
-    found = Between(here, there, None, conntrack, None, tmp_path)  # type: ignore[arg-type]
+    found = Between(here, there, None, conntrack, None, tmp_path)
     found.start_giver()
     found.start_taker()
     found.giver.follow([leaving()])

@@ -218,7 +218,7 @@ async def test_seven_hundred_ports_that_arrive_at_once_all_get_their_last_connec
             walks[0] += 1
             await walk()
 
-        it.giver._walk_once = counted  # type: ignore[method-assign]
+        it.giver._walk_once = counted
         (taker,) = it.takers
         taker.follow({name: replace(port, arriving=False) for name, port in it.ports[0].items()}, anew=True)
         await it.clock.pass_s(20)

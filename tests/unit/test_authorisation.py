@@ -174,7 +174,7 @@ async def test_every_route_is_open_to_those_it_is_for_and_to_nobody_else() -> No
         await it.client.apply([port(1), ("tenants/red", {})])
         table = expected()
         application = assembled(it.service, STOPPING)
-        routes = {(method, route.path) for route in application.routes for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
+        routes = {(method, route.path) for route in application.routes for method in route.methods - {"HEAD"}}
         assert routes == table.keys()
         wrong = []
         for column, who in enumerate(WHO):

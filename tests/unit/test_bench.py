@@ -236,7 +236,7 @@ def test_what_an_ovsdb_server_says_is_read_wherever_a_read_ends(step: int, tmp_p
         rows = database.rows("Logical_Switch_Port", ["name", "n"])
         serving.result()
         database.close()
-    assert rows == answer["result"][0]["rows"]  # type: ignore[index]
+    assert rows == answer["result"][0]["rows"]
     assert asked[0]["method"] == "transact"
     assert asked[1] == {"id": "echo", "result": ["x"], "error": None}
 

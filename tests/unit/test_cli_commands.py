@@ -111,7 +111,7 @@ def test_apply_prints_its_changes(weft: Weft, output: str) -> None:
     result = weft("apply", "--dry-run", "-o", output, "-f", "-", stdin="{name: tenants/green}")
     assert "tenants/green" in result.stdout
     if output == "json":
-        assert printed(result)["changes"][0]["action"] == "create"  # type: ignore[index]
+        assert printed(result)["changes"][0]["action"] == "create"
 
 
 def test_what_is_refused_is_told_with_file_line_object_and_field_and_nothing_is_done(
@@ -429,7 +429,7 @@ def test_a_move_is_begun_shown_and_taken_back(weft: Weft) -> None:
 def test_a_move_that_the_guest_has_made_is_finished(weft: Weft) -> None:
     weft("port", "move", "blue/web-1", "h2", "--begin", "--no-wait")
     ended = printed(weft("port", "move", "blue/web-1", "--finish", "--no-wait", "-o", "json"))
-    assert ended["spec"]["host"] == "hosts/h2"  # type: ignore[index]
+    assert ended["spec"]["host"] == "hosts/h2"
     assert weft("port", "move", "blue/web-1", "h1", "--no-wait").stdout == "blue/web-1 is on h1\n"
 
 
@@ -485,7 +485,7 @@ def test_a_step_of_a_move_is_not_anothers_that_goes_elsewhere(weft: Weft, url: s
         moves.begin(client, name, "hosts/h2")
         for step in (moves.await_ready, moves.finish):
             with pytest.raises(Conflict, match="is moving to hosts/h2 now, and not to hosts/h3"):
-                step(client, name, to="hosts/h3")  # type: ignore[operator]
+                step(client, name, to="hosts/h3")
         assert moves.cancel(client, name, to="hosts/h3").spec["destination"] == "hosts/h2"
         assert "destination" not in moves.cancel(client, name, to="hosts/h2").spec
 

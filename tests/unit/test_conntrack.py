@@ -17,7 +17,7 @@ CONVERSATIONS = (*conversations.CONVERSATIONS, *edges.conversations(), *ftp.conv
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
 def test_a_conversation(conversation: Conversation) -> None:
-    tracker = Tracker(Limits(**conversation.limits))  # type: ignore[arg-type]
+    tracker = Tracker(Limits(**conversation.limits))
     admitted, open_out, open_port, now_ns = ADMITTED, True, None, 1000 * SECOND_NS
 
     def judge(question: Question) -> Ruling:

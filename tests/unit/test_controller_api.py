@@ -507,7 +507,7 @@ async def test_the_description_is_whole_and_is_of_the_routes_there_are() -> None
             for path, operations in document["paths"].items()
             for verb in operations.keys() - {"parameters"}
         }
-        application = it.client._https[0]._transport.app.app  # type: ignore[attr-defined]
+        application = it.client._https[0]._transport.app.app
         assert described == {(route.path, verb) for route in application.routes for verb in route.methods - {"HEAD"}}
         ids = [o["operationId"] for p in document["paths"].values() for v, o in p.items() if v != "parameters"]
         assert len(ids) == len(set(ids))

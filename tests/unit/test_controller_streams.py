@@ -46,7 +46,7 @@ async def running(directory: Path, *more: str) -> AsyncIterator[Running]:
 async def events(client: AsyncClient, count: int, revision: int | None = None, prefix: str = "") -> list[Event]:
     """The first so many that say something."""
     found: list[Event] = []
-    async with asyncio.timeout(PATIENCE_S), aclosing(client.watch(revision, prefix)) as stream:  # type: ignore[type-var]
+    async with asyncio.timeout(PATIENCE_S), aclosing(client.watch(revision, prefix)) as stream:
         async for event in stream:
             if event.puts or event.deletes:
                 found.append(event)
@@ -98,7 +98,7 @@ async def test_a_watch_of_a_prefix_tells_of_what_is_below_it_only(tmp_path: Path
 async def test_a_watch_from_now_begins_with_a_bookmark(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.client.apply(BASE)
-        async with asyncio.timeout(PATIENCE_S), aclosing(it.client.watch()) as stream:  # type: ignore[type-var]
+        async with asyncio.timeout(PATIENCE_S), aclosing(it.client.watch()) as stream:
             assert await anext(stream) == Event(revision=1)
             await it.client.put("tenants/red", {})
             assert sorted(item.name for item in (await anext(stream)).puts) == ["tenants/red", *defaults("red")]
@@ -130,7 +130,7 @@ async def test_a_host_is_fed_its_rows_and_its_changes_and_counts_as_connected(tm
         await it.client.apply([port(2)])
         changed = await frames(feed, lambda frame: frame.get("revision") == 2)
         assert "tenants/blue/ports/p2" in str(changed)
-        await feed.aclose()  # type: ignore[attr-defined]
+        await feed.aclose()
         async with asyncio.timeout(PATIENCE_S):
             while (await it.client.get("hosts/h1")).status["state"] == "connected":  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
@@ -203,10 +203,10 @@ async def test_the_synchronous_client_does_the_same(tmp_path: Path) -> None:
             client.report("hosts/h1", StatusReport(revision=1))
             watch = client.watch(1)
             assert [item.name for item in next(watch).puts] == ["tenants/blue/ports/p1"]
-            watch.close()  # type: ignore[attr-defined]
+            watch.close()
             feed = client.feed("hosts/h1")
             assert b"hosts/h1" in next(feed)
-            feed.close()  # type: ignore[attr-defined]
+            feed.close()
             client.delete("tenants/blue/ports/p1")
             with pytest.raises(ApiError) as missing:
                 client.get("tenants/blue/ports/p1")

@@ -166,7 +166,7 @@ async def test_writes_that_have_nothing_to_do_with_each_other_do_not_judge_each_
             judged += 1
             return apply(*arguments)
 
-        other._catalog.apply = counting  # type: ignore[method-assign]
+        other._catalog.apply = counting
         await a.apply([port(1)])
         await b.put("tenants/red/routing-domains/test", {})
         assert judged == 1
@@ -375,7 +375,7 @@ async def test_connections_go_from_a_host_of_one_controller_to_a_host_of_another
         with pytest.raises(ApiError, match="hosts/h1 is not connected") as refused:
             await h2.carried("hosts/h2", "tenants/blue/ports/p1", 0)
         assert refused.value.status == 503
-        async with aclosing(h1.feed("hosts/h1")) as feed:  # type: ignore[type-var]
+        async with aclosing(h1.feed("hosts/h1")) as feed:
             pending = await anext(feed)
             h1._ends.failed(0)  # something else it asked c1 in vain
             wanted = asyncio.ensure_future(h2.carried("hosts/h2", "tenants/blue/ports/p1", 0))

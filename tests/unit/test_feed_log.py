@@ -66,7 +66,7 @@ class Feed:
 
     async def close(self) -> None:
         for stream in self.streams:
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
 
 
 async def upto_bookmark(stream: AsyncIterator[bytes]) -> list[bytes]:
@@ -110,7 +110,7 @@ async def test_a_change_is_encoded_once_and_wakes_only_those_whom_it_concerns() 
     streams = {host: feed.listen(host) for host in hosts}
     for stream in streams.values():
         await upto_bookmark(stream)
-    reading = {host: asyncio.ensure_future(anext(stream)) for host, stream in streams.items()}  # type: ignore[arg-type]
+    reading = {host: asyncio.ensure_future(anext(stream)) for host, stream in streams.items()}
     await settle()
     encoded = feed.log.counters.frames_encoded
     feed.log.publish(2, ScopedDelta({"rd:3": Delta((record(1),))}))
@@ -193,7 +193,7 @@ async def test_an_idle_stream_carries_a_bookmark_now_and_then() -> None:
     feed = Feed({BIG: []}, {"hosts/h1": {BIG}})
     stream = feed.listen("hosts/h1")
     await upto_bookmark(stream)
-    reading = asyncio.ensure_future(anext(stream))  # type: ignore[arg-type]
+    reading = asyncio.ensure_future(anext(stream))
     await settle()
     assert blocked(reading)
     feed.clock.tick()

@@ -26,7 +26,7 @@ def port(number: int, address: str | None = None) -> bytes:
 def write(number: int, outcome: str = "done", **more: float) -> Operation:
     """Of one port after the other, each answered before the next begins."""
     made = Operation("w", "create", PORT.format(number), 2.0 * number, 2.0 * number + 1, revision=number)
-    made.outcome = outcome  # type: ignore[assignment]
+    made.outcome = outcome
     for name, value in more.items():
         setattr(made, name, value)
     return made

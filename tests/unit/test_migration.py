@@ -253,9 +253,9 @@ async def test_a_write_that_was_judged_before_the_migration_is_judged_again() ->
             if not went_over:
                 went_over = True
                 await migrate(store, SCHEMA)
-            return await commit(*words)  # type: ignore[arg-type]
+            return await commit(*words)
 
-        store.commit = meanwhile  # type: ignore[method-assign, assignment]
+        store.commit = meanwhile
         made = await it.client.put("tenants/blue/ports/late", {"virtual_subnet": "prod/web", "host": "h1"})
         assert (version, store.schema) == (1, SCHEMA)
         assert made.spec["host"] == "hosts/h1"

@@ -36,11 +36,11 @@ def catalog() -> Catalog:
 
 
 def sampled(*given: object) -> drafts.Host:
-    return host("h1", sampling=drafts.Sampling(*given))  # type: ignore[arg-type]
+    return host("h1", sampling=drafts.Sampling(*given))
 
 
 def mirrored(**given: object) -> drafts.Port:
-    return port("blue/a", "prod/web", host="h1", mirror=drafts.Mirror(**given))  # type: ignore[arg-type]
+    return port("blue/a", "prod/web", host="h1", mirror=drafts.Mirror(**given))
 
 
 def test_what_is_left_out_is_chosen(catalog: Catalog) -> None:

@@ -25,7 +25,7 @@ WEB, DB = "prod/web", "prod/db"
 
 
 def sub(name: str = "blue/sub", subnet: str = DB, parent: str = "a", vlan: int = 100, **more: object) -> drafts.Port:
-    return replace(port(name, subnet), trunk=drafts.Trunk(parent, vlan), **more)  # type: ignore[arg-type]
+    return replace(port(name, subnet), trunk=drafts.Trunk(parent, vlan), **more)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_route_is_its_own_domains_and_its_own_familys() -> None:
         (Subnet(5001, RDID.upper(), (), (), ROUTER, 0), "is not a UUID"),
         (Subnet(5001, RDID, ("10.0.1.1/24",), (), ROUTER, 0), "is not a prefix such as 10.0.1.0/24, host bits zero"),
         (Route(RDID, "2001:DB8::/32", 5001), "write '2001:db8::/32'"),
-        (Record(5001, "10.0.1.4", "192.0.2.1", MAC, "l2tp"), "rule 'l2tp' is none of nvgre, vxlan"),  # type: ignore[arg-type]
+        (Record(5001, "10.0.1.4", "192.0.2.1", MAC, "l2tp"), "rule 'l2tp' is none of nvgre, vxlan"),
         (MacRecord(1, MAC, "192.0.2.1"), "VSID 1 is outside"),
     ],
 )

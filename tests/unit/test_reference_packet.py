@@ -114,7 +114,7 @@ def test_an_address_is_taken_in_its_canonical_text_only(text: str, says: str) ->
 @given(st.ip_addresses())
 def test_an_addresss_text_and_bytes_are_the_same(address: object) -> None:
     text = str(address)
-    if ":" in text and packet.is_mapped(address.packed):  # type: ignore[attr-defined]
+    if ":" in text and packet.is_mapped(address.packed):
         return
     assert packet.address_text(packet.address_bytes(text)) == text
 

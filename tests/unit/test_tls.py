@@ -189,7 +189,7 @@ def test_a_pair_that_does_not_fit_is_refused_and_the_former_stays_in_use(tmp_pat
     good = files.key.read_bytes()
     ends = dict(tls.ends)
     ca.issue(CONTROLLER, ["127.0.0.1"], now(), timedelta(days=500), renew=True)
-    files.key.write_bytes(files_of(ca, ADMIN).key.read_bytes())  # type: ignore[union-attr]
+    files.key.write_bytes(files_of(ca, ADMIN).key.read_bytes())
     with pytest.raises(Rejected, match="cannot be used"):
         tls.check()
     assert tls.ends == ends  # what is in use has not become another, whatever the file says
