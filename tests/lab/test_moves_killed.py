@@ -102,11 +102,19 @@ class Calls:
                 assert hears.recv(len(said), socket.MSG_WAITALL) == said
 
 
-def moves(lab: Lab, reached: Callable[[Stage, str, str], None]) -> None:
-    """The roaming guest, from the one of two hosts to the other. reached: with the former one and the new one."""
+def calls_outlast_a_move(
+    lab: Lab, reached: Callable[[Calls, Stage, str, str], None], afterwards: Callable[[], None] = lambda: None
+) -> None:
+    """The roaming guest goes from the one of two hosts to the other: nothing that is sent meanwhile is lost, and what
+    it has begun before and during that goes on. reached: with the former host and the new one; afterwards: before that.
+    """
     source = lab.guest(ROAMING).host
     destination = "h3" if source == "h1" else "h1"
-    lab.move(ROAMING, destination, PATIENCE_S, lambda stage: reached(stage, source, destination))
+    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
+        calls.begin()
+        lab.move(ROAMING, destination, PATIENCE_S, lambda stage: reached(calls, stage, source, destination))
+        afterwards()
+        calls.go_on()
 
 
 @pytest.mark.parametrize("stage", Stage, ids=lambda stage: stage.name.lower())
@@ -114,7 +122,7 @@ def moves(lab: Lab, reached: Callable[[Stage, str, str], None]) -> None:
 def test_an_agent_that_is_killed_at_any_stage_of_a_move_costs_no_packet_and_no_connection(
     lab: Lab, whose: str, stage: Stage
 ) -> None:
-    def reached(now: Stage, source: str, destination: str) -> None:
+    def reached(calls: Calls, now: Stage, source: str, destination: str) -> None:
         if now is Stage.READY:
             calls.begin()  # among the last things that the guest does there
         if now is stage:
@@ -122,16 +130,13 @@ def test_an_agent_that_is_killed_at_any_stage_of_a_move_costs_no_packet_and_no_c
             lab.kill(f"agent:{host}", signal.SIGKILL)
             lab.start_agent(host)
 
-    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
-        calls.begin()
-        moves(lab, reached)
-        calls.go_on()
+    calls_outlast_a_move(lab, reached)
 
 
 def test_a_former_host_whose_agent_is_killed_when_the_port_has_left_tells_what_the_guest_began_last(lab: Lab) -> None:
     """Its new host has not heard of that, and the agent that is started does not find the port in its policy."""
 
-    def reached(now: Stage, source: str, destination: str) -> None:
+    def reached(calls: Calls, now: Stage, source: str, destination: str) -> None:
         if now is Stage.READY:
             lab.kill(f"agent:{destination}", signal.SIGSTOP)
             calls.begin()
@@ -141,10 +146,7 @@ def test_a_former_host_whose_agent_is_killed_when_the_port_has_left_tells_what_t
             lab.start_agent(source)
             lab.kill(f"agent:{destination}", signal.SIGCONT)
 
-    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
-        calls.begin()
-        moves(lab, reached)
-        calls.go_on()
+    calls_outlast_a_move(lab, reached)
 
 
 def test_a_new_host_whose_agent_is_killed_when_the_port_has_arrived_asks_for_what_the_guest_began_last(
@@ -152,7 +154,7 @@ def test_a_new_host_whose_agent_is_killed_when_the_port_has_arrived_asks_for_wha
 ) -> None:
     """Its former host has said nothing by then: its agent has stopped."""
 
-    def reached(now: Stage, source: str, destination: str) -> None:
+    def reached(calls: Calls, now: Stage, source: str, destination: str) -> None:
         if now is Stage.READY:
             lab.kill(f"agent:{source}", signal.SIGSTOP)
             calls.begin()
@@ -161,20 +163,13 @@ def test_a_new_host_whose_agent_is_killed_when_the_port_has_arrived_asks_for_wha
             lab.start_agent(destination)
             lab.kill(f"agent:{source}", signal.SIGCONT)
 
-    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
-        calls.begin()
-        moves(lab, reached)
-        calls.go_on()
+    calls_outlast_a_move(lab, reached)
 
 
 def test_a_former_host_without_an_agent_until_the_port_has_long_arrived_is_still_asked(lab: Lab) -> None:
-    def reached(now: Stage, source: str, _destination: str) -> None:
+    def reached(calls: Calls, now: Stage, source: str, _destination: str) -> None:
         if now is Stage.READY:
             lab.kill(f"agent:{source}", signal.SIGKILL)
             calls.begin()
 
-    with streams(lab, RESTING, ROAMING), Calls(lab) as calls:
-        calls.begin()
-        moves(lab, reached)
-        lab.mend(PATIENCE_S)
-        calls.go_on()
+    calls_outlast_a_move(lab, reached, lambda: lab.mend(PATIENCE_S))
