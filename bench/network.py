@@ -137,7 +137,10 @@ def side_by_side(
     theirs: Callable[[], AbstractContextManager[Topology]],
     number: int,
 ) -> Iterator[tuple[Topology, Topology]]:
-    """Two topologies at once. Either is set up first as often: the first may have the luckier memory."""
+    """Two topologies at once, of which either is set up first as often, when numbers go on from 0 to an even one.
+
+    Which comes first tells: of two with the same programs the second was the faster one in most set-ups, by up to 5 %.
+    """
     with ExitStack() as stack:
         if number % 2 == 0:
             mine = stack.enter_context(ours())
