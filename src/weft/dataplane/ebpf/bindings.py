@@ -108,8 +108,7 @@ class Bindings:
         """Where copies go, as ports are bound now: to one that is not bound here go none. Why some were refused."""
         wanted: dict[bytes, bytes] = {}
         for row in self.rows.values():
-            bound = self.bound.get(row.port)
-            if row.mirror is None or bound is None or row.parent is not None:
+            if row.mirror is None or row.parent is not None or (bound := self.bound.get(row.port)) is None:
                 continue
             to = None if row.mirror.port is None else self.bound.get(row.mirror.port)
             if to is not None and to.holder != row.mirror.port:

@@ -79,7 +79,7 @@ class Bridges:
         if not bridged and not self._segments.told and (self._pruned or not everything):
             return
         if bridged:
-            self._hear(bridged, _owners(subnets, ports))
+            self._hear(bridged, _owners(bridged, subnets, ports))
         uplinks = self._uplinks(host)
         wanted: dict[bytes, bytes] = {}
         back: dict[bytes, bytes] = {}
@@ -224,9 +224,10 @@ class Bridges:
             quieten(self._pins, {interface.ifindex for interface in wanted})
 
 
-def _owners(subnets: Iterable[Subnet], ports: Iterable[Port]) -> dict[str, int]:
-    """Whose each routing domain is, as its ports here say, by number."""
-    domains = {row.vsid: row.rdid for row in subnets}
+def _owners(bridged: Iterable[Subnet], subnets: Iterable[Subnet], ports: Iterable[Port]) -> dict[str, int]:
+    """Whose each routing domain with a VLAN is, as its ports here say, in whichever of its subnets, by number."""
+    wanted = {row.rdid for row in bridged}
+    domains = {row.vsid: row.rdid for row in subnets if row.rdid in wanted}
     names: dict[str, str] = {}
     for port in ports:
         if (domain := domains.get(port.vsid)) is not None:

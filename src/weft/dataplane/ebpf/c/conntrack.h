@@ -109,24 +109,26 @@ static __noinline int give_room(__u64 port, __u32 charged)
 	return 0;
 }
 
-/* Of what is nobody's own, one more for a tenant: 0, or why not. It has at most so many times what it leaves to others. */
+/* Of what is nobody's own, one more for a tenant: 0, or why not. */
 static __noinline int take_beyond(__u32 of)
 {
 	struct tracking *limits = tracking_of_host();
 	struct tracked *t = tracked_of_host();
 	struct tenant *tenant = tenant_at(&of);
-	__u64 beyond, has;
 
 	if (!limits || !t)
 		return DROP_CONNECTION_TABLE_FULL;
-	/* Both, also where there is no room: who gives takes both back. */
-	beyond = __sync_fetch_and_add(&t->beyond, 1);
-	if (!tenant)
+	if (!tenant) {
+		__sync_fetch_and_add(&t->beyond, 1); /* which who gives takes back */
 		return DROP_CONNECTION_TABLE_FULL;
-	has = __sync_fetch_and_add(&tenant->beyond, 1);
-	if (beyond >= limits->most)
-		return DROP_CONNECTION_TABLE_FULL;
-	return has < TENANT_LEAVES * (limits->most - beyond) ? 0 : DROP_CONNECTION_LIMIT;
+	}
+	switch (take_share(&t->beyond, &tenant->beyond, limits->most)) {
+	case 0:
+		return 0;
+	case SHARE_USED_UP:
+		return DROP_CONNECTION_LIMIT;
+	}
+	return DROP_CONNECTION_TABLE_FULL;
 }
 
 /* One more, of who is in f->fresh.charged, if there is room: 0, or why not. */

@@ -891,6 +891,21 @@ INLINE struct tenant *tenant_at(const __u32 *number)
 	return bpf_map_lookup_elem(&tenants, number);
 }
 
+#define SHARE_NONE_LEFT 1
+#define SHARE_USED_UP 2
+
+/* One more of what is nobody's own, of which all have one number and a tenant another: 0; SHARE_NONE_LEFT; or SHARE_USED_UP: the
+ * tenant has its part. Counted also where there is no room: who gives takes both back.
+ */
+INLINE int take_share(__u64 *all, __u64 *theirs, __u64 most)
+{
+	__u64 taken = __sync_fetch_and_add(all, 1), has = __sync_fetch_and_add(theirs, 1);
+
+	if (taken >= most)
+		return SHARE_NONE_LEFT;
+	return has < TENANT_LEAVES * (most - taken) ? 0 : SHARE_USED_UP;
+}
+
 /* peers: the programs' own: how many connections each other end has begun here, with whichever ports; each at a place that its
  * port's VSID and MAC, or its address, fall upon by the keys in tracked. 0: nobody's.
  */

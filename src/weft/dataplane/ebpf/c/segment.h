@@ -59,10 +59,10 @@ static __noinline int give_hearing(struct hearing *h)
 	return 0;
 }
 
-/* One more, if there is room: 0. Of what is nobody's own a tenant has at most so many times what it leaves to others. */
+/* One more, if there is room: 0. */
 static __noinline int take_hearing(struct hearing *h)
 {
-	__u64 has, all, theirs, *beyond;
+	__u64 has, *beyond;
 	__u32 zero = 0, number;
 	struct tenant *of;
 
@@ -76,10 +76,7 @@ static __noinline int take_hearing(struct hearing *h)
 	has = __sync_fetch_and_add(&h->learned, 1);
 	if (has < weft_learned_own)
 		return 0;
-	/* Both, also where there is no room: who gives takes both back. */
-	all = __sync_fetch_and_add(beyond, 1);
-	theirs = __sync_fetch_and_add(&of->learned, 1);
-	if (has < LEARNED_MAX && all < weft_learned_most && theirs < TENANT_LEAVES * (weft_learned_most - all))
+	if (!take_share(beyond, &of->learned, weft_learned_most) && has < LEARNED_MAX)
 		return 0;
 	give_hearing(h);
 	return -1;
