@@ -166,6 +166,21 @@ async def test_of_more_than_are_listed_all_are_counted(tmp_path: Path) -> None:
     assert (await tracked.count(parse({"protocol": "icmp"}), 10)) == ([], 0)
 
 
+async def test_what_has_expired_is_flushed_too_and_not_counted(tmp_path: Path) -> None:
+    here = plane()
+    talk(here)
+    (one,) = (of for _, of in here.carried(WEB.port) if of.protocol == 17)
+    over = [one._replace(remote_port=1000 + number, left_ms=0) for number in range(3)]
+    assert here.take(WEB.port, over) == len(over)
+    clock = MonotonicClock()
+    tracked = Conntrack(None, asker(here), clock, RuleLog(tmp_path / "log", clock, lambda: 0, PROTOCOLS))
+    wanted = parse({"protocol": "udp", "port": WEB.port})
+    assert len(await tracked.list(wanted)) == 1
+    assert sum(each.port == WEB.port and each.protocol == 17 for each in here.connections()) == 4
+    assert await tracked.flush(wanted) == 1
+    assert not any(each.port == WEB.port and each.protocol == 17 for each in here.connections())
+
+
 @pytest.mark.parametrize("count", [MOST_OF_HOST - 1, MOST_OF_HOST])
 def test_a_listing_that_may_leave_some_out_says_so_on_stderr(tmp_path: Path, count: int) -> None:
     content = json.dumps([shown(WEB, {})] * count).encode()

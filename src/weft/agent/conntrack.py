@@ -222,9 +222,17 @@ class Conntrack:
         return await self._ask(counted)
 
     async def flush(self, wanted: Filter) -> int:
-        """Forget them; how many there were. What goes on of them is held against the rules as if it were new."""
-        keys = [found.key for found in await self._ask(lambda plane: list(_living(wanted, plane.connections())))]
-        return await self._ask(lambda plane: plane.forget(keys))
+        """Forget them; how many there were. What goes on of them is held against the rules as if it were new.
+
+        Those that have expired and are there until the next sweep go, too, uncounted: they would take others' room.
+        """
+
+        def flushed(plane: DataPlane) -> int:
+            found = [each for each in plane.connections() if wanted.matches(each)]
+            plane.forget([each.key for each in found if each.expires_s <= 0])
+            return plane.forget([each.key for each in found if each.expires_s > 0])
+
+        return await self._ask(flushed)
 
     @asynccontextmanager
     async def listening(self, wanted: Filter) -> AsyncIterator[Heard]:
